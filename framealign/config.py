@@ -1,0 +1,233 @@
+"""Every default of the project, in frozen dataclasses; the presets; flags and JSON made from them.
+
+A name that Hugging Face's `HubertConfig` has keeps it, so that `HubertConfig` here *is* the `config.json` there.
+"""
+import argparse
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class HubertConfig:
+    """Shape and dropout of one encoder. The defaults are HuBERT base (HuBERT, Table I) in Hugging Face's names."""
+    conv_dim: tuple[int, ...] = (512,) * 7          # C of each convolution
+    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    conv_bias: bool = False
+    feat_extract_norm: str = "group"                # "group": after the first convolution; "layer": after each
+    feat_extract_activation: str = "gelu"
+    feat_proj_layer_norm: bool = True
+    feat_proj_dropout: float = 0.1
+    hidden_size: int = 768                          # D
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12                   # H
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout: float = 0.1
+    activation_dropout: float = 0.0
+    attention_dropout: float = 0.1
+    layerdrop: float = 0.05                         # probability that a block is skipped in one training update
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    num_conv_pos_embeddings: int = 128              # kernel of the positional convolution, frames
+    num_conv_pos_embedding_groups: int = 16
+    conv_pos_batch_norm: bool = False
+    do_stable_layer_norm: bool = False              # True: pre-norm blocks (large, xlarge)
+    extra: dict = field(default_factory=dict, compare=False)    # Hugging Face's other fields, kept for the round trip
+
+    def __post_init__(self):
+        for name in ("conv_dim", "conv_kernel", "conv_stride"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        _require(len(self.conv_dim) == len(self.conv_kernel) == len(self.conv_stride) > 0,
+                 "conv_dim, conv_kernel and conv_stride must have the same length, at least 1, got "
+                 f"{len(self.conv_dim)}, {len(self.conv_kernel)} and {len(self.conv_stride)}")
+        _require(all(isinstance(x, int) and x > 0 for x in self.conv_dim + self.conv_kernel + self.conv_stride),
+                 "conv_dim, conv_kernel and conv_stride must hold whole numbers above 0")
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+                     "num_conv_pos_embeddings", "num_conv_pos_embedding_groups"):
+            value = getattr(self, name)
+            _require(isinstance(value, int) and value > 0, f"{name} must be a whole number above 0, got {value}")
+        for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
+            _require(self.hidden_size % getattr(self, name) == 0,
+                     f"{name} must divide hidden_size {self.hidden_size}, got {getattr(self, name)}")
+        for name in ("feat_proj_dropout", "hidden_dropout", "activation_dropout", "attention_dropout", "layerdrop"):
+            _require(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1), got {getattr(self, name)}")
+        _require(self.feat_extract_norm in ("group", "layer"),
+                 f"feat_extract_norm must be group or layer, got {self.feat_extract_norm}")
+        for name in ("hidden_act", "feat_extract_activation"):
+            _require(getattr(self, name) == "gelu", f"{name} must be gelu (all published HuBERTs), "
+                                                    f"got {getattr(self, name)}")
+        _require(not self.conv_pos_batch_norm, "conv_pos_batch_norm is not supported: no HuBERT uses it")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Masked prediction of units (HuBERT, Sec. II); the defaults are the reference's. Sizes in seconds of audio."""
+    seed: int = 0
+    updates: int = 20_000
+    warmup_updates: int = 4_000
+    peak_lr: float = 5e-4                           # linear warm-up to it, linear decay to 0 at `updates`
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.98
+    adam_eps: float = 1e-6
+    weight_decay: float = 0.01
+    clip_norm: float = 10.0
+    batch_seconds: float = 350.0                    # audio per update, over all ranks
+    micro_batch_seconds: float = 87.5               # audio per forward on one rank
+    min_seconds: float = 1.0                        # shorter utterances are left out
+    max_seconds: float = 15.625                     # longer ones are cropped
+    mask_start_fraction: float = 0.08               # of frames start a span; with spans of 10, 57 % are hidden
+    mask_span_frames: int = 10
+    mask_min_spans: int = 2
+    temperature: float = 0.1
+    projection_size: int = 256                      # P
+    freeze_conv: bool = True
+    cache_frontend: bool = True                     # keep the frozen conv encoder's output, once per utterance
+    feature_penalty: float = 10.0                   # mean square of conv features; only when the conv encoder trains
+    valid_fraction: float = 0.02                    # of utterances, held out with fixed masks
+    valid_every_updates: int = 500
+    log_every_updates: int = 50
+    save_every_updates: int = 500
+    keep_checkpoints: int = 2
+
+    def __post_init__(self):
+        for name in ("updates", "mask_span_frames", "projection_size", "valid_every_updates", "log_every_updates",
+                     "save_every_updates", "keep_checkpoints"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        _require(0 <= self.warmup_updates <= self.updates,
+                 f"warmup_updates must be in [0, updates = {self.updates}], got {self.warmup_updates}")
+        _require(0 < self.mask_start_fraction <= 1,
+                 f"mask_start_fraction must be in (0, 1], got {self.mask_start_fraction}")
+        _require(0 <= self.valid_fraction < 1, f"valid_fraction must be in [0, 1), got {self.valid_fraction}")
+        _require(0.025 <= self.min_seconds <= self.max_seconds,
+                 f"min_seconds must be in [0.025, max_seconds = {self.max_seconds}], got {self.min_seconds}")
+        _require(0 < self.micro_batch_seconds <= self.batch_seconds, "micro_batch_seconds must be in (0, "
+                 f"batch_seconds = {self.batch_seconds}], got {self.micro_batch_seconds}")
+
+
+POOLINGS = ("attention", "mean")
+SELECTIONS = ("clean", "last", "speaker", "reference", "best-test")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Emotion recognition on top of the encoder (alignment paper, Sec. 2.3); the defaults are the reference's."""
+    seed: int = 0
+    epochs: int = 40
+    lr: float = 1e-4
+    weight_decay: float = 1e-5
+    batch_size: int = 64                            # utterances per update
+    micro_batch_size: int = 64                      # utterances per forward
+    clip_norm: float = 10.0
+    pooling: str = "attention"
+    selection: str = "clean"
+    max_seconds: float = 6.0                        # training crop; 0: whole utterances
+    test_max_seconds: float = 0.0                   # 0: whole utterances
+    mask_start_fraction: float = 0.08               # time masking in training
+    mask_span_frames: int = 10
+    mask_min_spans: int = 0
+    dropout: float = 0.1                            # before pooling and before the classifier
+    balanced: bool = True                           # draw classes equally often, with replacement
+    freeze_conv: bool = True
+    cache_frontend: bool = True
+    keep_checkpoints: int = 1
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "micro_batch_size", "mask_span_frames", "keep_checkpoints"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        _require(self.pooling in POOLINGS, f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling}")
+        _require(self.selection in SELECTIONS,
+                 f"selection must be one of {', '.join(SELECTIONS)}, got {self.selection}")
+        _require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
+
+
+@dataclass(frozen=True)
+class KMeansConfig:
+    """Mini-batch k-means (Sculley 2010) after k-means++ seeding on a subsample."""
+    seed: int = 0
+    batch_frames: int = 10_000                      # S of one mini-batch
+    max_frames: int = 500_000                       # drawn from the corpus for the fit
+    seeding_frames: int = 30_000                    # subsample on which seedings are tried
+    seeding_tries: int = 3
+    passes: int = 10                                # over the drawn frames, at most
+    patience_batches: int = 100                     # stop after so many mini-batches without a better inertia
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One size: the encoder and the settings of every stage."""
+    model: HubertConfig
+    pretrain: PretrainConfig = PretrainConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    kmeans: KMeansConfig = KMeansConfig()
+    tapt_layer: int = 9                             # states clustered for phase 1 (stage tapt-units)
+    tapt_clusters: int = 500
+    align_layer: int = 9                            # states clustered into pseudo-emotion units
+    align_clusters: int = 50
+    scratch_clusters: int = 100                     # of MFCC, when HuBERT is made from scratch
+    scratch_layer: int = 6                          # states clustered for its second iteration
+    scratch_updates: int = 20_000                   # of each of the two iterations
+    scratch_peak_lr: float = 5e-4
+
+
+PRESETS = {
+    "base": Preset(HubertConfig()),
+    "large": Preset(HubertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16,
+                                 intermediate_size=4096, feat_extract_norm="layer", conv_bias=True,
+                                 do_stable_layer_norm=True, hidden_dropout=0.0, attention_dropout=0.0,
+                                 feat_proj_dropout=0.0, layerdrop=0.0)),
+    "small": Preset(HubertConfig(conv_dim=(256,) * 7, hidden_size=256, num_hidden_layers=9, num_attention_heads=4,
+                                 intermediate_size=1024, num_conv_pos_embeddings=128),
+                    tapt_layer=6, align_layer=6, scratch_layer=4),
+    "tiny": Preset(HubertConfig(conv_dim=(64,) * 7, hidden_size=96, num_hidden_layers=4, num_attention_heads=4,
+                                intermediate_size=384, num_conv_pos_embeddings=32, num_conv_pos_embedding_groups=8,
+                                layerdrop=0.0),
+                   tapt_layer=3, align_layer=3, scratch_layer=2),
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset of that name. Raises ValueError naming the known ones."""
+    if name not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name}")
+    return PRESETS[name]
+
+
+def add_flags(parser: argparse.ArgumentParser, config_type: type) -> None:
+    """One flag per field (bool, int, float or str): --mask-start-fraction 0.08, --freeze-conv / --no-freeze-conv.
+
+    A flag that is not given leaves the preset's or the default value alone (`from_flags`).
+    """
+    for item in fields(config_type):
+        kind = {"action": argparse.BooleanOptionalAction} if item.type is bool else {"type": item.type}
+        parser.add_argument("--" + item.name.replace("_", "-"), default=None,
+                            help=f"default {item.default}", **kind)
+
+
+def from_flags(args: argparse.Namespace, config: object) -> object:
+    """`config` with the flags that were given put in."""
+    given = {item.name: getattr(args, item.name) for item in fields(config)
+             if getattr(args, item.name, None) is not None}
+    return dataclasses.replace(config, **given)
+
+
+def as_dict(config: object) -> dict:
+    """Plain data for JSON; tuples become lists, paths strings."""
+    plain = lambda x: str(x) if isinstance(x, Path) else list(x) if isinstance(x, tuple) else x
+    return {key: plain(value) for key, value in dataclasses.asdict(config).items()}
+
+
+def derive_seed(*parts: object) -> int:
+    """A 63-bit seed from a run's seed and the words that name one draw, e.g. (seed, "mask", update, micro_batch).
+
+    Every random draw of training has its own name instead of a place in one long stream. A resumed run, or one on
+    another number of ranks, therefore draws the same numbers without any generator state being saved.
+    """
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1

@@ -1,0 +1,75 @@
+"""Ranks: collectives that are no-ops on one process. torchrun's environment says everything (no flag repeats it)."""
+import os
+from contextlib import contextmanager
+from collections.abc import Iterator
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@contextmanager
+def ranks(device: torch.device) -> Iterator[None]:
+    """Join the process group torchrun describes, leave it at the end; nothing to do when launched alone."""
+    if "WORLD_SIZE" not in os.environ:
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
+    try:
+        yield
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is this rank's CUDA device, else MPS, else the CPU. Raises ValueError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"--device must be auto, cpu, cuda or mps, got {name}")
+    if name == "cuda" and not torch.cuda.is_available() or name == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"--device {name}: this machine or this torch has none; use --device cpu")
+    if name == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device(name)
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """Sum of `x` over ranks, the same on every rank; `x` itself is left alone."""
+    if not dist.is_initialized():
+        return x
+    x = x.clone()
+    dist.all_reduce(x)
+    return x
+
+
+def broadcast(x: Tensor) -> Tensor:
+    """Rank 0's `x` on every rank (shapes must agree)."""
+    if dist.is_initialized():
+        dist.broadcast(x, 0)
+    return x
+
+
+def all_gather_objects(item: object) -> list:
+    """The plain-data `item` (numbers, strings, lists, numpy arrays) of every rank, in rank order."""
+    if not dist.is_initialized():
+        return [item]
+    items = [None] * world_size()
+    dist.all_gather_object(items, item)
+    return items

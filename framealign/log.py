@@ -1,0 +1,101 @@
+"""What a run says: one JSON object per line in a file, the same numbers on the screen, progress with time left."""
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from framealign import distributed
+
+_said: set[str] = set()
+
+
+def say(text: str) -> None:
+    """Print one line, on rank 0 only."""
+    if distributed.rank() == 0:
+        print(text, flush=True)
+
+
+def say_once(text: str) -> None:
+    """Print one line the first time it is said in this process."""
+    if text not in _said:
+        _said.add(text)
+        say(text)
+
+
+def clock(seconds: float) -> str:
+    """12 s, 3 min 20 s, 2 h 05 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def progress(items: Iterable, total: int, what: str, unit: str = "") -> Iterator:
+    """Pass `items` through; on a terminal one line that is rewritten, in a log one line every 30 s, with time left."""
+    start = said = time.monotonic()
+    terminal = sys.stderr.isatty()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if distributed.rank() == 0 and now - said > (0.5 if terminal else 30) and done < total:
+            said = now
+            left = clock((now - start) / done * (total - done))
+            print(f"{what}: {done}/{total}{unit and ' ' + unit}, {left} left", file=sys.stderr,
+                  end="\x1b[K\r" if terminal else "\n", flush=True)
+    if terminal and distributed.rank() == 0 and said != start:
+        print("\x1b[K", file=sys.stderr, end="\r", flush=True)
+
+
+class Log:
+    """`log.jsonl`: one JSON object per line, written by rank 0; the same numbers go to the screen."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def write(self, record: dict, show: bool = True) -> None:
+        """Append a record; keys carry units. Floats are kept in full in the file, shortened on the screen."""
+        if distributed.rank() != 0:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if show:
+            say("  ".join(f"{key} {_short(value)}" for key, value in record.items()))
+
+    def keep_until(self, update: int) -> None:
+        """Drop the records after `update`: a resumed run writes them again."""
+        if distributed.rank() != 0 or not self.path.exists():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if _update_of(line) <= update]
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, self.path)
+
+
+def _update_of(line: str) -> float:
+    try:
+        return json.loads(line).get("update", 0)
+    except (json.JSONDecodeError, AttributeError):
+        return float("inf")                         # a line torn by the interruption
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def command(main: Callable[[], None]) -> int:
+    """Run a script's `main`; a user's mistake (ValueError, OSError) becomes one line on stderr and exit status 2."""
+    try:
+        main()
+        return 0
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr, flush=True)
+        return 130
