@@ -1,0 +1,225 @@
+"""From utterances to batches: crops on frame boundaries, length-bucketed micro-batches, frames kept on disk.
+
+Two sources give the same batches: `Waveforms` reads sound, `FrameStore` reads frames computed once (the frozen conv
+encoder's output, or states to be clustered). A crop is cut in whole frames, so frame t of it keeps its label.
+"""
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from framealign import audio, distributed, files, log
+from framealign.config import PretrainConfig, derive_seed
+from framealign.frames import HOP, frames_in, num_frames, num_samples_of
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Frames [start, start + frames) of utterance number `utterance` of a list."""
+    utterance: int
+    start: int
+    frames: int
+
+
+class Waveforms:
+    """Crops read from sound files; each utterance is prepared whole (`do_normalize`), then cut."""
+
+    def __init__(self, utterances: list, do_normalize: bool):
+        self.utterances, self.do_normalize = utterances, do_normalize
+
+    def batch(self, crops: list[Crop]) -> tuple[Tensor, Tensor]:
+        """Crops, zero-padded at the end: (B, N) float32 samples and each one's number of samples (B,) int64.
+
+        A crop starts on sample 320 x start; one that reaches the last frame keeps the few samples after it.
+        """
+        cut = [self._cut(crop) for crop in crops]
+        return torch.nn.utils.rnn.pad_sequence(cut, batch_first=True), torch.tensor([len(x) for x in cut])
+
+    def _cut(self, crop: Crop) -> Tensor:
+        utterance = self.utterances[crop.utterance]
+        waveform = load_checked(utterance, self.do_normalize)
+        whole = crop.start == 0 and crop.frames == num_frames(len(waveform))
+        return waveform if whole else waveform[HOP * crop.start:HOP * crop.start + num_samples_of(crop.frames)]
+
+
+def load_checked(utterance, do_normalize: bool) -> Tensor:
+    """An utterance's whole waveform (N,), with the length its manifest promises. Raises ValueError otherwise."""
+    waveform = audio.prepare(audio.load(utterance.path), do_normalize)
+    if len(waveform) != utterance.num_samples:
+        raise ValueError(f"{utterance.path}: has {len(waveform)} samples at 16 kHz, the manifest says "
+                         f"{utterance.num_samples} (utterance {utterance.id}); make the manifest again")
+    return waveform
+
+
+def frame_counts(utterances: list) -> Tensor:
+    """Frames of each utterance by its manifest: (U,) int64. Raises ValueError naming one that is too short."""
+    for utterance in utterances:
+        if utterance.num_samples < 400:
+            raise ValueError(f"utterance {utterance.id}: {utterance.num_samples} samples, at least 400 (25 ms) needed")
+    return torch.tensor([num_frames(utterance.num_samples) for utterance in utterances], dtype=torch.int64)
+
+
+class FrameStore:
+    """Frames (features, states) of a list of utterances in memory-mapped shards, one per rank that wrote them.
+
+    `index.json` says width, type, number of shards and whose frames they are; it is written last, so a folder without
+    it is an unfinished store. Utterance u lies in shard u mod W, after the earlier ones of that shard.
+    """
+
+    def __init__(self, directory: str | Path, counts: Tensor):
+        self.directory, self.counts = Path(directory), counts
+        self.index = files.read_json(self.directory / "index.json")
+        shards = self.index["shards"]
+        self.maps = [np.load(self.directory / name, mmap_mode="r") for name in shards]
+        self.offsets = [_offsets(counts[shard::len(shards)]) for shard in range(len(shards))]
+        if [len(frames) for frames in self.maps] != [int(offsets[-1]) for offsets in self.offsets]:
+            raise ValueError(f"{directory}: holds frames of another list of utterances; delete it and run again")
+
+    def read(self, utterance: int, start: int = 0, stop: int | None = None) -> Tensor:
+        """Frames [start, stop) of an utterance: (T, F) float32."""
+        shard, place = utterance % len(self.maps), utterance // len(self.maps)
+        first, stop = int(self.offsets[shard][place]), int(self.counts[utterance]) if stop is None else stop
+        return torch.from_numpy(np.array(self.maps[shard][first + start:first + stop])).float()
+
+    def batch(self, crops: list[Crop]) -> tuple[Tensor, Tensor]:
+        """Crops, zero-padded at the end: (B, T, F) float32 frames and each one's number of frames (B,) int64."""
+        cut = [self.read(crop.utterance, crop.start, crop.start + crop.frames) for crop in crops]
+        return torch.nn.utils.rnn.pad_sequence(cut, batch_first=True), torch.tensor([len(x) for x in cut])
+
+    def draw(self, number: int, seed: int) -> Tensor:
+        """Up to `number` frames drawn without replacement from all utterances, in their order: (S, F) float32."""
+        total = int(self.counts.sum())
+        if number >= total:
+            return torch.cat([self.read(u) for u in range(len(self.counts))])
+        generator = torch.Generator().manual_seed(derive_seed(seed, "draw"))
+        chosen = torch.randperm(total, generator=generator)[:number].sort().values
+        starts = _offsets(self.counts)
+        parts = []
+        for u in range(len(self.counts)):
+            low, high = torch.searchsorted(chosen, torch.tensor([starts[u], starts[u + 1]])).tolist()
+            if high > low:
+                parts.append(self.read(u)[chosen[low:high] - starts[u]])
+        return torch.cat(parts)
+
+    @classmethod
+    def fill(cls, directory: str | Path, utterances: list, width: int, compute: Callable[[list[Tensor]], list[Tensor]],
+             key: str, do_normalize: bool, what: str, dtype: str = "float16", batch_seconds: float = 60.0
+             ) -> "FrameStore":
+        """Compute and keep every utterance's frames, sharded over ranks; kept ones of the same `key` are reused.
+
+        compute takes a list of waveforms (N,) and gives a frames tensor (T, width) for each. Raises ValueError where
+        the number of frames is not frames(N), with the utterance.
+        """
+        directory, counts = Path(directory), frame_counts(utterances)
+        try:
+            store = cls(directory, counts)
+            if store.index["key"] == key:
+                return store
+        except (ValueError, OSError, KeyError):
+            pass                                    # absent or unfinished
+        distributed.barrier()
+        rank, world = distributed.rank(), distributed.world_size()
+        if rank == 0:
+            (directory / "index.json").unlink(missing_ok=True)
+            directory.mkdir(parents=True, exist_ok=True)
+        distributed.barrier()
+        names = [f"frames-{shard:05d}-of-{world:05d}.npy" for shard in range(world)]
+        mine = list(range(rank, len(utterances), world))
+        offsets = _offsets(counts[mine])
+        shard = np.lib.format.open_memmap(directory / names[rank], mode="w+", dtype=dtype,
+                                          shape=(int(offsets[-1]), width))
+        place = {u: int(offsets[i]) for i, u in enumerate(mine)}
+        waveforms = ((u, load_checked(utterances[u], do_normalize)) for u in sorted(mine, key=lambda u: int(counts[u])))
+        for group in log.progress(_groups(waveforms, batch_seconds), total=_num_groups(counts[mine], batch_seconds),
+                                  what=what, unit="batches"):
+            for (u, _), frames in zip(group, compute([waveform for _, waveform in group])):
+                if len(frames) != counts[u]:
+                    raise ValueError(f"utterance {utterances[u].id}: the model gives {len(frames)} frames, "
+                                     f"{int(counts[u])} were expected (one every 320 samples)")
+                shard[place[u]:place[u] + len(frames)] = frames.float().cpu().numpy()
+        shard.flush()
+        distributed.barrier()
+        if rank == 0:
+            files.write_json(directory / "index.json", {"key": key, "width": width, "dtype": dtype, "shards": names,
+                                                        "utterances": len(utterances), "frames": int(counts.sum())})
+        distributed.barrier()
+        return cls(directory, counts)
+
+
+def _offsets(counts: Tensor) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts.numpy())])
+
+
+def _groups(waveforms: Iterator[tuple[int, Tensor]], batch_seconds: float) -> Iterator[list[tuple[int, Tensor]]]:
+    """Consecutive (sorted) waveforms whose padded size stays below `batch_seconds`, at least one at a time."""
+    group = []
+    for item in waveforms:
+        if group and (len(group) + 1) * max(len(item[1]), len(group[-1][1])) > batch_seconds * 16_000:
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group
+
+
+def _num_groups(counts: Tensor, batch_seconds: float) -> int:
+    groups, size = 0, 0
+    for frames in sorted(counts.tolist()):
+        samples = num_samples_of(frames)
+        if size == 0 or (size + 1) * samples > batch_seconds * 16_000:
+            groups, size = groups + 1, 0
+        size += 1
+    return groups
+
+
+def pretraining_micro_batches(counts: Tensor, config: PretrainConfig) -> Iterator[list[Crop]]:
+    """The endless stream of micro-batches of pretraining: a pure function of the frame counts (U,) and the config.
+
+    Every epoch is a permutation of the utterances between `min_seconds` and any length: sorted by length times a random
+    factor in 1 +- 0.1, cut into groups of `micro_batch_seconds`, cropped at random to the shortest of the group (and to
+    `max_seconds`), the groups shuffled. torchaudio's recipe buckets and crops alike.
+    """
+    shortest, longest = frames_in(config.min_seconds), frames_in(config.max_seconds)
+    budget = frames_in(config.micro_batch_seconds)
+    usable = torch.nonzero(counts >= shortest).flatten()
+    if len(usable) == 0:
+        raise ValueError(f"no utterance is as long as --min-seconds {config.min_seconds}; lower it")
+    for epoch in itertools.count():
+        generator = torch.Generator().manual_seed(derive_seed(config.seed, "order", epoch))
+        key = counts[usable] * (0.9 + 0.2 * torch.rand(len(usable), generator=generator))
+        groups, group = [], []
+        for u in usable[key.argsort()].tolist():
+            size = min([int(counts[u]), longest] + [int(counts[v]) for v in group])
+            if group and (len(group) + 1) * size > budget:
+                groups, group = groups + [group], []
+            group.append(u)
+        groups.append(group)
+        for index in torch.randperm(len(groups), generator=generator).tolist():
+            size = min(longest, *(int(counts[u]) for u in groups[index]))
+            starts = [int(torch.randint(int(counts[u]) - size + 1, (), generator=generator)) for u in groups[index]]
+            yield [Crop(u, start, size) for u, start in zip(groups[index], starts)]
+
+
+def balanced_draw(labels: Tensor, number: int, generator: torch.Generator) -> list[int]:
+    """`number` utterances with replacement, every class equally likely. labels (U,) int64 class indices."""
+    weight = 1.0 / torch.bincount(labels)[labels].double()                      # (U,)
+    return torch.multinomial(weight, number, replacement=True, generator=generator).tolist()
+
+
+def ahead(batches: Iterator, depth: int = 2) -> Iterator:
+    """Pass `batches` through, computing up to `depth` of them ahead in one thread (file reading overlaps compute)."""
+    with ThreadPoolExecutor(1) as pool:
+        batches = iter(batches)
+        pull = lambda: next(batches, None)
+        waiting = [pool.submit(pull) for _ in range(depth)]
+        while True:
+            item = waiting.pop(0).result()
+            if item is None:
+                return
+            waiting.append(pool.submit(pull))
+            yield item

@@ -1,0 +1,32 @@
+"""The optimiser's step: linear schedule, AdamW, clipping, and non-finite steps skipped without asking the host."""
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def linear_schedule(update: int, peak: float, warmup: int, updates: int) -> float:
+    """Learning rate of `update` (1, 2, ...): linear up to `peak` at `warmup`, linear down to 0 at `updates`."""
+    if update <= warmup:
+        return peak * update / max(1, warmup)
+    return peak * max(0, updates - update) / max(1, updates - warmup)
+
+
+def adamw(parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], eps: float,
+          weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over the parameters that train, in one fused pass over memory."""
+    return torch.optim.AdamW([p for p in parameters if p.requires_grad], lr, betas, eps, weight_decay, fused=True)
+
+
+def step(optimizer: torch.optim.AdamW, lr: float, clip_norm: float) -> tuple[Tensor, Tensor]:
+    """Clip gradients to `clip_norm` and step; a gradient that is not finite leaves weights and moments untouched.
+
+    Returns the gradient norm before clipping and whether the step was skipped (0.0 or 1.0), both still on the device.
+    """
+    group, = optimizer.param_groups
+    group["lr"] = lr
+    norm = nn.utils.clip_grad_norm_(group["params"], clip_norm)
+    optimizer.found_inf = skipped = (~torch.isfinite(norm)).float()             # the fused step reads it
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm, skipped
