@@ -150,14 +150,22 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class KMeansConfig:
-    """Mini-batch k-means (Sculley 2010) after k-means++ seeding on a subsample."""
+    """k-means++ seeding on a subsample, mini-batch passes (Sculley 2010), then passes over all frames (Lloyd 1982)."""
     seed: int = 0
-    batch_frames: int = 10_000                      # S of one mini-batch
-    max_frames: int = 500_000                       # drawn from the corpus for the fit
-    seeding_frames: int = 30_000                    # subsample on which seedings are tried
-    seeding_tries: int = 3
-    passes: int = 10                                # over the drawn frames, at most
-    patience_batches: int = 100                     # stop after so many mini-batches without a better inertia
+    seeding_frames: int = 30_000                    # subsample on which seedings are tried, at least 10 per cluster
+    seeding_tries: int = 2
+    seeding_candidates: int = 16                    # frames drawn per centroid; the one that helps most is kept
+    max_frames: int = 500_000                       # held in memory, over all ranks; of more, each pass draws so many
+    batch_frames: int = 10_000                      # S of one mini-batch, over all ranks
+    mini_batch_passes: int = 1
+    full_passes: int = 15                           # at most
+    tolerance: float = 3e-4                         # a pass over all frames that gains less of the inertia is the last
+
+    def __post_init__(self):
+        for name in ("seeding_frames", "seeding_tries", "seeding_candidates", "max_frames", "batch_frames"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("mini_batch_passes", "full_passes", "tolerance"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -173,8 +181,7 @@ class Preset:
     align_clusters: int = 50
     scratch_clusters: int = 100                     # of MFCC, when HuBERT is made from scratch
     scratch_layer: int = 6                          # states clustered for its second iteration
-    scratch_updates: int = 20_000                   # of each of the two iterations
-    scratch_peak_lr: float = 5e-4
+    scratch: PretrainConfig = PretrainConfig(freeze_conv=False)     # of each of the two iterations
 
 
 PRESETS = {
@@ -186,10 +193,18 @@ PRESETS = {
     "small": Preset(HubertConfig(conv_dim=(256,) * 7, hidden_size=256, num_hidden_layers=9, num_attention_heads=4,
                                  intermediate_size=1024, num_conv_pos_embeddings=128),
                     tapt_layer=6, align_layer=6, scratch_layer=4),
-    "tiny": Preset(HubertConfig(conv_dim=(64,) * 7, hidden_size=96, num_hidden_layers=4, num_attention_heads=4,
-                                intermediate_size=384, num_conv_pos_embeddings=32, num_conv_pos_embedding_groups=8,
-                                layerdrop=0.0),
-                   tapt_layer=3, align_layer=3, scratch_layer=2),
+    "tiny": Preset(HubertConfig(conv_dim=(32, 32, 64, 64, 64, 64, 64), hidden_size=96, num_hidden_layers=4,
+                                num_attention_heads=4, intermediate_size=384, num_conv_pos_embeddings=32,
+                                num_conv_pos_embedding_groups=8, layerdrop=0.0),
+                   PretrainConfig(updates=600, warmup_updates=60, peak_lr=5e-4, batch_seconds=32, micro_batch_seconds=32,
+                                  max_seconds=6, projection_size=64, log_every_updates=50, valid_every_updates=200,
+                                  save_every_updates=200),
+                   FinetuneConfig(epochs=20, lr=1e-3, batch_size=16, micro_batch_size=16),
+                   KMeansConfig(max_frames=100_000),
+                   tapt_layer=3, tapt_clusters=200, align_layer=3, align_clusters=50, scratch_layer=2,
+                   scratch=PretrainConfig(updates=3000, warmup_updates=250, peak_lr=1e-3, batch_seconds=32,
+                                          micro_batch_seconds=32, max_seconds=6, projection_size=64, freeze_conv=False,
+                                          log_every_updates=100, valid_every_updates=500)),
 }
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from framealign import audio, distributed, files, log
 from framealign.config import PretrainConfig, derive_seed
-from framealign.frames import HOP, frames_in, num_frames, num_samples_of
+from framealign.frames import HOP, SAMPLE_RATE, frames_in, num_frames, num_samples_of
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,14 @@ class Waveforms:
         return torch.nn.utils.rnn.pad_sequence(cut, batch_first=True), torch.tensor([len(x) for x in cut])
 
     def _cut(self, crop: Crop) -> Tensor:
-        utterance = self.utterances[crop.utterance]
-        waveform = load_checked(utterance, self.do_normalize)
+        waveform = load_checked(self.utterances[crop.utterance], self.do_normalize)
         whole = crop.start == 0 and crop.frames == num_frames(len(waveform))
         return waveform if whole else waveform[HOP * crop.start:HOP * crop.start + num_samples_of(crop.frames)]
 
 
 def load_checked(utterance, do_normalize: bool) -> Tensor:
     """An utterance's whole waveform (N,), with the length its manifest promises. Raises ValueError otherwise."""
-    waveform = audio.prepare(audio.load(utterance.path), do_normalize)
+    waveform = audio.preprocess(audio.load(utterance.path), do_normalize)
     if len(waveform) != utterance.num_samples:
         raise ValueError(f"{utterance.path}: has {len(waveform)} samples at 16 kHz, the manifest says "
                          f"{utterance.num_samples} (utterance {utterance.id}); make the manifest again")
@@ -134,10 +133,9 @@ class FrameStore:
         shard = np.lib.format.open_memmap(directory / names[rank], mode="w+", dtype=dtype,
                                           shape=(int(offsets[-1]), width))
         place = {u: int(offsets[i]) for i, u in enumerate(mine)}
-        waveforms = ((u, load_checked(utterances[u], do_normalize)) for u in sorted(mine, key=lambda u: int(counts[u])))
-        for group in log.progress(_groups(waveforms, batch_seconds), total=_num_groups(counts[mine], batch_seconds),
-                                  what=what, unit="batches"):
-            for (u, _), frames in zip(group, compute([waveform for _, waveform in group])):
+        groups = groups_by_length([u.num_samples for u in utterances], mine, round(batch_seconds * SAMPLE_RATE))
+        for group in log.progress(groups, len(groups), what, "batches"):
+            for u, frames in zip(group, compute([load_checked(utterances[u], do_normalize) for u in group])):
                 if len(frames) != counts[u]:
                     raise ValueError(f"utterance {utterances[u].id}: the model gives {len(frames)} frames, "
                                      f"{int(counts[u])} were expected (one every 320 samples)")
@@ -155,25 +153,14 @@ def _offsets(counts: Tensor) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts.numpy())])
 
 
-def _groups(waveforms: Iterator[tuple[int, Tensor]], batch_seconds: float) -> Iterator[list[tuple[int, Tensor]]]:
-    """Consecutive (sorted) waveforms whose padded size stays below `batch_seconds`, at least one at a time."""
-    group = []
-    for item in waveforms:
-        if group and (len(group) + 1) * max(len(item[1]), len(group[-1][1])) > batch_seconds * 16_000:
-            yield group
-            group = []
-        group.append(item)
-    if group:
-        yield group
-
-
-def _num_groups(counts: Tensor, batch_seconds: float) -> int:
-    groups, size = 0, 0
-    for frames in sorted(counts.tolist()):
-        samples = num_samples_of(frames)
-        if size == 0 or (size + 1) * samples > batch_seconds * 16_000:
-            groups, size = groups + 1, 0
-        size += 1
+def groups_by_length(lengths: list[int], indices: list[int], budget: int) -> list[list[int]]:
+    """`indices` sorted by length and cut into groups whose padded size stays within `budget`, at least one in each."""
+    groups = []
+    for u in sorted(indices, key=lambda u: (lengths[u], u)):
+        if groups and (len(groups[-1]) + 1) * lengths[u] <= budget:
+            groups[-1].append(u)
+        else:
+            groups.append([u])
     return groups
 
 

@@ -1,12 +1,13 @@
-"""Ranks: collectives that are no-ops on one process. torchrun's environment says everything (no flag repeats it)."""
+"""Ranks and devices: collectives that are no-ops on one process. torchrun's environment says all, no flag repeats it."""
 import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from collections.abc import Iterator
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 @contextmanager
@@ -35,6 +36,22 @@ def choose_device(name: str) -> torch.device:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device(name)
+
+
+def autocast(device: torch.device, precision: str) -> Callable:
+    """A context for the forward: bfloat16 products or float32. `auto` is bfloat16 on a CUDA device that has it."""
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"--precision must be auto, float32 or bfloat16, got {precision}")
+    if precision == "auto":
+        precision = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def replicate(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model with gradients averaged over ranks, overlapping the backward; the model itself on one process."""
+    if world_size() == 1:
+        return model
+    return DistributedDataParallel(model, [device] if device.type == "cuda" else None, gradient_as_bucket_view=True)
 
 
 def world_size() -> int:

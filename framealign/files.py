@@ -51,11 +51,18 @@ def read_json(path: str | Path) -> dict:
 
 def digest(path: str | Path) -> str:
     """First 16 hexadecimal digits of a file's SHA-256."""
+    state = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16] if hasattr(hashlib, "file_digest") else \
-            hashlib.sha256(file.read()).hexdigest()[:16]
+        while block := file.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()[:16]
+
+
+def digest_bytes(content: bytes) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of `content`."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def digest_of(content: object) -> str:
     """First 16 hexadecimal digits of the SHA-256 of a JSON-able value (keys sorted)."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return digest_bytes(json.dumps(content, sort_keys=True, default=str).encode())

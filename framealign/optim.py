@@ -30,3 +30,11 @@ def step(optimizer: torch.optim.AdamW, lr: float, clip_norm: float) -> tuple[Ten
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm, skipped
+
+
+def stop_if_skipping(totals: dict[str, Tensor], update: int) -> None:
+    """Raise ValueError where every one of the last 20 or more updates was skipped for a gradient that is not finite."""
+    skipped, updates = int(totals["skipped"]), int(totals["updates"])
+    if skipped == updates >= 20:
+        raise ValueError(f"update {update}: the last {skipped} gradients were not finite; look at the input sound, or "
+                         "lower the learning rate")

@@ -8,8 +8,6 @@ mean over the utterance tells the emotion. Which frames are emotional is written
 
 What it leaves out: real phonotactics, meaning, overlapping speech, and emotions acted in any other way than these.
 """
-import dataclasses
-import functools
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,11 +18,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from framealign import files, frames, log
+from framealign import frames, log, voice
 from framealign.config import derive_seed
-
-STEP = 80                                           # samples, 5 ms: speech is planned in steps
-WINDOW, FFT_SIZE = 2 * STEP, 6 * STEP               # samples: 10 ms of source, 20 ms more of ringing
 
 
 @dataclass(frozen=True)
@@ -44,12 +39,12 @@ class Emotion:
 
 EMOTIONS = {
     "neutral": Emotion(),
-    "happy": Emotion(f0_semitones=2.5, f0_range=1.8, f0_bounce_semitones=4.0, energy_db=2.0, energy_bounce_db=3.0,
-                     tempo=1.15, tilt_db_per_octave=1.0),
-    "angry": Emotion(f0_semitones=1.5, f0_range=1.2, energy_db=5.0, tempo=1.2, tilt_db_per_octave=3.5,
-                     jitter=0.04, shimmer=0.25),
-    "sad": Emotion(f0_semitones=-2.5, f0_range=0.25, energy_db=-5.0, tempo=0.75, tilt_db_per_octave=-3.0,
-                   breath_db=12.0),
+    "happy": Emotion(f0_semitones=2.5, f0_range=1.8, f0_bounce_semitones=6.5, energy_db=2.0, energy_bounce_db=6.0,
+                     tempo=1.2, tilt_db_per_octave=2.0),
+    "angry": Emotion(f0_semitones=1.5, f0_range=1.2, energy_db=6.5, tempo=1.25, tilt_db_per_octave=5.5,
+                     jitter=0.06, shimmer=0.4),
+    "sad": Emotion(f0_semitones=-2.5, f0_range=0.25, energy_db=-7.0, tempo=0.75, tilt_db_per_octave=-5.5,
+                   breath_db=18.0),
 }
 
 
@@ -58,8 +53,8 @@ class Confusers:
     """What differs between utterances of one speaker without meaning anything; (low, high) is drawn uniformly."""
     f0_semitones: tuple[float, float] = (-3.0, 3.0)
     tempo: tuple[float, float] = (0.85, 1.18)
-    tilt_db_per_octave: tuple[float, float] = (-1.5, 1.5)
-    strength: tuple[float, float] = (0.85, 1.15)    # factor on all of an emotional utterance's changes
+    tilt_db_per_octave: tuple[float, float] = (-0.8, 0.8)
+    strength: tuple[float, float] = (0.9, 1.1)    # factor on all of an emotional utterance's changes
     emphasis_fraction: float = 0.15                 # of the words outside emotional stretches
     emphasis_semitones: tuple[float, float] = (2.0, 5.0)
     emphasis_db: tuple[float, float] = (2.0, 5.0)
@@ -81,34 +76,284 @@ LABEL_CYCLE = ("neu", "ang", "sad", "hap", "neu", "ang", "sad", "exc")      # fo
 OTHER_LABELS = ("fru", "xxx", "sur")                # importers leave them out; spoken neutrally
 OTHER_EVERY = 12                                    # one such utterance more for so many
 DIALOGUE_UTTERANCES = 12                            # of each speaker
+TRUTH_SUFFIX = ".emotional.tsv"                     # rows first_frame<TAB>end_frame<TAB>emotion; empty: neutral
 
-VOWELS = (                                          # F1 to F4 in Hz, men (Peterson and Barney 1952; F4 is ours)
-    (270, 2290, 3010, 3600), (390, 1990, 2550, 3500), (530, 1840, 2480, 3500), (660, 1720, 2410, 3500),
-    (730, 1090, 2440, 3400), (570, 840, 2410, 3400), (440, 1020, 2240, 3300), (300, 870, 2240, 3300),
-    (640, 1190, 2390, 3400), (490, 1350, 1690, 3200),
-)
-BANDWIDTHS = (80.0, 100.0, 150.0, 220.0)            # Hz, of F1 to F4
-HIGHER_FORMANTS = (4500.0, 5500.0, 6500.0, 7500.0)  # Hz, fixed; bandwidth 400 Hz
 
-OFF = -90.0                                         # dB: silent
-# A consonant is one or two segments: (seconds, formants or None for the vowel's, voice dB, noise dB, noise Hz, width Hz)
-Segment = tuple[float, tuple[float, ...] | None, float, float, float, float]
-LABIAL, ALVEOLAR, VELAR = (300, 900, 2200, 3300), (320, 1700, 2600, 3500), (300, 2000, 2400, 3400)
-CONSONANTS: tuple[tuple[Segment, ...], ...] = (
-    ((0.07, (260, 1000, 2200, 3300), -10.0, OFF, 1000.0, 500.0),),                                      # m
-    ((0.07, (260, 1600, 2500, 3400), -10.0, OFF, 1000.0, 500.0),),                                      # n
-    ((0.06, (360, 1200, 2700, 3500), -6.0, OFF, 1000.0, 500.0),),                                       # l
-    ((0.06, (350, 1200, 1600, 3200), -6.0, OFF, 1000.0, 500.0),),                                       # r
-    ((0.06, (300, 700, 2200, 3300), -6.0, OFF, 1000.0, 500.0),),                                        # w
-    ((0.10, ALVEOLAR, OFF, -4.0, 6000.0, 1200.0),),                                                     # s
-    ((0.10, (320, 1800, 2500, 3500), OFF, -2.0, 3200.0, 900.0),),                                       # sh
-    ((0.09, LABIAL, OFF, -14.0, 5000.0, 4000.0),),                                                      # f
-    ((0.07, ALVEOLAR, -10.0, -10.0, 6000.0, 1200.0),),                                                  # z
-    ((0.06, LABIAL, -8.0, -20.0, 5000.0, 4000.0),),                                                     # v
-    ((0.06, None, OFF, -12.0, 1500.0, 1500.0),),                                                        # h
-    ((0.05, LABIAL, OFF, OFF, 1000.0, 1000.0), (0.015, LABIAL, OFF, -4.0, 1000.0, 1000.0)),             # p
-    ((0.05, ALVEOLAR, OFF, OFF, 4500.0, 1500.0), (0.020, ALVEOLAR, OFF, 0.0, 4500.0, 1500.0)),          # t
-    ((0.05, VELAR, OFF, OFF, 2200.0, 600.0), (0.025, VELAR, OFF, -2.0, 2200.0, 600.0)),                 # k
-    ((0.05, LABIAL, -18.0, OFF, 1000.0, 1000.0), (0.010, LABIAL, -8.0, -8.0, 1000.0, 1000.0)),          # b
-    ((0.05, ALVEOLAR, -18.0, OFF, 4000.0, 1500.0), (0.010, ALVEOLAR, -8.0, -6.0, 4000.0, 1500.0)),      # d
-)
+@dataclass(frozen=True)
+class Speaker:
+    """One voice and its habits; every emotion is a change relative to them."""
+    f0_hz: float
+    formant_scale: float                            # of the vowel table: a shorter vocal tract is above 1
+    accent_semitones: float                         # F0 rise on an accented syllable
+    accent_db: float                                # energy rise there
+    syllables_per_second: float
+    tilt_db_per_octave: float
+    jitter: float
+    shimmer: float
+    breath_db: float
+
+
+def draw_speaker(seed: int, name: str) -> Speaker:
+    """The speaker of that name (`Ses01F`; F is a woman) in the corpus of that seed."""
+    rng = np.random.default_rng(derive_seed(seed, "speaker", name))
+    woman = name.endswith("F")
+    return Speaker(f0_hz=rng.uniform(160, 240) if woman else rng.uniform(90, 140),
+                   formant_scale=rng.uniform(1.10, 1.25) if woman else rng.uniform(0.92, 1.05),
+                   accent_semitones=rng.uniform(1.5, 3.5), accent_db=rng.uniform(1.0, 4.0),
+                   syllables_per_second=rng.uniform(4.0, 5.5), tilt_db_per_octave=rng.uniform(-7.5, -4.5),
+                   jitter=rng.uniform(0.004, 0.012), shimmer=rng.uniform(0.03, 0.08), breath_db=rng.uniform(-30, -22))
+
+
+@dataclass
+class Unit:
+    """A syllable or a pause as planned: its segments, and what its speaker does on it outside any emotion."""
+    segments: list[voice.Segment]
+    semitones: float = 0.0                          # declination and accent
+    db: float = 0.0
+    emphasis: tuple[float, float] = (0.0, 0.0)      # semitones, dB: only outside emotional stretches
+    seconds_factor: float = 1.0
+
+    @property
+    def seconds(self) -> float:
+        return sum(segment[0] for segment in self.segments) * self.seconds_factor
+
+
+def _pause(seconds: float) -> Unit:
+    return Unit([(seconds, (500, 1500, 2500, 3500), voice.OFF, voice.OFF, 1000.0, 1000.0)])
+
+
+def _syllable(speaker: Speaker, accented: bool, rng: np.random.Generator) -> list[voice.Segment]:
+    """Onset (mostly), vowel, coda (sometimes); about one over the speaker's rate long."""
+    vowel = voice.VOWELS[rng.integers(len(voice.VOWELS))]
+    onset = voice.CONSONANTS[rng.integers(len(voice.CONSONANTS))] if rng.random() < 0.85 else ()
+    coda = voice.CONSONANTS[rng.integers(len(voice.CONSONANTS))] if rng.random() < 0.25 else ()
+    seconds = (1.15 if accented else 0.95) / speaker.syllables_per_second * rng.lognormal(0, 0.15)
+    vowel_seconds = max(0.06, seconds - sum(segment[0] for segment in onset + coda))
+    segments = [*onset, (vowel_seconds, vowel, 0.0, voice.OFF, 1000.0, 1000.0), *coda]
+    return [(segment[0], segment[1] or vowel, *segment[2:]) for segment in segments]
+
+
+def _draw_units(speaker: Speaker, seconds: float, rng: np.random.Generator) -> list[Unit]:
+    """Phrases of two to five words of one to three syllables, with pauses, until `seconds` are filled."""
+    units, filled = [_pause(rng.uniform(0.08, 0.2))], 0.15
+    while filled < seconds - 0.5:               # no room for another phrase
+        phrase = []
+        for _ in range(rng.integers(2, 6)):
+            syllables, emphasised = rng.integers(1, 4), rng.random() < CONFUSERS.emphasis_fraction
+            accent, strength = rng.integers(syllables), rng.uniform(0.5, 1.3)
+            emphasis = (rng.uniform(*CONFUSERS.emphasis_semitones), rng.uniform(*CONFUSERS.emphasis_db))
+            for i in range(syllables):
+                rise = strength if i == accent else 0.0
+                phrase.append(Unit(_syllable(speaker, i == accent, rng), speaker.accent_semitones * rise,
+                                   speaker.accent_db * rise + rng.normal(0, 1.0), emphasis if emphasised else (0, 0)))
+                filled += phrase[-1].seconds
+            if filled > seconds - 0.5:
+                break
+        for unit, fall in zip(phrase, np.linspace(1.5, -1.5, len(phrase))):
+            unit.semitones += fall                  # declination over the phrase
+        phrase[-1].seconds_factor = 1.2             # final lengthening
+        units += phrase + [_pause(rng.uniform(0.1, 0.25))]
+        filled += units[-1].seconds
+    return units
+
+
+def _choose_stretches(seconds: np.ndarray, tempo: float, rng: np.random.Generator) -> np.ndarray:
+    """Which units are emotional: one or two runs covering `COVERAGE` of the time. seconds (U,): (U,) bool.
+
+    Candidates are drawn at random; the first without fault wins, or else the one with the least.
+    """
+    count = 2 if seconds.sum() > 5 * STRETCH_SECONDS and rng.random() < 0.5 else 1
+    edges = np.sort(rng.integers(1, len(seconds), (400, 2 * count)), axis=1)            # (candidates, 2 count)
+    index = np.arange(len(seconds))
+    inside = ((index >= edges[:, ::2, None]) & (index < edges[:, 1::2, None])).any(1)   # (candidates, U)
+    time = np.where(inside, seconds / tempo, seconds)
+    clock = np.pad(np.cumsum(time, 1), ((0, 0), (1, 0)))
+    coverage = (time * inside).sum(1) / time.sum(1)
+    parts = np.diff(np.take_along_axis(clock, edges, 1), axis=1)                        # stretch, gap, stretch
+    low, high = COVERAGE[0] + 0.02, COVERAGE[1] - 0.02
+    fault = 10 * (np.maximum(low - coverage, 0) + np.maximum(coverage - high, 0)) \
+        + np.maximum(STRETCH_SECONDS - parts, 0).sum(1)
+    return inside[np.argmin(fault)]
+
+
+def plan(speaker: Speaker, name: str, mean_seconds: float, rng: np.random.Generator) -> tuple[voice.Tracks, np.ndarray]:
+    """Draw one utterance with an emotion of `EMOTIONS`: its tracks, and its stretches (n, 2) in samples, end exclusive."""
+    emotion, draw = EMOTIONS[name], lambda limits: rng.uniform(*limits)
+    seconds = mean_seconds * np.clip(rng.lognormal(0, 0.25), 0.6, 1.6)
+    units = _draw_units(speaker, seconds * (1 + emotion.tempo) / 2, rng)    # half of it at the emotion's tempo
+    tempo, strength = draw(CONFUSERS.tempo), draw(CONFUSERS.strength)
+    shift, tilt = draw(CONFUSERS.f0_semitones), speaker.tilt_db_per_octave + draw(CONFUSERS.tilt_db_per_octave)
+    factor = np.array([unit.seconds_factor / tempo for unit in units])      # (U,) from a segment's time to its real one
+    seconds = np.array([unit.seconds for unit in units]) / tempo            # (U,)
+    is_emotional = np.zeros(len(units), bool)
+    if name != "neutral":
+        is_emotional = _choose_stretches(seconds, emotion.tempo, rng)
+        factor = np.where(is_emotional, factor / emotion.tempo, factor)
+
+    unit_of, rows = zip(*[(u, (s[0], *s[1], *s[2:])) for u, unit in enumerate(units) for s in unit.segments])
+    unit_of, rows = np.array(unit_of), np.array(rows, float)            # (segments,), (segments, 9)
+    ends = np.round(np.cumsum(rows[:, 0] * factor[unit_of]) * frames.SAMPLE_RATE / voice.STEP).astype(int)
+    steps = np.repeat(np.arange(len(rows)), np.diff(ends, prepend=0))   # (C,) segment of each step
+    edges = np.append(0, ends[np.flatnonzero(np.diff(unit_of, append=len(units)))])     # (U + 1,) steps
+    centres = (edges[1:] + edges[:-1]) / 2
+    contour = lambda values: voice.smooth(np.interp(np.arange(len(steps)) + 0.5, centres, values), 0.06)
+
+    weight = strength * voice.smooth(is_emotional[unit_of][steps].astype(float), 0.05)       # 1 in a stretch, 0 outside
+    emphasis = np.array([unit.emphasis for unit in units]) * ~is_emotional[:, None]     # (U, 2)
+    bounce = contour(np.where(np.arange(len(units)) % 2, 1.0, -1.0) * rng.uniform(0.6, 1.4, len(units)))
+    semitones = shift + contour([unit.semitones for unit in units]) * (1 + weight * (emotion.f0_range - 1)) \
+        + contour(emphasis[:, 0]) + weight * (emotion.f0_semitones + emotion.f0_bounce_semitones * bounce)
+    energy = voice.amplitude(contour([unit.db for unit in units]) + contour(emphasis[:, 1])
+                        + weight * (emotion.energy_db + emotion.energy_bounce_db * bounce))
+    loudness = energy * voice.smooth(voice.amplitude(rows[:, 5])[steps], 0.02)
+    tracks = voice.Tracks(
+        f0_hz=np.clip(speaker.f0_hz * 2 ** (semitones / 12), 60, 500), voice=loudness,
+        breath=loudness * voice.amplitude(speaker.breath_db + weight * emotion.breath_db),
+        noise=energy * voice.smooth(voice.amplitude(rows[:, 6])[steps], 0.01),
+        noise_hz=rows[steps, 7], noise_width_hz=rows[steps, 8],
+        formants_hz=voice.smooth(rows[steps, 1:5], 0.05) * speaker.formant_scale,
+        higher_formants_hz=np.array(voice.HIGHER_FORMANTS) * speaker.formant_scale,
+        tilt_db_per_octave=tilt + weight * emotion.tilt_db_per_octave,
+        jitter=speaker.jitter + weight * emotion.jitter, shimmer=speaker.shimmer + weight * emotion.shimmer)
+    runs = np.flatnonzero(np.diff(is_emotional.astype(int), prepend=0, append=0)).reshape(-1, 2)    # units
+    return tracks, edges[runs] * voice.STEP
+
+
+def synthesise(seed: int, speaker_name: str, utterance: str, emotion: str, mean_seconds: float,
+               ) -> tuple[np.ndarray, np.ndarray]:
+    """The recording of one utterance, (N,) in -1..1, and its emotional stretches (n, 2) in samples, end exclusive."""
+    rng = np.random.default_rng(derive_seed(seed, "utterance", utterance))
+    tracks, stretches = plan(draw_speaker(seed, speaker_name), emotion, mean_seconds, rng)
+    speech = voice.render(tracks, rng)
+    spectrum = np.fft.rfft(rng.normal(size=len(speech)))
+    colour = np.maximum(np.fft.rfftfreq(len(speech), 1 / frames.SAMPLE_RATE), 100) ** rng.uniform(-0.7, -0.3)
+    room = np.fft.irfft(spectrum * colour, len(speech))                 # between white and brown
+    power = np.sqrt(np.mean(speech ** 2))
+    sound = speech + room * (power / np.sqrt(np.mean(room ** 2)) * voice.amplitude(-rng.uniform(*CONFUSERS.snr_db)))
+    level = voice.amplitude(rng.uniform(*CONFUSERS.level_db)) / np.sqrt(np.mean(sound ** 2))
+    return sound * min(level, 0.95 / np.abs(sound).max()), stretches
+
+
+@dataclass(frozen=True)
+class _Job:
+    seed: int
+    speaker: str                                    # Ses01F
+    dialogue: str                                   # Ses01F_impro01
+    utterance: str                                  # Ses01F_impro01_F000
+    label: str
+    mean_seconds: float
+    path: Path
+
+
+def _write_utterance(job: _Job) -> int:
+    """Write one sound file and its planted truth; returns the samples."""
+    emotion = LABELS[job.label][0]
+    sound, stretches = synthesise(job.seed, job.speaker, job.utterance, emotion, job.mean_seconds)
+    soundfile.write(job.path, np.round(sound * 32767).astype(np.int16), frames.SAMPLE_RATE, subtype="PCM_16")
+    first, end = np.ceil((stretches.T - frames.RECEPTIVE_FIELD / 2) / frames.HOP).astype(int)
+    end = np.minimum(end, frames.num_frames(len(sound)))
+    job.path.with_suffix(TRUTH_SUFFIX).write_text("".join(f"{a}\t{b}\t{emotion}\n" for a, b in zip(first, end)))
+    return len(sound)
+
+
+def _jobs(root: Path, seed: int, num_sessions: int, utterances_per_speaker: int, mean_seconds: float) -> list[_Job]:
+    """Every utterance of the corpus, dialogue by dialogue, the two speakers taking turns."""
+    jobs = []
+    for session in range(1, num_sessions + 1):
+        labels = {}
+        for gender in "FM":
+            rng = np.random.default_rng(derive_seed(seed, "labels", f"Ses{session:02d}{gender}"))
+            cycle = [LABEL_CYCLE[i % len(LABEL_CYCLE)] for i in range(utterances_per_speaker)]
+            others = [OTHER_LABELS[i % len(OTHER_LABELS)] for i in range(utterances_per_speaker // OTHER_EVERY)]
+            labels[gender] = list(rng.permutation(cycle + others))
+        for i in range(len(labels["F"])):
+            number, turn = divmod(i, DIALOGUE_UTTERANCES)
+            leader, take = "FM"[number // 2 % 2], number // 4 + 1
+            kind = f"script{take:02d}_1" if number % 2 else f"impro{take:02d}"
+            dialogue = f"Ses{session:02d}{leader}_{kind}"
+            for gender in "FM":
+                utterance = f"{dialogue}_{gender}{turn:03d}"
+                path = root / f"Session{session}" / "sentences" / "wav" / dialogue / f"{utterance}.wav"
+                jobs.append(_Job(seed, f"Ses{session:02d}{gender}", dialogue, utterance, str(labels[gender][i]),
+                                 mean_seconds, path))
+    return jobs
+
+
+def _evaluation(jobs: list[_Job], lengths: list[int]) -> str:
+    """One dialogue's file in `dialog/EmoEvaluation`: utterances one after the other, with a gap of 0.3 s."""
+    text, clock = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n", 0.0
+    for job, length in zip(jobs, lengths):
+        start, clock = clock + 0.3, clock + 0.3 + length / frames.SAMPLE_RATE
+        _, word, ratings = LABELS[job.label]
+        text += f"[{start:.4f} - {clock:.4f}]\t{job.utterance}\t{job.label}\t" \
+                f"[{', '.join(f'{x:.4f}' for x in ratings)}]\n"
+        text += "".join(f"C-E{i}:\t{word};\t()\n" for i in (1, 2, 3))
+        text += "".join("A-E{}:\tval {:.0f}; act {:.0f}; dom  {:.0f};\t()\n".format(i, *ratings) for i in (1, 2))
+        text += "\n"
+    return text
+
+
+def write_corpus(root: str | Path, seed: int = 0, num_sessions: int = 5, utterances_per_speaker: int = 48,
+                 mean_seconds: float = 2.6, workers: int | None = None) -> int:
+    """Write a corpus of two speakers per session as an IEMOCAP tree; returns the number of utterances written.
+
+    Another seed has other speakers. Same arguments, same bytes, with any number of `workers` (None: one per core).
+    Beside each sound file lies its planted truth (`planted`). `root` appears whole or not at all.
+    Raises ValueError where a number is out of range, or `root` already holds something.
+    """
+    root = Path(root)
+    for name, value, low, high in (("num_sessions", num_sessions, 1, 99), ("mean_seconds", mean_seconds, 1.5, 30),
+                                   ("utterances_per_speaker", utterances_per_speaker, 1, 12_000)):
+        if not low <= value <= high:
+            raise ValueError(f"{name} must be in [{low}, {high}], got {value}")
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise ValueError(f"{root}: already there and not empty; name another folder or remove it")
+    temporary = root.absolute().with_name(f".{root.name}.{os.getpid()}.tmp")
+    try:
+        jobs = _jobs(temporary, seed, num_sessions, utterances_per_speaker, mean_seconds)
+        for folder in dict.fromkeys(job.path.parent for job in jobs):
+            folder.mkdir(parents=True)
+        lengths = list(log.progress(_write_all(jobs, workers), len(jobs), "synthetic corpus", "utterances"))
+        for dialogue in dict.fromkeys(job.dialogue for job in jobs):
+            own = [i for i, job in enumerate(jobs) if job.dialogue == dialogue]
+            folder = jobs[own[0]].path.parents[3] / "dialog" / "EmoEvaluation"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{dialogue}.txt").write_text(_evaluation([jobs[i] for i in own], [lengths[i] for i in own]))
+        if root.exists():
+            root.rmdir()
+        temporary.rename(root)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return len(jobs)
+
+
+def _write_all(jobs: list[_Job], workers: int | None) -> Iterator[int]:
+    """Samples of every utterance, in order, as they are written."""
+    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    if workers == 1:
+        yield from map(_write_utterance, jobs)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(_write_utterance, jobs, chunksize=4)
+
+
+def planted(wav_path: str | Path, num_frames: int) -> np.ndarray:
+    """Which frames of an utterance are emotional, from the file beside its sound: (T,) bool with T = num_frames.
+
+    Frame t is emotional if its centre, sample 320 t + 200, lies in an emotional stretch.
+    Raises ValueError naming file and line where the truth is missing or not `first<TAB>end<TAB>emotion`.
+    """
+    path = Path(wav_path).with_suffix(TRUTH_SUFFIX)
+    if not path.exists():
+        raise ValueError(f"{path}: no such file: {wav_path} has no planted truth (only the synthetic corpus has)")
+    is_emotional = np.zeros(num_frames, bool)
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            first, end, _ = line.split("\t")
+            first, end = int(first), int(end)
+        except ValueError:
+            raise ValueError(f"{path}, line {number}: must be first<TAB>end<TAB>emotion, is {line!r}") from None
+        if not 0 <= first < end:
+            raise ValueError(f"{path}, line {number}: 0 <= first < end must hold, got {first} and {end}")
+        is_emotional[first:end] = True
+    return is_emotional

@@ -1,0 +1,306 @@
+"""Emotion recognition on top of the encoder (alignment paper, Sec. 2.3): attention pooling, a linear classifier.
+
+Because the classifier is linear in the pooled state, applied to single frames it gives the emotion over time: the same
+weights are read frame by frame (`frame_posterior`), and the attention says how much each frame counted.
+"""
+import csv
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from framealign import checkpoint, distributed, files, huggingface, log, metrics, optim
+from framealign.config import FinetuneConfig, as_dict, derive_seed
+from framealign.corpus import Split
+from framealign.data import Crop, FrameStore, Waveforms, ahead, balanced_draw, frame_counts, groups_by_length
+from framealign.frames import frames_in, num_frames, valid_frames
+from framealign.masking import span_mask
+from framealign.model import Hubert
+from framealign.units import frontend_store
+
+
+class AttentionPooling(nn.Module):
+    """Weighted mean over real frames, weights softmax of tanh(h . w). Alignment paper, Sec. 2.3."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(hidden_size) * hidden_size ** -0.5)      # w
+
+    def attention(self, states: Tensor, is_valid: Tensor) -> Tensor:
+        """states (B, T, D), is_valid (B, T): weights (B, T), 0 beyond each end, sum 1."""
+        score = torch.tanh(states @ self.weight)                                # (B, T)
+        return score.masked_fill(~is_valid, -torch.inf).softmax(-1)
+
+
+class MeanPooling(nn.Module):
+    """Plain mean over real frames."""
+
+    def attention(self, states: Tensor, is_valid: Tensor) -> Tensor:
+        """states (B, T, D), is_valid (B, T): equal weights (B, T), 0 beyond each end, sum 1."""
+        return is_valid.to(states) / is_valid.sum(-1, keepdim=True)
+
+
+class EmotionModel(nn.Module):
+    """Encoder, pooling, linear classifier; saved as one Hugging Face directory (`hubert.`, `pooling.`, `classifier.`)."""
+
+    def __init__(self, hubert: Hubert, labels: list[str], pooling: str = "attention", dropout: float = 0.0):
+        super().__init__()
+        self.hubert, self.labels = hubert, list(labels)
+        size = hubert.config.hidden_size
+        self.pooling = AttentionPooling(size) if pooling == "attention" else MeanPooling()
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(size, len(labels))
+
+    def states(self, inputs: Tensor, lengths: Tensor, is_masked: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Last layer in float32, (B, T, D), and which frames are real, (B, T).
+
+        inputs: samples (B, N) or kept conv features (B, T, C); lengths (B,): samples or frames of each.
+        """
+        features, counts = inputs, lengths
+        if inputs.ndim == 2:
+            features, counts = self.hubert.frontend(inputs, lengths), self.hubert.num_frames(lengths)
+        *_, states = self.hubert.layers(features, counts, is_masked)
+        return states.float(), valid_frames(counts, states.shape[1])
+
+    def forward(self, inputs: Tensor, lengths: Tensor, is_masked: Tensor | None = None) -> Tensor:
+        """Class logits of each utterance, (B, classes)."""
+        states, is_valid = self.states(inputs, lengths, is_masked)
+        states = self.dropout(states)
+        attention = self.pooling.attention(states, is_valid)                    # (B, T)
+        pooled = torch.einsum("bt,btd->bd", attention, states)                  # (B, D)
+        return self.classifier(self.dropout(pooled))
+
+    @torch.inference_mode()
+    def over_time(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Class probabilities (B, classes), attention (B, T) and frame-wise posterior (B, T, classes)."""
+        states, is_valid = self.states(inputs, lengths)
+        attention = self.pooling.attention(states, is_valid)
+        pooled = torch.einsum("bt,btd->bd", attention, states)
+        return self.classifier(pooled).softmax(-1), attention, self.classifier(states).softmax(-1)
+
+    def head(self) -> dict[str, Tensor]:
+        """What the directory holds besides the encoder."""
+        return {name: x for name, x in self.state_dict().items() if not name.startswith("hubert.")}
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write the recogniser's directory."""
+        huggingface.write(directory, self.hubert.config, self.hubert.state_dict(), head=self.head(),
+                          do_normalize=self.hubert.do_normalize, labels=self.labels)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> "EmotionModel":
+        """Read a recogniser's directory, in evaluation mode. Raises ValueError for a directory without a recogniser."""
+        found = huggingface.read(directory)
+        if found.labels is None or "classifier.weight" not in found.head:
+            raise ValueError(f"{directory}: holds an encoder but no recogniser (no classifier); fine-tune it first")
+        model = cls(Hubert(found.config, found.do_normalize), found.labels,
+                    "attention" if "pooling.weight" in found.head else "mean")
+        model.hubert.load(found.state, str(directory))
+        huggingface.check(found.head, {name: tuple(x.shape) for name, x in model.head().items()}, str(directory))
+        model.load_state_dict(found.head, strict=False)     # `check` was the strict part
+        return model.eval()
+
+
+def frame_source(hubert: Hubert, utterances: list, config: FinetuneConfig, frontend: Path,
+                 device: torch.device) -> FrameStore | Waveforms:
+    """Kept output of the frozen conv encoder, or sound where it trains or is not to be kept."""
+    if config.freeze_conv and config.cache_frontend:
+        return frontend_store(hubert, utterances, frontend, device)
+    return Waveforms(utterances, hubert.do_normalize)
+
+
+def training_batches(counts: Tensor, labels: Tensor, config: FinetuneConfig, epoch: int):
+    """Batches of one epoch: lists of crops. counts, labels (U,) of the training utterances.
+
+    As many draws as utterances, classes equally likely (`balanced`) or each once; a longer utterance than `max_seconds`
+    gives a crop at a random place (the reference: always the first 6 s).
+    """
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "epoch", epoch))
+    drawn = balanced_draw(labels, len(labels), generator) if config.balanced else \
+        torch.randperm(len(labels), generator=generator).tolist()
+    crops = [crop_at_random(u, int(counts[u]), config.max_seconds, generator) for u in drawn]
+    for first in range(0, len(crops), config.batch_size):
+        yield crops[first:first + config.batch_size]
+
+
+def crop_at_random(utterance: int, frames: int, max_seconds: float, generator: torch.Generator) -> Crop:
+    """A crop of at most `max_seconds` (0: no limit), its start uniform over frames."""
+    size = min(frames, frames_in(max_seconds)) if max_seconds else frames
+    return Crop(utterance, int(torch.randint(frames - size + 1, (), generator=generator)), size)
+
+
+@torch.inference_mode()
+def predict(model: EmotionModel, source, counts: Tensor, chosen: list[int], max_seconds: float, device: torch.device,
+            autocast, batch_frames: int = 3000) -> np.ndarray:
+    """Class probabilities of the chosen utterances, (len(chosen), classes) float64, whole unless `max_seconds` > 0."""
+    model.eval()
+    limit = frames_in(max_seconds) if max_seconds else int(counts.max())
+    sizes = counts.clamp(max=limit).tolist()
+    found = {}
+    groups = groups_by_length(sizes, chosen, batch_frames)
+    for group in groups[distributed.rank()::distributed.world_size()]:
+        inputs, lengths = source.batch([Crop(u, 0, sizes[u]) for u in group])
+        with autocast():
+            logits = model(inputs.to(device), lengths.to(device))
+        found |= dict(zip(group, logits.double().softmax(-1).cpu().numpy()))
+    found = {u: p for part in distributed.all_gather_objects(found) for u, p in part.items()}
+    return np.stack([found[u] for u in chosen])
+
+
+def train_step(model, hubert: Hubert, source, crops: list[Crop], labels: Tensor, config: FinetuneConfig,
+               device: torch.device, autocast, *name: object) -> Tensor:
+    """Forward and backward of one batch in micro-batches of like lengths: mean cross-entropy, (), on the device."""
+    rank, world = distributed.rank(), distributed.world_size()
+    ordered = sorted(crops, key=lambda crop: crop.frames)
+    parts = [ordered[i:i + config.micro_batch_size] for i in range(0, len(ordered), config.micro_batch_size)]
+    turns = range(rank, -(-len(parts) // world) * world, world)
+    total = torch.zeros((), device=device)
+    for index in turns:
+        part, weight = (parts[index], 1.0) if index < len(parts) else (parts[0], 0.0)
+        inputs, lengths = source.batch(part)
+        torch.manual_seed(derive_seed(config.seed, "dropout", *name, index))
+        generator = torch.Generator().manual_seed(derive_seed(config.seed, "mask", *name, index))
+        counts = torch.tensor([crop.frames for crop in part])
+        is_masked = None
+        if config.mask_start_fraction > 0:
+            is_masked = span_mask(counts, int(counts.max()), config.mask_start_fraction, config.mask_span_frames,
+                                  config.mask_min_spans, generator).to(device)
+        with autocast():
+            logits = model(inputs.to(device), lengths.to(device), is_masked)
+        target = labels[[crop.utterance for crop in part]].to(device)
+        loss = F.cross_entropy(logits.float(), target, reduction="sum") * (weight / len(crops))
+        (loss * world).backward()                   # DDP averages over ranks
+        total += loss.detach()
+    return total
+
+
+def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str], config: FinetuneConfig,
+             run: str | Path, device: torch.device, precision: str = "auto", frontend: Path | None = None,
+             stop_after: int | None = None) -> dict:
+    """Fine-tune `hubert` on split.train, select an epoch, test once: results as written to `run/results.json`.
+
+    utterances: all of the split's and possibly more (those whose conv features are kept in `frontend`). Writes
+    `run/recogniser`, `run/predictions.csv`, `run/results.json`; continues from the newest checkpoint in `run`.
+    stop_after ends after that epoch's checkpoint, as an interruption would. Raises ValueError for a class without
+    training utterances.
+    """
+    run = Path(run)
+    counts, place = frame_counts(utterances), {u.id: i for i, u in enumerate(utterances)}
+    indices = {part: [place[u.id] for u in getattr(split, part)] for part in ("train", "valid", "test")}
+    labels = torch.tensor([classes.index(u.label) if u.label in classes else -1 for u in utterances])
+    train = torch.tensor(indices["train"])
+    missing = [name for i, name in enumerate(classes) if not (labels[train] == i).any()]
+    if missing or (labels[sum(indices.values(), [])] < 0).any():
+        raise ValueError(f"{split.name}: no training utterance of {', '.join(missing)}" if missing else
+                         f"{split.name}: holds utterances without one of the labels {', '.join(classes)}")
+    torch.manual_seed(derive_seed(config.seed, "head"))
+    model = EmotionModel(hubert, classes, config.pooling, config.dropout).to(device)
+    hubert.feature_extractor.requires_grad_(not config.freeze_conv)
+    hubert.masked_spec_embed.requires_grad_(config.mask_start_fraction > 0)
+    source = frame_source(hubert, utterances, config, frontend or run / "frontend", device)
+    optimizer = optim.adamw(model.parameters(), config.lr, (0.9, 0.999), 1e-8, config.weight_decay)
+    record = {"finetune": as_dict(config), "classes": classes, "split": split_ids(split)}
+    epoch, best = restore(model, optimizer, run, record)
+    journal = log.Log(run / "log.jsonl")
+    journal.keep_until(epoch)
+    wrapped, autocast = distributed.replicate(model, device), distributed.autocast(device, precision)
+    selecting = indices["test"] if config.selection == "best-test" else indices["valid"]
+    began, first = time.monotonic(), epoch
+    while epoch < config.epochs and epoch != stop_after:
+        epoch += 1
+        model.train()
+        losses = []
+        for index, crops in enumerate(training_batches(counts[train], labels[train], config, epoch)):
+            crops = [Crop(int(train[crop.utterance]), crop.start, crop.frames) for crop in crops]
+            losses.append(train_step(wrapped, hubert, source, crops, labels, config, device, autocast, epoch, index))
+            norm, skipped = optim.step(optimizer, config.lr, config.clip_norm)
+        loss = distributed.all_reduce_sum(torch.stack(losses)).mean()
+        line = {"update": epoch, "epoch": epoch, "loss": float(loss), "lr": config.lr, "gradient_norm": float(norm)}
+        if selecting:
+            found = predict(model, source, counts, selecting, config.test_max_seconds, device, autocast)
+            matrix = metrics.confusion(labels[selecting].numpy(), found.argmax(-1), len(classes))
+            line |= {"valid_wa": float(metrics.wa(matrix)), "valid_ua": float(metrics.ua(matrix))}
+        elapsed = time.monotonic() - began
+        journal.write(line | {"seconds_left": round(elapsed / (epoch - first) * (config.epochs - epoch))},
+                      show=epoch % max(1, config.epochs // 10) == 0)
+        if not selecting or best is None or line["valid_ua"] > best["valid_ua"]:
+            best = {"epoch": epoch, "valid_ua": line.get("valid_ua")}
+            if distributed.rank() == 0:
+                model.save_pretrained(run / "recogniser")
+            distributed.barrier()
+        checkpoint.save(run, epoch, hubert.config, hubert.state_dict(), model.head(),
+                        {"update": epoch, "optimizer": optimizer.state_dict(), "best": best,
+                         "record": files.digest_of(record)}, hubert.do_normalize, config.keep_checkpoints, classes)
+    if epoch < config.epochs:
+        return {}
+    chosen = EmotionModel.from_pretrained(run / "recogniser").to(device)
+    return test(chosen, source, counts, labels, indices, utterances, split, config, best, run, device, autocast)
+
+
+def test(model: EmotionModel, source, counts: Tensor, labels: Tensor, indices: dict[str, list[int]], utterances: list,
+         split: Split, config: FinetuneConfig, best: dict, run: Path, device: torch.device, autocast) -> dict:
+    """Test the selected recogniser once; write predictions and results."""
+    results = {"split": split.name, "selection": config.selection, "selected_epoch": best["epoch"],
+               "classes": model.labels, "seed": config.seed, "test_max_seconds": config.test_max_seconds,
+               "num_utterances": {part: len(chosen) for part, chosen in indices.items()}}
+    rows = []
+    for part in ("valid", "test"):
+        if not indices[part]:
+            continue
+        found = predict(model, source, counts, indices[part], config.test_max_seconds, device, autocast)
+        chosen = [utterances[u] for u in indices[part]]
+        results[part] = scores(labels[indices[part]].numpy(), found.argmax(-1), model.labels,
+                               [u.dialogue or u.speaker for u in chosen], config.seed)
+        if part == "test":
+            rows = [(u.id, u.label, model.labels[p.argmax()], *(f"{x:.6f}" for x in p)) for u, p in zip(chosen, found)]
+    results["optimistic"] = config.selection in ("reference", "best-test")
+    reported = [results[part] for part in (("valid", "test") if config.selection == "reference" else ("test",))]
+    results["reported"] = {name: float(np.mean([part[name] for part in reported])) for name in ("wa", "ua", "macro_f1")}
+    if distributed.rank() == 0:
+        write_predictions(run / "predictions.csv", model.labels, rows)
+        files.write_json(run / "results.json", results)
+    distributed.barrier()
+    return results
+
+
+def scores(true: np.ndarray, predicted: np.ndarray, classes: list[str], groups: list[str], seed: int) -> dict:
+    """WA, UA, macro-F1, recall of each class, confusion matrix (rows: truth), 95 % bootstrap intervals over groups."""
+    matrix = metrics.confusion(true, predicted, len(classes))
+    return {"wa": float(metrics.wa(matrix)), "ua": float(metrics.ua(matrix)),
+            "macro_f1": float(metrics.macro_f1(matrix)),
+            "recall": dict(zip(classes, np.nan_to_num(metrics.recalls(matrix)).tolist())),
+            "confusion": matrix.tolist(),
+            "interval_95": {name: list(interval) for name, interval in
+                            metrics.bootstrap_interval(true, predicted, groups, len(classes), seed=seed).items()}}
+
+
+def write_predictions(path: Path, classes: list[str], rows: list[tuple]) -> None:
+    """`predictions.csv`: id, true, predicted and each class's probability."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("id", "true", "predicted", *classes), *rows])
+    files.write_text(path, text.getvalue())
+
+
+def split_ids(split: Split) -> str:
+    """Digest of who is in which part of a split."""
+    return files.digest_of([[u.id for u in part] for part in (split.train, split.valid, split.test)])
+
+
+def restore(model: EmotionModel, optimizer, run: Path, record: dict) -> tuple[int, dict | None]:
+    """Load the newest checkpoint of `run`: its epoch (0 without one) and the best so far."""
+    found = checkpoint.latest(run)
+    if found is None:
+        return 0, None
+    state, head, training = found
+    if training["record"] != files.digest_of(record):
+        raise ValueError(f"{run}: its checkpoint was made with another configuration or split; continue with that one, "
+                         "or choose another run directory")
+    model.hubert.load(state, str(run))
+    model.load_state_dict(head, strict=False)
+    optimizer.load_state_dict(training["optimizer"])
+    log.say(f"{run}: continues after epoch {training['update']}")
+    return training["update"], training["best"]

@@ -1,0 +1,46 @@
+"""Mel-frequency cepstral coefficients, the features of HuBERT's first clustering (HuBERT, Sec. III-B: 39 dimensions).
+
+13 coefficients over 25 ms every 10 ms as Kaldi computes them, their deltas and the deltas of these; then every second
+frame, so that there is exactly one per frame of the encoder. The waveform stays in -1..1, as in HuBERT's own recipe.
+torchaudio does the arithmetic and is imported only inside the function: the rest of the project works without it.
+"""
+import torch
+from torch import Tensor
+
+from framealign.frames import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, num_frames
+
+COEFFICIENTS = 13
+WIDTH = 3 * COEFFICIENTS                            # F: coefficients, deltas, deltas of deltas
+SHIFT = HOP // 2                                    # samples: 10 ms between two windows of RECEPTIVE_FIELD, 25 ms
+CHUNK_WINDOWS = 6000                                # one minute; the windowed copy of a chunk takes 12 MB
+
+
+def mfcc(waveform: Tensor) -> Tensor:
+    """MFCC with deltas, one row per encoder frame; row t's window starts at sample 320 t.
+
+    waveform (N,) float, 16 kHz, in -1..1: (T, 39) float32 with T == num_frames(N). No dither: same input, same output.
+    Windows are cut in chunks, so that an hour needs little more memory than a minute; the result does not depend on it.
+    Raises ValueError for another shape, below 400 samples, or where torchaudio cannot be loaded.
+    Source: fairseq, examples/hubert/simple_kmeans/dump_mfcc_feature.py.
+    """
+    if waveform.ndim != 1:
+        raise ValueError(f"waveform must be one channel of shape (N,), got {tuple(waveform.shape)}")
+    num_frames(len(waveform))                       # raises below 400 samples
+    try:
+        from torchaudio.compliance import kaldi
+        from torchaudio.functional import compute_deltas
+    except (ImportError, OSError) as error:
+        raise ValueError("MFCC needs a torchaudio that matches torch: install torch==2.11.* and torchaudio==2.11.* "
+                         f"from the same index ({error})") from None
+    waveform = waveform.to(torch.float32)
+    windows = (len(waveform) - RECEPTIVE_FIELD) // SHIFT + 1
+    chunks = []
+    for start in range(0, windows, CHUNK_WINDOWS):
+        last = min(start + CHUNK_WINDOWS, windows) - 1
+        samples = waveform[start * SHIFT:last * SHIFT + RECEPTIVE_FIELD]
+        chunks.append(kaldi.mfcc(samples[None], sample_frequency=SAMPLE_RATE, num_ceps=COEFFICIENTS, use_energy=False,
+                                 dither=0.0))
+    cepstra = torch.cat(chunks).T                                               # (13, windows)
+    deltas = compute_deltas(cepstra)
+    features = torch.cat([cepstra, deltas, compute_deltas(deltas)]).T           # (windows, 39)
+    return features[::2].contiguous()                                           # (T, 39): 20 ms apart

@@ -1,0 +1,274 @@
+"""Masked prediction of units (HuBERT, Sec. II-B to II-E): hide spans of frames, predict the unit of each hidden frame.
+
+One loop serves HuBERT from scratch, task-adaptive pretraining and pretraining on frame-level pseudo-emotion units
+(alignment paper, Sec. 2.1 and 2.2): they differ in units and in what the encoder starts from.
+"""
+import contextlib
+import itertools
+import math
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from framealign import checkpoint, distributed, files, log, optim
+from framealign.config import PretrainConfig, as_dict, derive_seed
+from framealign.data import Crop, FrameStore, Waveforms, ahead, frame_counts, pretraining_micro_batches
+from framealign.frames import FRAME_RATE, frames_in
+from framealign.masking import span_mask
+from framealign.model import Hubert
+from framealign.units import Units, frontend_store
+
+
+def unit_logits(x: Tensor, codewords: Tensor, temperature: float = 0.1) -> Tensor:
+    """Cosine similarity of frames (S, P) to codewords (K, P), over temperature: (S, K). HuBERT, Sec. II-E."""
+    x, codewords = F.normalize(x, dim=-1), F.normalize(codewords, dim=-1)
+    return x @ codewords.T / temperature            # one matmul: (S, K, P) is never held
+
+
+class UnitHead(nn.Module):
+    """Projection D -> P and one codeword per unit; default linear initialisation, codewords uniform in [0, 1)."""
+
+    def __init__(self, hidden_size: int, projection_size: int, num_clusters: int, temperature: float):
+        super().__init__()
+        self.final_proj = nn.Linear(hidden_size, projection_size)
+        self.codewords = nn.Parameter(torch.rand(num_clusters, projection_size))
+        self.temperature = temperature
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """frames (S, D): logits (S, K) in float32, whatever the encoder's precision."""
+        with torch.autocast(frames.device.type, enabled=False):
+            return unit_logits(self.final_proj(frames.float()), self.codewords, self.temperature)
+
+
+def masked_prediction_loss(logits: Tensor, units: Tensor) -> Tensor:
+    """Cross-entropy in nats, summed over the hidden frames: logits (S, K), units (S,): (). HuBERT, Eq. 1 with alpha 1."""
+    return F.cross_entropy(logits, units, reduction="sum")
+
+
+class MaskedPrediction(nn.Module):
+    """Encoder and unit head; its forward is one micro-batch from waveform (or kept conv features) to summed loss."""
+
+    def __init__(self, hubert: Hubert, num_clusters: int, config: PretrainConfig):
+        super().__init__()
+        self.hubert = hubert
+        self.head = UnitHead(hubert.config.hidden_size, config.projection_size, num_clusters, config.temperature)
+        self.freeze_conv, self.feature_penalty = config.freeze_conv, config.feature_penalty
+        hubert.feature_extractor.requires_grad_(not config.freeze_conv)
+
+    def forward(self, inputs: Tensor, units: Tensor, is_masked: Tensor, is_kept: list[bool] | None,
+                look_at_unmasked: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """inputs (B, N) samples or (B, T, C) kept features, all T frames real; units, is_masked (B, T).
+
+        Returns the loss summed over hidden frames, and sums for the log (all on the device): loss, frames and correct
+        hidden ones, how often each unit was predicted, and, if looked at, visible frames and correct ones among them.
+        """
+        features = inputs
+        if inputs.ndim == 2:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_conv):
+                features = self.hubert.frontend(inputs)                         # (B, T, C)
+        *_, states = self.hubert.layers(features, None, is_masked, is_kept)     # (B, T, D)
+        hidden, target = states[is_masked], units[is_masked]                    # (S, D), (S,)
+        logits = self.head(hidden)                                              # (S, K)
+        loss = masked_prediction_loss(logits, target)
+        predicted = logits.detach().argmax(-1)
+        sums = {"loss": loss.detach().double(), "masked": is_masked.sum(), "masked_correct": (predicted == target).sum(),
+                "predicted": torch.bincount(predicted, minlength=logits.shape[1])}
+        if look_at_unmasked:
+            with torch.no_grad():
+                guess = self.head(states[~is_masked]).argmax(-1)
+            sums |= {"unmasked": (~is_masked).sum(), "unmasked_correct": (guess == units[~is_masked]).sum()}
+        if not self.freeze_conv:                    # wav2vec 2.0's penalty, here per hidden frame like the loss
+            loss = loss + self.feature_penalty * features.float().square().mean() * is_masked.sum()
+        if is_kept is not None and distributed.world_size() > 1:
+            for index, block in enumerate(self.hubert.encoder.layers):
+                if not is_kept[index]:              # a dropped block still takes part in the gradient reduction
+                    loss = loss + 0.0 * sum(p.sum() for p in block.parameters())
+        return loss, sums
+
+
+def crop_units(units: Units, crops: list[Crop]) -> Tensor:
+    """Units of each crop, all of one length: (B, T) int64. Frame t of a crop has the unit of that very frame."""
+    return torch.stack([units.of(crop.utterance)[crop.start:crop.start + crop.frames] for crop in crops])
+
+
+def draw_mask(crops: list[Crop], config: PretrainConfig, *name: object) -> Tensor:
+    """The mask of a micro-batch, (B, T) bool, drawn from the seed and `name` alone."""
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "mask", *name))
+    counts = torch.tensor([crop.frames for crop in crops])
+    return span_mask(counts, int(counts.max()), config.mask_start_fraction, config.mask_span_frames,
+                     config.mask_min_spans, generator)
+
+
+def draw_kept_layers(hubert: Hubert, seed: int, update: int) -> list[bool] | None:
+    """Blocks that layer drop leaves in for this update: the same on every rank."""
+    if hubert.config.layerdrop == 0:
+        return None
+    generator = torch.Generator().manual_seed(derive_seed(seed, "layerdrop", update))
+    return (torch.rand(hubert.config.num_hidden_layers, generator=generator) >= hubert.config.layerdrop).tolist()
+
+
+def hold_out(counts: Tensor, config: PretrainConfig) -> tuple[Tensor, Tensor]:
+    """Frame counts for training and for validation: an utterance of the other part counts 0 frames. (U,) each."""
+    number = round(len(counts) * config.valid_fraction)
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "valid"))
+    is_valid = torch.zeros(len(counts), dtype=torch.bool)
+    is_valid[torch.randperm(len(counts), generator=generator)[:number]] = True
+    return torch.where(is_valid, 0, counts), torch.where(is_valid, counts, 0)
+
+
+@torch.no_grad()
+def validate(model: MaskedPrediction, source, units: Units, counts: Tensor, config: PretrainConfig,
+             device: torch.device, autocast) -> dict[str, float]:
+    """Masked prediction of the held-out utterances, always under the same masks, in evaluation mode."""
+    model.eval()
+    totals = {}
+    chosen = [u for u in range(len(counts)) if counts[u] >= frames_in(config.min_seconds)]
+    for u in chosen[distributed.rank()::distributed.world_size()]:
+        crops = [Crop(u, 0, min(int(counts[u]), frames_in(config.max_seconds)))]
+        with autocast():
+            _, sums = model(source.batch(crops)[0].to(device), crop_units(units, crops).to(device),
+                            draw_mask(crops, config, "valid", u).to(device), None, True)
+        add_up(totals, sums)
+    model.train()
+    return {f"valid_{key}": value for key, value in ratios(totals, units.num_clusters, device).items()}
+
+
+def add_up(totals: dict[str, Tensor], sums: dict[str, Tensor]) -> None:
+    """Add `sums` to `totals` in place; nothing leaves the device."""
+    for key, value in sums.items():
+        totals[key] = totals[key] + value if key in totals else value
+
+
+def ratios(totals: dict[str, Tensor], num_clusters: int, device: torch.device) -> dict[str, float]:
+    """Sums over all ranks as loss per hidden frame (nats), accuracies, and perplexity of the predicted units."""
+    names = ("loss", "masked", "masked_correct", "unmasked", "unmasked_correct")
+    zero = torch.zeros((), device=device)
+    flat = torch.cat([torch.stack([totals.get(name, zero).double() for name in names]),
+                      totals.get("predicted", zero.expand(num_clusters)).double()])
+    (loss, masked, correct, unmasked, unmasked_correct), predicted = \
+        (part.tolist() for part in distributed.all_reduce_sum(flat).split([len(names), num_clusters]))
+    shares = [n / masked for n in predicted if n]
+    return {"loss": loss / max(masked, 1), "masked_accuracy": correct / max(masked, 1),
+            "unmasked_accuracy": unmasked_correct / max(unmasked, 1),
+            "unit_perplexity": math.exp(-sum(p * math.log(p) for p in shares))}
+
+
+def pretrain(hubert: Hubert, utterances: list, units: Units, config: PretrainConfig, run: str | Path,
+             device: torch.device, precision: str = "auto", frontend: Path | None = None,
+             stop_after: int | None = None) -> Path:
+    """Pretrain `hubert` (in place) to predict `units`; continues from the newest checkpoint in `run`, if there is one.
+
+    Returns `run/encoder`, a Hugging Face directory without the head. frontend: where the frozen conv encoder's output is
+    kept (default: `run/frontend`). stop_after ends early, after that update's checkpoint, as an interruption would.
+    Every rank calls it alike; the global batch does not depend on their number.
+    """
+    run, rank, world = Path(run), distributed.rank(), distributed.world_size()
+    units.check(utterances, "units")
+    torch.manual_seed(derive_seed(config.seed, "head"))
+    model = MaskedPrediction(hubert, units.num_clusters, config).to(device).train()
+    train_counts, valid_counts = hold_out(frame_counts(utterances), config)
+    if config.freeze_conv and config.cache_frontend:
+        source: FrameStore | Waveforms = frontend_store(hubert, utterances, frontend or run / "frontend", device)
+    else:
+        source = Waveforms(utterances, hubert.do_normalize)
+    optimizer = optim.adamw(model.parameters(), config.peak_lr, (config.adam_beta1, config.adam_beta2),
+                            config.adam_eps, config.weight_decay)
+    record = {"pretrain": as_dict(config), "num_clusters": units.num_clusters}
+    start, totals = restore(model, optimizer, run, record)
+    journal = log.Log(run / "log.jsonl")
+    journal.keep_until(start)
+    wrapped = distributed.replicate(model, device)
+    autocast = distributed.autocast(device, precision)
+    per_update = max(1, round(config.batch_seconds / config.micro_batch_seconds))
+    stream = itertools.islice(pretraining_micro_batches(train_counts, config), start * per_update, None)
+    batches = ahead(_load(stream, per_update, source, units, config, start + 1))
+    model.train()
+    began, seen = time.monotonic(), 0.0
+    for update in range(start + 1, config.updates + 1):
+        lr = optim.linear_schedule(update, config.peak_lr, config.warmup_updates, config.updates)
+        logs = update % config.log_every_updates == 0 or update == config.updates
+        micro_batches, masked_frames, audio_seconds = next(batches)
+        is_kept = draw_kept_layers(hubert, config.seed, update)
+        for index, (inputs, targets, is_masked, weight) in enumerate(micro_batches):
+            torch.manual_seed(derive_seed(config.seed, "dropout", update, index * world + rank))
+            more = index + 1 < len(micro_batches)
+            with wrapped.no_sync() if more and world > 1 else contextlib.nullcontext():
+                with autocast():
+                    loss, sums = wrapped(inputs.to(device), targets.to(device), is_masked.to(device), is_kept, logs)
+                # DDP averages gradients over ranks; the factor turns that into the mean over all hidden frames.
+                (loss * weight * world / masked_frames).backward()
+            if weight:
+                add_up(totals, sums)
+        norm, skipped = optim.step(optimizer, lr, config.clip_norm)
+        add_up(totals, {"skipped": skipped, "updates": torch.ones_like(skipped)})
+        seen += audio_seconds
+        if logs:
+            optim.stop_if_skipping(totals, update)
+            elapsed = time.monotonic() - began
+            journal.write({"update": update, **ratios(totals, units.num_clusters, device), "lr": lr,
+                           "gradient_norm": float(norm), "skipped_updates": int(totals["skipped"]),
+                           "audio_seconds_per_second": round(seen / elapsed, 1),
+                           "seconds_left": round(elapsed / (update - start) * (config.updates - update))})
+            totals.clear()
+        if update % config.valid_every_updates == 0 or update == config.updates:
+            if valid_counts.any():
+                found = validate(model, source, units, valid_counts, config, device, autocast)
+                journal.write({"update": update, **found})
+        if update % config.save_every_updates == 0 or update in (config.updates, stop_after):
+            save(model, optimizer, run, update, totals, record, config.keep_checkpoints)
+        if update == stop_after:
+            break
+    else:
+        if rank == 0:
+            hubert.save_pretrained(run / "encoder")
+            files.write_json(run / "pretrain.json", record)
+    distributed.barrier()
+    return run / "encoder"
+
+
+def _load(stream, per_update: int, source, units: Units, config: PretrainConfig, update: int):
+    """Yield each update's share of this rank: micro-batches (inputs, units, mask, weight), hidden frames, seconds.
+
+    Micro-batch i goes to rank i mod W. Where they do not divide evenly, a rank repeats one with weight 0, so that all
+    take part in the reduction.
+    """
+    rank, world = distributed.rank(), distributed.world_size()
+    for update in itertools.count(update):
+        crops = list(itertools.islice(stream, per_update))
+        masks = [draw_mask(crop, config, update, index) for index, crop in enumerate(crops)]
+        turns = [(rank + world * turn) for turn in range(math.ceil(per_update / world))]
+        mine = [(index, 1.0) if index < per_update else (0, 0.0) for index in turns]
+        yield ([(source.batch(crops[i])[0], crop_units(units, crops[i]), masks[i], weight) for i, weight in mine],
+               sum(int(mask.sum()) for mask in masks),
+               sum(crop.frames for group in crops for crop in group) / FRAME_RATE)
+
+
+def save(model: MaskedPrediction, optimizer, run: Path, update: int, totals: dict, record: dict, keep: int) -> None:
+    """Write the checkpoint of `update`."""
+    head = {f"head.{name}": x for name, x in model.head.state_dict().items()}
+    checkpoint.save(run, update, model.hubert.config, model.hubert.state_dict(), head,
+                    {"update": update, "optimizer": optimizer.state_dict(), "totals": totals,
+                     "record": files.digest_of(record)}, model.hubert.do_normalize, keep)
+
+
+def restore(model: MaskedPrediction, optimizer, run: Path, record: dict) -> tuple[int, dict[str, Tensor]]:
+    """Load the newest checkpoint of `run` into model and optimizer: its update (0 without one) and running sums.
+
+    Raises ValueError where it was made with another configuration.
+    """
+    found = checkpoint.latest(run)
+    if found is None:
+        return 0, {}
+    state, head, training = found
+    if training["record"] != files.digest_of(record):
+        raise ValueError(f"{run}: its checkpoint was made with another configuration or number of units; continue with "
+                         "that one, or choose another run directory")
+    model.hubert.load(state, str(run))
+    model.head.load_state_dict({name.removeprefix("head."): x for name, x in head.items()})
+    optimizer.load_state_dict(training["optimizer"])
+    device = next(model.parameters()).device
+    log.say(f"{run}: continues after update {training['update']}")
+    return training["update"], {key: x.to(device) for key, x in training["totals"].items()}

@@ -1,0 +1,214 @@
+"""Frames -> units (HuBERT, Sec. II-B): MFCC or the states of a layer, k-means, one cluster index per 20 ms frame.
+
+A `Codebook` is fitted or given; `Units` are its nearest centroids for every utterance of a manifest. The same two steps
+make the units of task-adaptive pretraining and the pseudo-emotion units of the alignment paper (Sec. 2.2).
+"""
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from framealign import distributed, files, interop, kmeans, log
+from framealign.config import KMeansConfig, as_dict
+from framealign.data import FrameStore, frame_counts
+from framealign.mfcc import mfcc
+from framealign.model import Hubert
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Centroids (K, F) float32 with the frames each won (K,) int64, the mean squared distance and where it is from."""
+    centroids: Tensor
+    counts: Tensor
+    inertia: float
+    record: dict
+
+    @classmethod
+    def fit(cls, frames, num_clusters: int, seed: int = 0, config: KMeansConfig = KMeansConfig(),
+            record: dict | None = None) -> "Codebook":
+        """Fit to frames (S, F), a float tensor or an iterable of such chunks. Same seed, same codebook."""
+        config = KMeansConfig(**{**as_dict(config), "seed": seed})
+        centroids, counts, inertia = kmeans.fit(frames, num_clusters, config)
+        return cls(centroids.cpu(), counts.cpu(), float(inertia), {"seed": seed, **(record or {})})
+
+    def assign(self, frames: Tensor) -> Tensor:
+        """Nearest centroid of each frame: (S, F) -> (S,) int64. Raises ValueError where the widths differ."""
+        if frames.shape[-1] != self.centroids.shape[1]:
+            raise ValueError(f"codebook of {self.centroids.shape[1]} dimensions cannot label frames of "
+                             f"{frames.shape[-1]}: it was fitted on another model or feature")
+        return kmeans.assign(frames, self.centroids.to(frames.device))
+
+    def write(self, path: str | Path) -> None:
+        """Write `codebook.safetensors`: centroids, counts; inertia and the record as metadata."""
+        metadata = {"inertia": json.dumps(self.inertia), "record": json.dumps(self.record)}
+        with files.write_atomically(path) as temporary:
+            safetensors.torch.save_file({"centroids": self.centroids.contiguous(), "counts": self.counts}, temporary,
+                                        metadata)
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Codebook":
+        """Read `codebook.safetensors`; also `.npy` and scikit-learn's joblib file (fairseq's `*_km500.bin`)."""
+        centroids = torch.from_numpy(np.ascontiguousarray(interop.read_centroids(path), dtype=np.float32))
+        counts, metadata = torch.zeros(len(centroids), dtype=torch.int64), {}
+        if Path(path).suffix == ".safetensors":
+            with safetensors.safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                counts = file.get_tensor("counts") if "counts" in file.keys() else counts
+        try:
+            record = json.loads(metadata.get("record", "{}"))
+            inertia = float(json.loads(metadata.get("inertia", "NaN")))
+        except (json.JSONDecodeError, TypeError, ValueError):
+            raise ValueError(f"{path}: its metadata is not what a codebook holds") from None
+        return cls(centroids, counts, inertia, record or {"source": str(path)})
+
+
+@dataclass(frozen=True)
+class Units:
+    """One unit per frame of every utterance, flat, in manifest order: units (S,) int32, offsets (U + 1,) int64."""
+    units: Tensor
+    offsets: Tensor
+    num_clusters: int
+    record: dict
+
+    def of(self, utterance: int) -> Tensor:
+        """Units of one utterance, (T,) int64."""
+        return self.units[self.offsets[utterance]:self.offsets[utterance + 1]].long()
+
+    def check(self, utterances: list, where: str) -> None:
+        """Raise ValueError unless there is one unit for every frame of these utterances."""
+        counts = frame_counts(utterances)
+        found = self.offsets.diff()
+        if len(found) != len(counts):
+            raise ValueError(f"{where}: units of {len(found)} utterances, the manifest has {len(counts)}; make the "
+                             "units of this manifest")
+        for u in torch.nonzero(found != counts).flatten().tolist()[:1]:
+            raise ValueError(f"{where}: utterance {utterances[u].id} has {int(found[u])} units but {int(counts[u])} "
+                             "frames; make the units of this manifest")
+
+    def write(self, path: str | Path) -> None:
+        """Write `units.safetensors`: flat int16 (or int32) units, offsets, and where they are from as metadata."""
+        small = self.num_clusters <= 2 ** 15
+        content = {"units": self.units.to(torch.int16 if small else torch.int32), "offsets": self.offsets}
+        metadata = {"num_clusters": str(self.num_clusters), "record": json.dumps(self.record)}
+        with files.write_atomically(path) as temporary:
+            safetensors.torch.save_file(content, temporary, metadata)
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Units":
+        """Read `units.safetensors`. Raises ValueError for a file that is not one."""
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                metadata, units, offsets = file.metadata(), file.get_tensor("units"), file.get_tensor("offsets")
+            found = cls(units.int(), offsets, int(metadata["num_clusters"]), json.loads(metadata["record"]))
+        except FileNotFoundError:
+            raise ValueError(f"{path}: no such file") from None
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError, struct.error) as error:
+            raise ValueError(f"{path}: not a units file: {error}") from None
+        if offsets.dtype != torch.int64 or offsets.ndim != 1 or len(offsets) < 1 or int(offsets[0]) != 0 \
+                or int(offsets[-1]) != len(units) or (offsets.diff() < 0).any():
+            raise ValueError(f"{path}: its offsets do not fit its units")
+        if len(units) and not 0 <= int(found.units.min()) <= int(found.units.max()) < found.num_clusters:
+            raise ValueError(f"{path}: holds units outside 0 .. {found.num_clusters - 1}")
+        return found
+
+    def write_km(self, path: str | Path) -> None:
+        """Write fairseq's `.km` text: a line per utterance, its units separated by blanks."""
+        lines = [" ".join(map(str, self.of(u).tolist())) for u in range(len(self.offsets) - 1)]
+        files.write_text(path, "".join(line + "\n" for line in lines))
+
+    @classmethod
+    def read_km(cls, path: str | Path, num_clusters: int | None = None) -> "Units":
+        """Read fairseq's `.km` text. num_clusters: None for the largest unit + 1. Raises ValueError with the line."""
+        rows = []
+        try:
+            for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+                words = line.split()
+                bad = next((word for word in words if not (word.isascii() and word.isdigit() and len(word) < 10)), None)
+                if bad is not None or not words:
+                    raise ValueError(f"{path}:{number}: units must be whole numbers separated by blanks, got "
+                                     f"{(bad or '')[:40]!r}")
+                rows.append(torch.tensor([int(word) for word in words], dtype=torch.int32))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: not readable as text: {error}") from None
+        if not rows:
+            raise ValueError(f"{path}: holds no line of units")
+        units = torch.cat(rows)
+        largest = int(units.max()) + 1
+        if num_clusters is not None and largest > num_clusters:
+            raise ValueError(f"{path}: holds unit {largest - 1}, the codebook has {num_clusters}")
+        offsets = torch.tensor([0] + [len(row) for row in rows]).cumsum(0)
+        return cls(units, offsets, num_clusters or largest, {"source": str(path)})
+
+
+def mfcc_store(utterances: list, directory: Path) -> FrameStore:
+    """13 MFCC with deltas and delta-deltas of every utterance, from the waveform as it is in the file."""
+    return FrameStore.fill(directory, utterances, 39, lambda waveforms: [mfcc(x) for x in waveforms],
+                           files.digest_of(["mfcc", identity(utterances)]), do_normalize=False, what="MFCC")
+
+
+def state_store(hubert: Hubert, layer: int, utterances: list, directory: Path, device: torch.device) -> FrameStore:
+    """States of one layer of every utterance; the layers above it are not computed. Nothing is masked."""
+    if not 0 <= layer <= hubert.config.num_hidden_layers:
+        raise ValueError(f"layer must be in [0, {hubert.config.num_hidden_layers}], got {layer}")
+    hubert = hubert.to(device).eval()
+
+    def compute(waveforms: list[Tensor]) -> list[Tensor]:
+        batch, num_samples = padded(waveforms, device)
+        states = hubert.states(batch, num_samples, layer)                       # (B, T, D)
+        return [x[:n] for x, n in zip(states, hubert.num_frames(num_samples).tolist())]
+
+    return _filled(hubert, directory, utterances, hubert.config.hidden_size, compute, f"layer {layer}")
+
+
+def frontend_store(hubert: Hubert, utterances: list, directory: Path, device: torch.device) -> FrameStore:
+    """Output of the (frozen) conv encoder for every utterance: what training would otherwise compute every epoch."""
+    hubert = hubert.to(device).eval()
+
+    def compute(waveforms: list[Tensor]) -> list[Tensor]:
+        batch, num_samples = padded(waveforms, device)
+        return [x[:n] for x, n in zip(hubert.frontend(batch, num_samples), hubert.num_frames(num_samples).tolist())]
+
+    return _filled(hubert, directory, utterances, hubert.config.conv_dim[-1], compute, "frontend")
+
+
+def _filled(hubert: Hubert, directory: Path, utterances: list, width: int, compute, what: str) -> FrameStore:
+    state = hubert.feature_extractor.state_dict() if what == "frontend" else hubert.state_dict()
+    key = files.digest_of([what, hubert.do_normalize, digest_of_state(state), identity(utterances)])
+    with torch.inference_mode():
+        return FrameStore.fill(directory, utterances, width, compute, key, hubert.do_normalize, what)
+
+
+def padded(waveforms: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Waveforms (N,) as one zero-padded batch (B, N) and their lengths (B,), on `device`."""
+    batch = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True).to(device)
+    return batch, torch.tensor([len(x) for x in waveforms], device=device)
+
+
+def identity(utterances: list) -> str:
+    """Digest of which utterances these are (id, path, length), in their order."""
+    return files.digest_of([(u.id, str(u.path), u.num_samples) for u in utterances])
+
+
+def digest_of_state(state: dict[str, Tensor]) -> str:
+    """Digest of names and values of a state dict."""
+    return files.digest_of([(name, files.digest_bytes(x.detach().cpu().contiguous().numpy().tobytes()))
+                            for name, x in sorted(state.items())])
+
+
+def make_units(store: FrameStore, utterances: list, num_clusters: int, config: KMeansConfig,
+               codebook: Codebook | None, record: dict) -> tuple[Units, Codebook]:
+    """Units of every utterance from its kept frames, by the codebook given or by one fitted to them."""
+    if codebook is None:
+        log.say(f"k-means: {num_clusters} clusters, {min(config.max_frames, int(store.counts.sum()))} frames")
+        codebook = Codebook.fit(store.draw(config.max_frames, config.seed), num_clusters, config.seed, config, record)
+    rank, world = distributed.rank(), distributed.world_size()
+    mine = {u: codebook.assign(store.read(u)).to(torch.int32).numpy() for u in range(rank, len(utterances), world)}
+    units = {u: x for part in distributed.all_gather_objects(mine) for u, x in part.items()}
+    flat = torch.from_numpy(np.concatenate([units[u] for u in range(len(utterances))]))
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), store.counts.cumsum(0)])
+    return Units(flat, offsets, len(codebook.centroids), {**record, "manifest": identity(utterances)}), codebook

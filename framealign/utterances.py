@@ -1,0 +1,173 @@
+"""What an utterance is, and which ones a protocol trains, selects and tests on (leave one session out).
+
+Pure lists, no files: `corpus.py` reads and writes them. The five protocols (`--selection`) differ in what the number
+means, so each says here in one place which utterances it looks at before the test.
+"""
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from framealign.config import SELECTIONS
+from framealign.frames import SAMPLE_RATE
+
+CLASSES = ("neutral", "happy", "angry", "sad")
+OPTIMISTIC = ("reference", "best-test")             # protocols that look at the test session before the test
+
+_TURN = re.compile(r"(\w+)_[FM](?:\d{3}|XX\d)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One labelled or unlabelled stretch of speech in a sound file of its own."""
+    id: str                                         # unique in its corpus, safe as a file name
+    path: Path                                      # absolute
+    num_samples: int                                # at 16 kHz
+    session: str = ""
+    speaker: str = ""
+    gender: str = ""                                # F or M where known
+    label: str = ""                                 # "": unlabelled
+    style: str = ""                                 # IEMOCAP: impro or script
+
+    @property
+    def dialogue(self) -> str:
+        """The dialogue of an IEMOCAP-like id, Ses01F_impro01 of Ses01F_impro01_M013; "" for other ids."""
+        turn = _TURN.fullmatch(self.id)
+        return turn[1] if turn else ""
+
+
+@dataclass(frozen=True)
+class Split:
+    """What to train on, select on (empty: no selection) and test on, and a name for it, safe as a file name."""
+    train: list[Utterance]
+    valid: list[Utterance]
+    test: list[Utterance]
+    name: str
+
+
+def split(utterances: Iterable[Utterance], session: str, selection: str, validate_on: str = "session",
+          classes: Sequence[str] = CLASSES) -> list[Split]:
+    """The splits of one fold, which holds `session` out, among the labelled utterances. By `selection`:
+
+    - `clean`: validation is the session after the held-out one (after the last comes the first), or with `validate_on`
+      "speaker" that session's first speaker by name; the rest trains, the held-out session tests. One split.
+    - `last`, and `best-test`, which selects on the test part itself: no validation. One split.
+    - `speaker`, and `reference`, which differs in what is reported: each speaker of the held-out session validates
+      once while the session's others test, so two splits for a session of two speakers.
+
+    Raises ValueError for an unknown session or selection; too few sessions or speakers; utterances without a session,
+    or without a speaker where the protocol needs one; a class that a part has no utterance of; and, outside
+    `reference` and `best-test`, a speaker in two parts.
+    """
+    if selection not in SELECTIONS or validate_on not in ("session", "speaker"):
+        raise ValueError(f"selection must be one of {', '.join(SELECTIONS)} and validate_on session or speaker, "
+                         f"got {selection} and {validate_on}")
+    labelled = [utterance for utterance in utterances if utterance.label]
+    if not labelled:
+        raise ValueError("no utterance has a label, nothing to train or test on; fill in the manifest's column label")
+    sessions = _sessions(labelled, session, at_least=3 if (selection, validate_on) == ("clean", "session") else 2)
+    held_out = [utterance for utterance in labelled if utterance.session == session]
+    others = [utterance for utterance in labelled if utterance.session != session]
+    name = f"session{session}"
+    if selection in ("last", "best-test"):
+        splits = [Split(others, [], held_out, name)]
+    elif selection == "clean":
+        chosen = sessions[(sessions.index(session) + 1) % len(sessions)]
+        following = [utterance for utterance in others if utterance.session == chosen]
+        speaker = _speakers(following, chosen)[0] if validate_on == "speaker" else None
+        valid = [utterance for utterance in following if speaker in (None, utterance.speaker)]
+        ids = {utterance.id for utterance in valid}
+        splits = [Split([utterance for utterance in others if utterance.id not in ids], valid, held_out, name)]
+    else:
+        splits = [Split(others, [utterance for utterance in held_out if utterance.speaker == speaker],
+                        [utterance for utterance in held_out if utterance.speaker != speaker],
+                        f"{name}-valid-{speaker}") for speaker in _speakers(held_out, session)]
+    for part in splits:
+        _check_classes(part, session, classes)
+        if selection not in OPTIMISTIC:
+            check_speakers(part)
+    return splits
+
+
+def check_speakers(part: Split) -> None:
+    """Raise ValueError naming a speaker (where speakers are known) who is in two of train, valid and test."""
+    seen: dict[str, tuple[str, Utterance]] = {}
+    for place, utterances in (("training", part.train), ("validation", part.valid), ("test", part.test)):
+        for utterance in utterances:
+            first, other = seen.setdefault(utterance.speaker, (place, utterance))
+            if utterance.speaker and first != place:
+                raise ValueError(f"{part.name}: speaker {utterance.speaker} is in the {first} part ({other.id}) and in "
+                                 f"the {place} part ({utterance.id}); the result would be optimistic: give each "
+                                 f"speaker one session, or choose a protocol marked so ({', '.join(OPTIMISTIC)})")
+
+
+def pretraining_utterances(utterances: Sequence[Utterance], session: str, data: str) -> list[Utterance]:
+    """What the stages before fine-tuning of one fold hear, labelled or not.
+
+    `transductive`: everything, the held-out session's sound (never its labels) included, as in the reference.
+    `inductive`: everything but the held-out session. Raises ValueError for another word or an unknown session.
+    """
+    if data not in ("transductive", "inductive"):
+        raise ValueError(f"pretraining data must be transductive or inductive, got {data}")
+    if data == "transductive":
+        return list(utterances)
+    _sessions([utterance for utterance in utterances if utterance.session], session, at_least=2)
+    return [utterance for utterance in utterances if utterance.session != session]
+
+
+def summary(utterances: Sequence[Utterance], classes: Sequence[str] = CLASSES) -> str:
+    """A table of utterances by session and class, with hours of sound, a row per session and one for all."""
+    counts, hours = Counter(), Counter()            # by session; "" stands for all of them
+    for utterance in utterances:
+        for row in (utterance.session or "unknown", ""):
+            counts[row, utterance.label or "unlabelled"] += 1
+            hours[row] += utterance.num_samples / SAMPLE_RATE / 3600
+    names = [*classes, *(["unlabelled"] if counts["", "unlabelled"] else [])]
+    lines = [["session", *names, "total", "hours"]]
+    for row in (*_in_order(hours.keys() - {""}), ""):
+        numbers = [counts[row, name] for name in names]
+        lines.append([row or "all", *map(str, numbers), str(sum(numbers)), f"{hours[row]:.2f}"])
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Sorted, numbers by value: 1, 2, 10, A."""
+    return sorted(names, key=lambda name: (0, int(name), name) if name.isascii() and name.isdigit() else (1, 0, name))
+
+
+def _sessions(utterances: Sequence[Utterance], session: str, at_least: int) -> list[str]:
+    """Names of the sessions in order. Raises ValueError where `session` is none of them or they are too few."""
+    nameless = next((utterance for utterance in utterances if not utterance.session), None)
+    if nameless:
+        raise ValueError(f"utterance {nameless.id} has no session, and a session must be held out; "
+                         "fill in the manifest's column session")
+    sessions = _in_order({utterance.session for utterance in utterances})
+    if session not in sessions:
+        raise ValueError(f"no utterance of session {session}; there are: {', '.join(sessions) or 'none'}")
+    if len(sessions) < at_least:
+        raise ValueError(f"session {session} cannot be held out: the protocol needs at least {at_least} sessions "
+                         f"with labels, there are {len(sessions)} ({', '.join(sessions)})")
+    return sessions
+
+
+def _speakers(utterances: Sequence[Utterance], session: str) -> list[str]:
+    """Names of a session's speakers, sorted. Raises ValueError where they are not known or fewer than two."""
+    speakers = sorted({utterance.speaker for utterance in utterances})
+    if len(speakers) < 2 or "" in speakers:
+        known = "utterances without a speaker" if "" in speakers else f"one speaker ({', '.join(speakers)})"
+        raise ValueError(f"session {session} has {known}; validating on one of a session's speakers needs two or more")
+    return speakers
+
+
+def _check_classes(part: Split, session: str, classes: Sequence[str]) -> None:
+    """Raise ValueError where train, valid (unless empty) or test has no utterance of one of the classes."""
+    for place, utterances in (("training", part.train), ("validation", part.valid), ("test", part.test)):
+        labels = {utterance.label for utterance in utterances}
+        missing = [name for name in classes if name not in labels]
+        if missing and (utterances or place != "validation"):
+            sessions = ", ".join(_in_order({utterance.session for utterance in utterances})) or "none"
+            raise ValueError(f"holding out session {session}: the {place} part (of session {sessions}) has no "
+                             f"utterance labelled {' or '.join(missing)}; hold out another session, choose another "
+                             "--selection, or leave the class out")

@@ -1,0 +1,129 @@
+"""Source-filter synthesis of speech: control tracks in, sound out (Fant 1960; digital resonators as in Klatt 1980).
+
+Glottal pulses and noise, both white, pass through four gliding formants, the speaker's higher formants and a spectral
+tilt that stands for glottis and lips together; friction noise has a band of its own. No sample is visited by a Python
+loop: windows of 10 ms are filtered in the frequency domain and overlap-added.
+"""
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from framealign import frames
+
+STEP = 80                                           # samples, 5 ms: speech is planned in steps
+WINDOW, FFT_SIZE = 2 * STEP, 6 * STEP               # samples: 10 ms of source, 20 ms more of ringing
+
+VOWELS = (                                          # F1 to F4 in Hz, men (Peterson and Barney 1952; F4 is ours)
+    (270, 2290, 3010, 3600), (390, 1990, 2550, 3500), (530, 1840, 2480, 3500), (660, 1720, 2410, 3500),
+    (730, 1090, 2440, 3400), (570, 840, 2410, 3400), (440, 1020, 2240, 3300), (300, 870, 2240, 3300),
+    (640, 1190, 2390, 3400), (490, 1350, 1690, 3200),
+)
+BANDWIDTHS = (80.0, 100.0, 150.0, 220.0)            # Hz, of F1 to F4
+HIGHER_FORMANTS, HIGHER_BANDWIDTH = (4400.0, 5400.0, 6400.0), 400.0   # Hz; they do not glide
+
+OFF = -90.0                                         # dB: silent
+# A consonant is one or two segments: (seconds, formants or None for the vowel's, voice dB, noise dB, noise Hz, width Hz)
+Segment = tuple[float, tuple[float, ...] | None, float, float, float, float]
+LABIAL, ALVEOLAR, VELAR = (300, 900, 2200, 3300), (320, 1700, 2600, 3500), (300, 2000, 2400, 3400)
+CONSONANTS: tuple[tuple[Segment, ...], ...] = (
+    ((0.07, (260, 1000, 2200, 3300), -10.0, OFF, 1000.0, 500.0),),                                      # m
+    ((0.07, (260, 1600, 2500, 3400), -10.0, OFF, 1000.0, 500.0),),                                      # n
+    ((0.06, (360, 1200, 2700, 3500), -6.0, OFF, 1000.0, 500.0),),                                       # l
+    ((0.06, (350, 1200, 1600, 3200), -6.0, OFF, 1000.0, 500.0),),                                       # r
+    ((0.06, (300, 700, 2200, 3300), -6.0, OFF, 1000.0, 500.0),),                                        # w
+    ((0.10, ALVEOLAR, OFF, -4.0, 6000.0, 1200.0),),                                                     # s
+    ((0.10, (320, 1800, 2500, 3500), OFF, -2.0, 3200.0, 900.0),),                                       # sh
+    ((0.09, LABIAL, OFF, -14.0, 5000.0, 4000.0),),                                                      # f
+    ((0.07, ALVEOLAR, -10.0, -10.0, 6000.0, 1200.0),),                                                  # z
+    ((0.06, LABIAL, -8.0, -20.0, 5000.0, 4000.0),),                                                     # v
+    ((0.06, None, OFF, -12.0, 1500.0, 1500.0),),                                                        # h
+    ((0.05, LABIAL, OFF, OFF, 1000.0, 1000.0), (0.015, LABIAL, OFF, -4.0, 1000.0, 1000.0)),             # p
+    ((0.05, ALVEOLAR, OFF, OFF, 4500.0, 1500.0), (0.020, ALVEOLAR, OFF, 0.0, 4500.0, 1500.0)),          # t
+    ((0.05, VELAR, OFF, OFF, 2200.0, 600.0), (0.025, VELAR, OFF, -2.0, 2200.0, 600.0)),                 # k
+    ((0.05, LABIAL, -18.0, OFF, 1000.0, 1000.0), (0.010, LABIAL, -8.0, -8.0, 1000.0, 1000.0)),          # b
+    ((0.05, ALVEOLAR, -18.0, OFF, 4000.0, 1500.0), (0.010, ALVEOLAR, -8.0, -6.0, 4000.0, 1500.0)),      # d
+)
+
+
+@dataclass
+class Tracks:
+    """All that the vocal tract does, per step of 5 ms: arrays (C,), formants (C, 4)."""
+    f0_hz: np.ndarray
+    voice: np.ndarray                               # amplitude of the pulses
+    breath: np.ndarray                              # amplitude of noise through the formants
+    noise: np.ndarray                               # amplitude of friction noise
+    noise_hz: np.ndarray
+    noise_width_hz: np.ndarray
+    formants_hz: np.ndarray
+    higher_formants_hz: np.ndarray                  # (3,): of the whole utterance
+    tilt_db_per_octave: np.ndarray
+    jitter: np.ndarray
+    shimmer: np.ndarray
+
+
+def amplitude(db: float | np.ndarray) -> np.ndarray:
+    return np.power(10.0, np.asarray(db) / 20)
+
+
+def smooth(x: np.ndarray, seconds: float) -> np.ndarray:
+    """Moving Hann average of the steps (C,) or (C, F), edges held."""
+    half = max(1, round(seconds * frames.SAMPLE_RATE / STEP / 2))
+    weights = np.hanning(2 * half + 3)[1:-1]
+    padded = np.pad(x, ((half, half),) + ((0, 0),) * (x.ndim - 1), mode="edge")
+    return sum(w * padded[i:i + len(x)] for i, w in enumerate(weights / weights.sum()))
+
+
+def _pulses(tracks: Tracks, rng: np.random.Generator) -> np.ndarray:
+    """Glottal impulses of unit power, band-limited, with jitter and shimmer: (N,)."""
+    N = len(tracks.f0_hz) * STEP
+    sample = np.arange(N)
+    f0_hz = np.interp(sample, np.arange(0, N, STEP) + STEP / 2, tracks.f0_hz)           # (N,)
+    phase = np.cumsum(f0_hz) / frames.SAMPLE_RATE                                       # (N,) periods
+    at = np.interp(np.arange(1, int(phase[-1])), phase, sample)                         # (pulses,) samples
+    period, step = frames.SAMPLE_RATE / f0_hz[at.astype(int)], at.astype(int) // STEP
+    at = at + period * tracks.jitter[step] * np.clip(rng.normal(size=len(at)), -2.5, 2.5)
+    height = np.sqrt(period) * tracks.voice[step] * (1 + tracks.shimmer[step] * rng.normal(size=len(at)))
+    near = np.floor(at).astype(int)[:, None] + np.arange(-3, 5)                         # (pulses, 8) samples
+    away = near - at[:, None]
+    taps = height[:, None] * np.sinc(away) * np.cos(np.pi / 8 * away.clip(-4, 4)) ** 2
+    return np.bincount(near.clip(0, N - 1).ravel(), taps.ravel(), minlength=N)
+
+
+@functools.cache
+def _spectral_constants() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the FFT's bins: frequency in Hz, octaves above 500 Hz (not below 200 Hz), exp(-j w). All (bins,)."""
+    hz = np.fft.rfftfreq(FFT_SIZE, 1 / frames.SAMPLE_RATE)
+    return hz, np.log2(np.maximum(hz, 200) / 500), np.exp(-2j * np.pi * hz / frames.SAMPLE_RATE)
+
+
+def _denominator(formant_hz: np.ndarray, bandwidth_hz: float) -> np.ndarray:
+    """1 over the response of digital resonators (Klatt 1980) with gain 1 at 0 Hz. formant_hz (C,): (C, bins) complex."""
+    delay = _spectral_constants()[2]
+    radius = np.exp(-np.pi * bandwidth_hz / frames.SAMPLE_RATE)
+    b = 2 * radius * np.cos(2 * np.pi * np.minimum(formant_hz, 7600) / frames.SAMPLE_RATE)
+    gain = 1 - b + radius ** 2                      # (C,)
+    return (1 / gain)[:, None] - (b / gain)[:, None] * delay + (radius ** 2 / gain)[:, None] * delay ** 2
+
+
+def render(tracks: Tracks, rng: np.random.Generator) -> np.ndarray:
+    """The sound of the tracks (C steps): (N,) float64 with N = 80 C; windows of source, filtered and overlap-added."""
+    hz, octaves, _ = _spectral_constants()
+    C = len(tracks.f0_hz)
+    window = np.sin(np.pi * (np.arange(WINDOW) + 0.5) / WINDOW) ** 2                    # sums to 1 at hops of STEP
+    sources = []
+    for source in (_pulses(tracks, rng), rng.normal(size=C * STEP)):
+        blocks = np.lib.stride_tricks.sliding_window_view(np.pad(source, STEP // 2), WINDOW)[::STEP]    # (C, WINDOW)
+        sources.append(np.fft.rfft(blocks * window, FFT_SIZE))                          # (C, bins)
+    voiced, noise = sources
+    denominator = np.prod(_denominator(tracks.higher_formants_hz, HIGHER_BANDWIDTH), axis=0)        # (bins,)
+    for formant_hz, bandwidth_hz in zip(tracks.formants_hz.T, BANDWIDTHS):
+        denominator = denominator * _denominator(formant_hz, bandwidth_hz)              # (C, bins)
+    tilt = amplitude(tracks.tilt_db_per_octave[:, None] * octaves)                     # (C, bins)
+    friction = tracks.noise[:, None] / (1 + ((hz - tracks.noise_hz[:, None]) / tracks.noise_width_hz[:, None]) ** 2)
+    spectrum = (voiced + noise * tracks.breath[:, None]) * tilt / denominator + noise * friction
+    ringing = np.fft.irfft(spectrum, FFT_SIZE).reshape(C, FFT_SIZE // STEP, STEP)
+    sound = np.zeros((C + FFT_SIZE // STEP - 1, STEP))
+    for i in range(FFT_SIZE // STEP):
+        sound[i:i + C] += ringing[:, i]
+    return sound.ravel()[STEP // 2:][:C * STEP]

@@ -1,0 +1,461 @@
+"""Readers and writers of corpora: real temporary files, every error with its file and line."""
+import os
+import random
+import runpy
+import shutil
+import string
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from framealign import corpus
+from framealign.corpus import Utterance
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT.parent / "shared" / "data"
+HEADER = "id\tpath\tnum_samples\tsession\tspeaker\tgender\tlabel\tstyle\n"
+
+
+@pytest.fixture
+def wav(tmp_path) -> Path:
+    """400 samples of noise, the shortest utterance there is."""
+    path = tmp_path / "sound" / "a.wav"
+    path.parent.mkdir()
+    soundfile.write(path, np.random.default_rng(0).normal(scale=0.1, size=400), 16_000)
+    return path
+
+
+@pytest.fixture
+def emodb() -> Path:
+    path = DATA / "emodb4" / "emodb4.tsv"
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    return path
+
+
+def table(tmp_path: Path, text: str | bytes, name: str = "corpus.tsv") -> Path:
+    path = tmp_path / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def refused(of, *words: str) -> None:
+    """`of()` raises a ValueError of one line that has all the words."""
+    with pytest.raises(ValueError) as caught:
+        of()
+    text = str(caught.value)
+    assert "\n" not in text
+    for word in words:
+        assert str(word) in text, f"{word!r} is not in {text!r}"
+
+
+# Manifests and tables
+
+def test_manifest(tmp_path):
+    path = table(tmp_path, HEADER + "Ses01F_impro01_M013\twav/x.wav\t16000\t1\tSes01M\tM\tangry\timpro\n"
+                                    "b\t/data/b.flac\t400\t\t\t\t\t\n")
+    assert corpus.read(path) == [
+        Utterance("Ses01F_impro01_M013", tmp_path / "wav/x.wav", 16_000, "1", "Ses01M", "M", "angry", "impro"),
+        Utterance("b", Path("/data/b.flac"), 400)]
+
+
+def test_round_trip(tmp_path):
+    """200 random utterances come back as they were, wherever their files lie and whatever the names hold."""
+    generator = random.Random(0)
+    letters = string.ascii_letters + string.digits + " '\"&;,#%$äßł語\N{NO-BREAK SPACE}"
+    word = lambda: "".join(generator.choices(letters, k=8))
+    folders = (tmp_path, tmp_path.parent, "/data")
+    utterances = [Utterance(f"{number}{word()}", Path(generator.choice(folders), word(), word()),
+                            generator.randint(400, 10 ** 7), word(), word(), generator.choice("FM"),
+                            generator.choice((*corpus.CLASSES, "")), word()) for number in range(200)]
+    corpus.write(tmp_path / "corpus.tsv", utterances)
+    assert corpus.read(tmp_path / "corpus.tsv") == utterances
+    assert [name for name in os.listdir(tmp_path)] == ["corpus.tsv"]
+
+
+def test_files_below_the_manifest_move_with_it(tmp_path, wav):
+    elsewhere = tmp_path / "sounds-elsewhere.wav"                           # beside `sound`, not below it
+    corpus.write(tmp_path / "sound" / "corpus.tsv", [Utterance("a", wav, 400), Utterance("b", elsewhere, 400)])
+    shutil.move(tmp_path / "sound", tmp_path / "moved")
+    assert [u.path for u in corpus.read(tmp_path / "moved" / "corpus.tsv")] == [tmp_path / "moved" / "a.wav", elsewhere]
+
+
+def test_a_manifest_beside_a_relative_path(tmp_path, wav, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    corpus.write("corpus.tsv", [Utterance("a", wav, 400)])
+    assert "\tsound/a.wav\t" in Path("corpus.tsv").read_text()
+    assert corpus.read("corpus.tsv")[0].path == wav
+
+
+@pytest.mark.parametrize("bad, words", [
+    (Utterance("a/b", Path("/a.wav"), 400), ["utterance number 2", "'a/b'", "not safe"]),
+    (Utterance("a", Path("/a\tb.wav"), 400), ["path", "control character"]),
+    (Utterance("a", Path("/a\udcff.wav"), 400), ["path", "control character"]),
+    (Utterance("a", Path("/a.wav"), 399), ["utterance a", ">= 400", "got 399"]),
+    (Utterance("first", Path("/a.wav"), 400), ["utterance number 2", "id first was used before", "number 1"])])
+def test_write_refuses_what_read_would_and_leaves_the_old_file(tmp_path, bad, words):
+    path = table(tmp_path, "old")
+    refused(lambda: corpus.write(path, [Utterance("first", Path("/a.wav"), 400), bad]), *words)
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["corpus.tsv"]
+
+
+@pytest.mark.parametrize("delimiter", ["\t", ",", ";", ", "])
+def test_a_folder_and_a_table(tmp_path, wav, delimiter):
+    """Only path and emotion are needed; the length is read from the sound, the id is the file's stem."""
+    path = table(tmp_path, f"Path{delimiter}Emotion\nsound/a.wav{delimiter}Anger\n", "table.csv")
+    assert corpus.read(path) == [Utterance("a", wav, 400, label="angry")]
+
+
+def test_other_columns_quotes_and_line_ends(tmp_path):
+    path = table(tmp_path, b"\xef\xbb\xbfsentence,gender,path,label,num_samples,text\r\n"
+                           b's1,female,"x, y.wav",exc,500,"two\r\nlines, one ""cell"""\r\n\r\ns2,M,z.wav,,400,\r\n')
+    assert corpus.read(path) == [Utterance("x, y", tmp_path / "x, y.wav", 500, gender="F", label="happy", style="s1"),
+                                 Utterance("z", tmp_path / "z.wav", 400, gender="M", style="s2")]
+
+
+@pytest.mark.parametrize("spelling, name", [
+    ("neu", "neutral"), ("Neutral", "neutral"), ("hap", "happy"), ("happiness", "happy"), ("exc", "happy"),
+    ("EXCITED", "happy"), ("ang", "angry"), ("anger", "angry"), ("sadness", "sad"), (" sad ", "sad"), ("", "")])
+def test_spellings(tmp_path, spelling, name):
+    path = table(tmp_path, f"path\tnum_samples\tlabel\na.wav\t400\t{spelling}\n")
+    assert corpus.read(path)[0].label == name
+
+
+def test_other_classes(tmp_path):
+    path = table(tmp_path, "path,num_samples,label\na.wav,400,exc\nb.wav,400,Excited\n")
+    refused(lambda: corpus.read(path, ("sad", "Excited")), f"{path}:2", "'exc'", "known are sad, excited, sadness;")
+    path = table(tmp_path, "path,num_samples,label\nb.wav,400,excited\n")
+    assert corpus.read(path, ("sad", "Excited"))[0].label == "Excited"
+
+
+def test_emodb_is_read_directly(emodb):
+    utterances = corpus.read(emodb)
+    assert len(utterances) == 339 and all(u.path.is_file() for u in utterances)
+    assert Counter(u.label for u in utterances) == {"angry": 127, "neutral": 79, "happy": 71, "sad": 62}
+    assert utterances[0] == Utterance("03a01Wa", emodb.parent / "audio/03a01Wa.flac", 30_045, "1", "03", "M", "angry",
+                                      "a01")
+    corpus.check_files(utterances)
+    for session in "12345":
+        part, = corpus.split(utterances, session, "clean")
+        assert {u.session for u in part.test} == {session}
+
+
+LINE = "b\tb.wav\t400\t1\ts\tF\tsad\tx\n"
+
+
+@pytest.mark.parametrize("text, line, words", [
+    ("", 1, ["header must name", "path", "label or emotion"]),
+    ("a.wav\tsad\n", 1, ["header must name", "'a.wav, sad'"]),
+    ("path\tid\nx.wav\tx\n", 1, ["header must name", "label or emotion"]),
+    ("path,path,label\n", 1, ["each once"]),
+    ("/data/wav\nx.wav\t16000\n", 1, ["header must name"]),
+    (HEADER + LINE + "a\ta.wav\t400\t1\ts\tF\tsad\n", 3, ["7 columns, the header has 8"]),
+    (HEADER + LINE + "a\ta.wav\t400\t1\ts\tF\tsad\tx\ty\n", 3, ["9 columns"]),
+    ('path,label,"two\nlines"\na.wav,sad\n', 3, ["2 columns, the header has 3", "lines"]),
+    (HEADER + LINE + LINE, 3, ["id b was used before", ":2", "unique"]),
+    ("path,num_samples,label\na/x.wav,400,sad\nb/x.wav,400,sad\n", 3, ["id x was used before", "column id"]),
+    (HEADER + LINE.replace("sad", "disgust"), 2, ["label 'disgust'", "neutral, happy, angry, sad, neu"]),
+    (HEADER + LINE.replace("400", "many"), 2, ["num_samples must be a whole number", "'many'"]),
+    (HEADER + LINE.replace("400", "-400"), 2, ["num_samples", "'-400'"]),
+    (HEADER + LINE.replace("400", "4e2"), 2, ["num_samples", "'4e2'"]),
+    (HEADER + LINE.replace("400", "٤٠٠"), 2, ["num_samples"]),
+    (HEADER + LINE.replace("400", "9" * 40), 2, ["num_samples"]),
+    (HEADER + LINE.replace("400", "399"), 2, ["utterance b", ">= 400", "got 399"]),
+    (HEADER + LINE.replace("b.wav", ""), 2, ["path must be"]),
+    (HEADER + LINE.replace("b\t", "../b\t", 1), 2, ["id '../b'", "not safe as a file name"]),
+    (HEADER + LINE.replace("b\t", "a\\b\t", 1), 2, ["not safe"]),
+    (HEADER + LINE.replace("b\t", ".b\t", 1), 2, ["'.b'", "not safe"]),
+    (HEADER + LINE.replace("b\t", "\t", 1), 2, ["id ''", "not safe"]),
+    (HEADER + LINE.replace("b\t", "b\x1b\t", 1), 2, ["id", "control character"]),
+    (HEADER + LINE.replace("b\t", "ä" * 101 + "\t", 1), 2, ["at most 200 bytes"]),
+    (HEADER + LINE.replace("\t1\t", "\t../1\t"), 2, ["session '../1'", "not safe"]),
+    (HEADER + LINE.replace("\ts\t", "\t/s\t"), 2, ["speaker '/s'", "not safe"]),
+    (HEADER + LINE.replace("b.wav", "b\x07.wav"), 2, ["path"]),
+    (HEADER + LINE + "x" * 70_000, 3, ["at most 65536 bytes"]),
+    (HEADER.encode() + LINE.encode() + b"\xff\xfe", 3, ["not UTF-8"]),
+    (HEADER + LINE + "a\0b", 3, ["not UTF-8 text"]),
+    ('path,num_samples,label\n"a.wav,400,sad\n', 2, ["not a table"])])
+def test_malformed_tables_name_file_and_line(tmp_path, text, line, words):
+    path = table(tmp_path, text)
+    refused(lambda: corpus.read(path), f"{path}:{line}:", *words)
+
+
+def test_tables_that_are_none(tmp_path, wav):
+    refused(lambda: corpus.read(tmp_path / "no.tsv"), tmp_path / "no.tsv", "no such file")
+    refused(lambda: corpus.read(tmp_path), tmp_path, "a folder")
+    refused(lambda: corpus.read(wav), f"{wav}:", "not UTF-8")
+    refused(lambda: corpus.read(table(tmp_path, HEADER)), "corpus.tsv: holds no utterance")
+
+
+def test_a_table_whose_sound_file_is_missing_names_both(tmp_path):
+    path = table(tmp_path, "path,label\nno.wav,sad\n")
+    refused(lambda: corpus.read(path), f"{path}:2:", tmp_path / "no.wav", "no such file")
+
+
+def test_mutated_text_gives_utterances_or_a_value_error(tmp_path):
+    """150 random changes of each text format: never another exception, and what is read is fit to be written."""
+    generator, letters = random.Random(2), b"\t\n\r\0\"',;/. 09azAZ\xc3\xff[]"
+    (tmp_path / "Session1/dialog/EmoEvaluation").mkdir(parents=True)
+    readers = {"corpus.tsv": (corpus.read, HEADER + LINE + LINE.replace("b", "c")),
+               "t.csv": (corpus.read, 'path,num_samples,label\n"a.wav",400,sad\nb.wav,500,hap\n'),
+               "f.tsv": (corpus.read_fairseq, "/data\na.wav\t400\nb/c.wav\t500\n"),
+               "l.scp": (lambda path: list(corpus.from_scp(path, path, path).train), "a /data/a.wav sad\n"),
+               "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt":
+                   (lambda path: corpus.from_iemocap(tmp_path, allow_partial=True), SUMMARY)}
+    for name, (reader, text) in readers.items():
+        for _ in range(150):
+            content = bytearray(text.encode())
+            for _ in range(generator.randint(1, 4)):
+                place = generator.randrange(len(content))
+                content[place:place + generator.randint(0, 3)] = generator.choices(letters, k=generator.randint(0, 3))
+            path = table(tmp_path, bytes(content), name)
+            try:
+                corpus.write(tmp_path / "again.tsv", reader(path))
+            except ValueError as error:
+                assert str(tmp_path) in str(error) and "\n" not in str(error)
+
+
+# fairseq and scp
+
+def test_fairseq_round_trip(tmp_path, wav):
+    utterances = [Utterance("a", wav, 400), Utterance("c", tmp_path / "deep/b b/c.flac", 16_000)]
+    corpus.write_fairseq(tmp_path / "out/train.tsv", utterances)
+    assert (tmp_path / "out/train.tsv").read_text() == f"{tmp_path}\nsound/a.wav\t400\ndeep/b b/c.flac\t16000\n"
+    assert corpus.read_fairseq(tmp_path / "out/train.tsv") == utterances
+
+
+@pytest.mark.parametrize("text, line, words", [
+    ("", 1, ["root folder"]), ("a.wav\t400\n", 1, ["root folder"]), ("/data\na.wav 400\n", 2, ["path<TAB>samples"]),
+    ("/data\na.wav\t\n", 2, ["path<TAB>samples"]), ("/data\na.wav\tx\n", 2, ["num_samples"]),
+    ("/data\na.wav\t300\n", 2, [">= 400"]), ("/data\na/x.wav\t400\n\nb/x.wav\t400\n", 4, ["id x was used before"])])
+def test_malformed_fairseq(tmp_path, text, line, words):
+    path = table(tmp_path, text)
+    refused(lambda: corpus.read_fairseq(path), f"{path}:{line}:", *words)
+
+
+def test_fairseq_without_utterances(tmp_path):
+    refused(lambda: corpus.read_fairseq(table(tmp_path, "/data\n")), "holds no utterance")
+
+
+def scp(tmp_path: Path, wav: Path, name: str, *lines: str) -> Path:
+    return table(tmp_path, "".join(line.replace("WAV", str(wav)) + "\n" for line in lines), name)
+
+
+@pytest.mark.parametrize("labels", [("ang", "sadness", "neutral"), ("2", "3", "0")])
+def test_scp(tmp_path, wav, labels):
+    """Names, or positions in the classes; the speaker is known for names as in IEMOCAP."""
+    train = scp(tmp_path, wav, "train.scp", f"Ses02F_script01_1_M003 WAV {labels[0]}", "",
+                f"x  sound/a.wav\t{labels[2]}")
+    valid = scp(tmp_path, wav, "valid.scp", f"Ses01F_impro01_F000 WAV {labels[1]}")
+    test = scp(tmp_path, wav, "ses1.scp", f"Ses01F_impro01_M000 WAV {labels[1]}")
+    split = corpus.from_scp(train, valid, test)
+    assert split.train == [Utterance("Ses02F_script01_1_M003", wav, 400, "2", "Ses02M", "M", "angry", "script"),
+                           Utterance("x", wav, 400, label="neutral")]
+    assert [u.label for u in split.valid + split.test] == ["sad", "sad"] and split.name == "ses1"
+    assert corpus.from_scp(train, None, test).valid == []
+
+
+def test_scp_path_with_blanks(tmp_path, wav):
+    spaced = tmp_path / "a folder" / "a b.wav"
+    spaced.parent.mkdir()
+    shutil.copy(wav, spaced)
+    path = scp(tmp_path, spaced, "a.scp", "a WAV sad")
+    other = scp(tmp_path, spaced, "b.scp", "b WAV sad")
+    assert corpus.from_scp(path, None, other).train[0].path == spaced
+
+
+@pytest.mark.parametrize("lines, line, words", [
+    (["a WAV"], 1, ["name path label"]), (["a"], 1, ["name path label"]), (["a WAV sad", "b WAV fear"], 2, ["'fear'"]),
+    (["a WAV sad", "b WAV 3"], 2, ["label '3'", "neutral, happy"]), (["a WAV 4"], 1, ["label '4'", "0, 1, 2, 3"]),
+    (["a WAV sad", "a WAV sad"], 2, ["id a was used before"]), (["a no.wav sad"], 1, ["no.wav", "no such file"]),
+    (["../a WAV sad"], 1, ["not safe"])])
+def test_malformed_scp(tmp_path, wav, lines, line, words):
+    train = scp(tmp_path, wav, "train.scp", *lines)
+    numbered = lines[0].split()[-1].isdigit()
+    test = scp(tmp_path, wav, "test.scp", f"t WAV {'3' if numbered else 'sad'}")
+    refused(lambda: corpus.from_scp(train, None, test), f"{train}:{line}:", *words)
+
+
+def test_scp_lists_that_overlap(tmp_path, wav):
+    """An utterance trained and tested on is always refused; a shared speaker unless it is asked for."""
+    train = scp(tmp_path, wav, "train.scp", "Ses01F_impro01_F000 WAV sad", "x WAV sad")
+    same = scp(tmp_path, wav, "same.scp", "x WAV sad")
+    speaker = scp(tmp_path, wav, "speaker.scp", "Ses01M_impro02_F001 WAV sad")
+    for lists in ((train, None, same), (train, same, speaker)):
+        refused(lambda: corpus.from_scp(*lists, allow_overlap=True), train, "utterance x is also in")
+    refused(lambda: corpus.from_scp(train, None, speaker), "speaker Ses01F", "training part", "test part")
+    assert len(corpus.from_scp(train, speaker, speaker, allow_overlap=True).test) == 1
+    refused(lambda: corpus.from_scp(train, None, scp(tmp_path, wav, "empty.scp")), "empty.scp: holds no utterance")
+
+
+# IEMOCAP
+
+SUMMARY = ("% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
+           "[6.2901 - 8.2357]\tSes01F_impro01_F000\tneu\t[2.5000, 2.5000, 2.5000]\n"
+           "C-E2:\tNeutral;\t()\nA-E3:\tval 3; act 2; dom  2;\t()\n\n"
+           "[10.0100 - 11.3925]\tSes01F_impro01_F001\tfru\t[2.5000, 2.5000, 2.5000]\n"
+           "[12.0000 - 13.0000]\tSes01F_impro01_M000\texc\t[2.5000, 2.5000, 2.5000]\n")
+
+
+def small_tree(root: Path, wav: Path, summary: str = SUMMARY) -> Path:
+    """One dialogue of session 1; returns its evaluation file."""
+    evaluation = root / "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt"
+    evaluation.parent.mkdir(parents=True)
+    evaluation.write_text(summary)
+    sound = root / "Session1/sentences/wav/Ses01F_impro01"
+    sound.mkdir(parents=True)
+    for turn in ("F000", "F001", "M000"):
+        os.link(wav, sound / f"Ses01F_impro01_{turn}.wav")
+    return evaluation
+
+
+def golden_tree(root: Path, wav: Path) -> Path:
+    """A tree with exactly the published counts; the sound is one file linked 5,531 times."""
+    for session, (*by_label, improvised, women, _) in corpus.IEMOCAP_COUNTS.items():
+        labels = [label for label, count in zip(corpus.IEMOCAP_LABELS, by_label) for _ in range(count)]
+        random.Random(session).shuffle(labels)
+        texts: dict[str, str] = {}
+        for number, label in enumerate(labels):
+            style = f"impro{number // 60 + 1:02d}" if number < improvised else f"script{number // 60 + 1:02d}_1"
+            gender = "F" if (number * women) % len(labels) < women else "M"     # spread over all labels
+            dialogue = f"Ses0{session}F_{style}"
+            name = f"{dialogue}_{gender}{number % 1000:03d}"
+            folder = root / f"Session{session}/sentences/wav" / dialogue
+            folder.mkdir(parents=True, exist_ok=True)
+            os.link(wav, folder / f"{name}.wav")
+            texts[dialogue] = texts.get(dialogue, "%\n") + (f"[1.0 - 2.0]\t{name}\t{label}\t[1.0, 2.0, 3.0]\n"
+                                                           f"[2.0 - 3.0]\t{dialogue}_M999\txxx\t[1.0, 2.0, 3.0]\n")
+        evaluations = root / f"Session{session}/dialog/EmoEvaluation"
+        (evaluations / "Categorical").mkdir(parents=True)
+        for dialogue, text in texts.items():
+            (evaluations / f"{dialogue}.txt").write_text(text)
+            (evaluations / f"._{dialogue}.txt").write_bytes(b"\x00\x05\x16\x07")
+    return root
+
+
+def test_golden_counts_have_the_published_sums():
+    """The published 4-class corpus: each session, and the sums over the sessions."""
+    cells = corpus.iemocap_cells()
+    columns = ("total", "neu", "ang", "sad", "hap", "exc", "hap+exc", "improvised", "speaker F", "speaker M")
+    published = {"1": (1085, 384, 229, 194, 135, 143, 278, 521, 528, 557),
+                 "2": (1023, 362, 137, 197, 117, 210, 327, 530, 481, 542),
+                 "3": (1151, 320, 240, 305, 135, 151, 286, 627, 522, 629),
+                 "4": (1031, 258, 327, 143, 65, 238, 303, 534, 528, 503),
+                 "5": (1241, 384, 170, 245, 143, 299, 442, 731, 590, 651)}
+    assert cells == {(session, column): number for session, numbers in published.items()
+                     for column, number in zip(columns, numbers)}
+    sums = {column: sum(cells[session, column] for session in "12345") for column in columns}
+    assert tuple(sums.values()) == (5531, 1708, 1103, 1084, 595, 1041, 1636, 2943, 2649, 2882)
+    assert all(cells[session, "speaker F"] + cells[session, "speaker M"] == cells[session, "total"]
+               for session in "12345")
+
+
+def test_a_whole_iemocap_passes_and_one_utterance_less_is_named(tmp_path, wav):
+    root = golden_tree(tmp_path / "IEMOCAP", wav)
+    utterances = corpus.from_iemocap(root)
+    assert len(utterances) == 5531
+    assert Counter(u.label for u in utterances) == {"neutral": 1708, "happy": 1636, "angry": 1103, "sad": 1084}
+    assert Counter(u.gender for u in utterances) == {"F": 2649, "M": 2882}
+    assert len({u.speaker for u in utterances}) == 10
+    assert Counter(u.session for u in utterances) == {"1": 1085, "2": 1023, "3": 1151, "4": 1031, "5": 1241}
+    assert len(corpus.from_iemocap(root, with_excited=False)) == 4490
+
+    evaluation = next(file for file in sorted((root / "Session3/dialog/EmoEvaluation").glob("Ses*impro*.txt")))
+    lines = evaluation.read_text().splitlines(keepends=True)
+    lost = next(line for line in lines if "\tsad\t" in line and "_M" in line.split("\t")[1])
+    evaluation.write_text("".join(line for line in lines if line != lost))
+    refused(lambda: corpus.from_iemocap(root), root, "session 3, sad: found 304, expected 305",
+            "session 3, improvised: found 626, expected 627", "session 3, speaker M: found 628, expected 629",
+            "session 3, total: found 1150, expected 1151", "--allow-partial")
+    refused(lambda: corpus.from_iemocap(root, with_excited=False), "session 3, sad: found 304")
+    assert len(corpus.from_iemocap(root, allow_partial=True)) == 5530
+
+    shutil.rmtree(root / "Session2")
+    refused(lambda: corpus.from_iemocap(root), "session 2, neu: found 0, expected 362", "more cells")
+
+
+def test_iemocap_fields(tmp_path, wav):
+    small_tree(tmp_path, wav)
+    sound = tmp_path / "Session1/sentences/wav/Ses01F_impro01"
+    woman, man = "Ses01F_impro01_F000", "Ses01F_impro01_M000"
+    assert corpus.from_iemocap(tmp_path, allow_partial=True) == [
+        Utterance(woman, sound / f"{woman}.wav", 400, "1", "Ses01F", "F", "neutral", "impro"),
+        Utterance(man, sound / f"{man}.wav", 400, "1", "Ses01M", "M", "happy", "impro")]
+    assert len(corpus.from_iemocap(tmp_path, allow_partial=True, with_excited=False)) == 1
+
+
+def test_iemocap_files_that_are_missing(tmp_path, wav):
+    refused(lambda: corpus.from_iemocap(tmp_path / "no"), tmp_path / "no", "Session1 to Session5")
+    evaluation = small_tree(tmp_path, wav)
+    lost = tmp_path / "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_M000.wav"
+    lost.unlink()
+    refused(lambda: corpus.from_iemocap(tmp_path, allow_partial=True), f"{evaluation}:8:", lost, "no such file")
+
+
+@pytest.mark.parametrize("old, new, line, words", [
+    ("\tneu\t", "\tjoyful\t", 3, ["IEMOCAP's labels", "Ses01F_impro01_F000"]),
+    ("\tneu\t", "\timprovised\t", 3, ["IEMOCAP's labels", "improvised"]),
+    ("\tneu\t", " neu ", 3, ["[start - end]<TAB>utterance<TAB>label"]),
+    ("Ses01F_impro01_F000", "Ses02F_impro01_F000", 3, ["Ses02F_impro01_F000", "session 1"]),
+    ("Ses01F_impro01_F000", "../../../evil", 3, ["'../../../evil'", "not named as in IEMOCAP"]),
+    ("Ses01F_impro01_M000", "Ses01F_impro01_F000", 8, ["Ses01F_impro01_F000 was used before", ":3"])])
+def test_malformed_evaluations(tmp_path, wav, old, new, line, words):
+    evaluation = small_tree(tmp_path, wav, SUMMARY.replace(old, new))
+    refused(lambda: corpus.from_iemocap(tmp_path, allow_partial=True), f"{evaluation}:{line}:", *words)
+
+
+def test_an_iemocap_without_the_four_labels(tmp_path, wav):
+    small_tree(tmp_path, wav, "% nothing\n")
+    refused(lambda: corpus.from_iemocap(tmp_path, allow_partial=True), tmp_path, "holds no utterance")
+
+
+# Checks and the command
+
+def test_check_files(tmp_path, wav):
+    good = Utterance("a", wav, 400)
+    corpus.check_files([good])
+    bad = [Utterance(f"m{number}", tmp_path / f"m{number}.wav", 400) for number in range(4)]
+    refused(lambda: corpus.check_files([good, *bad]), "4 of 5 sound files", tmp_path / "m0.wav", tmp_path / "m2.wav",
+            "no such file", "...")
+    refused(lambda: corpus.check_files([Utterance("a", wav, 401)]), "1 of 1", wav, "400 samples", "says 401")
+
+
+def prepare(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
+    """Run bin/prepare.py in this process: exit status, what it printed, its errors."""
+    monkeypatch.setattr(sys, "argv", ["prepare.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(ROOT / "bin/prepare.py"), run_name="__main__")
+    return caught.value.code, *capsys.readouterr()
+
+
+def test_prepare_as_a_command(tmp_path, wav):
+    small_tree(tmp_path / "IEMOCAP", wav)
+    done = subprocess.run([sys.executable, ROOT / "bin/prepare.py", "--iemocap", tmp_path / "IEMOCAP",
+                           "--allow-partial", "--out", tmp_path / "corpus.tsv"], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1].split() == ["1", "1", "1", "0", "0", "2", "0.00"]
+    assert len(corpus.read(tmp_path / "corpus.tsv")) == 2
+
+
+def test_prepare_options(tmp_path, wav, monkeypatch, capsys):
+    small_tree(tmp_path / "IEMOCAP", wav)
+    iemocap = ("--iemocap", tmp_path / "IEMOCAP", "--out", tmp_path / "corpus.tsv")
+    status, printed, errors = prepare(monkeypatch, capsys, *iemocap)
+    assert (status, printed) == (2, "") and not (tmp_path / "corpus.tsv").exists()
+    assert errors.startswith("error: ") and errors.count("\n") == 1 and "--allow-partial" in errors
+    status, printed, _ = prepare(monkeypatch, capsys, *iemocap, "--allow-partial", "--no-excited")
+    assert status == 0 and len(corpus.read(tmp_path / "corpus.tsv")) == 1
+
+
+def test_prepare_from_lists(tmp_path, wav, monkeypatch, capsys):
+    fairseq = table(tmp_path, f"{wav.parent}\na.wav\t400\n", "f.tsv")
+    status, printed, _ = prepare(monkeypatch, capsys, "--fairseq", fairseq, "--out", tmp_path / "corpus.tsv")
+    assert status == 0 and "unlabelled" in printed
+    status, _, _ = prepare(monkeypatch, capsys, "--table", tmp_path / "corpus.tsv", "--out", tmp_path / "again.tsv")
+    assert status == 0 and (tmp_path / "again.tsv").read_text() == (tmp_path / "corpus.tsv").read_text()

@@ -1,0 +1,181 @@
+"""Which utterances each protocol trains, selects and tests on, and the corpora that no protocol can use."""
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from framealign.config import SELECTIONS
+from framealign.utterances import (CLASSES, OPTIMISTIC, Split, Utterance, check_speakers, pretraining_utterances, split,
+                                   summary)
+
+
+def corpus(num_sessions: int = 5, per_class: int = 2) -> list[Utterance]:
+    """IEMOCAP in small: two speakers per session, `per_class` utterances of each class by each."""
+    return [Utterance(f"Ses{session:02d}F_impro01_{gender}{number:03d}", Path(f"/{session}{gender}{number}.wav"),
+                      16_000, str(session), f"Ses{session:02d}{gender}", gender, CLASSES[number % 4], "impro")
+            for session in range(1, num_sessions + 1) for gender in "FM" for number in range(4 * per_class)]
+
+
+def ids(utterances: list[Utterance]) -> list[str]:
+    return [utterance.id for utterance in utterances]
+
+
+def sessions(utterances: list[Utterance]) -> set[str]:
+    return {utterance.session for utterance in utterances}
+
+
+def speakers(utterances: list[Utterance]) -> set[str]:
+    return {utterance.speaker for utterance in utterances}
+
+
+@pytest.mark.parametrize("name, dialogue", [
+    ("Ses01F_impro01_M013", "Ses01F_impro01"), ("Ses05M_script01_1b_F000", "Ses05M_script01_1b"),
+    ("Ses01F_script02_2_FXX0", "Ses01F_script02_2"), ("03a01Wa", ""), ("Ses01F_impro01", ""), ("_M013", "")])
+def test_dialogue(name, dialogue):
+    assert Utterance(name, Path("/a.wav"), 400).dialogue == dialogue
+
+
+@pytest.mark.parametrize("session, validation", [("1", "2"), ("2", "3"), ("5", "1")])
+def test_clean_validates_on_the_next_training_session(session, validation):
+    part, = split(corpus(), session, "clean")
+    assert sessions(part.test) == {session} and sessions(part.valid) == {validation}
+    assert sessions(part.train) == {"1", "2", "3", "4", "5"} - {session, validation}
+    assert part.name == f"session{session}"
+
+
+def test_clean_on_a_speaker_keeps_the_other_in_training():
+    part, = split(corpus(), "5", "clean", validate_on="speaker")
+    assert speakers(part.valid) == {"Ses01F"} and "Ses01M" in speakers(part.train)
+    assert sessions(part.test) == {"5"} and len(part.train) + len(part.valid) + len(part.test) == len(corpus())
+
+
+@pytest.mark.parametrize("selection", ["last", "best-test"])
+def test_last_and_best_test_have_no_validation(selection):
+    part, = split(corpus(), "3", selection)
+    assert part.valid == [] and sessions(part.test) == {"3"} and sessions(part.train) == {"1", "2", "4", "5"}
+
+
+@pytest.mark.parametrize("selection", ["speaker", "reference"])
+def test_speaker_and_reference_go_both_ways(selection):
+    first, second = split(corpus(), "2", selection)
+    assert speakers(first.valid) == speakers(second.test) == {"Ses02F"}
+    assert speakers(first.test) == speakers(second.valid) == {"Ses02M"}
+    assert first.train == second.train and sessions(first.train) == {"1", "3", "4", "5"}
+    assert (first.name, second.name) == ("session2-valid-Ses02F", "session2-valid-Ses02M")
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("validate_on", ["session", "speaker"])
+def test_parts_are_disjoint_keep_their_order_and_lose_nobody(selection, validate_on):
+    everyone = ids(corpus())
+    for session in "12345":
+        for part in split(corpus(), session, selection, validate_on):
+            together = ids(part.train) + ids(part.valid) + ids(part.test)
+            assert sorted(together) == sorted(everyone)
+            assert not {session} & sessions(part.train) and sessions(part.test) == {session}
+            for utterances in (part.train, part.valid, part.test):
+                assert ids(utterances) == [name for name in everyone if name in set(ids(utterances))]
+
+
+def test_unlabelled_utterances_are_in_no_part():
+    unlabelled = Utterance("extra", Path("/x.wav"), 16_000)
+    part, = split([unlabelled, *corpus()], "1", "clean")
+    assert "extra" not in ids(part.train + part.valid + part.test)
+    with pytest.raises(ValueError, match="no utterance has a label"):
+        split([unlabelled], "1", "last")
+
+
+def test_ten_comes_after_two():
+    part, = split(corpus(10), "2", "clean")
+    assert sessions(part.valid) == {"3"}
+    part, = split(corpus(10), "10", "clean")
+    assert sessions(part.valid) == {"1"}
+
+
+def test_unknown_session_and_protocol():
+    with pytest.raises(ValueError, match="session 7; there are: 1, 2, 3, 4, 5"):
+        split(corpus(), "7", "clean")
+    with pytest.raises(ValueError, match="clean, last, speaker, reference, best-test.*got best"):
+        split(corpus(), "1", "best")
+    with pytest.raises(ValueError, match="validate_on session or speaker, got clean and half"):
+        split(corpus(), "1", "clean", "half")
+
+
+@pytest.mark.parametrize("num_sessions, selection, needed", [(1, "last", 2), (1, "speaker", 2), (2, "clean", 3)])
+def test_too_few_sessions(num_sessions, selection, needed):
+    with pytest.raises(ValueError, match=f"session 1 cannot.*at least {needed} sessions.*there are {num_sessions} "):
+        split(corpus(num_sessions), "1", selection)
+
+
+def test_two_sessions_are_enough_for_clean_on_a_speaker():
+    part, = split(corpus(2), "1", "clean", "speaker")
+    assert (speakers(part.train), speakers(part.valid)) == ({"Ses02M"}, {"Ses02F"})
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("place, missing_in", [("test", "1"), ("training", "2345"), ("validation", "2")])
+def test_a_part_without_one_of_the_classes(selection, place, missing_in):
+    utterances = [u for u in corpus() if not (u.label == "sad" and u.session in missing_in)]
+    if place == "validation" and selection != "clean":
+        split(utterances, "1", selection)
+        return
+    with pytest.raises(ValueError, match="holding out session 1.*has no utterance labelled sad") as caught:
+        split(utterances, "1", selection)
+    if place != "training" and selection not in ("speaker", "reference"):
+        assert f"the {place} part (of session {missing_in})" in str(caught.value)
+
+
+def test_other_classes():
+    utterances = [u for u in corpus() if u.label in ("happy", "sad")]
+    part, = split(utterances, "1", "last", classes=("happy", "sad"))
+    assert {u.label for u in part.train} == {"happy", "sad"}
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_a_speaker_in_two_sessions(selection):
+    """Ses01F is also heard in session 4: an error unless the protocol is marked optimistic anyway."""
+    utterances = [replace(u, speaker="Ses01F") if u.speaker == "Ses04F" else u for u in corpus()]
+    if selection in OPTIMISTIC:
+        split(utterances, "1", selection)
+        return
+    with pytest.raises(ValueError, match="session1.*speaker Ses01F is in the training part .*Ses04F_impro01_F000.* and "
+                                         "in the (validation|test) part .*Ses01F_impro01_F000.*reference, best-test"):
+        split(utterances, "1", selection)
+
+
+def test_check_speakers_lets_unknown_speakers_pass():
+    a, b = (Utterance(name, Path("/a.wav"), 400) for name in "ab")
+    check_speakers(Split([a], [], [b], "x"))
+    with pytest.raises(ValueError, match="x: speaker s is in the validation part"):
+        check_speakers(Split([], [replace(a, speaker="s")], [replace(b, speaker="s")], "x"))
+
+
+def test_sessions_and_speakers_that_are_not_filled_in():
+    utterances = corpus()
+    with pytest.raises(ValueError, match="utterance Ses01F_impro01_F000 has no session"):
+        split([replace(utterances[0], session=""), *utterances[1:]], "1", "clean")
+    with pytest.raises(ValueError, match="session 1 has utterances without a speaker"):
+        split([replace(utterances[0], speaker=""), *utterances[1:]], "1", "speaker")
+    with pytest.raises(ValueError, match=r"session 1 has one speaker \(Ses01F\)"):
+        split([u for u in utterances if u.speaker != "Ses01M"], "1", "reference")
+
+
+def test_pretraining_data():
+    utterances = [*corpus(), Utterance("extra", Path("/x.wav"), 16_000)]
+    assert pretraining_utterances(utterances, "3", "transductive") == utterances
+    inductive = pretraining_utterances(utterances, "3", "inductive")
+    assert sessions(inductive) == {"1", "2", "4", "5", ""} and len(inductive) == len(utterances) - 16
+    with pytest.raises(ValueError, match="transductive or inductive, got both"):
+        pretraining_utterances(utterances, "3", "both")
+    with pytest.raises(ValueError, match="session 9; there are: 1, 2, 3, 4, 5"):
+        pretraining_utterances(utterances, "9", "inductive")
+
+
+def test_summary_counts_and_hours():
+    """16 utterances of a second per session, and an hour without label and session."""
+    utterances = [*corpus(2), Utterance("extra", Path("/x.wav"), 16_000 * 3600)]
+    rows = [line.split() for line in summary(utterances).splitlines()]
+    assert rows == [["session", "neutral", "happy", "angry", "sad", "unlabelled", "total", "hours"],
+                    ["1", "4", "4", "4", "4", "0", "16", "0.00"], ["2", "4", "4", "4", "4", "0", "16", "0.00"],
+                    ["unknown", "0", "0", "0", "0", "1", "1", "1.00"], ["all", "8", "8", "8", "8", "1", "33", "1.01"]]
+    assert "unlabelled" not in summary(corpus(2))
