@@ -41,7 +41,7 @@ def save(run: Path, update: int, config: HubertConfig, state: dict[str, Tensor],
 
 
 def latest(run: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict] | None:
-    """The newest whole checkpoint as (encoder state, head, training), or None; a damaged one is said and passed over."""
+    """The newest whole checkpoint as (encoder state, head, training), or None; a damaged one is passed over, aloud."""
     for folder in sorted((Path(run) / "checkpoints").glob("[0-9]*"), reverse=True):
         try:
             for name, digest in files.read_json(folder / "complete.json").items():
@@ -52,3 +52,9 @@ def latest(run: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict] | Non
         except (ValueError, OSError) as error:
             log.say(f"checkpoint {folder} is damaged ({error}); using the one before")
     return None
+
+
+def newest(run: Path) -> Path | None:
+    """The folder of the newest checkpoint of a run, or None where there is none."""
+    folders = sorted((Path(run) / "checkpoints").glob("[0-9]*"))
+    return folders[-1] if folders else None

@@ -86,6 +86,7 @@ class PretrainConfig:
     mask_start_fraction: float = 0.08               # of frames start a span; with spans of 10, 57 % are hidden
     mask_span_frames: int = 10
     mask_min_spans: int = 2
+    unmasked_weight: float = 0.0                    # of a visible frame's loss; HuBERT's alpha is 1 / (1 + this)
     temperature: float = 0.1
     projection_size: int = 256                      # P
     freeze_conv: bool = True
@@ -195,16 +196,18 @@ PRESETS = {
                     tapt_layer=6, align_layer=6, scratch_layer=4),
     "tiny": Preset(HubertConfig(conv_dim=(32, 32, 64, 64, 64, 64, 64), hidden_size=96, num_hidden_layers=4,
                                 num_attention_heads=4, intermediate_size=384, num_conv_pos_embeddings=32,
-                                num_conv_pos_embedding_groups=8, layerdrop=0.0),
-                   PretrainConfig(updates=600, warmup_updates=60, peak_lr=5e-4, batch_seconds=32, micro_batch_seconds=32,
-                                  max_seconds=6, projection_size=64, log_every_updates=50, valid_every_updates=200,
-                                  save_every_updates=200),
+                                num_conv_pos_embedding_groups=8, feat_proj_dropout=0.0, hidden_dropout=0.05,
+                                attention_dropout=0.0, layerdrop=0.0),
+                   PretrainConfig(updates=600, warmup_updates=60, peak_lr=1e-3, batch_seconds=32,
+                                  micro_batch_seconds=32, max_seconds=6, projection_size=64, unmasked_weight=1.0,
+                                  log_every_updates=50, valid_every_updates=200, save_every_updates=200),
                    FinetuneConfig(epochs=20, lr=1e-3, batch_size=16, micro_batch_size=16),
-                   KMeansConfig(max_frames=100_000),
+                   KMeansConfig(max_frames=100_000, seeding_frames=10_000),
                    tapt_layer=3, tapt_clusters=200, align_layer=3, align_clusters=50, scratch_layer=2,
-                   scratch=PretrainConfig(updates=3000, warmup_updates=250, peak_lr=1e-3, batch_seconds=32,
-                                          micro_batch_seconds=32, max_seconds=6, projection_size=64, freeze_conv=False,
-                                          log_every_updates=100, valid_every_updates=500)),
+                   scratch=PretrainConfig(updates=1500, warmup_updates=100, peak_lr=3e-3, batch_seconds=32,
+                                          micro_batch_seconds=32, max_seconds=6, projection_size=64,
+                                          unmasked_weight=1.0, freeze_conv=False, log_every_updates=100,
+                                          valid_every_updates=500)),
 }
 
 

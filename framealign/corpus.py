@@ -85,7 +85,8 @@ def write(path: str | Path, utterances: Iterable[Utterance]) -> None:
 
 
 def from_iemocap(root: str | Path, allow_partial: bool = False, with_excited: bool = True) -> list[Utterance]:
-    """The 4-class IEMOCAP (excited counted as happy) of the folder that holds Session1 to Session5.
+    """The 4-class IEMOCAP (excited counted as happy) of the folder that holds Session1 to Session5 (a synthetic tree
+    may have more).
 
     Labels are the summary lines' of `Session*/dialog/EmoEvaluation/*.txt`, sound is `Session*/sentences/wav/<dialogue>/
     <utterance>.wav`. Files whose name begins with a dot are left behind by file managers and ignored.
@@ -94,7 +95,8 @@ def from_iemocap(root: str | Path, allow_partial: bool = False, with_excited: bo
     column) whose count is not the published corpus's, unless `allow_partial`.
     """
     root = Path(root)
-    evaluations = [(session, file) for session in IEMOCAP_COUNTS
+    sessions = sorted((p.name[7:] for p in root.glob("Session*") if re.fullmatch("[1-9][0-9]?", p.name[7:])), key=int)
+    evaluations = [(session, file) for session in sessions
                    for file in sorted((root / f"Session{session}" / "dialog" / "EmoEvaluation").glob("*.txt"))
                    if not file.name.startswith(".")]
     if not evaluations:
@@ -116,6 +118,7 @@ def from_iemocap(root: str | Path, allow_partial: bool = False, with_excited: bo
                                          **_iemocap_fields(name)))
     wrong = [f"session {session}, {column}: found {counts[session, column]}, expected {number}"
              for (session, column), number in iemocap_cells().items() if counts[session, column] != number]
+    wrong += [f"session {session}: not one of the corpus" for session in sessions if session not in IEMOCAP_COUNTS]
     if wrong and not allow_partial:
         more = f"; and {len(wrong) - 4} more cells" if len(wrong) > 4 else ""
         raise ValueError(f"{root}: not the whole IEMOCAP: {'; '.join(wrong[:4])}{more}; "

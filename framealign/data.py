@@ -90,21 +90,6 @@ class FrameStore:
         cut = [self.read(crop.utterance, crop.start, crop.start + crop.frames) for crop in crops]
         return torch.nn.utils.rnn.pad_sequence(cut, batch_first=True), torch.tensor([len(x) for x in cut])
 
-    def draw(self, number: int, seed: int) -> Tensor:
-        """Up to `number` frames drawn without replacement from all utterances, in their order: (S, F) float32."""
-        total = int(self.counts.sum())
-        if number >= total:
-            return torch.cat([self.read(u) for u in range(len(self.counts))])
-        generator = torch.Generator().manual_seed(derive_seed(seed, "draw"))
-        chosen = torch.randperm(total, generator=generator)[:number].sort().values
-        starts = _offsets(self.counts)
-        parts = []
-        for u in range(len(self.counts)):
-            low, high = torch.searchsorted(chosen, torch.tensor([starts[u], starts[u + 1]])).tolist()
-            if high > low:
-                parts.append(self.read(u)[chosen[low:high] - starts[u]])
-        return torch.cat(parts)
-
     @classmethod
     def fill(cls, directory: str | Path, utterances: list, width: int, compute: Callable[[list[Tensor]], list[Tensor]],
              key: str, do_normalize: bool, what: str, dtype: str = "float16", batch_seconds: float = 60.0

@@ -1,4 +1,4 @@
-"""Ranks and devices: collectives that are no-ops on one process. torchrun's environment says all, no flag repeats it."""
+"""Ranks and devices: collectives that are no-ops on one process. torchrun's environment says it all."""
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -45,7 +45,7 @@ class MeanPooling(nn.Module):
 
 
 class EmotionModel(nn.Module):
-    """Encoder, pooling, linear classifier; saved as one Hugging Face directory (`hubert.`, `pooling.`, `classifier.`)."""
+    """Encoder, pooling, linear classifier; one Hugging Face directory (`hubert.`, `pooling.`, `classifier.`)."""
 
     def __init__(self, hubert: Hubert, labels: list[str], pooling: str = "attention", dropout: float = 0.0):
         super().__init__()
@@ -146,31 +146,36 @@ def predict(model: EmotionModel, source, counts: Tensor, chosen: list[int], max_
         inputs, lengths = source.batch([Crop(u, 0, sizes[u]) for u in group])
         with autocast():
             logits = model(inputs.to(device), lengths.to(device))
-        found |= dict(zip(group, logits.double().softmax(-1).cpu().numpy()))
+        found |= dict(zip(group, logits.cpu().double().softmax(-1).numpy()))
     found = {u: p for part in distributed.all_gather_objects(found) for u, p in part.items()}
     return np.stack([found[u] for u in chosen])
 
 
 def train_step(model, hubert: Hubert, source, crops: list[Crop], labels: Tensor, config: FinetuneConfig,
                device: torch.device, autocast, *name: object) -> Tensor:
-    """Forward and backward of one batch in micro-batches of like lengths: mean cross-entropy, (), on the device."""
+    """Forward and backward of one batch in micro-batches of like lengths: mean cross-entropy, (), on the device.
+
+    The time mask is drawn for the whole batch, so that only dropout depends on `micro_batch_size`.
+    """
     rank, world = distributed.rank(), distributed.world_size()
     ordered = sorted(crops, key=lambda crop: crop.frames)
-    parts = [ordered[i:i + config.micro_batch_size] for i in range(0, len(ordered), config.micro_batch_size)]
-    turns = range(rank, -(-len(parts) // world) * world, world)
+    counts = torch.tensor([crop.frames for crop in ordered])                    # (B,)
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "mask", *name))
+    is_masked = None
+    if config.mask_start_fraction > 0:
+        is_masked = span_mask(counts, int(counts[-1]), config.mask_start_fraction, config.mask_span_frames,
+                              config.mask_min_spans, generator)                 # (B, T)
+    starts = range(0, len(ordered), config.micro_batch_size)
     total = torch.zeros((), device=device)
-    for index in turns:
-        part, weight = (parts[index], 1.0) if index < len(parts) else (parts[0], 0.0)
+    for index in range(rank, -(-len(starts) // world) * world, world):
+        start, weight = (starts[index], 1.0) if index < len(starts) else (0, 0.0)
+        stop = min(start + config.micro_batch_size, len(ordered))
+        part = ordered[start:stop]
         inputs, lengths = source.batch(part)
         torch.manual_seed(derive_seed(config.seed, "dropout", *name, index))
-        generator = torch.Generator().manual_seed(derive_seed(config.seed, "mask", *name, index))
-        counts = torch.tensor([crop.frames for crop in part])
-        is_masked = None
-        if config.mask_start_fraction > 0:
-            is_masked = span_mask(counts, int(counts.max()), config.mask_start_fraction, config.mask_span_frames,
-                                  config.mask_min_spans, generator).to(device)
+        hidden = None if is_masked is None else is_masked[start:stop, :int(counts[stop - 1])].to(device)
         with autocast():
-            logits = model(inputs.to(device), lengths.to(device), is_masked)
+            logits = model(inputs.to(device), lengths.to(device), hidden)
         target = labels[[crop.utterance for crop in part]].to(device)
         loss = F.cross_entropy(logits.float(), target, reduction="sum") * (weight / len(crops))
         (loss * world).backward()                   # DDP averages over ranks
@@ -185,18 +190,15 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
 
     utterances: all of the split's and possibly more (those whose conv features are kept in `frontend`). Writes
     `run/recogniser`, `run/predictions.csv`, `run/results.json`; continues from the newest checkpoint in `run`.
-    stop_after ends after that epoch's checkpoint, as an interruption would. Raises ValueError for a class without
-    training utterances.
+    stop_after ends after that epoch's checkpoint, as an interruption would. Raises ValueError as `check_parts`, or
+    where `run` has a checkpoint of another configuration. It stays whole so that the loop reads top to bottom.
     """
     run = Path(run)
     counts, place = frame_counts(utterances), {u.id: i for i, u in enumerate(utterances)}
     indices = {part: [place[u.id] for u in getattr(split, part)] for part in ("train", "valid", "test")}
     labels = torch.tensor([classes.index(u.label) if u.label in classes else -1 for u in utterances])
+    check_parts(split, classes, config.selection)
     train = torch.tensor(indices["train"])
-    missing = [name for i, name in enumerate(classes) if not (labels[train] == i).any()]
-    if missing or (labels[sum(indices.values(), [])] < 0).any():
-        raise ValueError(f"{split.name}: no training utterance of {', '.join(missing)}" if missing else
-                         f"{split.name}: holds utterances without one of the labels {', '.join(classes)}")
     torch.manual_seed(derive_seed(config.seed, "head"))
     model = EmotionModel(hubert, classes, config.pooling, config.dropout).to(device)
     hubert.feature_extractor.requires_grad_(not config.freeze_conv)
@@ -204,22 +206,25 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
     source = frame_source(hubert, utterances, config, frontend or run / "frontend", device)
     optimizer = optim.adamw(model.parameters(), config.lr, (0.9, 0.999), 1e-8, config.weight_decay)
     record = {"finetune": as_dict(config), "classes": classes, "split": split_ids(split)}
-    epoch, best = restore(model, optimizer, run, record)
+    epoch, best, in_a_row = restore(model, optimizer, run, record)
     journal = log.Log(run / "log.jsonl")
     journal.keep_until(epoch)
     wrapped, autocast = distributed.replicate(model, device), distributed.autocast(device, precision)
-    selecting = indices["test"] if config.selection == "best-test" else indices["valid"]
+    selecting = {"last": [], "best-test": indices["test"]}.get(config.selection, indices["valid"])
     began, first = time.monotonic(), epoch
     while epoch < config.epochs and epoch != stop_after:
         epoch += 1
         model.train()
-        losses = []
+        losses, num_skipped = [], torch.zeros((), device=device)
         for index, crops in enumerate(training_batches(counts[train], labels[train], config, epoch)):
             crops = [Crop(int(train[crop.utterance]), crop.start, crop.frames) for crop in crops]
             losses.append(train_step(wrapped, hubert, source, crops, labels, config, device, autocast, epoch, index))
             norm, skipped = optim.step(optimizer, config.lr, config.clip_norm)
+            in_a_row, num_skipped = (in_a_row + 1) * skipped, num_skipped + skipped
+        optim.stop_if_skipping({"skipped": in_a_row, "updates": in_a_row}, epoch * (index + 1))
         loss = distributed.all_reduce_sum(torch.stack(losses)).mean()
-        line = {"update": epoch, "epoch": epoch, "loss": float(loss), "lr": config.lr, "gradient_norm": float(norm)}
+        line = {"update": epoch, "epoch": epoch, "loss": float(loss), "lr": config.lr, "gradient_norm": float(norm),
+                "skipped_updates": int(num_skipped)}
         if selecting:
             found = predict(model, source, counts, selecting, config.test_max_seconds, device, autocast)
             matrix = metrics.confusion(labels[selecting].numpy(), found.argmax(-1), len(classes))
@@ -233,7 +238,7 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
                 model.save_pretrained(run / "recogniser")
             distributed.barrier()
         checkpoint.save(run, epoch, hubert.config, hubert.state_dict(), model.head(),
-                        {"update": epoch, "optimizer": optimizer.state_dict(), "best": best,
+                        {"update": epoch, "optimizer": optimizer.state_dict(), "best": best, "in_a_row": in_a_row,
                          "record": files.digest_of(record)}, hubert.do_normalize, config.keep_checkpoints, classes)
     if epoch < config.epochs:
         return {}
@@ -254,7 +259,7 @@ def test(model: EmotionModel, source, counts: Tensor, labels: Tensor, indices: d
         found = predict(model, source, counts, indices[part], config.test_max_seconds, device, autocast)
         chosen = [utterances[u] for u in indices[part]]
         results[part] = scores(labels[indices[part]].numpy(), found.argmax(-1), model.labels,
-                               [u.dialogue or u.speaker for u in chosen], config.seed)
+                               [u.dialogue or u.speaker or u.id for u in chosen], config.seed)
         if part == "test":
             rows = [(u.id, u.label, model.labels[p.argmax()], *(f"{x:.6f}" for x in p)) for u, p in zip(chosen, found)]
     results["optimistic"] = config.selection in ("reference", "best-test")
@@ -285,16 +290,33 @@ def write_predictions(path: Path, classes: list[str], rows: list[tuple]) -> None
     files.write_text(path, text.getvalue())
 
 
+def check_parts(split: Split, classes: list[str], selection: str) -> None:
+    """Raise ValueError for a class without training utterances, a part that the protocol needs, or another label."""
+    missing = [name for name in classes if name not in {u.label for u in split.train}]
+    if missing:
+        raise ValueError(f"{split.name}: no training utterance of {', '.join(missing)}; train on more sessions, or "
+                         "leave the class out")
+    for part in ("train", "valid", "test"):
+        strange = next((u for u in getattr(split, part) if u.label not in classes), None)
+        if strange:
+            raise ValueError(f"{split.name}: utterance {strange.id} of the {part} part has the label "
+                             f"{strange.label or '(none)'}, which is not one of {', '.join(classes)}")
+    if not split.test:
+        raise ValueError(f"{split.name}: no utterance to test on")
+    if selection not in ("last", "best-test") and not split.valid:
+        raise ValueError(f"{split.name}: selection {selection} needs validation utterances; give some, or choose last")
+
+
 def split_ids(split: Split) -> str:
-    """Digest of who is in which part of a split."""
-    return files.digest_of([[u.id for u in part] for part in (split.train, split.valid, split.test)])
+    """Digest of who is in which part of a split, with which label."""
+    return files.digest_of([[(u.id, u.label) for u in part] for part in (split.train, split.valid, split.test)])
 
 
-def restore(model: EmotionModel, optimizer, run: Path, record: dict) -> tuple[int, dict | None]:
-    """Load the newest checkpoint of `run`: its epoch (0 without one) and the best so far."""
-    found = checkpoint.latest(run)
+def restore(model: EmotionModel, optimizer, run: Path, record: dict) -> tuple[int, dict | None, Tensor]:
+    """Load the newest checkpoint of `run`: its epoch (0 without one), the best so far, updates skipped in a row."""
+    found, device = checkpoint.latest(run), model.classifier.weight.device
     if found is None:
-        return 0, None
+        return 0, None, torch.zeros((), device=device)
     state, head, training = found
     if training["record"] != files.digest_of(record):
         raise ValueError(f"{run}: its checkpoint was made with another configuration or split; continue with that one, "
@@ -303,4 +325,4 @@ def restore(model: EmotionModel, optimizer, run: Path, record: dict) -> tuple[in
     model.load_state_dict(head, strict=False)
     optimizer.load_state_dict(training["optimizer"])
     log.say(f"{run}: continues after epoch {training['update']}")
-    return training["update"], training["best"]
+    return training["update"], training["best"], training["in_a_row"].to(device)

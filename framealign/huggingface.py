@@ -160,7 +160,7 @@ def _read_shards(index: Path, read_file: Callable[[Path], dict[str, Tensor]]) ->
         raise ValueError(f"{index}: weight_map must say for each parameter in which file it is")
     weights: dict[str, Tensor] = {}
     for shard in sorted(set(places.values())):
-        if not shard or shard != Path(shard).name or "\\" in shard or "\0" in shard:
+        if shard in ("", "..") or shard != Path(shard).name or "\\" in shard or "\0" in shard:
             raise ValueError(f"{index}: a shard must be a file of the same directory, is {_short(shard)}")
         weights |= read_file(index.parent / shard)
     absent = [name for name in places if name not in weights]

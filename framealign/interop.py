@@ -215,7 +215,7 @@ def _settings(checkpoint: dict) -> tuple[dict, bool | None]:
     layers = _value(model.get("conv_feature_layers"))
     if isinstance(layers, str):
         known["conv_stride"] = _strides(layers)
-    for settings in (_fields(configuration.get("task")), model):
+    for settings in (_fields(configuration.get("task")), _fields(inner.get("task")), model):
         if isinstance(normalize := _value(settings.get("normalize")), bool):
             return known, normalize
     return known, None

@@ -18,10 +18,11 @@ def say(text: str) -> None:
 
 
 def say_once(text: str) -> None:
-    """Print one line the first time it is said in this process."""
+    """Print a note on stderr the first time it is said in this process: results alone go to standard output."""
     if text not in _said:
         _said.add(text)
-        say(text)
+        if distributed.rank() == 0:
+            print(text, file=sys.stderr, flush=True)
 
 
 def clock(seconds: float) -> str:

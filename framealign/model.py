@@ -5,6 +5,7 @@ one frame every 20 ms), `feature_projection`, `encoder` (positional convolution,
 pre-norm in large). What is hidden from the encoder is an argument: nothing is ever masked by accident.
 Padding never changes a result: statistics, convolutions and attention see only an utterance's own samples and frames.
 """
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,7 +61,7 @@ class ConvLayer(nn.Module):
             counts = torch.full((len(x), 1, 1), windows.shape[1], dtype=exact, device=x.device)
         else:
             counts = conv_length(lengths, (kernel,), (stride,))
-            windows = windows * valid_frames(counts, windows.shape[1])[..., None]
+            windows = windows.masked_fill(~valid_frames(counts, windows.shape[1])[..., None], 0.0)
             counts = counts.to(exact)[:, None, None]
         mu = windows.sum(1, keepdim=True) / counts                              # (B, 1, kernel)
         covariance = windows.transpose(1, 2) @ windows / counts - mu.transpose(1, 2) @ mu   # (B, kernel, kernel)
@@ -182,15 +183,19 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
 
     def forward(self, x: Tensor, is_valid: Tensor | None, is_kept: list[bool] | None) -> Iterator[Tensor]:
-        """Yield layer 0 (the stack's input), then each block's output, (B, T, D); computed only as far as asked."""
+        """Yield layer 0 (the stack's input), each block's output and, if pre-norm, that of the final norm: (B, T, D) each.
+
+        Computed only as far as asked.
+        """
         x = x + self.pos_conv_embed(x)
         x = self.dropout(x if self.pre_norm else self.layer_norm(x))
         yield x
         for index, block in enumerate(self.layers):
             if is_kept is None or is_kept[index]:
                 x = block(x, is_valid)
-            last = index + 1 == len(self.layers)
-            yield self.layer_norm(x) if last and self.pre_norm else x
+            yield x
+        if self.pre_norm:
+            yield self.layer_norm(x)
 
 
 class Hubert(nn.Module):
@@ -212,8 +217,14 @@ class Hubert(nn.Module):
     def frontend(self, waveform: Tensor, num_samples: Tensor | None = None) -> Tensor:
         """Conv encoder alone: waveform (B, N), num_samples (B,) or None for all N: features (B, T, C).
 
-        Frames beyond an utterance's end hold what the padding gives; `layers` never looks at them.
+        Frames beyond an utterance's end hold what the padding gives; `layers` never looks at them. Raises ValueError
+        for other shapes and for a waveform without one frame.
         """
+        if waveform.ndim != 2 or not waveform.is_floating_point():
+            raise ValueError(f"waveform must be float and (B, N), is {waveform.dtype} and {tuple(waveform.shape)}")
+        if num_samples is not None and num_samples.shape != waveform.shape[:1]:
+            raise ValueError(f"num_samples must be ({len(waveform)},), one for each waveform, is "
+                             f"{tuple(num_samples.shape)}")
         shortest = conv_length(waveform.shape[-1], self.config.conv_kernel, self.config.conv_stride)
         if shortest < 1:
             raise ValueError(f"waveform must be long enough for one frame, got {waveform.shape[-1]} samples")
@@ -225,8 +236,9 @@ class Hubert(nn.Module):
 
     def layers(self, features: Tensor, num_frames: Tensor | None = None, is_masked: Tensor | None = None,
                is_kept: list[bool] | None = None) -> Iterator[Tensor]:
-        """Yield the states (B, T, D) of layer 0, 1, ...: stop asking and the layers above are never computed.
+        """Yield the states (B, T, D) of layers 0 ... L: stop asking and the layers above are never computed.
 
+        Of pre-norm blocks one more follows, the final norm's: so the last one is always the encoder's output.
         features (B, T, C) from `frontend`; num_frames (B,) or None where all T are real; is_masked (B, T) bool: frames
         replaced by the mask embedding; is_kept: blocks that layer drop leaves in (None: all). Zeros beyond each end.
         """
@@ -245,20 +257,24 @@ class Hubert(nn.Module):
     def states(self, waveform: Tensor, num_samples: Tensor | None = None, layer: int | None = None) -> Tensor:
         """States of one layer: waveform (B, N) float, num_samples (B,) int64: (B, T, D), zeros beyond each end.
 
-        layer 0 is the block stack's input, n the output of block n, None the last; layers above are not computed.
+        layer 0 is the block stack's input, n the output of block n; layers above are not computed. None is the
+        encoder's output: the last layer, of pre-norm models after the final norm (transformers' last_hidden_state).
         Raises ValueError for a layer the model has not, or an utterance without one frame.
         """
-        layer = self.config.num_hidden_layers if layer is None else layer
-        if not 0 <= layer <= self.config.num_hidden_layers:
+        if layer is not None and not 0 <= layer <= self.config.num_hidden_layers:
             raise ValueError(f"layer must be in [0, {self.config.num_hidden_layers}], got {layer}")
         for index, state in enumerate(self._layers_of(waveform, num_samples)):
             if index == layer:
-                return state
-        raise AssertionError("a layer in range is always yielded")
+                break
+        return state
 
     def all_states(self, waveform: Tensor, num_samples: Tensor | None = None) -> tuple[Tensor, ...]:
-        """States of layers 0 ... L as a tuple of (B, T, D); index n = layer n, as Hugging Face's hidden_states."""
-        return tuple(self._layers_of(waveform, num_samples))
+        """States of layers 0 ... L as a tuple of (B, T, D); index n = layer n, as Hugging Face's hidden_states.
+
+        Index L of a pre-norm model is before the final norm, as in fairseq, torchaudio and transformers >= 5; older
+        transformers have `states(layer=None)` there.
+        """
+        return tuple(itertools.islice(self._layers_of(waveform, num_samples), self.config.num_hidden_layers + 1))
 
     def _layers_of(self, waveform: Tensor, num_samples: Tensor | None) -> Iterator[Tensor]:
         if num_samples is None:
@@ -300,9 +316,10 @@ class Hubert(nn.Module):
 def initialise(hubert: Hubert) -> None:
     """Every tensor's distribution before training, once. HuBERT as fairseq trains it (BERT's in the blocks).
 
-    mask embedding: uniform in [0, 1); convolutions: normal, He et al. 2015 (variance 2 / fan-in); projection: uniform
-    in +-1/sqrt(C); positional convolution: normal with variance 4 / (kernel x D), its weight-norm gain the norm that
-    gives; linear maps of the blocks: normal(0, 0.02), biases 0; norms: 1 and 0.
+    mask embedding: uniform in [0, 1); convolutions: normal, He et al. 2015 (variance 2 / fan-in), a bias (large only)
+    uniform in +-1/sqrt(fan-in); projection: uniform in +-1/sqrt(C), bias too; positional convolution: normal with
+    variance 4 / (kernel x D), its weight-norm gain the norm that gives, bias 0; linear maps of the blocks: normal with
+    standard deviation 0.02 (`initializer_range`), biases 0; norms: 1 and 0.
     """
     config = hubert.config
     hubert.masked_spec_embed.uniform_()

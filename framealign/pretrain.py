@@ -44,7 +44,7 @@ class UnitHead(nn.Module):
 
 
 def masked_prediction_loss(logits: Tensor, units: Tensor) -> Tensor:
-    """Cross-entropy in nats, summed over the hidden frames: logits (S, K), units (S,): (). HuBERT, Eq. 1 with alpha 1."""
+    """Cross-entropy in nats, summed over hidden frames: logits (S, K), units (S,): (). HuBERT, Eq. 1, alpha 1."""
     return F.cross_entropy(logits, units, reduction="sum")
 
 
@@ -56,37 +56,48 @@ class MaskedPrediction(nn.Module):
         self.hubert = hubert
         self.head = UnitHead(hubert.config.hidden_size, config.projection_size, num_clusters, config.temperature)
         self.freeze_conv, self.feature_penalty = config.freeze_conv, config.feature_penalty
+        self.unmasked_weight = config.unmasked_weight
         hubert.feature_extractor.requires_grad_(not config.freeze_conv)
 
     def forward(self, inputs: Tensor, units: Tensor, is_masked: Tensor, is_kept: list[bool] | None,
-                look_at_unmasked: bool) -> tuple[Tensor, dict[str, Tensor]]:
+                look_at_unmasked: bool, num_samples: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """inputs (B, N) samples or (B, T, C) kept features, all T frames real; units, is_masked (B, T).
 
+        num_samples (B,): samples of each, None for all N; whole utterances of T frames may differ by less than a hop.
         Returns the loss summed over hidden frames, and sums for the log (all on the device): loss, frames and correct
         hidden ones, how often each unit was predicted, and, if looked at, visible frames and correct ones among them.
         """
         features = inputs
         if inputs.ndim == 2:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_conv):
-                features = self.hubert.frontend(inputs)                         # (B, T, C)
+                features = self.hubert.frontend(inputs, num_samples)            # (B, T, C)
         *_, states = self.hubert.layers(features, None, is_masked, is_kept)     # (B, T, D)
         hidden, target = states[is_masked], units[is_masked]                    # (S, D), (S,)
         logits = self.head(hidden)                                              # (S, K)
         loss = masked_prediction_loss(logits, target)
         predicted = logits.detach().argmax(-1)
-        sums = {"loss": loss.detach().double(), "masked": is_masked.sum(), "masked_correct": (predicted == target).sum(),
+        sums = {"loss": loss.detach().to(exact(loss.device)), "masked": is_masked.sum(),
+                "masked_correct": (predicted == target).sum(),
                 "predicted": torch.bincount(predicted, minlength=logits.shape[1])}
-        if look_at_unmasked:
-            with torch.no_grad():
-                guess = self.head(states[~is_masked]).argmax(-1)
-            sums |= {"unmasked": (~is_masked).sum(), "unmasked_correct": (guess == units[~is_masked]).sum()}
-        if not self.freeze_conv:                    # wav2vec 2.0's penalty, here per hidden frame like the loss
-            loss = loss + self.feature_penalty * features.float().square().mean() * is_masked.sum()
+        if look_at_unmasked or self.unmasked_weight > 0:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.unmasked_weight > 0):
+                seen = self.head(states[~is_masked])                            # logits of visible frames
+            if self.unmasked_weight > 0:
+                loss = loss + self.unmasked_weight * masked_prediction_loss(seen, units[~is_masked])
+            sums |= {"unmasked": (~is_masked).sum(), "unmasked_correct": (seen.argmax(-1) == units[~is_masked]).sum()}
+        if not self.freeze_conv:                    # wav2vec 2.0's penalty, here per frame that counts, like the loss
+            counted = frame_weights(is_masked, self.unmasked_weight).sum()
+            loss = loss + self.feature_penalty * features.float().square().mean() * counted
         if is_kept is not None and distributed.world_size() > 1:
             for index, block in enumerate(self.hubert.encoder.layers):
                 if not is_kept[index]:              # a dropped block still takes part in the gradient reduction
                     loss = loss + 0.0 * sum(p.sum() for p in block.parameters())
         return loss, sums
+
+
+def frame_weights(is_masked: Tensor, unmasked_weight: float) -> Tensor:
+    """How much each frame's loss counts: 1 where hidden, `unmasked_weight` where not. (B, T) bool: (B, T) float."""
+    return torch.where(is_masked, 1.0, unmasked_weight)
 
 
 def crop_units(units: Units, crops: list[Crop]) -> Tensor:
@@ -111,11 +122,15 @@ def draw_kept_layers(hubert: Hubert, seed: int, update: int) -> list[bool] | Non
 
 
 def hold_out(counts: Tensor, config: PretrainConfig) -> tuple[Tensor, Tensor]:
-    """Frame counts for training and for validation: an utterance of the other part counts 0 frames. (U,) each."""
-    number = round(len(counts) * config.valid_fraction)
+    """Frame counts for training and for validation: an utterance of the other part counts 0 frames. (U,) each.
+
+    Only utterances of `min_seconds` or more are held out, and never the last of them.
+    """
+    usable = torch.nonzero(counts >= frames_in(config.min_seconds)).flatten()
+    number = min(round(len(usable) * config.valid_fraction), max(0, len(usable) - 1))
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "valid"))
     is_valid = torch.zeros(len(counts), dtype=torch.bool)
-    is_valid[torch.randperm(len(counts), generator=generator)[:number]] = True
+    is_valid[usable[torch.randperm(len(usable), generator=generator)[:number]]] = True
     return torch.where(is_valid, 0, counts), torch.where(is_valid, counts, 0)
 
 
@@ -125,8 +140,7 @@ def validate(model: MaskedPrediction, source, units: Units, counts: Tensor, conf
     """Masked prediction of the held-out utterances, always under the same masks, in evaluation mode."""
     model.eval()
     totals = {}
-    chosen = [u for u in range(len(counts)) if counts[u] >= frames_in(config.min_seconds)]
-    for u in chosen[distributed.rank()::distributed.world_size()]:
+    for u in torch.nonzero(counts).flatten().tolist()[distributed.rank()::distributed.world_size()]:
         crops = [Crop(u, 0, min(int(counts[u]), frames_in(config.max_seconds)))]
         with autocast():
             _, sums = model(source.batch(crops)[0].to(device), crop_units(units, crops).to(device),
@@ -142,14 +156,27 @@ def add_up(totals: dict[str, Tensor], sums: dict[str, Tensor]) -> None:
         totals[key] = totals[key] + value if key in totals else value
 
 
+def exact(device: torch.device) -> torch.dtype:
+    """The float type for sums over many frames: float64 wherever the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+SUMS = ("loss", "masked", "masked_correct", "unmasked", "unmasked_correct")
+
+
+def over_ranks(totals: dict[str, Tensor], num_clusters: int, device: torch.device) -> dict[str, Tensor]:
+    """The sums of `totals` added over all ranks; 0 where no rank has any."""
+    none = torch.zeros(num_clusters, dtype=exact(device), device=device)
+    flat = torch.cat([torch.stack([totals.get(name, none[0]).to(none) for name in SUMS]),
+                      totals.get("predicted", none).to(none)])
+    *sums, predicted = distributed.all_reduce_sum(flat).split([1] * len(SUMS) + [num_clusters])
+    return {name: x[0] for name, x in zip(SUMS, sums)} | {"predicted": predicted}
+
+
 def ratios(totals: dict[str, Tensor], num_clusters: int, device: torch.device) -> dict[str, float]:
     """Sums over all ranks as loss per hidden frame (nats), accuracies, and perplexity of the predicted units."""
-    names = ("loss", "masked", "masked_correct", "unmasked", "unmasked_correct")
-    zero = torch.zeros((), device=device)
-    flat = torch.cat([torch.stack([totals.get(name, zero).double() for name in names]),
-                      totals.get("predicted", zero.expand(num_clusters)).double()])
-    (loss, masked, correct, unmasked, unmasked_correct), predicted = \
-        (part.tolist() for part in distributed.all_reduce_sum(flat).split([len(names), num_clusters]))
+    *sums, predicted = (x.tolist() for x in over_ranks(totals, num_clusters, device).values())
+    loss, masked, correct, unmasked, unmasked_correct = sums
     shares = [n / masked for n in predicted if n]
     return {"loss": loss / max(masked, 1), "masked_accuracy": correct / max(masked, 1),
             "unmasked_accuracy": unmasked_correct / max(unmasked, 1),
@@ -161,9 +188,11 @@ def pretrain(hubert: Hubert, utterances: list, units: Units, config: PretrainCon
              stop_after: int | None = None) -> Path:
     """Pretrain `hubert` (in place) to predict `units`; continues from the newest checkpoint in `run`, if there is one.
 
-    Returns `run/encoder`, a Hugging Face directory without the head. frontend: where the frozen conv encoder's output is
-    kept (default: `run/frontend`). stop_after ends early, after that update's checkpoint, as an interruption would.
-    Every rank calls it alike; the global batch does not depend on their number.
+    Returns `run/encoder`, a Hugging Face directory without the head. frontend: where the frozen conv encoder's output
+    is kept (default: `run/frontend`). stop_after ends early, after that update's checkpoint, as an interruption would.
+    Every rank calls it alike; the global batch does not depend on their number. Raises ValueError for units of other
+    utterances, and where `run` has a checkpoint of another configuration. It stays whole so that the loop reads top to
+    bottom.
     """
     run, rank, world = Path(run), distributed.rank(), distributed.world_size()
     units.check(utterances, "units")
@@ -176,8 +205,10 @@ def pretrain(hubert: Hubert, utterances: list, units: Units, config: PretrainCon
         source = Waveforms(utterances, hubert.do_normalize)
     optimizer = optim.adamw(model.parameters(), config.peak_lr, (config.adam_beta1, config.adam_beta2),
                             config.adam_eps, config.weight_decay)
-    record = {"pretrain": as_dict(config), "num_clusters": units.num_clusters}
-    start, totals = restore(model, optimizer, run, record)
+    record = {"pretrain": as_dict(config), "num_clusters": units.num_clusters,
+              "units": files.digest_bytes(units.units.int().numpy().tobytes()),
+              "utterances": files.digest_of([(u.id, u.num_samples) for u in utterances])}
+    start, totals, in_a_row = restore(model, optimizer, run, record)
     journal = log.Log(run / "log.jsonl")
     journal.keep_until(start)
     wrapped = distributed.replicate(model, device)
@@ -190,23 +221,26 @@ def pretrain(hubert: Hubert, utterances: list, units: Units, config: PretrainCon
     for update in range(start + 1, config.updates + 1):
         lr = optim.linear_schedule(update, config.peak_lr, config.warmup_updates, config.updates)
         logs = update % config.log_every_updates == 0 or update == config.updates
-        micro_batches, masked_frames, audio_seconds = next(batches)
+        micro_batches, weighted_frames, audio_seconds = next(batches)
         is_kept = draw_kept_layers(hubert, config.seed, update)
-        for index, (inputs, targets, is_masked, weight) in enumerate(micro_batches):
+        for index, (inputs, lengths, targets, is_masked, weight) in enumerate(micro_batches):
             torch.manual_seed(derive_seed(config.seed, "dropout", update, index * world + rank))
             more = index + 1 < len(micro_batches)
             with wrapped.no_sync() if more and world > 1 else contextlib.nullcontext():
                 with autocast():
-                    loss, sums = wrapped(inputs.to(device), targets.to(device), is_masked.to(device), is_kept, logs)
+                    loss, sums = wrapped(inputs.to(device), targets.to(device), is_masked.to(device), is_kept, logs,
+                                         lengths.to(device))
                 # DDP averages gradients over ranks; the factor turns that into the mean over all hidden frames.
-                (loss * weight * world / masked_frames).backward()
+                (loss * weight * world / weighted_frames).backward()
             if weight:
                 add_up(totals, sums)
+        leave_dropped(hubert, is_kept)
         norm, skipped = optim.step(optimizer, lr, config.clip_norm)
-        add_up(totals, {"skipped": skipped, "updates": torch.ones_like(skipped)})
+        add_up(totals, {"skipped": skipped})
+        in_a_row = (in_a_row + 1) * skipped         # updates skipped up to this one
         seen += audio_seconds
         if logs:
-            optim.stop_if_skipping(totals, update)
+            optim.stop_if_skipping({"skipped": in_a_row, "updates": in_a_row}, update)
             elapsed = time.monotonic() - began
             journal.write({"update": update, **ratios(totals, units.num_clusters, device), "lr": lr,
                            "gradient_norm": float(norm), "skipped_updates": int(totals["skipped"]),
@@ -218,7 +252,7 @@ def pretrain(hubert: Hubert, utterances: list, units: Units, config: PretrainCon
                 found = validate(model, source, units, valid_counts, config, device, autocast)
                 journal.write({"update": update, **found})
         if update % config.save_every_updates == 0 or update in (config.updates, stop_after):
-            save(model, optimizer, run, update, totals, record, config.keep_checkpoints)
+            save(model, optimizer, run, update, totals, in_a_row, record, config.keep_checkpoints)
         if update == stop_after:
             break
     else:
@@ -230,10 +264,11 @@ def pretrain(hubert: Hubert, utterances: list, units: Units, config: PretrainCon
 
 
 def _load(stream, per_update: int, source, units: Units, config: PretrainConfig, update: int):
-    """Yield each update's share of this rank: micro-batches (inputs, units, mask, weight), hidden frames, seconds.
+    """Yield each update's share of this rank: micro-batches (inputs, their lengths, units, mask, weight); then what
+    the loss of all ranks is divided by, and their seconds of audio.
 
-    Micro-batch i goes to rank i mod W. Where they do not divide evenly, a rank repeats one with weight 0, so that all
-    take part in the reduction.
+    The divisor counts hidden frames, and visible ones by their weight. Micro-batch i goes to rank i mod W. Where they
+    do not divide evenly, a rank repeats one with weight 0, so that all take part in the reduction.
     """
     rank, world = distributed.rank(), distributed.world_size()
     for update in itertools.count(update):
@@ -241,34 +276,50 @@ def _load(stream, per_update: int, source, units: Units, config: PretrainConfig,
         masks = [draw_mask(crop, config, update, index) for index, crop in enumerate(crops)]
         turns = [(rank + world * turn) for turn in range(math.ceil(per_update / world))]
         mine = [(index, 1.0) if index < per_update else (0, 0.0) for index in turns]
-        yield ([(source.batch(crops[i])[0], crop_units(units, crops[i]), masks[i], weight) for i, weight in mine],
-               sum(int(mask.sum()) for mask in masks),
+        yield ([(*source.batch(crops[i]), crop_units(units, crops[i]), masks[i], weight) for i, weight in mine],
+               sum(float(frame_weights(mask, config.unmasked_weight).sum()) for mask in masks),
                sum(crop.frames for group in crops for crop in group) / FRAME_RATE)
 
 
-def save(model: MaskedPrediction, optimizer, run: Path, update: int, totals: dict, record: dict, keep: int) -> None:
-    """Write the checkpoint of `update`."""
+def leave_dropped(hubert: Hubert, is_kept: list[bool] | None) -> None:
+    """Take the gradients of dropped blocks away: the reduction over ranks leaves zeros, on which momentum would act.
+
+    On one process they have none. Either way the update passes these blocks by.
+    """
+    for index, block in enumerate(hubert.encoder.layers):
+        if is_kept is not None and not is_kept[index]:
+            for parameter in block.parameters():
+                parameter.grad = None
+
+
+def save(model: MaskedPrediction, optimizer, run: Path, update: int, totals: dict[str, Tensor], in_a_row: Tensor,
+         record: dict, keep: int) -> None:
+    """Write the checkpoint of `update`, with the sums of all ranks since the last line of the log."""
     head = {f"head.{name}": x for name, x in model.head.state_dict().items()}
+    if totals:
+        skipped = {"skipped": totals["skipped"]}    # every rank counted the same
+        totals = over_ranks(totals, len(model.head.codewords), in_a_row.device) | skipped
     checkpoint.save(run, update, model.hubert.config, model.hubert.state_dict(), head,
-                    {"update": update, "optimizer": optimizer.state_dict(), "totals": totals,
+                    {"update": update, "optimizer": optimizer.state_dict(), "totals": totals, "in_a_row": in_a_row,
                      "record": files.digest_of(record)}, model.hubert.do_normalize, keep)
 
 
-def restore(model: MaskedPrediction, optimizer, run: Path, record: dict) -> tuple[int, dict[str, Tensor]]:
-    """Load the newest checkpoint of `run` into model and optimizer: its update (0 without one) and running sums.
+def restore(model: MaskedPrediction, optimizer, run: Path, record: dict) -> tuple[int, dict[str, Tensor], Tensor]:
+    """Load the newest checkpoint of `run` into model and optimizer: its update (0 without one), the sums since the
+    last line of the log (rank 0 goes on with those of all ranks), and how many updates were skipped in a row.
 
     Raises ValueError where it was made with another configuration.
     """
-    found = checkpoint.latest(run)
+    found, device = checkpoint.latest(run), next(model.parameters()).device
     if found is None:
-        return 0, {}
+        return 0, {}, torch.zeros((), device=device)
     state, head, training = found
     if training["record"] != files.digest_of(record):
-        raise ValueError(f"{run}: its checkpoint was made with another configuration or number of units; continue with "
-                         "that one, or choose another run directory")
+        raise ValueError(f"{run}: its checkpoint was made with another configuration, other units or other utterances; "
+                         "continue with those, or choose another run directory")
     model.hubert.load(state, str(run))
     model.head.load_state_dict({name.removeprefix("head."): x for name, x in head.items()})
     optimizer.load_state_dict(training["optimizer"])
-    device = next(model.parameters()).device
     log.say(f"{run}: continues after update {training['update']}")
-    return training["update"], {key: x.to(device) for key, x in training["totals"].items()}
+    totals = {key: x.to(device) for key, x in training["totals"].items() if key == "skipped" or distributed.rank() == 0}
+    return training["update"], totals, training["in_a_row"].to(device)

@@ -23,6 +23,7 @@ from framealign.finetune import finetune
 from framealign.model import Hubert
 from framealign.pretrain import pretrain
 from framealign.units import Codebook, Units, identity, make_units, mfcc_store, state_store
+from framealign.utterances import CLASSES
 
 METHODS = ("finetune", "tapt", "align")
 TINY = Path(__file__).parent / "tiny"               # the committed base model of the preset `tiny`
@@ -42,7 +43,7 @@ class SessionConfig:
     method: str = "align"
     selection: str = "clean"
     pretrain_data: str = "transductive"             # or inductive: not even the held-out session's sound
-    classes: str = ",".join(corpus.CLASSES)
+    classes: str = ",".join(CLASSES)
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
@@ -206,8 +207,8 @@ class Recipe:
             codebook = Codebook.read(given) if given else None
             record = {"layer": layer, "model": model.digests, "frame_rate": 50, "seed": self.config.seed,
                       "codebook": given or "fitted"}
-            units, codebook = make_units(store, utterances, clusters, self._seeded(self.preset.kmeans), codebook, record)
-            self._write_units(folder, units, codebook)
+            self._write_units(folder, *make_units(store, utterances, clusters, self._seeded(self.preset.kmeans),
+                                                  codebook, record))
 
         settings = self.common | {"layer": layer, "clusters": clusters, "kmeans": as_dict(self.preset.kmeans),
                                    "heard": identity(utterances), "codebook": files.digest(given) if given else ""}
@@ -315,6 +316,14 @@ def link(name: Path, target: Path) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(os.path.relpath(target, name.parent), target_is_directory=True)
     os.replace(temporary, name)
+
+
+def parse_settings(settings: list[str]) -> dict[str, str]:
+    """["pretrain.updates=500"] -> {"pretrain.updates": "500"}. Raises ValueError for a word without `=`."""
+    for word in settings:
+        if "=" not in word:
+            raise ValueError(f"--set {word}: must read NAME=VALUE, for example pretrain.updates=500")
+    return dict(word.split("=", 1) for word in settings)
 
 
 def with_overrides(chosen: Preset, overrides: dict[str, str]) -> Preset:

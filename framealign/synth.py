@@ -1,10 +1,9 @@
 """A synthetic emotional speech corpus, written as an IEMOCAP tree, with the emotional frames known.
 
-Source-filter synthesis (Fant 1960; cascade formants as Klatt 1980): glottal pulses and noise, whitened, pass through
-four gliding formants, a spectral tilt and a room of noise. Emotion acts only inside one or two stretches that cover
-30 to 70 % of a non-neutral utterance, as a change relative to the speaker's habits and to the rest of that utterance
-(`EMOTIONS`); every utterance, neutral or not, also drifts as a whole and emphasises words (`CONFUSERS`), so that no
-mean over the utterance tells the emotion. Which frames are emotional is written beside each utterance.
+Emotion acts only inside one or two stretches that cover 30 to 70 % of a non-neutral utterance, as a change relative to
+the speaker's habits and to the rest of that utterance (`EMOTIONS`). Every utterance, neutral or not, also drifts as a
+whole and emphasises words (`CONFUSERS`), so that no mean over the utterance gives the emotion away. Which frames are
+emotional is written beside each utterance. The sound itself is made by `voice.py`.
 
 What it leaves out: real phonotactics, meaning, overlapping speech, and emotions acted in any other way than these.
 """
@@ -39,10 +38,10 @@ class Emotion:
 
 EMOTIONS = {
     "neutral": Emotion(),
-    "happy": Emotion(f0_semitones=2.5, f0_range=1.8, f0_bounce_semitones=6.5, energy_db=2.0, energy_bounce_db=6.0,
+    "happy": Emotion(f0_semitones=2.5, f0_range=1.8, f0_bounce_semitones=8.0, energy_db=2.0, energy_bounce_db=6.0,
                      tempo=1.2, tilt_db_per_octave=2.0),
-    "angry": Emotion(f0_semitones=1.5, f0_range=1.2, energy_db=6.5, tempo=1.25, tilt_db_per_octave=5.5,
-                     jitter=0.06, shimmer=0.4),
+    "angry": Emotion(f0_semitones=2.0, f0_range=1.2, energy_db=6.5, tempo=1.25, tilt_db_per_octave=5.5,
+                     jitter=0.03, shimmer=0.35),
     "sad": Emotion(f0_semitones=-2.5, f0_range=0.25, energy_db=-7.0, tempo=0.75, tilt_db_per_octave=-5.5,
                    breath_db=18.0),
 }
@@ -55,7 +54,7 @@ class Confusers:
     tempo: tuple[float, float] = (0.85, 1.18)
     tilt_db_per_octave: tuple[float, float] = (-0.8, 0.8)
     strength: tuple[float, float] = (0.9, 1.1)    # factor on all of an emotional utterance's changes
-    emphasis_fraction: float = 0.15                 # of the words outside emotional stretches
+    emphasis_fraction: float = 0.10                 # of the words outside emotional stretches
     emphasis_semitones: tuple[float, float] = (2.0, 5.0)
     emphasis_db: tuple[float, float] = (2.0, 5.0)
     snr_db: tuple[float, float] = (15.0, 35.0)
@@ -65,6 +64,8 @@ class Confusers:
 CONFUSERS = Confusers()
 COVERAGE = (0.30, 0.70)                             # of a non-neutral utterance's time that is emotional
 STRETCH_SECONDS = 0.6                               # the shortest stretch, and the shortest gap between two
+PHRASE_SECONDS = 0.5                                # no new word where less is left; words overshoot by half of it
+SHORTEST_SECONDS = 1.5                              # planned for an utterance; with less, no stretch is sure to fit
 
 LABELS = {                                          # IEMOCAP label: emotion, evaluators' word, valence etc. (1 to 5)
     "neu": ("neutral", "Neutral", (3.0, 2.5, 3.0)), "ang": ("angry", "Anger", (1.5, 4.0, 4.0)),
@@ -100,14 +101,14 @@ def draw_speaker(seed: int, name: str) -> Speaker:
     return Speaker(f0_hz=rng.uniform(160, 240) if woman else rng.uniform(90, 140),
                    formant_scale=rng.uniform(1.10, 1.25) if woman else rng.uniform(0.92, 1.05),
                    accent_semitones=rng.uniform(1.5, 3.5), accent_db=rng.uniform(1.0, 4.0),
-                   syllables_per_second=rng.uniform(4.0, 5.5), tilt_db_per_octave=rng.uniform(-7.5, -4.5),
+                   syllables_per_second=rng.uniform(4.0, 5.5), tilt_db_per_octave=rng.uniform(-6.8, -5.2),
                    jitter=rng.uniform(0.004, 0.012), shimmer=rng.uniform(0.03, 0.08), breath_db=rng.uniform(-30, -22))
 
 
 @dataclass
 class Unit:
     """A syllable or a pause as planned: its segments, and what its speaker does on it outside any emotion."""
-    segments: list[voice.Segment]
+    segments: tuple[voice.Segment, ...]
     semitones: float = 0.0                          # declination and accent
     db: float = 0.0
     emphasis: tuple[float, float] = (0.0, 0.0)      # semitones, dB: only outside emotional stretches
@@ -118,25 +119,10 @@ class Unit:
         return sum(segment[0] for segment in self.segments) * self.seconds_factor
 
 
-def _pause(seconds: float) -> Unit:
-    return Unit([(seconds, (500, 1500, 2500, 3500), voice.OFF, voice.OFF, 1000.0, 1000.0)])
-
-
-def _syllable(speaker: Speaker, accented: bool, rng: np.random.Generator) -> list[voice.Segment]:
-    """Onset (mostly), vowel, coda (sometimes); about one over the speaker's rate long."""
-    vowel = voice.VOWELS[rng.integers(len(voice.VOWELS))]
-    onset = voice.CONSONANTS[rng.integers(len(voice.CONSONANTS))] if rng.random() < 0.85 else ()
-    coda = voice.CONSONANTS[rng.integers(len(voice.CONSONANTS))] if rng.random() < 0.25 else ()
-    seconds = (1.15 if accented else 0.95) / speaker.syllables_per_second * rng.lognormal(0, 0.15)
-    vowel_seconds = max(0.06, seconds - sum(segment[0] for segment in onset + coda))
-    segments = [*onset, (vowel_seconds, vowel, 0.0, voice.OFF, 1000.0, 1000.0), *coda]
-    return [(segment[0], segment[1] or vowel, *segment[2:]) for segment in segments]
-
-
 def _draw_units(speaker: Speaker, seconds: float, rng: np.random.Generator) -> list[Unit]:
     """Phrases of two to five words of one to three syllables, with pauses, until `seconds` are filled."""
-    units, filled = [_pause(rng.uniform(0.08, 0.2))], 0.15
-    while filled < seconds - 0.5:               # no room for another phrase
+    units, filled = [Unit(voice.pause(rng.uniform(0.08, 0.2)))], 0.15
+    while filled < seconds - PHRASE_SECONDS:
         phrase = []
         for _ in range(rng.integers(2, 6)):
             syllables, emphasised = rng.integers(1, 4), rng.random() < CONFUSERS.emphasis_fraction
@@ -144,15 +130,17 @@ def _draw_units(speaker: Speaker, seconds: float, rng: np.random.Generator) -> l
             emphasis = (rng.uniform(*CONFUSERS.emphasis_semitones), rng.uniform(*CONFUSERS.emphasis_db))
             for i in range(syllables):
                 rise = strength if i == accent else 0.0
-                phrase.append(Unit(_syllable(speaker, i == accent, rng), speaker.accent_semitones * rise,
-                                   speaker.accent_db * rise + rng.normal(0, 1.0), emphasis if emphasised else (0, 0)))
+                long = (1.15 if i == accent else 0.95) / speaker.syllables_per_second * rng.lognormal(0, 0.15)
+                phrase.append(Unit(voice.draw_syllable(long, rng), speaker.accent_semitones * rise,
+                                   speaker.accent_db * rise + rng.normal(0, 1.0),
+                                   emphasis if emphasised else (0.0, 0.0)))
                 filled += phrase[-1].seconds
-            if filled > seconds - 0.5:
+            if filled >= seconds - PHRASE_SECONDS:
                 break
         for unit, fall in zip(phrase, np.linspace(1.5, -1.5, len(phrase))):
             unit.semitones += fall                  # declination over the phrase
         phrase[-1].seconds_factor = 1.2             # final lengthening
-        units += phrase + [_pause(rng.uniform(0.1, 0.25))]
+        units += phrase + [Unit(voice.pause(rng.uniform(0.1, 0.25)))]
         filled += units[-1].seconds
     return units
 
@@ -176,44 +164,49 @@ def _choose_stretches(seconds: np.ndarray, tempo: float, rng: np.random.Generato
     return inside[np.argmin(fault)]
 
 
+def _timeline(units: list[Unit], factor: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lay the units' segments out in steps, each stretched by its unit's `factor` (U,).
+
+    Returns for each of C steps its segment's nine numbers (C, 9) and its unit (C,), and the units' edges (U + 1,).
+    """
+    rows = np.array([(segment[0], *segment[1], *segment[2:]) for unit in units for segment in unit.segments])
+    unit_of = np.repeat(np.arange(len(units)), [len(unit.segments) for unit in units])              # (segments,)
+    ends = np.round(np.cumsum(rows[:, 0] * factor[unit_of]) * frames.SAMPLE_RATE / voice.STEP).astype(int)
+    steps = np.repeat(np.arange(len(rows)), np.diff(ends, prepend=0))                               # (C,) segments
+    edges = np.append(0, ends[np.flatnonzero(np.diff(unit_of, append=len(units)))])
+    return rows[steps], unit_of[steps], edges
+
+
 def plan(speaker: Speaker, name: str, mean_seconds: float, rng: np.random.Generator) -> tuple[voice.Tracks, np.ndarray]:
-    """Draw one utterance with an emotion of `EMOTIONS`: its tracks, and its stretches (n, 2) in samples, end exclusive."""
-    emotion, draw = EMOTIONS[name], lambda limits: rng.uniform(*limits)
-    seconds = mean_seconds * np.clip(rng.lognormal(0, 0.25), 0.6, 1.6)
-    units = _draw_units(speaker, seconds * (1 + emotion.tempo) / 2, rng)    # half of it at the emotion's tempo
-    tempo, strength = draw(CONFUSERS.tempo), draw(CONFUSERS.strength)
-    shift, tilt = draw(CONFUSERS.f0_semitones), speaker.tilt_db_per_octave + draw(CONFUSERS.tilt_db_per_octave)
-    factor = np.array([unit.seconds_factor / tempo for unit in units])      # (U,) from a segment's time to its real one
-    seconds = np.array([unit.seconds for unit in units]) / tempo            # (U,)
+    """Draw one utterance with that emotion: its tracks and its emotional stretches, (n, 2) samples, end exclusive."""
+    emotion = EMOTIONS[name]
+    shift, tempo, tilt, strength = (rng.uniform(*limits) for limits in (
+        CONFUSERS.f0_semitones, CONFUSERS.tempo, CONFUSERS.tilt_db_per_octave, CONFUSERS.strength))
+    seconds = max(SHORTEST_SECONDS, mean_seconds * np.clip(rng.lognormal(0, 0.25), 0.6, 1.6))
+    units = _draw_units(speaker, seconds * (1 + emotion.tempo) / 2, rng)        # about half at the emotion's tempo
     is_emotional = np.zeros(len(units), bool)
     if name != "neutral":
-        is_emotional = _choose_stretches(seconds, emotion.tempo, rng)
-        factor = np.where(is_emotional, factor / emotion.tempo, factor)
+        is_emotional = _choose_stretches(np.array([unit.seconds for unit in units]) / tempo, emotion.tempo, rng)
+    factor = np.array([unit.seconds_factor for unit in units]) / tempo / np.where(is_emotional, emotion.tempo, 1.0)
+    rows, unit_of, edges = _timeline(units, factor)                             # (C, 9), (C,), (U + 1,)
 
-    unit_of, rows = zip(*[(u, (s[0], *s[1], *s[2:])) for u, unit in enumerate(units) for s in unit.segments])
-    unit_of, rows = np.array(unit_of), np.array(rows, float)            # (segments,), (segments, 9)
-    ends = np.round(np.cumsum(rows[:, 0] * factor[unit_of]) * frames.SAMPLE_RATE / voice.STEP).astype(int)
-    steps = np.repeat(np.arange(len(rows)), np.diff(ends, prepend=0))   # (C,) segment of each step
-    edges = np.append(0, ends[np.flatnonzero(np.diff(unit_of, append=len(units)))])     # (U + 1,) steps
     centres = (edges[1:] + edges[:-1]) / 2
-    contour = lambda values: voice.smooth(np.interp(np.arange(len(steps)) + 0.5, centres, values), 0.06)
-
-    weight = strength * voice.smooth(is_emotional[unit_of][steps].astype(float), 0.05)       # 1 in a stretch, 0 outside
-    emphasis = np.array([unit.emphasis for unit in units]) * ~is_emotional[:, None]     # (U, 2)
+    contour = lambda values: voice.smooth(np.interp(np.arange(len(rows)) + 0.5, centres, values), 0.06)     # (C,)
+    weight = strength * voice.smooth(is_emotional[unit_of].astype(float), 0.05)     # (C,) 0 outside the stretches
+    emphasis = np.array([unit.emphasis for unit in units]) * ~is_emotional[:, None]                 # (U, 2)
     bounce = contour(np.where(np.arange(len(units)) % 2, 1.0, -1.0) * rng.uniform(0.6, 1.4, len(units)))
     semitones = shift + contour([unit.semitones for unit in units]) * (1 + weight * (emotion.f0_range - 1)) \
         + contour(emphasis[:, 0]) + weight * (emotion.f0_semitones + emotion.f0_bounce_semitones * bounce)
     energy = voice.amplitude(contour([unit.db for unit in units]) + contour(emphasis[:, 1])
-                        + weight * (emotion.energy_db + emotion.energy_bounce_db * bounce))
-    loudness = energy * voice.smooth(voice.amplitude(rows[:, 5])[steps], 0.02)
+                             + weight * (emotion.energy_db + emotion.energy_bounce_db * bounce))
+    pulses = energy * voice.smooth(voice.amplitude(rows[:, 5]), 0.02)
     tracks = voice.Tracks(
-        f0_hz=np.clip(speaker.f0_hz * 2 ** (semitones / 12), 60, 500), voice=loudness,
-        breath=loudness * voice.amplitude(speaker.breath_db + weight * emotion.breath_db),
-        noise=energy * voice.smooth(voice.amplitude(rows[:, 6])[steps], 0.01),
-        noise_hz=rows[steps, 7], noise_width_hz=rows[steps, 8],
-        formants_hz=voice.smooth(rows[steps, 1:5], 0.05) * speaker.formant_scale,
+        f0_hz=np.clip(speaker.f0_hz * 2 ** (semitones / 12), 60, 500), voice=pulses,
+        breath=pulses * voice.amplitude(speaker.breath_db + weight * emotion.breath_db),
+        noise=energy * voice.smooth(voice.amplitude(rows[:, 6]), 0.01), noise_hz=rows[:, 7], noise_width_hz=rows[:, 8],
+        formants_hz=voice.smooth(rows[:, 1:5], 0.05) * speaker.formant_scale,
         higher_formants_hz=np.array(voice.HIGHER_FORMANTS) * speaker.formant_scale,
-        tilt_db_per_octave=tilt + weight * emotion.tilt_db_per_octave,
+        tilt_db_per_octave=speaker.tilt_db_per_octave + tilt + weight * emotion.tilt_db_per_octave,
         jitter=speaker.jitter + weight * emotion.jitter, shimmer=speaker.shimmer + weight * emotion.shimmer)
     runs = np.flatnonzero(np.diff(is_emotional.astype(int), prepend=0, append=0)).reshape(-1, 2)    # units
     return tracks, edges[runs] * voice.STEP
@@ -225,11 +218,8 @@ def synthesise(seed: int, speaker_name: str, utterance: str, emotion: str, mean_
     rng = np.random.default_rng(derive_seed(seed, "utterance", utterance))
     tracks, stretches = plan(draw_speaker(seed, speaker_name), emotion, mean_seconds, rng)
     speech = voice.render(tracks, rng)
-    spectrum = np.fft.rfft(rng.normal(size=len(speech)))
-    colour = np.maximum(np.fft.rfftfreq(len(speech), 1 / frames.SAMPLE_RATE), 100) ** rng.uniform(-0.7, -0.3)
-    room = np.fft.irfft(spectrum * colour, len(speech))                 # between white and brown
-    power = np.sqrt(np.mean(speech ** 2))
-    sound = speech + room * (power / np.sqrt(np.mean(room ** 2)) * voice.amplitude(-rng.uniform(*CONFUSERS.snr_db)))
+    room = voice.room_noise(len(speech), rng)                           # unit power
+    sound = speech + room * np.sqrt(np.mean(speech ** 2)) * voice.amplitude(-rng.uniform(*CONFUSERS.snr_db))
     level = voice.amplitude(rng.uniform(*CONFUSERS.level_db)) / np.sqrt(np.mean(sound ** 2))
     return sound * min(level, 0.95 / np.abs(sound).max()), stretches
 
@@ -250,8 +240,7 @@ def _write_utterance(job: _Job) -> int:
     emotion = LABELS[job.label][0]
     sound, stretches = synthesise(job.seed, job.speaker, job.utterance, emotion, job.mean_seconds)
     soundfile.write(job.path, np.round(sound * 32767).astype(np.int16), frames.SAMPLE_RATE, subtype="PCM_16")
-    first, end = np.ceil((stretches.T - frames.RECEPTIVE_FIELD / 2) / frames.HOP).astype(int)
-    end = np.minimum(end, frames.num_frames(len(sound)))
+    first, end = np.ceil((stretches.T - frames.RECEPTIVE_FIELD / 2) / frames.HOP).astype(int)   # by their centres
     job.path.with_suffix(TRUTH_SUFFIX).write_text("".join(f"{a}\t{b}\t{emotion}\n" for a, b in zip(first, end)))
     return len(sound)
 
@@ -302,13 +291,15 @@ def write_corpus(root: str | Path, seed: int = 0, num_sessions: int = 5, utteran
     Raises ValueError where a number is out of range, or `root` already holds something.
     """
     root = Path(root)
-    for name, value, low, high in (("num_sessions", num_sessions, 1, 99), ("mean_seconds", mean_seconds, 1.5, 30),
-                                   ("utterances_per_speaker", utterances_per_speaker, 1, 12_000)):
+    for name, value, low, high in (("num_sessions", num_sessions, 1, 99),
+                                   ("utterances_per_speaker", utterances_per_speaker, 1, 4_000),
+                                   ("mean_seconds", mean_seconds, SHORTEST_SECONDS, 30)):
         if not low <= value <= high:
             raise ValueError(f"{name} must be in [{low}, {high}], got {value}")
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise ValueError(f"{root}: already there and not empty; name another folder or remove it")
-    temporary = root.absolute().with_name(f".{root.name}.{os.getpid()}.tmp")
+    whole = root.resolve()
+    temporary = whole.with_name(f".{whole.name}.{os.getpid()}.tmp")
     try:
         jobs = _jobs(temporary, seed, num_sessions, utterances_per_speaker, mean_seconds)
         for folder in dict.fromkeys(job.path.parent for job in jobs):
@@ -319,9 +310,9 @@ def write_corpus(root: str | Path, seed: int = 0, num_sessions: int = 5, utteran
             folder = jobs[own[0]].path.parents[3] / "dialog" / "EmoEvaluation"
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{dialogue}.txt").write_text(_evaluation([jobs[i] for i in own], [lengths[i] for i in own]))
-        if root.exists():
-            root.rmdir()
-        temporary.rename(root)
+        if whole.exists():
+            whole.rmdir()                           # empty, as checked above
+        temporary.rename(whole)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return len(jobs)

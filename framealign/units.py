@@ -3,8 +3,8 @@
 A `Codebook` is fitted or given; `Units` are its nearest centroids for every utterance of a manifest. The same two steps
 make the units of task-adaptive pretraining and the pseudo-emotion units of the alignment paper (Sec. 2.2).
 """
+import dataclasses
 import json
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from framealign import distributed, files, interop, kmeans, log
-from framealign.config import KMeansConfig, as_dict
+from framealign import centroids, distributed, files, kmeans, log
+from framealign.config import KMeansConfig
 from framealign.data import FrameStore, frame_counts
 from framealign.mfcc import mfcc
 from framealign.model import Hubert
@@ -32,39 +32,42 @@ class Codebook:
     def fit(cls, frames, num_clusters: int, seed: int = 0, config: KMeansConfig = KMeansConfig(),
             record: dict | None = None) -> "Codebook":
         """Fit to frames (S, F), a float tensor or an iterable of such chunks. Same seed, same codebook."""
-        config = KMeansConfig(**{**as_dict(config), "seed": seed})
-        centroids, counts, inertia = kmeans.fit(frames, num_clusters, config)
-        return cls(centroids.cpu(), counts.cpu(), float(inertia), {"seed": seed, **(record or {})})
+        found, counts, inertia = kmeans.fit(frames, num_clusters, dataclasses.replace(config, seed=seed))
+        return cls(found.cpu(), counts.cpu(), inertia, {"seed": seed, **(record or {})})
 
     def assign(self, frames: Tensor) -> Tensor:
-        """Nearest centroid of each frame: (S, F) -> (S,) int64. Raises ValueError where the widths differ."""
+        """Nearest centroid of each frame: (S, F) -> (S,) int64. Raises ValueError for another width or NaN."""
         if frames.shape[-1] != self.centroids.shape[1]:
             raise ValueError(f"codebook of {self.centroids.shape[1]} dimensions cannot label frames of "
                              f"{frames.shape[-1]}: it was fitted on another model or feature")
+        if not torch.isfinite(frames).all():
+            raise ValueError("frames to be labelled hold NaN or infinity: did the model diverge?")
         return kmeans.assign(frames, self.centroids.to(frames.device))
 
     def write(self, path: str | Path) -> None:
         """Write `codebook.safetensors`: centroids, counts; inertia and the record as metadata."""
         metadata = {"inertia": json.dumps(self.inertia), "record": json.dumps(self.record)}
-        with files.write_atomically(path) as temporary:
-            safetensors.torch.save_file({"centroids": self.centroids.contiguous(), "counts": self.counts}, temporary,
-                                        metadata)
+        content = {"centroids": self.centroids.contiguous(), "counts": self.counts}
+        files.write_bytes(path, safetensors.torch.save(content, metadata))
 
     @classmethod
     def read(cls, path: str | Path) -> "Codebook":
         """Read `codebook.safetensors`; also `.npy` and scikit-learn's joblib file (fairseq's `*_km500.bin`)."""
-        centroids = torch.from_numpy(np.ascontiguousarray(interop.read_centroids(path), dtype=np.float32))
-        counts, metadata = torch.zeros(len(centroids), dtype=torch.int64), {}
+        found = torch.from_numpy(np.ascontiguousarray(centroids.read_centroids(path), dtype=np.float32))
+        counts, metadata = torch.zeros(len(found), dtype=torch.int64), {}
         if Path(path).suffix == ".safetensors":
             with safetensors.safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 counts = file.get_tensor("counts") if "counts" in file.keys() else counts
+        if counts.shape != (len(found),) or counts.dtype != torch.int64:
+            raise ValueError(f"{path}: must count frames of {len(found)} centroids, has counts {tuple(counts.shape)} "
+                             f"of {counts.dtype}")
         try:
-            record = json.loads(metadata.get("record", "{}"))
+            record = dict(json.loads(metadata.get("record", "{}")))
             inertia = float(json.loads(metadata.get("inertia", "NaN")))
-        except (json.JSONDecodeError, TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             raise ValueError(f"{path}: its metadata is not what a codebook holds") from None
-        return cls(centroids, counts, inertia, record or {"source": str(path)})
+        return cls(found, counts, inertia, record or {"source": str(path)})
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,7 @@ class Units:
         small = self.num_clusters <= 2 ** 15
         content = {"units": self.units.to(torch.int16 if small else torch.int32), "offsets": self.offsets}
         metadata = {"num_clusters": str(self.num_clusters), "record": json.dumps(self.record)}
-        with files.write_atomically(path) as temporary:
-            safetensors.torch.save_file(content, temporary, metadata)
+        files.write_bytes(path, safetensors.torch.save(content, metadata))
 
     @classmethod
     def read(cls, path: str | Path) -> "Units":
@@ -104,14 +106,17 @@ class Units:
         try:
             with safetensors.safe_open(path, "pt") as file:
                 metadata, units, offsets = file.metadata(), file.get_tensor("units"), file.get_tensor("offsets")
-            found = cls(units.int(), offsets, int(metadata["num_clusters"]), json.loads(metadata["record"]))
+            num_clusters, record = int(metadata["num_clusters"]), dict(json.loads(metadata["record"]))
         except FileNotFoundError:
             raise ValueError(f"{path}: no such file") from None
-        except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError, struct.error) as error:
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RecursionError, OSError) as error:
             raise ValueError(f"{path}: not a units file: {error}") from None
+        if units.dtype not in (torch.int16, torch.int32) or units.ndim != 1:
+            raise ValueError(f"{path}: units must be a list of int16 or int32, are {tuple(units.shape)} {units.dtype}")
         if offsets.dtype != torch.int64 or offsets.ndim != 1 or len(offsets) < 1 or int(offsets[0]) != 0 \
                 or int(offsets[-1]) != len(units) or (offsets.diff() < 0).any():
             raise ValueError(f"{path}: its offsets do not fit its units")
+        found = cls(units.int(), offsets, num_clusters, record)
         if len(units) and not 0 <= int(found.units.min()) <= int(found.units.max()) < found.num_clusters:
             raise ValueError(f"{path}: holds units outside 0 .. {found.num_clusters - 1}")
         return found
@@ -132,17 +137,17 @@ class Units:
                 if bad is not None or not words:
                     raise ValueError(f"{path}:{number}: units must be whole numbers separated by blanks, got "
                                      f"{(bad or '')[:40]!r}")
-                rows.append(torch.tensor([int(word) for word in words], dtype=torch.int32))
+                row = torch.tensor([int(word) for word in words], dtype=torch.int32)
+                if num_clusters is not None and int(row.max()) >= num_clusters:
+                    raise ValueError(f"{path}:{number}: holds unit {int(row.max())}, the codebook has {num_clusters}")
+                rows.append(row)
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not readable as text: {error}") from None
         if not rows:
             raise ValueError(f"{path}: holds no line of units")
         units = torch.cat(rows)
-        largest = int(units.max()) + 1
-        if num_clusters is not None and largest > num_clusters:
-            raise ValueError(f"{path}: holds unit {largest - 1}, the codebook has {num_clusters}")
         offsets = torch.tensor([0] + [len(row) for row in rows]).cumsum(0)
-        return cls(units, offsets, num_clusters or largest, {"source": str(path)})
+        return cls(units, offsets, num_clusters or int(units.max()) + 1, {"source": str(path)})
 
 
 def mfcc_store(utterances: list, directory: Path) -> FrameStore:
@@ -162,7 +167,7 @@ def state_store(hubert: Hubert, layer: int, utterances: list, directory: Path, d
         states = hubert.states(batch, num_samples, layer)                       # (B, T, D)
         return [x[:n] for x, n in zip(states, hubert.num_frames(num_samples).tolist())]
 
-    return _filled(hubert, directory, utterances, hubert.config.hidden_size, compute, f"layer {layer}")
+    return _filled(hubert, directory, utterances, hubert.config.hidden_size, compute, f"layer {layer}", device)
 
 
 def frontend_store(hubert: Hubert, utterances: list, directory: Path, device: torch.device) -> FrameStore:
@@ -173,14 +178,19 @@ def frontend_store(hubert: Hubert, utterances: list, directory: Path, device: to
         batch, num_samples = padded(waveforms, device)
         return [x[:n] for x, n in zip(hubert.frontend(batch, num_samples), hubert.num_frames(num_samples).tolist())]
 
-    return _filled(hubert, directory, utterances, hubert.config.conv_dim[-1], compute, "frontend")
+    return _filled(hubert, directory, utterances, hubert.config.conv_dim[-1], compute, "frontend", device)
 
 
-def _filled(hubert: Hubert, directory: Path, utterances: list, width: int, compute, what: str) -> FrameStore:
+def _filled(hubert: Hubert, directory: Path, utterances: list, width: int, compute, what: str,
+            device: torch.device) -> FrameStore:
+    """Compute and keep, or find kept, what this very model gives for these utterances."""
     state = hubert.feature_extractor.state_dict() if what == "frontend" else hubert.state_dict()
     key = files.digest_of([what, hubert.do_normalize, digest_of_state(state), identity(utterances)])
+    # One by one a CPU is faster (no padding), and the bits do not depend on which utterances a rank has.
+    batch_seconds = 0.0 if device.type == "cpu" else 60.0
     with torch.inference_mode():
-        return FrameStore.fill(directory, utterances, width, compute, key, hubert.do_normalize, what)
+        return FrameStore.fill(directory, utterances, width, compute, key, hubert.do_normalize, what,
+                               batch_seconds=batch_seconds)
 
 
 def padded(waveforms: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -202,13 +212,18 @@ def digest_of_state(state: dict[str, Tensor]) -> str:
 
 def make_units(store: FrameStore, utterances: list, num_clusters: int, config: KMeansConfig,
                codebook: Codebook | None, record: dict) -> tuple[Units, Codebook]:
-    """Units of every utterance from its kept frames, by the codebook given or by one fitted to them."""
+    """Units of every utterance from its kept frames, by the codebook given or by one fitted to them.
+
+    Each rank reads one stretch of the utterances; all get the same units and codebook as one process would.
+    """
+    bounds = [len(utterances) * part // distributed.world_size() for part in range(distributed.world_size() + 1)]
+    mine = range(*bounds[distributed.rank():distributed.rank() + 2])
     if codebook is None:
-        log.say(f"k-means: {num_clusters} clusters, {min(config.max_frames, int(store.counts.sum()))} frames")
-        codebook = Codebook.fit(store.draw(config.max_frames, config.seed), num_clusters, config.seed, config, record)
-    rank, world = distributed.rank(), distributed.world_size()
-    mine = {u: codebook.assign(store.read(u)).to(torch.int32).numpy() for u in range(rank, len(utterances), world)}
-    units = {u: x for part in distributed.all_gather_objects(mine) for u, x in part.items()}
-    flat = torch.from_numpy(np.concatenate([units[u] for u in range(len(utterances))]))
+        log.say(f"k-means: {num_clusters} clusters, {int(store.counts.sum())} frames")
+        codebook = Codebook.fit(lambda: (store.read(u) for u in mine), num_clusters, config.seed, config, record)
+    own = np.concatenate([np.zeros(0, np.int32), *(codebook.assign(store.read(u)).int().numpy() for u in mine)])
+    flat = torch.from_numpy(np.concatenate(distributed.all_gather_objects(own)))
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), store.counts.cumsum(0)])
-    return Units(flat, offsets, len(codebook.centroids), {**record, "manifest": identity(utterances)}), codebook
+    record = {**record, "manifest": identity(utterances),
+              "codebook_digest": files.digest_bytes(codebook.centroids.numpy().tobytes())}
+    return Units(flat, offsets, len(codebook.centroids), record), codebook

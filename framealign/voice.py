@@ -23,7 +23,7 @@ BANDWIDTHS = (80.0, 100.0, 150.0, 220.0)            # Hz, of F1 to F4
 HIGHER_FORMANTS, HIGHER_BANDWIDTH = (4400.0, 5400.0, 6400.0), 400.0   # Hz; they do not glide
 
 OFF = -90.0                                         # dB: silent
-# A consonant is one or two segments: (seconds, formants or None for the vowel's, voice dB, noise dB, noise Hz, width Hz)
+# A consonant is one or two segments: seconds, formants (None: the vowel's), voice dB, noise dB, noise Hz, width Hz.
 Segment = tuple[float, tuple[float, ...] | None, float, float, float, float]
 LABIAL, ALVEOLAR, VELAR = (300, 900, 2200, 3300), (320, 1700, 2600, 3500), (300, 2000, 2400, 3400)
 CONSONANTS: tuple[tuple[Segment, ...], ...] = (
@@ -48,21 +48,36 @@ CONSONANTS: tuple[tuple[Segment, ...], ...] = (
 
 @dataclass
 class Tracks:
-    """All that the vocal tract does, per step of 5 ms: arrays (C,), formants (C, 4)."""
+    """All that glottis and vocal tract do, in C steps of 5 ms: arrays (C,), but for the formants; linear amplitudes."""
     f0_hz: np.ndarray
     voice: np.ndarray                               # amplitude of the pulses
     breath: np.ndarray                              # amplitude of noise through the formants
     noise: np.ndarray                               # amplitude of friction noise
     noise_hz: np.ndarray
-    noise_width_hz: np.ndarray
-    formants_hz: np.ndarray
+    noise_width_hz: np.ndarray                      # half the width at half the amplitude
+    formants_hz: np.ndarray                         # (C, 4)
     higher_formants_hz: np.ndarray                  # (3,): of the whole utterance
     tilt_db_per_octave: np.ndarray
-    jitter: np.ndarray
-    shimmer: np.ndarray
+    jitter: np.ndarray                              # standard deviation of a pulse's time, in periods
+    shimmer: np.ndarray                             # standard deviation of a pulse's height, as a fraction
+
+
+def pause(seconds: float) -> tuple[Segment, ...]:
+    return ((seconds, (500, 1500, 2500, 3500), OFF, OFF, 1000.0, 1000.0),)
+
+
+def draw_syllable(seconds: float, rng: np.random.Generator) -> tuple[Segment, ...]:
+    """Onset (mostly), vowel, coda (sometimes), in about `seconds`: the vowel takes what the consonants leave."""
+    vowel = VOWELS[rng.integers(len(VOWELS))]
+    onset = CONSONANTS[rng.integers(len(CONSONANTS))] if rng.random() < 0.85 else ()
+    coda = CONSONANTS[rng.integers(len(CONSONANTS))] if rng.random() < 0.25 else ()
+    vowel_seconds = max(0.06, seconds - sum(segment[0] for segment in onset + coda))
+    segments = (*onset, (vowel_seconds, vowel, 0.0, OFF, 1000.0, 1000.0), *coda)
+    return tuple((segment[0], segment[1] or vowel, *segment[2:]) for segment in segments)
 
 
 def amplitude(db: float | np.ndarray) -> np.ndarray:
+    """Decibels as a factor on the amplitude."""
     return np.power(10.0, np.asarray(db) / 20)
 
 
@@ -83,7 +98,7 @@ def _pulses(tracks: Tracks, rng: np.random.Generator) -> np.ndarray:
     at = np.interp(np.arange(1, int(phase[-1])), phase, sample)                         # (pulses,) samples
     period, step = frames.SAMPLE_RATE / f0_hz[at.astype(int)], at.astype(int) // STEP
     at = at + period * tracks.jitter[step] * np.clip(rng.normal(size=len(at)), -2.5, 2.5)
-    height = np.sqrt(period) * tracks.voice[step] * (1 + tracks.shimmer[step] * rng.normal(size=len(at)))
+    height = np.sqrt(period) * tracks.voice[step] * np.maximum(1 + tracks.shimmer[step] * rng.normal(size=len(at)), 0.1)
     near = np.floor(at).astype(int)[:, None] + np.arange(-3, 5)                         # (pulses, 8) samples
     away = near - at[:, None]
     taps = height[:, None] * np.sinc(away) * np.cos(np.pi / 8 * away.clip(-4, 4)) ** 2
@@ -98,7 +113,7 @@ def _spectral_constants() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _denominator(formant_hz: np.ndarray, bandwidth_hz: float) -> np.ndarray:
-    """1 over the response of digital resonators (Klatt 1980) with gain 1 at 0 Hz. formant_hz (C,): (C, bins) complex."""
+    """1 over the response of digital resonators with gain 1 at 0 Hz (Klatt 1980). (C,) Hz: (C, bins) complex."""
     delay = _spectral_constants()[2]
     radius = np.exp(-np.pi * bandwidth_hz / frames.SAMPLE_RATE)
     b = 2 * radius * np.cos(2 * np.pi * np.minimum(formant_hz, 7600) / frames.SAMPLE_RATE)
@@ -111,7 +126,7 @@ def render(tracks: Tracks, rng: np.random.Generator) -> np.ndarray:
     hz, octaves, _ = _spectral_constants()
     C = len(tracks.f0_hz)
     window = np.sin(np.pi * (np.arange(WINDOW) + 0.5) / WINDOW) ** 2                    # sums to 1 at hops of STEP
-    sources = []
+    sources = []                                    # spectra of pulses and of breath and friction noise
     for source in (_pulses(tracks, rng), rng.normal(size=C * STEP)):
         blocks = np.lib.stride_tricks.sliding_window_view(np.pad(source, STEP // 2), WINDOW)[::STEP]    # (C, WINDOW)
         sources.append(np.fft.rfft(blocks * window, FFT_SIZE))                          # (C, bins)
@@ -119,7 +134,7 @@ def render(tracks: Tracks, rng: np.random.Generator) -> np.ndarray:
     denominator = np.prod(_denominator(tracks.higher_formants_hz, HIGHER_BANDWIDTH), axis=0)        # (bins,)
     for formant_hz, bandwidth_hz in zip(tracks.formants_hz.T, BANDWIDTHS):
         denominator = denominator * _denominator(formant_hz, bandwidth_hz)              # (C, bins)
-    tilt = amplitude(tracks.tilt_db_per_octave[:, None] * octaves)                     # (C, bins)
+    tilt = amplitude(tracks.tilt_db_per_octave[:, None] * octaves) * hz / np.hypot(hz, 60)      # (C, bins), 0 at 0 Hz
     friction = tracks.noise[:, None] / (1 + ((hz - tracks.noise_hz[:, None]) / tracks.noise_width_hz[:, None]) ** 2)
     spectrum = (voiced + noise * tracks.breath[:, None]) * tilt / denominator + noise * friction
     ringing = np.fft.irfft(spectrum, FFT_SIZE).reshape(C, FFT_SIZE // STEP, STEP)
@@ -127,3 +142,10 @@ def render(tracks: Tracks, rng: np.random.Generator) -> np.ndarray:
     for i in range(FFT_SIZE // STEP):
         sound[i:i + C] += ringing[:, i]
     return sound.ravel()[STEP // 2:][:C * STEP]
+
+
+def room_noise(num_samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Steady noise of unit power, its amplitude falling with frequency by a drawn power: (N,)."""
+    hz = np.maximum(np.fft.rfftfreq(num_samples, 1 / frames.SAMPLE_RATE), 100)
+    noise = np.fft.irfft(np.fft.rfft(rng.normal(size=num_samples)) * hz ** rng.uniform(-0.7, -0.3), num_samples)
+    return noise / np.sqrt(np.mean(noise ** 2))

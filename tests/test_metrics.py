@@ -29,7 +29,7 @@ def test_a_small_table_by_hand():
 
 
 def test_a_class_without_utterances():
-    """UA is over the classes there are; F1 leaves out a class neither true nor predicted, and counts a predicted one."""
+    """UA is over the classes there are; F1 leaves out a class neither true nor predicted, not a predicted one."""
     absent = metrics.confusion([0, 0, 1], [0, 1, 1], 3)
     assert np.isnan(metrics.recalls(absent)).tolist() == [False, False, True]
     assert metrics.ua(absent) == pytest.approx(0.75) and metrics.macro_f1(absent) == pytest.approx(2 / 3)

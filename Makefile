@@ -1,0 +1,51 @@
+# framealign: `make demo` runs the whole method on a corpus it makes itself, `make test` the tests. Each target prints
+# what it does. PYTHON is any Python >= 3.10; a virtual environment is made in .venv on first use.
+PYTHON ?= python3
+EXTRAS ?= oracle
+VENV := .venv
+RUN ?= runs/session
+S ?= 1
+METHOD ?= align
+PRESET ?= $(if $(filter tiny,$(HUBERT)),tiny,base)
+SEED ?= 0
+FLAGS ?=
+
+input = $(if $(IEMOCAP),--iemocap "$(IEMOCAP)",$(if $(CORPUS),--corpus "$(CORPUS)",$(error give IEMOCAP=folder or CORPUS=table)))
+session = $(VENV)/bin/python bin/session.py $(input) --hubert "$(or $(HUBERT),$(error give HUBERT=a model directory, tiny or scratch))" \
+	$(if $(CODEBOOK),--codebook "$(CODEBOOK)") --preset $(PRESET) --method $(METHOD) --seed $(SEED) --run "$(RUN)" $(FLAGS)
+
+.PHONY: demo test slow-test gpu-test session sessions tiny-base clean help
+
+help:           ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/ready: setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("framealign needs Python 3.10 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet -e '.$(if $(EXTRAS),[$(EXTRAS)])'
+	touch $@
+
+demo: $(VENV)/ready  ## the whole method on a synthetic corpus: six stages, three methods, minutes on a CPU
+	$(VENV)/bin/python bin/demo.py $(FLAGS)
+
+test: $(VENV)/ready  ## the tests (skips say what they would need)
+	$(VENV)/bin/python -m pytest -m "not slow and not gpu" $(FLAGS)
+
+slow-test: $(VENV)/ready  ## the tests that take minutes
+	$(VENV)/bin/python -m pytest -m slow $(FLAGS)
+
+gpu-test: $(VENV)/ready  ## the tests that need a CUDA device
+	$(VENV)/bin/python -m pytest -m gpu $(FLAGS)
+
+session: $(VENV)/ready  ## one fold: make session S=1 IEMOCAP=folder HUBERT=folder [METHOD= PRESET= RUN= SEED= CODEBOOK=]
+	$(session) --session $(S)
+
+sessions: $(VENV)/ready  ## every fold, then the pooled table
+	$(session) --session all
+
+tiny-base: $(VENV)/ready  ## pretrain the committed tiny base model again (about an hour on 2 cores)
+	$(VENV)/bin/python bin/demo.py --make-tiny-base --run runs/tiny-base $(FLAGS)
+
+clean:          ## remove the virtual environment and the demo's run; other runs stay
+	rm -rf $(VENV) runs/demo build framealign.egg-info

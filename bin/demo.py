@@ -1,0 +1,26 @@
+#!/usr/bin/env python3
+"""The whole method on a synthetic corpus it makes itself: six stages, three methods, recognition and alignment measured.
+
+    bin/demo.py                                     # minutes on a CPU, from the committed tiny base model
+    bin/demo.py --make-tiny-base --run runs/tiny-base
+"""
+import argparse
+import sys
+
+from framealign import config, demo, distributed, log, session
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    config.add_flags(parser, demo.DemoConfig)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
+                        help="replace one setting of the preset tiny, e.g. pretrain.updates=100 (may be repeated)")
+    args = parser.parse_args()
+    chosen = config.from_flags(args, demo.DemoConfig())
+    with distributed.ranks(distributed.choose_device(chosen.device)):
+        action = demo.make_tiny_base if chosen.make_tiny_base else demo.run
+        action(chosen, session.parse_settings(args.settings))
+
+
+if __name__ == "__main__":
+    sys.exit(log.command(main))

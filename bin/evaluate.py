@@ -1,0 +1,22 @@
+#!/usr/bin/env python3
+"""Pool the folds of a run: WA, UA, macro-F1, recalls, confusion, intervals, with the protocol beside them.
+
+    bin/evaluate.py runs/iemocap
+    bin/evaluate.py runs/iemocap --method tapt
+"""
+import argparse
+import sys
+
+from framealign import log, report, session
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="folder of a session run")
+    parser.add_argument("--method", default="align", choices=session.METHODS)
+    args = parser.parse_args()
+    log.say(report.table(report.collect(args.run, args.method)))
+
+
+if __name__ == "__main__":
+    sys.exit(log.command(main))

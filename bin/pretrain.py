@@ -1,0 +1,24 @@
+#!/usr/bin/env python3
+"""Pretrain a HuBERT to predict the units of hidden frames; continues by itself what was interrupted in --run.
+
+    bin/pretrain.py --corpus corpus.tsv --units runs/units/units.safetensors --preset tiny --run runs/pretrain
+    torchrun --nproc_per_node 4 bin/pretrain.py --corpus corpus.tsv --units u.km --init-from hubert-base-ls960 --run r
+"""
+import argparse
+import sys
+
+from framealign import commands, config, distributed, log
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    config.add_flags(parser, commands.PretrainRun)
+    config.add_flags(parser, config.PretrainConfig)
+    args = parser.parse_args()
+    chosen = config.from_flags(args, commands.PretrainRun())
+    with distributed.ranks(distributed.choose_device(chosen.device)):
+        commands.pretrain_run(chosen, config.from_flags(args, config.preset(chosen.preset).pretrain))
+
+
+if __name__ == "__main__":
+    sys.exit(log.command(main))

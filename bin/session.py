@@ -1,0 +1,29 @@
+#!/usr/bin/env python3
+"""Run the recipe on one fold, or on all: every stage from sound files to a tested emotion recogniser; resumable.
+
+    bin/session.py --iemocap /data/IEMOCAP --hubert /models/hubert-base-ls960 --session 1 --run runs/iemocap
+    bin/session.py --corpus corpus.tsv --hubert tiny --preset tiny --session all --run runs/mine
+"""
+import argparse
+import dataclasses
+import sys
+
+from framealign import config, distributed, log, report, session
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    config.add_flags(parser, session.SessionConfig)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
+                        help="replace one setting of the preset, e.g. pretrain.updates=500 (may be repeated)")
+    args = parser.parse_args()
+    chosen = session.SessionConfig(**{field.name: getattr(args, field.name) for field in
+                                      dataclasses.fields(session.SessionConfig)
+                                      if getattr(args, field.name) is not None})
+    with distributed.ranks(distributed.choose_device(chosen.device)):
+        session.run_sessions(chosen, session.parse_settings(args.settings))
+        log.say(report.table(report.collect(chosen.run, chosen.method)))
+
+
+if __name__ == "__main__":
+    sys.exit(log.command(main))

@@ -1,0 +1,24 @@
+#!/usr/bin/env python3
+"""Turn every utterance of a manifest into units: MFCC or layer states, k-means, one unit per 20 ms frame.
+
+    bin/units.py --corpus corpus.tsv --mfcc --clusters 100 --out runs/units
+    bin/units.py --corpus corpus.tsv --model hubert-base-ls960 --layer 9 --codebook km500.bin --out runs/units
+"""
+import argparse
+import sys
+
+from framealign import commands, config, distributed, log
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    config.add_flags(parser, commands.UnitsRun)
+    config.add_flags(parser, config.KMeansConfig)
+    args = parser.parse_args()
+    chosen = config.from_flags(args, commands.UnitsRun())
+    with distributed.ranks(distributed.choose_device(chosen.device)):
+        commands.make_units_run(chosen, config.from_flags(args, config.KMeansConfig()))
+
+
+if __name__ == "__main__":
+    sys.exit(log.command(main))

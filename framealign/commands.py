@@ -1,0 +1,200 @@
+"""What the scripts in `bin/` call: the library's steps with files in and files out, each checked before it is begun."""
+import json
+import shutil
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from framealign import checkpoint, corpus, distributed, files, huggingface, interop, log
+from framealign.config import FinetuneConfig, KMeansConfig, PretrainConfig, preset
+from framealign.finetune import finetune
+from framealign.frames import FRAME_RATE
+from framealign.model import Hubert
+from framealign.pretrain import pretrain
+from framealign.recognise import Recogniser
+from framealign.units import Codebook, Units, make_units, mfcc_store, state_store
+from framealign.utterances import CLASSES, OPTIMISTIC
+
+
+@dataclass(frozen=True)
+class UnitsRun:
+    """Where units come from and go to."""
+    corpus: str = ""                                # manifest, table, or fairseq .tsv
+    mfcc: bool = False                              # cluster MFCC instead of a model's states
+    model: str = ""                                 # model directory
+    layer: int = 9                                  # whose states are clustered; 0: the block stack's input
+    codebook: str = ""                              # given: used as it is; else one is fitted
+    clusters: int = 500                             # of the fitted codebook
+    out: str = "runs/units"                         # folder for codebook.safetensors, units.safetensors
+    km: bool = False                                # also write units.km, fairseq's text
+    seed: int = 0
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class PretrainRun:
+    """What is pretrained on what."""
+    corpus: str = ""                                # manifest, table, or fairseq .tsv
+    units: str = ""                                 # units.safetensors or fairseq's .km of the same corpus
+    init_from: str = ""                             # model directory to start from (encoder only); "": from scratch
+    preset: str = "base"                            # tiny, small, base or large: settings, and the shape from scratch
+    run: str = "runs/pretrain"                      # folder for checkpoints, log.jsonl, encoder
+    resume: bool = True                             # --no-resume: refuse a folder that holds a checkpoint
+    device: str = "auto"
+    precision: str = "auto"                         # auto, float32 or bfloat16
+
+
+@dataclass(frozen=True)
+class FinetuneRun:
+    """What is fine-tuned, selected and tested on what."""
+    corpus: str = ""                                # manifest or table, with --session
+    session: str = "1"                              # held out for the test
+    train: str = ""                                 # instead of a corpus: the reference's three scp files
+    valid: str = ""
+    test: str = ""
+    init_from: str = ""                             # model directory (encoder only)
+    preset: str = "base"
+    classes: str = ",".join(CLASSES)
+    run: str = "runs/finetune"                      # folder for checkpoints, log.jsonl, recogniser, results
+    resume: bool = True
+    device: str = "auto"
+    precision: str = "auto"
+
+
+def required(config: object, *names: str) -> None:
+    """Raise ValueError naming the first of these flags that was not given."""
+    for name in names:
+        if not getattr(config, name):
+            raise ValueError(f"--{name.replace('_', '-')} is needed; --help shows an example")
+
+
+def read_corpus(path: str, classes: tuple[str, ...] | list[str] = CLASSES) -> list:
+    """A manifest or table (its header names `path`), else a fairseq .tsv (its first line is a folder)."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            first = file.readline(65_536).rstrip("\n")
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not readable as text: {error}") from None
+    is_root = "\t" not in first and "," not in first and (first.startswith(("/", ".")) or Path(first).is_dir())
+    return corpus.read_fairseq(path) if first and is_root else corpus.read(path, classes)
+
+
+def fresh(run: str, resume: bool) -> None:
+    """Raise ValueError where `run` holds a checkpoint and it is not to be continued."""
+    if not resume and any((Path(run) / "checkpoints").glob("[0-9]*")):
+        raise ValueError(f"{run}: holds checkpoints; leave out --no-resume to continue, or choose another --run folder")
+
+
+def make_units_run(config: UnitsRun, kmeans: KMeansConfig) -> None:
+    """Features of every utterance -> codebook (given or fitted) -> units."""
+    required(config, "corpus")
+    if config.mfcc == bool(config.model):
+        raise ValueError("give either --mfcc or --model")
+    utterances, out = read_corpus(config.corpus), Path(config.out)
+    device, codebook = distributed.choose_device(config.device), None
+    if config.codebook:
+        codebook = Codebook.read(config.codebook)
+    if config.mfcc:
+        store, record = mfcc_store(utterances, out / "features"), {"feature": "mfcc"}
+    else:
+        store = state_store(Hubert.from_pretrained(config.model), config.layer, utterances, out / "features", device)
+        record = {"layer": config.layer, "model": store.index["key"]}
+    record |= {"frame_rate": FRAME_RATE, "seed": config.seed, "codebook": config.codebook or "fitted"}
+    kmeans = KMeansConfig(**{f.name: getattr(kmeans, f.name) for f in fields(kmeans)} | {"seed": config.seed})
+    units, codebook = make_units(store, utterances, config.clusters, kmeans, codebook, record)
+    if distributed.rank() == 0:
+        codebook.write(out / "codebook.safetensors")
+        units.write(out / "units.safetensors")
+        if config.km:
+            units.write_km(out / "units.km")
+        shutil.rmtree(out / "features")
+        used = int((torch.bincount(units.units, minlength=units.num_clusters) > 0).sum())
+        log.say(f"{out}: {len(units.units)} units of {len(utterances)} utterances, {used} of {units.num_clusters} in "
+                f"use, inertia {codebook.inertia:.4g}")
+
+
+def pretrain_run(config: PretrainRun, settings: PretrainConfig) -> None:
+    """Pretrain from scratch or from an encoder; a run that has checkpoints continues."""
+    required(config, "corpus", "units")
+    fresh(config.run, config.resume)
+    utterances = read_corpus(config.corpus)
+    units = Units.read_km(config.units) if config.units.endswith(".km") else Units.read(config.units)
+    units.check(utterances, config.units)
+    torch.manual_seed(settings.seed)
+    hubert = Hubert.from_pretrained(config.init_from) if config.init_from else Hubert(preset(config.preset).model)
+    if not config.init_from and settings.freeze_conv:
+        raise ValueError("from scratch the conv encoder must train too: add --no-freeze-conv, or give --init-from")
+    encoder = pretrain(hubert, utterances, units, settings, config.run, distributed.choose_device(config.device),
+                       config.precision)
+    log.say(f"encoder: {encoder}")
+
+
+def finetune_run(config: FinetuneRun, settings: FinetuneConfig) -> None:
+    """Fine-tune, select, test once: by session of a manifest, or by three scp lists."""
+    required(config, "init_from")
+    fresh(config.run, config.resume)
+    classes = [name.strip() for name in config.classes.split(",")]
+    if bool(config.corpus) == bool(config.train):
+        raise ValueError("give either --corpus (with --session) or --train, --valid and --test")
+    if config.train:
+        required(config, "test")
+        overlap = settings.selection in OPTIMISTIC
+        splits = [corpus.from_scp(config.train, config.valid or None, config.test, overlap, classes)]
+        utterances = [u for part in (splits[0].train, splits[0].valid, splits[0].test) for u in part]
+        utterances = list({u.id: u for u in utterances}.values())
+    else:
+        utterances = read_corpus(config.corpus, classes)
+        splits = corpus.split(utterances, config.session, settings.selection, classes=classes)
+    device = distributed.choose_device(config.device)
+    for index, split in enumerate(splits):
+        run = Path(config.run) / (f"way{index + 1}" if len(splits) > 1 else "")
+        results = finetune(Hubert.from_pretrained(config.init_from), utterances, split, classes, settings, run, device,
+                           config.precision, Path(config.run) / "frontend")
+        reported = ", ".join(f"{name} {100 * value:.1f} %" for name, value in results["reported"].items())
+        log.say(f"{split.name}: {reported} ({settings.selection} selection, epoch {results['selected_epoch']}); "
+                f"{run / 'results.json'}")
+
+
+def export(source: str, target: str, encoder_only: bool, form: str) -> None:
+    """Write a run's newest checkpoint, a checkpoint, a model directory or a fairseq .pt as a Hugging Face directory.
+
+    form "torchaudio": the encoder's state dict in torchaudio.models' names, as one safetensors file. Raises ValueError
+    where `target` exists already.
+    """
+    place = Path(source)
+    if Path(target).exists():
+        raise ValueError(f"{target}: exists already; choose another name or remove it")
+    if place.suffix == ".pt" and place.is_file():
+        found = interop.read_fairseq(place)
+        do_normalize = bool(found.do_normalize)
+    else:
+        found = huggingface.read(checkpoint.newest(place) or place)
+        do_normalize = found.do_normalize
+    head = {} if encoder_only else {n: x for n, x in found.head.items() if n.startswith(("pooling.", "classifier."))}
+    if form == "torchaudio":
+        with files.write_atomically(target) as temporary:
+            save_file({name: x.contiguous() for name, x in interop.to_torchaudio(found.state).items()}, temporary)
+    else:
+        labels = getattr(found, "labels", None) if head else None
+        huggingface.write(target, found.config, found.state, head, do_normalize=do_normalize, labels=labels)
+    log.say(f"{target}: {'recogniser' if head else 'encoder'}, {form} format")
+
+
+def print_results(model: str, sounds: list[str], timeline: bool, device: str) -> None:
+    """One line per file with the emotion and its probabilities; with `timeline` a JSON object with every frame."""
+    recogniser = Recogniser.from_pretrained(model, device)
+    for sound in sounds:
+        result = recogniser(sound)
+        if timeline:
+            rounded = {"attention": np.round(result.attention, 6).tolist(),
+                       "posterior": np.round(result.posterior, 4).tolist()}
+            log.say(json.dumps({"path": sound, "emotion": result.emotion, "probabilities": result.probabilities,
+                                "labels": recogniser.labels, "frames_per_second": FRAME_RATE, **rounded}))
+        else:
+            shares = "  ".join(f"{label} {share:.2f}" for label, share in result.probabilities.items())
+            log.say(f"{sound}\t{result.emotion}\t{shares}")

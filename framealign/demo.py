@@ -1,0 +1,157 @@
+"""The demonstration: a synthetic corpus, the recipe's three methods on it, and whether alignment aligns.
+
+Also makes the committed base model of the preset `tiny`: HuBERT from scratch, two iterations, on synthetic speech of
+other seeds and other speakers than the demo's corpus.
+"""
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from framealign import alignment, audio, corpus, files, log, metrics, session, synth
+from framealign.mfcc import mfcc
+from framealign.recognise import Recogniser
+from framealign.report import STAGES, aligned
+from framealign.units import make_units, state_store
+
+CORPUS_SEED, BASE_SEED = 0, 1000                    # the base model's speakers are none of the demo's
+UTTERANCES_PER_SPEAKER = 64
+BASE_SESSIONS, BASE_UTTERANCES_PER_SPEAKER = 15, 100
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoConfig:
+    """What the demonstration runs."""
+    run: str = "runs/demo"                          # folder of the corpus and all stages
+    session: str = "1"                              # held out
+    seed: int = 0                                   # of training; the corpus has its own
+    device: str = "auto"
+    hubert: str = "tiny"                            # base model: tiny (committed), a directory, or scratch
+    make_tiny_base: bool = False                    # instead: pretrain framealign/tiny again
+
+
+def run(config: DemoConfig, settings: dict[str, str]) -> dict:
+    """Make the corpus, run the three methods on one fold, measure, print: the numbers as written to `demo.json`."""
+    began, root = time.monotonic(), Path(config.run)
+    tree = make_corpus(root / "corpus", CORPUS_SEED, 5, UTTERANCES_PER_SPEAKER)
+    rows = {}
+    for method in session.METHODS:
+        log.say(f"== method {method}")
+        chosen = session.SessionConfig(iemocap=str(tree), allow_partial=True, hubert=config.hubert, preset="tiny",
+                                       run=str(root), session=config.session, method=method, seed=config.seed,
+                                       device=config.device)
+        recipe = session.Recipe(chosen, settings)
+        rows[method] = recipe.run()
+        test = [u for u in recipe.utterances if u.session == config.session]
+        place = recipe.fold / STAGES[method] / "recogniser"
+        rows[method]["alignment"] = alignment.attention_and_posterior(
+            Recogniser.from_pretrained(place, config.device), test)
+        rows[method]["alignment"]["units_nmi"] = units_nmi(recipe, place, root / "alignment-states")
+    split, = corpus.split(recipe.utterances, config.session, "clean")
+    baselines = {name: baseline(split, recipe.classes, features) for name, features in
+                 (("pitch and energy", pitch_and_energy), ("MFCC", mfcc_mean))}
+    found = {"methods": rows, "utterance_means_ua": baselines, "seconds": round(time.monotonic() - began, 1)}
+    files.write_json(root / "demo.json", found)
+    log.say(summary(found, config))
+    return found
+
+
+def make_corpus(root: Path, seed: int, sessions: int, utterances_per_speaker: int) -> Path:
+    """The synthetic corpus as an IEMOCAP tree, kept if it was finished before."""
+    wanted = {"seed": seed, "sessions": sessions, "utterances_per_speaker": utterances_per_speaker}
+    done = root / "synthetic.json"
+    if not done.exists() or files.read_json(done) != wanted:
+        shutil.rmtree(root, ignore_errors=True)
+        synth.write_corpus(root, seed, sessions, utterances_per_speaker)
+        files.write_json(done, wanted)
+    return root
+
+
+def units_nmi(recipe: session.Recipe, place: Path, directory: Path) -> float:
+    """Normalised mutual information of a model's own 50 units with (emotion, frame is emotional), all utterances."""
+    hubert = Recogniser.from_pretrained(place).model.hubert
+    store = state_store(hubert, recipe.preset.align_layer, recipe.utterances, directory, recipe.device)
+    units, _ = make_units(store, recipe.utterances, recipe.preset.align_clusters, recipe.preset.kmeans, None, {})
+    shutil.rmtree(directory)
+    return alignment.units_and_emotion(units, recipe.utterances)
+
+
+def pitch_and_energy(waveform: Tensor) -> Tensor:
+    """Mean log pitch and mean log energy of an utterance: (2,). Pitch by torchaudio's normalised cross-correlation."""
+    from torchaudio.functional import detect_pitch_frequency
+    pitch = detect_pitch_frequency(waveform, 16_000, freq_low=60, freq_high=500)
+    energy = waveform.unfold(0, 400, 160).square().mean(-1)                     # (T,)
+    return torch.stack([pitch.log().mean(), (energy + 1e-8).log().mean()])
+
+
+def mfcc_mean(waveform: Tensor) -> Tensor:
+    """Mean MFCC with deltas of an utterance: (39,)."""
+    return mfcc(waveform).mean(0)
+
+
+def baseline(split: corpus.Split, classes: list[str], features) -> float:
+    """UA on the test part of a logistic regression on utterance means: what can be told without looking over time."""
+    x, y = {}, {}
+    for part in ("train", "valid", "test"):
+        chosen = getattr(split, part)
+        x[part] = torch.stack([features(audio.load(u.path)) for u in chosen]).double()
+        y[part] = torch.tensor([classes.index(u.label) for u in chosen])
+    x["train"], y["train"] = torch.cat([x["train"], x["valid"]]), torch.cat([y["train"], y["valid"]])
+    mean, deviation = x["train"].mean(0), x["train"].std(0) + 1e-8
+    weight = torch.zeros(x["train"].shape[1], len(classes), dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(len(classes), dtype=torch.float64, requires_grad=True)
+    solver = torch.optim.LBFGS([weight, bias], max_iter=200)
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        value = F.cross_entropy((x["train"] - mean) / deviation @ weight + bias, y["train"]) \
+            + 0.5 * weight.square().sum() / len(y["train"])                     # the usual unit-strength L2
+        value.backward()
+        return value
+
+    solver.step(loss)
+    predicted = ((x["test"] - mean) / deviation @ weight + bias).argmax(-1)
+    return float(metrics.ua(metrics.confusion(y["test"].numpy(), predicted.numpy(), len(classes))))
+
+
+def summary(found: dict, config: DemoConfig) -> str:
+    """The demo's table: recognition and alignment of each method, baselines, time."""
+    rows = [["method", "UA", "WA", "attention AUC", "(median)", "posterior AUC", "(median)", "units NMI"]]
+    for method, result in found["methods"].items():
+        a = result["alignment"]
+        rows.append([method, *(f"{100 * result['reported'][name]:.1f} %" for name in ("ua", "wa")),
+                     *(f"{a[name]:.3f}" for name in ("attention_auc_mean", "attention_auc_median", "posterior_auc_mean",
+                                                     "posterior_auc_median", "units_nmi"))])
+    means = ", ".join(f"{name} {100 * ua:.1f} %" for name, ua in found["utterance_means_ua"].items())
+    return "\n".join([
+        "", f"Synthetic corpus, session {config.session} held out, clean selection, seed {config.seed}, chance UA 25 %:",
+        *aligned(rows), f"UA of a logistic regression on utterance means: {means}",
+        "AUC: emotional frames of non-neutral test utterances against the rest, chance 0.5",
+        f"{log.clock(found['seconds'])}; all numbers in {config.run}/demo.json; try "
+        f"bin/recognise.py {config.run}/session{config.session}/recogniser FILE.wav"])
+
+
+def make_tiny_base(config: DemoConfig, settings: dict[str, str]) -> None:
+    """HuBERT from scratch on synthetic speech -> framealign/tiny with its record."""
+    began, root = time.monotonic(), Path(config.run)
+    tree = make_corpus(root / "corpus", BASE_SEED, BASE_SESSIONS, BASE_UTTERANCES_PER_SPEAKER)
+    chosen = session.SessionConfig(iemocap=str(tree), allow_partial=True, hubert="scratch", preset="tiny",
+                                   run=str(root), seed=config.seed, device=config.device)
+    recipe = session.Recipe(chosen, settings)
+    stages, remade = recipe.base(), set()
+    for stage in stages:
+        session.run_stage(stage, "", remade)
+    source = stages[-1].product("encoder")
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
+        with files.write_atomically(session.TINY / name) as temporary:
+            shutil.copyfile(source / name, temporary)
+    record = {"command": "make tiny-base", "corpus_seed": BASE_SEED, "seed": config.seed,
+              "utterances": len(recipe.utterances), "hours": sum(u.num_samples for u in recipe.utterances) / 57.6e6,
+              "seconds": round(time.monotonic() - began),
+              "stages": {stage.name: files.read_json(stage.folder / "stage.json") for stage in stages}}
+    files.write_json(session.TINY / "record.json", record)
+    log.say(f"{session.TINY}: made again in {log.clock(record['seconds'])}")

@@ -1,0 +1,55 @@
+"""Shared fixtures: a tiny encoder's configuration, a tiny labelled corpus of tones, the sample data where it is there."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from framealign.config import HubertConfig
+from framealign.utterances import CLASSES, Utterance
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+TONES = dict(zip(CLASSES, (250, 700, 1600, 3200)))          # Hz: each emotion of the tiny corpus is a pitch
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The sample data beside the project's folder; tests that need them skip where they are absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no sample data in {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def micro() -> HubertConfig:
+    """The smallest encoder that has every part, with the usual dropouts and much layer drop."""
+    return HubertConfig(conv_dim=(8,) * 7, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                        intermediate_size=32, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
+                        layerdrop=0.3)
+
+
+@pytest.fixture(scope="session")
+def tones(tmp_path_factory) -> list[Utterance]:
+    """A corpus of 24 utterances of 0.4 to 0.9 s: 3 sessions, 2 speakers each, 4 emotions, one tone for each emotion.
+
+    Every speaker says every emotion once, in two dialogues; lengths, phases and noise are drawn with a fixed seed.
+    """
+    folder, draw = tmp_path_factory.mktemp("tones"), np.random.default_rng(0)
+    utterances = []
+    for session in "123":
+        for gender in "FM":
+            for number, (label, pitch) in enumerate(TONES.items()):
+                name = f"Ses0{session}{gender}_impro0{number % 2}_{gender}{number:03d}"
+                time = np.arange(draw.integers(6_400, 14_400)) / 16_000         # s
+                pitch = pitch * draw.uniform(0.95, 1.05)
+                sound = 0.3 * np.sin(2 * np.pi * (pitch * time + draw.random())) + 0.02 * draw.standard_normal(len(time))
+                soundfile.write(folder / f"{name}.wav", sound, 16_000)
+                utterances.append(Utterance(name, folder / f"{name}.wav", len(time), session, f"Ses0{session}{gender}",
+                                            gender, label, "impro"))
+    return utterances
+
+
+@pytest.fixture
+def cpu() -> torch.device:
+    return torch.device("cpu")

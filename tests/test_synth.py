@@ -1,0 +1,242 @@
+"""The synthetic corpus: the tree, the planted truth, and what the sound itself says, measured without the plan."""
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+import soundfile
+
+from framealign import frames, synth
+from framealign.synth import EMOTIONS, LABELS, OTHER_LABELS, planted, synthesise, write_corpus
+
+SUMMARY = re.compile(r"\[(\d+\.\d{4}) - (\d+\.\d{4})\]\t(Ses\d\d[FM]_(?:impro\d\d|script\d\d_\d)_[FM]\d{3})\t"
+                     r"([a-z]{3})\t\[\d\.\d{4}, \d\.\d{4}, \d\.\d{4}\]")
+SESSIONS, UTTERANCES = 2, 24
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    root = tmp_path_factory.mktemp("synth") / "corpus"
+    assert write_corpus(root, seed=3, num_sessions=SESSIONS, utterances_per_speaker=UTTERANCES, workers=2) \
+        == len(list(root.glob("Session*/sentences/wav/*/*.wav")))
+    return root
+
+
+@pytest.fixture(scope="module")
+def recordings():
+    """(speaker, emotion, sound, stretches) of 160 utterances: 10 speakers, four emotions in turn."""
+    found = []
+    for name in (f"Ses{session:02d}{gender}" for session in range(1, 6) for gender in "FM"):
+        for i in range(16):
+            emotion = list(EMOTIONS)[i % 4]
+            found.append((name, emotion, *synthesise(0, name, f"{name}_{i}", emotion, 2.6)))
+    return found
+
+
+def contents(root):
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def labels_of(root):
+    return {match[3]: match[4] for path in root.glob("Session*/dialog/EmoEvaluation/*.txt")
+            for match in SUMMARY.finditer(path.read_text())}
+
+
+# The tree
+
+def test_same_seed_same_bytes_with_any_number_of_workers_and_another_seed_another_corpus(tmp_path):
+    for name, seed, workers in (("one", 0, 1), ("two", 0, 2), ("other", 1, 1)):
+        write_corpus(tmp_path / name, seed, num_sessions=1, utterances_per_speaker=6, workers=workers)
+    one, two, other = (contents(tmp_path / name) for name in ("one", "two", "other"))
+    assert one == two
+    sounds = [name for name in one if name.endswith(".wav")]
+    assert len(sounds) == 12 and all(one[name] != other.get(name) for name in sounds)
+    assert len({one[name] for name in sounds}) == 12
+    assert synth.draw_speaker(0, "Ses01F") != synth.draw_speaker(1, "Ses01F")
+
+
+def test_the_tree_is_shaped_as_iemocap(corpus):
+    assert [path.name for path in sorted(corpus.iterdir())] == [f"Session{k + 1}" for k in range(SESSIONS)]
+    labels = labels_of(corpus)
+    sounds = {path.stem: path for path in corpus.glob("Session*/sentences/wav/*/*.wav")}
+    assert labels.keys() == sounds.keys()
+    for name, path in sounds.items():
+        info = soundfile.info(path)
+        assert (info.samplerate, info.channels, info.subtype) == (frames.SAMPLE_RATE, 1, "PCM_16")
+        assert path.parent.name == name.rsplit("_", 1)[0] and path.parts[-5] == f"Session{int(name[3:5])}"
+        assert path.with_suffix(".emotional.tsv").exists()
+    styles = Counter("impro" in name for name in sounds)
+    assert styles[True] and styles[False]
+    for speaker in (f"{session}{gender}" for session in ("Ses01", "Ses02") for gender in "FM"):
+        own = [label for name, label in labels.items() if name[:5] == speaker[:5] and name[-4] == speaker[5]]
+        emotions = Counter(LABELS[label][0] for label in own if label not in OTHER_LABELS)
+        assert emotions == dict.fromkeys(EMOTIONS, UTTERANCES // 4)
+        assert {"hap", "exc"} <= set(own) and set(own) & set(OTHER_LABELS)
+
+
+def test_evaluation_files_have_a_header_times_that_fit_the_sounds_and_evaluators(corpus):
+    for path in corpus.glob("Session*/dialog/EmoEvaluation/*.txt"):
+        text = path.read_text()
+        assert text.startswith("% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n")
+        previous = 0.0
+        for match in SUMMARY.finditer(text):
+            start, end = float(match[1]), float(match[2])
+            wav = path.parents[2] / "sentences" / "wav" / path.stem / f"{match[3]}.wav"
+            assert start > previous and end - start == pytest.approx(soundfile.info(wav).duration, abs=2e-4)
+            previous = end
+        others = [line for line in text.splitlines()[1:] if line and not SUMMARY.fullmatch(line)]
+        assert others and all(re.fullmatch(r"[CA]-E\d:\t[\w ;]+;\t\(\)", line) for line in others)
+
+
+def test_sounds_are_neither_clipped_nor_silent(corpus):
+    for path in corpus.glob("Session*/sentences/wav/*/*.wav"):
+        sound, _ = soundfile.read(path, dtype="int16")
+        assert 300 < np.abs(sound.astype(int)).max() < 32_000 and abs(sound.mean()) < 100
+        assert len(sound) >= 0.8 * frames.SAMPLE_RATE
+
+
+@pytest.mark.parametrize("problem", [dict(num_sessions=0), dict(num_sessions=100), dict(utterances_per_speaker=0),
+                                     dict(mean_seconds=0.5)])
+def test_numbers_out_of_range_are_named_and_nothing_is_written(tmp_path, problem):
+    with pytest.raises(ValueError, match=f"{next(iter(problem))} must be in"):
+        write_corpus(tmp_path / "corpus", **problem)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_folder_is_left_alone_and_a_failure_leaves_nothing(tmp_path, monkeypatch):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not empty"):
+        write_corpus(tmp_path / "full", num_sessions=1, utterances_per_speaker=2)
+    assert contents(tmp_path) == {"full/mine.txt": b"mine"}
+
+    def fail(*_):
+        raise OSError("disk full")
+    monkeypatch.setattr(synth, "_evaluation", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_corpus(tmp_path / "corpus", num_sessions=1, utterances_per_speaker=2, workers=1)
+    assert contents(tmp_path) == {"full/mine.txt": b"mine"} and len(list(tmp_path.iterdir())) == 1
+
+
+# The planted truth
+
+def test_planted_frames_are_those_whose_centre_lies_in_a_stretch(corpus):
+    labels = labels_of(corpus)
+    for path in corpus.glob("Session1/sentences/wav/*/*.wav"):
+        emotion = LABELS[labels[path.stem]][0]
+        sound, stretches = synthesise(3, path.stem[:5] + path.stem[-4], path.stem, emotion, 2.6)
+        T = frames.num_frames(soundfile.info(path).frames)
+        expected = [any(start <= 320 * t + 200 < end for start, end in stretches) for t in range(T)]
+        assert planted(path, T).dtype == bool and planted(path, T).tolist() == expected
+        assert planted(path, 10).tolist() == expected[:10]
+        rows = [line.split("\t") for line in path.with_suffix(".emotional.tsv").read_text().splitlines()]
+        assert len(rows) == len(stretches) and {row[2] for row in rows} <= {emotion}
+        assert bool(rows) == (emotion != "neutral")
+
+
+@pytest.mark.parametrize("mean_seconds", [1.5, 2.6, 8.0])
+def test_one_or_two_stretches_cover_30_to_70_percent(mean_seconds):
+    numbers, seconds = Counter(), []
+    for i in range(300):
+        rng = np.random.default_rng(i)
+        speaker, emotion = synth.draw_speaker(i, "Ses01M"), ("happy", "angry", "sad")[i % 3]
+        tracks, stretches = synth.plan(speaker, emotion, mean_seconds, rng)
+        N = len(tracks.f0_hz) * synth.voice.STEP
+        assert 0.30 <= np.diff(stretches).sum() / N <= 0.70 and 0 < stretches.min() and stretches.max() < N
+        assert (np.diff(stretches.ravel()) >= 0.3 * frames.SAMPLE_RATE).all()
+        numbers[len(stretches)] += 1
+        seconds.append(N / frames.SAMPLE_RATE)
+    assert set(numbers) <= {1, 2} and (mean_seconds < 2.6 or len(numbers) == 2)
+    assert np.mean(seconds) == pytest.approx(mean_seconds, rel=0.15)
+
+
+@pytest.mark.parametrize("text, problem", [("3\t9\n", "line 1: must be first"), (None, "no such file"),
+                                           ("3\t9\tsad\nx\t9\tsad\n", "line 2: must be first"),
+                                           ("9\t9\tsad\n", "line 1: 0 <= first < end")])
+def test_a_broken_truth_is_named_with_its_line(tmp_path, text, problem):
+    if text is not None:
+        (tmp_path / "a.emotional.tsv").write_text(text)
+    with pytest.raises(ValueError, match=problem):
+        planted(tmp_path / "a.wav", 20)
+
+
+# The sound, measured by other means than it was made
+
+def measure(sound):
+    """Per 20 ms: F0 in Hz by autocorrelation, energy in dB, dB above 2 kHz relative to below 1 kHz, centre, voiced."""
+    windows = np.lib.stride_tricks.sliding_window_view(sound, 640)[::320] * np.hanning(640)    # 40 ms
+    power = np.abs(np.fft.rfft(windows, 2048)) ** 2
+    lags = np.fft.irfft(power)[:, :300]
+    window = np.fft.irfft(np.abs(np.fft.rfft(np.hanning(640), 2048)) ** 2)[:300]
+    lag = np.arange(32, 267)                                                                # 60 to 500 Hz
+    peaks = lags[:, lag] / lags[:, :1].clip(1e-12) / (window[lag] / window[0]) * (1 - 0.001 * lag)
+    high = peaks > 0.9 * peaks.max(1, keepdims=True)        # the shortest such lag, against octave errors
+    local = (peaks >= np.roll(peaks, 1, 1)) & (peaks >= np.roll(peaks, -1, 1))
+    lag = np.where((high & local).any(1), np.argmax(high & local, 1), np.argmax(peaks, 1)) + 32
+    energy = 10 * np.log10(power.sum(1) + 1e-12)
+    bright = 10 * np.log10(power[:, 256:512].sum(1) / power[:, 13:128].sum(1))
+    is_voiced = (peaks.max(1) > 0.4) & (energy > energy.max() - 30)
+    return 16_000 / lag, energy, bright, 320 * np.arange(len(lag)) + 320, is_voiced
+
+
+@pytest.fixture(scope="module")
+def measured(recordings):
+    return [measure(sound) for _, _, sound, _ in recordings]
+
+
+def test_emotion_changes_f0_energy_and_tilt_inside_its_stretches_only(recordings, measured):
+    """Inside minus outside the stretches of the same utterance, on voiced frames, mean over utterances."""
+    change = {name: [] for name in EMOTIONS}
+    for (_, emotion, _, stretches), (f0, energy, bright, centre, is_voiced) in zip(recordings, measured):
+        inside = np.any([(start <= centre) & (centre < end) for start, end in stretches], axis=0)
+        if emotion == "neutral":                    # any split of it: nothing may change
+            inside = centre > centre.mean()
+        parts = [np.flatnonzero(is_voiced & inside), np.flatnonzero(is_voiced & ~inside)]
+        if min(map(len, parts)) < 8:
+            continue
+        semitones = 12 * np.log2(f0)
+        spread = [np.subtract(*np.percentile(semitones[part], [85, 15])) for part in parts]
+        change[emotion].append([np.median(semitones[parts[0]]) - np.median(semitones[parts[1]]), spread[0] - spread[1],
+                                energy[parts[0]].mean() - energy[parts[1]].mean(),
+                                bright[parts[0]].mean() - bright[parts[1]].mean()])
+    level, spread, energy, bright = np.array([np.mean(change[name], axis=0) for name in EMOTIONS]).T
+    neutral, happy, angry, sad = range(4)
+    assert max(abs(x[neutral]) for x in (level, spread, energy, bright)) < 2
+    assert level[happy] > 1 and level[angry] > 0.3 and level[sad] < -1
+    assert spread[happy] > 3 and spread[sad] < -1 and spread[happy] > spread[angry] + 2
+    assert energy[angry] > 3 and energy[happy] > 0 and energy[sad] < -3
+    assert bright[angry] > 5 and bright[angry] > bright[happy] > 0 and bright[sad] < -2
+
+
+def softmax_regression(features, classes, test_features, updates=400):
+    """Multinomial logistic regression by gradient descent on standardised features: predicted classes of the test."""
+    mean, deviation = features.mean(0), features.std(0)
+    add_one = lambda x: np.c_[(x - mean) / deviation, np.ones(len(x))]
+    x, target, weights = add_one(features), np.eye(4)[classes], 0.0
+    for _ in range(updates):
+        logits = x @ weights if np.ndim(weights) else np.zeros((len(x), 4))
+        probability = np.exp(logits - logits.max(1, keepdims=True))
+        probability /= probability.sum(1, keepdims=True)
+        weights = weights - 0.5 * x.T @ (probability - target) / len(x)
+    return (add_one(test_features) @ weights).argmax(1)
+
+
+def test_mean_pitch_and_mean_energy_do_not_give_the_emotion_away(recordings, measured):
+    """Train on four sessions, test on the fifth, five times: at most 55 % UA (chance 25 %)."""
+    features = np.array([[np.log(f0[is_voiced]).mean(), energy.mean()] for f0, energy, _, _, is_voiced in measured])
+    classes = np.array([list(EMOTIONS).index(emotion) for _, emotion, _, _ in recordings])
+    sessions = np.array([name[:5] for name, _, _, _ in recordings])
+    recalls = []
+    for session in sorted(set(sessions)):
+        test = sessions == session
+        predicted = softmax_regression(features[~test], classes[~test], features[test])
+        recalls += [np.mean(predicted[classes[test] == k] == k) for k in range(4)]
+    assert np.mean(recalls) <= 0.55
+
+
+def test_speakers_and_recordings_differ(recordings, measured):
+    women, men = ([np.median(f0[is_voiced]) for (name, _, _, _), (f0, _, _, _, is_voiced) in zip(recordings, measured)
+                   if name[-1] == gender] for gender in "FM")
+    assert np.median(men) < 150 < np.median(women)
+    levels = [10 * np.log10(np.mean(sound ** 2)) for _, _, sound, _ in recordings]
+    assert np.ptp(levels) > 10 and all(np.isfinite(sound).all() for _, _, sound, _ in recordings)
