@@ -1,7 +1,7 @@
 """What the scripts in `bin/` call: the library's steps with files in and files out, each checked before it is begun."""
 import json
 import shutil
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +30,7 @@ class UnitsRun:
     clusters: int = 500                             # of the fitted codebook
     out: str = "runs/units"                         # folder for codebook.safetensors, units.safetensors
     km: bool = False                                # also write units.km, fairseq's text
-    seed: int = 0
-    device: str = "auto"
+    device: str = "auto"                            # auto, cpu, cuda or mps
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class PretrainRun:
     preset: str = "base"                            # tiny, small, base or large: settings, and the shape from scratch
     run: str = "runs/pretrain"                      # folder for checkpoints, log.jsonl, encoder
     resume: bool = True                             # --no-resume: refuse a folder that holds a checkpoint
-    device: str = "auto"
+    device: str = "auto"                            # auto, cpu, cuda or mps
     precision: str = "auto"                         # auto, float32 or bfloat16
 
 
@@ -53,15 +52,15 @@ class FinetuneRun:
     corpus: str = ""                                # manifest or table, with --session
     session: str = "1"                              # held out for the test
     train: str = ""                                 # instead of a corpus: the reference's three scp files
-    valid: str = ""
-    test: str = ""
+    valid: str = ""                                 # scp to select on
+    test: str = ""                                  # scp to test on
     init_from: str = ""                             # model directory (encoder only)
-    preset: str = "base"
-    classes: str = ",".join(CLASSES)
+    preset: str = "base"                            # tiny, small, base or large: settings
+    classes: str = ",".join(CLASSES)                # separated by commas, in the order of the classifier
     run: str = "runs/finetune"                      # folder for checkpoints, log.jsonl, recogniser, results
-    resume: bool = True
-    device: str = "auto"
-    precision: str = "auto"
+    resume: bool = True                             # --no-resume: refuse a folder that holds a checkpoint
+    device: str = "auto"                            # auto, cpu, cuda or mps
+    precision: str = "auto"                         # auto, float32 or bfloat16
 
 
 def required(config: object, *names: str) -> None:
@@ -104,8 +103,7 @@ def make_units_run(config: UnitsRun, kmeans: KMeansConfig) -> None:
     else:
         store = state_store(Hubert.from_pretrained(config.model), config.layer, utterances, out / "features", device)
         record = {"layer": config.layer, "model": store.index["key"]}
-    record |= {"frame_rate": FRAME_RATE, "seed": config.seed, "codebook": config.codebook or "fitted"}
-    kmeans = KMeansConfig(**{f.name: getattr(kmeans, f.name) for f in fields(kmeans)} | {"seed": config.seed})
+    record |= {"frame_rate": FRAME_RATE, "seed": kmeans.seed, "codebook": config.codebook or "fitted"}
     units, codebook = make_units(store, utterances, config.clusters, kmeans, codebook, record)
     if distributed.rank() == 0:
         codebook.write(out / "codebook.safetensors")

@@ -5,6 +5,8 @@ A name that Hugging Face's `HubertConfig` has keeps it, so that `HubertConfig` h
 import argparse
 import dataclasses
 import hashlib
+import inspect
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -71,25 +73,25 @@ class HubertConfig:
 class PretrainConfig:
     """Masked prediction of units (HuBERT, Sec. II); the defaults are the reference's. Sizes in seconds of audio."""
     seed: int = 0
-    updates: int = 20_000
-    warmup_updates: int = 4_000
+    updates: int = 20_000                           # optimiser steps
+    warmup_updates: int = 4_000                     # of a rising learning rate
     peak_lr: float = 5e-4                           # linear warm-up to it, linear decay to 0 at `updates`
     adam_beta1: float = 0.9
     adam_beta2: float = 0.98
     adam_eps: float = 1e-6
     weight_decay: float = 0.01
-    clip_norm: float = 10.0
+    clip_norm: float = 10.0                         # largest gradient norm
     batch_seconds: float = 350.0                    # audio per update, over all ranks
     micro_batch_seconds: float = 87.5               # audio per forward on one rank
     min_seconds: float = 1.0                        # shorter utterances are left out
     max_seconds: float = 15.625                     # longer ones are cropped
     mask_start_fraction: float = 0.08               # of frames start a span; with spans of 10, 57 % are hidden
-    mask_span_frames: int = 10
-    mask_min_spans: int = 2
+    mask_span_frames: int = 10                      # 20 ms each
+    mask_min_spans: int = 2                         # where they fit
     unmasked_weight: float = 0.0                    # of a visible frame's loss; HuBERT's alpha is 1 / (1 + this)
-    temperature: float = 0.1
+    temperature: float = 0.1                        # the cosine is divided by
     projection_size: int = 256                      # P
-    freeze_conv: bool = True
+    freeze_conv: bool = True                        # the conv encoder does not train
     cache_frontend: bool = True                     # keep the frozen conv encoder's output, once per utterance
     feature_penalty: float = 10.0                   # mean square of conv features; only when the conv encoder trains
     valid_fraction: float = 0.02                    # of utterances, held out with fixed masks
@@ -121,19 +123,19 @@ SELECTIONS = ("clean", "last", "speaker", "reference", "best-test")
 class FinetuneConfig:
     """Emotion recognition on top of the encoder (alignment paper, Sec. 2.3); the defaults are the reference's."""
     seed: int = 0
-    epochs: int = 40
+    epochs: int = 40                                # of as many draws as there are training utterances
     lr: float = 1e-4
     weight_decay: float = 1e-5
     batch_size: int = 64                            # utterances per update
     micro_batch_size: int = 64                      # utterances per forward
     clip_norm: float = 10.0
-    pooling: str = "attention"
-    selection: str = "clean"
-    max_seconds: float = 6.0                        # training crop; 0: whole utterances
+    pooling: str = "attention"                      # or mean
+    selection: str = "clean"                        # clean, last, speaker, reference or best-test
+    max_seconds: float = 6.0                        # of a training crop; 0: whole utterances
     test_max_seconds: float = 0.0                   # 0: whole utterances
     mask_start_fraction: float = 0.08               # time masking in training
-    mask_span_frames: int = 10
-    mask_min_spans: int = 0
+    mask_span_frames: int = 10                      # 20 ms each
+    mask_min_spans: int = 0                         # where they fit
     dropout: float = 0.1                            # before pooling and before the classifier
     balanced: bool = True                           # draw classes equally often, with replacement
     freeze_conv: bool = True
@@ -221,12 +223,15 @@ def preset(name: str) -> Preset:
 def add_flags(parser: argparse.ArgumentParser, config_type: type) -> None:
     """One flag per field (bool, int, float or str): --mask-start-fraction 0.08, --freeze-conv / --no-freeze-conv.
 
-    A flag that is not given leaves the preset's or the default value alone (`from_flags`).
+    The comment beside a field is its flag's help. A flag that is not given leaves the preset's or the default value
+    alone (`from_flags`).
     """
+    comments = dict(re.findall(r"^    (\w+): .*?# (.*)$", inspect.getsource(config_type), re.MULTILINE))
     for item in fields(config_type):
         kind = {"action": argparse.BooleanOptionalAction} if item.type is bool else {"type": item.type}
+        words = [comments.get(item.name, ""), f"default {item.default}" if item.default != "" else ""]
         parser.add_argument("--" + item.name.replace("_", "-"), default=None,
-                            help=f"default {item.default}", **kind)
+                            help="; ".join(filter(None, words)).replace("%", "%%"), **kind)
 
 
 def from_flags(args: argparse.Namespace, config: object) -> object:

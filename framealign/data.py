@@ -35,7 +35,7 @@ class Waveforms:
     def batch(self, crops: list[Crop]) -> tuple[Tensor, Tensor]:
         """Crops, zero-padded at the end: (B, N) float32 samples and each one's number of samples (B,) int64.
 
-        A crop starts on sample 320 x start; one that reaches the last frame keeps the few samples after it.
+        A crop starts on sample 320 x start and ends with its last frame; a whole utterance keeps the few samples after.
         """
         cut = [self._cut(crop) for crop in crops]
         return torch.nn.utils.rnn.pad_sequence(cut, batch_first=True), torch.tensor([len(x) for x in cut])
@@ -168,7 +168,8 @@ def pretraining_micro_batches(counts: Tensor, config: PretrainConfig) -> Iterato
         for u in usable[key.argsort()].tolist():
             size = min([int(counts[u]), longest] + [int(counts[v]) for v in group])
             if group and (len(group) + 1) * size > budget:
-                groups, group = groups + [group], []
+                groups.append(group)
+                group = []
             group.append(u)
         groups.append(group)
         for index in torch.randperm(len(groups), generator=generator).tolist():

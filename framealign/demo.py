@@ -120,7 +120,7 @@ def baseline(split: corpus.Split, classes: list[str], features) -> float:
 
 def summary(found: dict, config: DemoConfig) -> str:
     """The demo's table: recognition and alignment of each method, baselines, time."""
-    rows = [["method", "UA", "WA", "attention AUC", "(median)", "posterior AUC", "(median)", "units NMI"]]
+    rows = [["method", "UA", "WA", "attention AUC", "median", "posterior AUC", "median", "units NMI"]]
     for method, result in found["methods"].items():
         a = result["alignment"]
         rows.append([method, *(f"{100 * result['reported'][name]:.1f} %" for name in ("ua", "wa")),
@@ -128,7 +128,7 @@ def summary(found: dict, config: DemoConfig) -> str:
                                                      "posterior_auc_median", "units_nmi"))])
     means = ", ".join(f"{name} {100 * ua:.1f} %" for name, ua in found["utterance_means_ua"].items())
     return "\n".join([
-        "", f"Synthetic corpus, session {config.session} held out, clean selection, seed {config.seed}, chance UA 25 %:",
+        "", f"Synthetic corpus, session {config.session} held out, clean selection, seed {config.seed}; chance: 25 %",
         *aligned(rows), f"UA of a logistic regression on utterance means: {means}",
         "AUC: emotional frames of non-neutral test utterances against the rest, chance 0.5",
         f"{log.clock(found['seconds'])}; all numbers in {config.run}/demo.json; try "

@@ -10,7 +10,8 @@ def span_mask(num_frames: Tensor, longest: int, start_fraction: float, span: int
     Of an utterance's T frames, start_fraction x T (rounded up or down at random, at least `min_spans`) start a span of
     `span` frames; starts are drawn without replacement among those whose span ends inside the utterance, so spans
     overlap but never touch padding. 8 % starts of spans of 10 hide about 57 %. An utterance shorter than two spans has
-    its spans shortened to half of it, so that something stays visible; one frame alone is never hidden.
+    its spans shortened to half of it; where the spans happen to hide everything, one frame drawn at random is spared.
+    So something always stays visible, and one frame alone is never hidden.
     """
     B = len(num_frames)
     spans = torch.clamp(num_frames // 2, max=span)                              # (B,) frames each
@@ -25,4 +26,7 @@ def span_mask(num_frames: Tensor, longest: int, start_fraction: float, span: int
     begun = starts.cumsum(1)                                                    # spans begun up to each frame
     before = (position[None, :] - spans[:, None])                               # (B, T) frame just before the window
     over = torch.where(before >= 0, begun.gather(1, before.clamp(min=0)), 0)    # spans already ended
-    return (begun > over) & (position < num_frames[:, None])
+    is_masked = (begun > over) & (position < num_frames[:, None])
+    spared = (torch.rand(B, generator=generator) * num_frames).long()           # (B,) a frame of each
+    hides_all = is_masked.sum(1) == num_frames
+    return is_masked & ~(hides_all[:, None] & (position == spared[:, None]))

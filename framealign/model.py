@@ -183,7 +183,7 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
 
     def forward(self, x: Tensor, is_valid: Tensor | None, is_kept: list[bool] | None) -> Iterator[Tensor]:
-        """Yield layer 0 (the stack's input), each block's output and, if pre-norm, that of the final norm: (B, T, D) each.
+        """Yield layer 0 (the input), each block's output and, if pre-norm, that of the final norm: (B, T, D) each.
 
         Computed only as far as asked.
         """

@@ -37,16 +37,16 @@ class SessionConfig:
     allow_partial: bool = False                     # take an IEMOCAP tree whose counts are not the published ones
     hubert: str = ""                                # model directory, `tiny` (comes with the project) or `scratch`
     codebook: str = ""                              # of tapt-units, e.g. the released 500 clusters; "": fitted
-    preset: str = "base"
+    preset: str = "base"                            # tiny, small, base or large
     run: str = "runs/session"                       # folder of all stages
     session: str = "1"                              # held out; `all`: each in turn
-    method: str = "align"
-    selection: str = "clean"
+    method: str = "align"                           # finetune, tapt or align
+    selection: str = "clean"                        # clean, last, speaker, reference or best-test
     pretrain_data: str = "transductive"             # or inductive: not even the held-out session's sound
-    classes: str = ",".join(CLASSES)
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
+    classes: str = ",".join(CLASSES)                # separated by commas, in the order of the classifier
+    seed: int = 0                                   # of every random draw
+    device: str = "auto"                            # auto, cpu, cuda or mps
+    precision: str = "auto"                         # auto, float32 or bfloat16
     redo: str = ""                                  # a stage's name or `all`: remake it where it stands
 
     def __post_init__(self):
@@ -177,7 +177,8 @@ class Recipe:
         pseudo = self._units("align-units", first, first, self.preset.align_layer, self.preset.align_clusters,
                              self.fold)
         align = self._pretrain("align-pretrain", base, pseudo, self.fold)
-        return [*before, units, tapt, first, pseudo, align, self._finetune("ser-finetune", align, self.config.selection)]
+        last = self._finetune("ser-finetune", align, self.config.selection)
+        return [*before, units, tapt, first, pseudo, align, last]
 
     def run(self, remade: set[Path] | None = None) -> dict:
         """Run what is not yet there; the tested fold's results. remade: stages redone before, for another fold."""
@@ -304,7 +305,8 @@ def both_ways(folder: Path, found: list[dict]) -> None:
     """One result of the two trainings of a fold (each speaker tested once): means of the scores, all predictions."""
     lines = [(folder / f"way{i + 1}" / "predictions.csv").read_text(encoding="utf-8").splitlines()
              for i in range(len(found))]
-    files.write_text(folder / "predictions.csv", "\n".join(lines[0][:1] + [x for part in lines for x in part[1:]]) + "\n")
+    joined = lines[0][:1] + [line for part in lines for line in part[1:]]
+    files.write_text(folder / "predictions.csv", "\n".join(joined) + "\n")
     mean = {name: sum(part["reported"][name] for part in found) / len(found) for name in found[0]["reported"]}
     files.write_json(folder / "results.json", found[0] | {"reported": mean, "ways": found})
     link(folder / "recogniser", folder / "way1" / "recogniser")

@@ -53,7 +53,7 @@ class Confusers:
     f0_semitones: tuple[float, float] = (-3.0, 3.0)
     tempo: tuple[float, float] = (0.85, 1.18)
     tilt_db_per_octave: tuple[float, float] = (-0.8, 0.8)
-    strength: tuple[float, float] = (0.9, 1.1)    # factor on all of an emotional utterance's changes
+    strength: tuple[float, float] = (0.9, 1.1)      # factor on all of an emotional utterance's changes
     emphasis_fraction: float = 0.10                 # of the words outside emotional stretches
     emphasis_semitones: tuple[float, float] = (2.0, 5.0)
     emphasis_db: tuple[float, float] = (2.0, 5.0)

@@ -10,6 +10,7 @@ from framealign.config import HubertConfig
 from framealign.utterances import CLASSES, Utterance
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+torch.set_num_threads(1)                            # on tensors this small threads only cost; and ranks have one each
 TONES = dict(zip(CLASSES, (250, 700, 1600, 3200)))          # Hz: each emotion of the tiny corpus is a pitch
 
 

@@ -23,7 +23,7 @@ NARROW = HubertConfig(conv_dim=(16,) * 7, hidden_size=24, num_hidden_layers=3, n
 NARROW_PRE = replace(NARROW, feat_extract_norm="layer", conv_bias=True, do_stable_layer_norm=True)
 NARROWS = {"group, post-norm": NARROW, "layer, pre-norm": NARROW_PRE}
 SHAPES = {
-    "base": replace(BASE, num_hidden_layers=2), "large": replace(LARGE, num_hidden_layers=2),
+    "base": replace(BASE, num_hidden_layers=2), "large": replace(LARGE, num_hidden_layers=1),
     "xlarge": replace(XLARGE, num_hidden_layers=1), **NARROWS,
     "group, pre-norm, biases": replace(NARROW, do_stable_layer_norm=True, conv_bias=True, layer_norm_eps=1e-3),
     "layer, post-norm, no biases": replace(NARROW, feat_extract_norm="layer", num_attention_heads=8),
@@ -33,6 +33,7 @@ SHAPES = {
     "one convolution, one block": replace(NARROW, conv_dim=(9,), conv_kernel=(400,), conv_stride=(320,),
                                           num_conv_pos_embeddings=1, num_conv_pos_embedding_groups=1,
                                           num_hidden_layers=1)}
+BIG = {"base", "large", "xlarge"}
 DROPOUTS = ("feat_proj_dropout", "hidden_dropout", "activation_dropout", "attention_dropout")
 
 
@@ -97,7 +98,7 @@ def padded(waveforms: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 def of_lengths(*lengths: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """A waveform of each length; each of another level and with another offset."""
-    return [sound(n, seed=i, dtype=dtype) * 10 ** (-i % 4) + 0.1 * (i % 3) for i, n in enumerate(lengths)]
+    return [sound(n, seed=i, dtype=dtype) * 0.1 ** (i % 4) + 0.1 * (i % 3) for i, n in enumerate(lengths)]
 
 
 def check_batch_equals_alone(hubert: Hubert, waveforms: list[Tensor], bound: float) -> None:
@@ -120,13 +121,9 @@ def base() -> Hubert:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_all_hidden_states_are_transformers(name, tmp_path):
-    """Every layer to 5e-6 in float32, 1e-10 in float64, with no and with masked frames; and back from their directory."""
+    """Every layer to 5e-6 in float32 and 1e-10 in float64, with no frame masked and with half of them."""
     hubert = make(SHAPES[name])
-    theirs = in_transformers(hubert, tmp_path / "ours")
-    theirs.save_pretrained(tmp_path / "theirs")
-    again = Hubert.from_pretrained(tmp_path / "theirs")
-    assert again.config == hubert.config and not again.training
-    assert all(map(torch.equal, again.state_dict().values(), hubert.state_dict().values()))
+    theirs = in_transformers(hubert, tmp_path)
     is_masked = sound(2, int(hubert.num_frames(torch.tensor(5000)))) > 0
     for dtype, bound in ((torch.float32, 5e-6), (torch.float64, 1e-10)):
         hubert, theirs, waveform = hubert.to(dtype), theirs.to(dtype), sound(2, 5000, dtype=dtype)
@@ -134,6 +131,17 @@ def test_all_hidden_states_are_transformers(name, tmp_path):
         assert largest_difference(plain, their_states(theirs, waveform)) <= bound
         assert largest_difference(masked, their_states(theirs, waveform, mask_time_indices=is_masked)) <= bound
         assert difference(masked[0], plain[0]) > 1e-2
+
+
+@pytest.mark.parametrize("name", sorted(SHAPES.keys() - BIG))
+def test_and_back_from_transformers(name, tmp_path):
+    """The directory that they write gives the same model here, to the bit."""
+    hubert = make(SHAPES[name])
+    in_transformers(hubert, tmp_path / "ours").save_pretrained(tmp_path / "theirs")
+    again = Hubert.from_pretrained(tmp_path / "theirs")
+    assert again.config == hubert.config and not again.training
+    assert all(map(torch.equal, again.state_dict().values(), hubert.state_dict().values()))
+    assert torch.equal(again.states(sound(2, 3000)), hubert.states(sound(2, 3000)))
 
 
 @pytest.mark.parametrize("name", NARROWS)
@@ -224,10 +232,10 @@ def test_torchaudios_states(name):
 
 @pytest.mark.parametrize("name", ["base", "large"])
 def test_padding_never_changes_a_result(name):
-    """Group and layer feature encoders at full width, two blocks: 2e-5 in float32, from the shortest utterance up."""
+    """Group and layer feature encoders at full width: 2e-5 in float32, from the shortest utterance up."""
     hubert = make(SHAPES[name])
-    some = torch.randint(400, 6000, (29,), generator=torch.Generator().manual_seed(0)).tolist()
-    for lengths in ((400, *some, 719, 720), (24_000, 400, 7123), (16_001,)):
+    some = torch.randint(400, 3000, (13,), generator=torch.Generator().manual_seed(0)).tolist()
+    for lengths in ((400, *some, 719, 720), (8000, 400, 3123), (5001,)):
         check_batch_equals_alone(hubert, of_lengths(*lengths), 2e-5)
 
 
@@ -237,19 +245,22 @@ def test_padding_never_changes_a_result_of_half_a_minute(config):
     check_batch_equals_alone(make(config), of_lengths(7000, 480_000, 400, 160_123), 2e-5)
 
 
-def test_padding_never_changes_a_result_of_the_whole_base(base, tmp_path, capsys):
+def test_padding_never_changes_a_result_of_the_whole_base(base, capsys):
     """Twelve layers, 2e-5; the same of transformers' and torchaudio's batches is printed for comparison."""
-    waveforms = of_lengths(3111, 16_000, 400, 7000)
+    waveforms = of_lengths(3111, 8000, 400)
     check_batch_equals_alone(base, waveforms, 2e-5)
     batch, num_samples = padded(waveforms)
     is_sample = (torch.arange(batch.shape[1]) < num_samples[:, None]).long()
-    transformers, torchaudio = in_transformers(base, tmp_path), pytest.importorskip("torchaudio").models.hubert_base()
+    theirs = peer().HubertConfig(**huggingface.config_to_json(BASE))
+    transformers, torchaudio = peer().HubertModel(theirs), pytest.importorskip("torchaudio").models.hubert_base()
+    transformers.eval().load_state_dict(base.state_dict())
     torchaudio.eval().load_state_dict(interop.to_torchaudio(base.state_dict()))
     peers = {"transformers": (transformers(batch, attention_mask=is_sample).last_hidden_state,
                               lambda x: transformers(x).last_hidden_state),
              "torchaudio": (torchaudio(batch, num_samples)[0], lambda x: torchaudio(x)[0])}
     for name, (together, alone) in peers.items():
-        alone = [alone(waveform[None])[0] for waveform in waveforms]
+        with torch.inference_mode():
+            alone = [alone(waveform[None])[0] for waveform in waveforms]
         drift = max((together[b, :len(states)] - states).abs().max() for b, states in enumerate(alone))
         with capsys.disabled():
             print(f"\n{name}: a padded batch of base differs from its utterances alone by up to {drift:.2g} "
@@ -274,7 +285,7 @@ def test_padding_in_float64(name, number):
 
 @pytest.mark.parametrize("name", NARROWS)
 def test_gradients_of_a_padded_batch_are_the_sum_of_those_alone(name):
-    """Of every parameter and of the waveforms, masked frames included: 1e-9 of the largest, in float64."""
+    """Of every parameter and of the waveforms, masked frames included: 1e-9 in float64, of a largest one above 1."""
     hubert = make(NARROWS[name], dtype=torch.float64)
     waveforms = [x.requires_grad_() for x in of_lengths(1999, 7000, 400, 4321, dtype=torch.float64)]
     counts = hubert.num_frames(torch.tensor([len(x) for x in waveforms]))
@@ -291,7 +302,7 @@ def test_gradients_of_a_padded_batch_are_the_sum_of_those_alone(name):
     expected = [sum(parts) for parts in zip(*alone)]
     together = gradients(*padded(waveforms), padded(masks)[0], padded(directions)[0])
     for found, parts in zip(together, expected):
-        assert difference(found, parts) <= 1e-9
+        assert (found - parts).abs().max() <= 1e-9 * max(1, parts.abs().max())
 
 
 def test_padding_with_masks_and_dropped_blocks():
@@ -326,7 +337,8 @@ def test_a_layer_is_computed_without_those_above(name):
 
 
 @pytest.mark.parametrize("name", NARROWS)
-@pytest.mark.parametrize("is_kept", [[True, False, True], [False, True, True], [True, True, False], [False] * 3], ids=str)
+@pytest.mark.parametrize("is_kept", [[True, False, True], [False, True, True], [True, True, False], [False] * 3],
+                         ids=str)
 def test_a_dropped_block_is_as_if_it_were_not_there(name, is_kept):
     hubert = make(NARROWS[name])
     features = hubert.frontend(sound(2, 4000))
@@ -362,7 +374,8 @@ def test_masked_frames_are_the_embedding_and_no_other_changes():
     assert torch.equal(quiet.states(sound(2, 4000)), quiet.eval().states(sound(2, 4000)))
 
 
-@pytest.mark.parametrize("kernel, stride, bias", [(10, 5, False), (10, 5, True), (7, 3, True), (3, 3, False), (1, 1, True)])
+@pytest.mark.parametrize("kernel, stride, bias",
+                         [(10, 5, False), (10, 5, True), (7, 3, True), (3, 3, False), (1, 1, True)])
 @pytest.mark.parametrize("what", ["noise", "offset", "quiet", "silence", "constant"])
 def test_group_norm_folded_into_the_convolution(what, kernel, stride, bias):
     """Equal to torch's convolution, GroupNorm and GELU one after the other, of each utterance alone; float64, 1e-9.
@@ -375,8 +388,8 @@ def test_group_norm_folded_into_the_convolution(what, kernel, stride, bias):
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter)
     x = sound(3, 1, 500, dtype=torch.float64)
-    x = {"noise": x, "offset": x + 100, "quiet": 1e-4 * x, "silence": 0 * x, "constant": 0 * x + 0.7}[what]
-    lengths = torch.tensor([500, 77, kernel])       # the last: a single frame
+    x = {"noise": x, "offset": x + 10, "quiet": 1e-4 * x, "silence": 0 * x, "constant": 0 * x + 0.7}[what]
+    lengths = torch.tensor([500, 77, kernel + stride])      # the last: two frames
     with torch.no_grad():
         for found, scale, shift, waveform, length in zip(
                 layer(x, lengths), *layer.group_norm_of(x, lengths), x, lengths.tolist()):
@@ -387,6 +400,8 @@ def test_group_norm_folded_into_the_convolution(what, kernel, stride, bias):
             assert torch.allclose(scale[:, 0], layer.layer_norm.weight / (variance + 1e-5).sqrt(), rtol=1e-6, atol=0)
             assert torch.isfinite(shift).all()
         assert torch.equal(layer(x, None), layer(x, torch.tensor([500] * 3)))
+        single = layer(x, torch.tensor([kernel] * 3))[..., 0]               # one frame is its own mean
+        assert torch.allclose(single, F.gelu(layer.layer_norm.bias).expand(3, -1), rtol=0, atol=1e-9)
 
 
 def looks_normal(x: Tensor, deviation: float) -> bool:
@@ -447,7 +462,7 @@ def test_parameters_are_those_of_the_table(name):
 
 
 @pytest.mark.parametrize("do_normalize", [True, False])
-@pytest.mark.parametrize("name", SHAPES.keys() - {"base", "large", "xlarge"})
+@pytest.mark.parametrize("name", sorted(SHAPES.keys() - BIG))
 def test_saved_and_read_again_is_the_same(name, do_normalize, tmp_path):
     hubert = make(SHAPES[name]).train()
     hubert.do_normalize = do_normalize

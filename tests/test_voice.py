@@ -19,8 +19,8 @@ def steady(seconds=1.0, f0_hz=150.0, loudness=1.0, noise=0.0, tilt=-6.0, jitter=
 def periodicity(sound, f0_hz):
     """Normalised autocorrelation at lags of 0.8 to 1.25 periods: its highest value and that lag in Hz."""
     lags = np.arange(int(0.8 * SAMPLE_RATE / f0_hz), int(1.25 * SAMPLE_RATE / f0_hz) + 1)
-    values = [np.dot(sound[lag:], sound[:-lag]) / np.sqrt(np.dot(sound[lag:], sound[lag:])
-                                                         * np.dot(sound[:-lag], sound[:-lag])) for lag in lags]
+    norm = lambda x: np.sqrt(np.dot(x, x))
+    values = [np.dot(sound[lag:], sound[:-lag]) / (norm(sound[lag:]) * norm(sound[:-lag])) for lag in lags]
     return max(values), SAMPLE_RATE / lags[int(np.argmax(values))]
 
 

@@ -1,0 +1,515 @@
+"""Emotion recognition: pooling against a brute force, batches, every selection protocol, one test, exact resume."""
+import csv
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ranks
+import torch
+import torch.nn.functional as F
+
+from framealign import distributed, finetune, optim
+from framealign.config import SELECTIONS, FinetuneConfig, derive_seed
+from framealign.data import Crop, Waveforms, frame_counts
+from framealign.finetune import AttentionPooling, EmotionModel, MeanPooling
+from framealign.frames import frames_in
+from framealign.masking import span_mask
+from framealign.model import Hubert
+from framealign.utterances import CLASSES, Split, split
+
+CPU, LABELS = torch.device("cpu"), list(CLASSES)
+QUIET = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "feat_proj_dropout": 0.0, "layerdrop": 0.0}
+
+
+def settings(**changes: object) -> FinetuneConfig:
+    return FinetuneConfig(**({"seed": 3, "epochs": 3, "lr": 1e-3, "batch_size": 8, "micro_batch_size": 3,
+                              "max_seconds": 0.5} | changes))
+
+
+def base(config, seed: int = 1, **changes: object) -> Hubert:
+    torch.manual_seed(seed)
+    return Hubert(dataclasses.replace(config, **changes))
+
+
+def recogniser(config, pooling: str = "attention", seed: int = 1, **changes: object) -> EmotionModel:
+    """A model in evaluation mode whose every parameter matters."""
+    hubert = base(config, seed, **changes)
+    model = EmotionModel(hubert, LABELS, pooling)
+    for parameter in [*hubert.encoder.parameters(), *model.pooling.parameters(), *model.classifier.parameters()]:
+        torch.nn.init.normal_(parameter, std=0.4)
+    return model.eval()
+
+
+def run(micro, tones, folder: Path, config: FinetuneConfig, part: Split | None = None, **rest) -> dict:
+    """Fine-tune on the fold that holds session 1 out."""
+    part = part or split(tones, "1", config.selection)[0]
+    return finetune.finetune(base(micro), tones, part, LABELS, config, folder, CPU, **rest)
+
+
+def read_log(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds_left"} for line in lines]
+
+
+def read_predictions(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return EmotionModel.from_pretrained(folder).state_dict()
+
+
+def same_to_the_bit(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def padded(waveforms: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True), torch.tensor([len(x) for x in waveforms])
+
+
+# The model
+
+@pytest.mark.parametrize("seed", range(3))
+def test_attention_is_the_papers(seed):
+    """softmax over the real frames of tanh(h . w), frame by frame in numpy; nothing beyond an utterance's end."""
+    generator = torch.Generator().manual_seed(seed)
+    pooling = AttentionPooling(6).double()
+    pooling.weight.data = torch.randn(6, generator=generator, dtype=torch.float64)
+    states, counts = torch.randn(3, 9, 6, generator=generator, dtype=torch.float64), (9, 1, 5)
+    is_valid = torch.arange(9)[None] < torch.tensor(counts)[:, None]
+    found = pooling.attention(states, is_valid).detach().numpy()
+    for b, T in enumerate(counts):
+        scores = [np.exp(np.tanh(sum(float(states[b, t, d]) * float(pooling.weight[d]) for d in range(6))))
+                  for t in range(T)]
+        np.testing.assert_allclose(found[b, :T], np.array(scores) / sum(scores), rtol=1e-12)
+        assert (found[b, T:] == 0).all()
+    mean = MeanPooling().attention(states, is_valid).numpy()
+    np.testing.assert_allclose(mean, [[1 / T] * T + [0] * (9 - T) for T in counts], rtol=1e-12)
+    spoilt = states.masked_fill(~is_valid[..., None], 1e6)
+    assert torch.equal(pooling.attention(spoilt, is_valid), pooling.attention(states, is_valid))
+
+
+@pytest.mark.parametrize("pooling", ("attention", "mean"))
+def test_logits_are_the_classifier_on_the_pooled_states(micro, pooling):
+    model = recogniser(micro, pooling)
+    waveform = torch.randn(1, 9_000, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        states = model.hubert.states(waveform)[0].double()                      # (T, D)
+        weight = model.pooling.weight.double() if pooling == "attention" else torch.zeros(16)
+        a = torch.tanh(states @ weight.double()).softmax(0)
+        expected = (a @ states) @ model.classifier.weight.double().T + model.classifier.bias
+        found = model(waveform, torch.tensor([9_000]))[0]
+    assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ("group", "layer"))
+@pytest.mark.parametrize("pooling", ("attention", "mean"))
+def test_padding_changes_no_logit_and_no_gradient(micro, norm, pooling):
+    model = recogniser(micro, pooling, feat_extract_norm=norm)
+    generator = torch.Generator().manual_seed(0)
+    waveforms = [torch.randn(n, generator=generator) for n in (400, 9_000, 3_000, 719, 720, 15_000)]
+    target = torch.arange(6) % 4
+    together = model(*padded(waveforms))
+    alone = torch.cat([model(x[None], torch.tensor([len(x)])) for x in waveforms])
+    assert torch.allclose(together, alone, rtol=0, atol=2e-5)
+    parameters = [p for name, p in model.named_parameters() if name != "hubert.masked_spec_embed"]
+    gradients = [torch.autograd.grad(F.cross_entropy(x, target), parameters) for x in (together, alone)]
+    floor = 1e-6 * max(float(y.abs().max()) for y in gradients[1])
+    for x, y in zip(*gradients):
+        assert torch.allclose(x, y, rtol=0, atol=1e-5 * float(y.abs().max()) + floor)
+
+
+@pytest.mark.parametrize("pooling", ("attention", "mean"))
+def test_what_is_said_over_time_adds_up_to_what_is_said_once(micro, pooling):
+    """The classifier is linear: the attention's mean of the frames' logits is the utterance's logits."""
+    model = recogniser(micro, pooling)
+    generator = torch.Generator().manual_seed(0)
+    inputs, lengths = padded([torch.randn(n, generator=generator) for n in (9_000, 4_000)])
+    probabilities, attention, posterior = model.over_time(inputs, lengths)
+    with torch.inference_mode():
+        states, is_valid = model.states(inputs, lengths)
+        logits = model(inputs, lengths)
+    frame_logits = states @ model.classifier.weight.T + model.classifier.bias   # (B, T, classes)
+    assert torch.allclose(posterior, frame_logits.softmax(-1), atol=1e-6)
+    assert torch.allclose((attention[..., None] * frame_logits).sum(1), logits, atol=1e-4)
+    assert torch.allclose(probabilities, logits.softmax(-1), atol=1e-5)
+    assert torch.allclose(attention.sum(1), torch.ones(2)) and (attention[~is_valid] == 0).all()
+    assert is_valid.sum(1).tolist() == [27, 12]
+
+
+@pytest.mark.parametrize("pooling", ("attention", "mean"))
+def test_save_then_load_is_the_identity_and_transformers_opens_the_encoder(micro, pooling, tmp_path):
+    model = recogniser(micro, pooling)
+    model.hubert.do_normalize = False
+    model.save_pretrained(tmp_path)
+    found = EmotionModel.from_pretrained(tmp_path)
+    assert same_to_the_bit(found.state_dict(), model.state_dict()) and found.labels == LABELS
+    assert isinstance(found.pooling, type(model.pooling)) and not found.training and not found.hubert.do_normalize
+    assert found.hubert.config == micro
+    waveform = torch.randn(1, 5_000)
+    with torch.inference_mode():
+        assert torch.equal(found(waveform, torch.tensor([5_000])), model(waveform, torch.tensor([5_000])))
+    transformers = pytest.importorskip("transformers", reason="transformers, of the extra [oracle], is not installed")
+    theirs = transformers.HubertModel.from_pretrained(tmp_path).eval()
+    with torch.inference_mode():
+        assert torch.allclose(theirs(waveform).last_hidden_state, model.hubert.states(waveform), atol=1e-5)
+
+
+def test_directories_that_hold_no_recogniser(micro, tmp_path):
+    model = recogniser(micro)
+    model.hubert.save_pretrained(tmp_path / "encoder")
+    with pytest.raises(ValueError, match="holds an encoder but no recogniser"):
+        EmotionModel.from_pretrained(tmp_path / "encoder")
+    for name, head in (("bias gone", {k: x for k, x in model.head().items() if k != "classifier.bias"}),
+                       ("a module more", model.head() | {"projector.weight": torch.zeros(3)}),
+                       ("narrower", model.head() | {"pooling.weight": torch.zeros(3)})):
+        finetune.huggingface.write(tmp_path / name, micro, model.hubert.state_dict(), head, do_normalize=True,
+                                   labels=LABELS)
+        with pytest.raises(ValueError, match=f"{name}.*parameters do not fit"):
+            EmotionModel.from_pretrained(tmp_path / name)
+    with pytest.raises(ValueError, match="nowhere: no such directory"):
+        EmotionModel.from_pretrained(tmp_path / "nowhere")
+
+
+# Batches
+
+def test_classes_are_drawn_equally_often():
+    """A class of 5 % gets a quarter of the draws; without balancing every utterance comes once an epoch."""
+    labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 5 + [3] * 5)
+    counts = torch.full((100,), 20)
+    drawn = Counter()
+    for epoch in range(1, 101):
+        for crops in finetune.training_batches(counts, labels, settings(), epoch):
+            assert len(crops) <= 8
+            drawn.update(crop.utterance for crop in crops)
+    of_class = np.bincount(labels, weights=[drawn[u] for u in range(100)])
+    assert of_class.sum() == 10_000 and np.abs(of_class - 2_500).max() < 5 * np.sqrt(10_000 * 0.25 * 0.75)
+    assert min(drawn[u] for u in range(90, 100)) > 5 * max(drawn[u] for u in range(60))
+    plain = [crop.utterance for crops in finetune.training_batches(counts, labels, settings(balanced=False), 1)
+             for crop in crops]
+    assert sorted(plain) == list(range(100)) and plain != sorted(plain)
+
+
+def test_batches_are_named_by_seed_and_epoch_and_crops_lie_inside():
+    counts, labels = torch.arange(3, 63), torch.arange(60) % 4
+    batches = {name: list(finetune.training_batches(counts, labels, settings(seed=name[0]), name[1]))
+               for name in ((0, 1), (0, 2), (1, 1))}
+    torch.manual_seed(5)
+    assert batches[0, 1] == list(finetune.training_batches(counts, labels, settings(seed=0), 1))
+    assert batches[0, 1] != batches[0, 2] != batches[1, 1] != batches[0, 1]
+    starts = set()
+    for crop in (crop for crops in batches[0, 1] for crop in crops):
+        assert crop.frames == min(counts[crop.utterance], frames_in(0.5)) == min(counts[crop.utterance], 24)
+        assert 0 <= crop.start <= counts[crop.utterance] - crop.frames
+        starts.add(crop.start)
+    assert len(starts) > 5
+    whole = finetune.training_batches(counts, labels, settings(max_seconds=0), 1)
+    assert all(crop.frames == counts[crop.utterance] and crop.start == 0 for crops in whole for crop in crops)
+
+
+@pytest.mark.parametrize("mask_start_fraction", (0.0, 0.2))
+def test_micro_batches_change_no_gradient(micro, tones, mask_start_fraction):
+    """Any micro-batch size, time masking included, against one pass utterance by utterance in plain words."""
+    counts, labels = frame_counts(tones), torch.tensor([CLASSES.index(u.label) for u in tones])
+    config = settings(dropout=0.0, mask_start_fraction=mask_start_fraction)
+    crops, source = next(finetune.training_batches(counts, labels, config, 1)), Waveforms(tones, True)
+    found = {}
+    for size in (1, 3, 8):
+        model = recogniser(micro, **QUIET)
+        loss = finetune.train_step(model, model.hubert, source, crops, labels,
+                                   dataclasses.replace(config, micro_batch_size=size), CPU,
+                                   distributed.autocast(CPU, "float32"), 1, 0)
+        found[size] = loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model, total = recogniser(micro, **QUIET), torch.zeros(())
+    ordered = sorted(crops, key=lambda crop: crop.frames)
+    frames = torch.tensor([crop.frames for crop in ordered])
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "mask", 1, 0))
+    masks = span_mask(frames, int(frames.max()), mask_start_fraction, 10, 0, generator)
+    assert bool(masks.any()) == (mask_start_fraction > 0)
+    for crop, is_masked in zip(ordered, masks):
+        x, length = source.batch([crop])
+        *_, states = model.hubert.layers(model.hubert.frontend(x), None, is_masked[None, :crop.frames])
+        attention = torch.tanh(states[0] @ model.pooling.weight).softmax(0)
+        logits = model.classifier(attention @ states[0])
+        total = total - logits.log_softmax(-1)[labels[crop.utterance]] / len(crops)
+    total.backward()
+    for loss, gradients in found.values():
+        assert loss == pytest.approx(total.item(), rel=1e-5)
+        wanted = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        wanted.setdefault("hubert.masked_spec_embed", gradients.get("hubert.masked_spec_embed"))
+        floor = 1e-6 * max(float(x.abs().max()) for x in wanted.values() if x is not None)
+        for name, gradient in gradients.items():
+            assert torch.allclose(gradient, wanted[name], rtol=0,
+                                  atol=1e-5 * float(wanted[name].abs().max()) + floor), name
+
+
+def test_predictions_are_those_of_each_utterance_alone(micro, tones):
+    model, counts = recogniser(micro), frame_counts(tones)
+    source, autocast = Waveforms(tones, True), distributed.autocast(CPU, "float32")
+    chosen = [7, 3, 20, 11]
+    for limit in (0.0, 0.3):
+        found = finetune.predict(model, source, counts, chosen, limit, CPU, autocast, batch_frames=100)
+        for u, p in zip(chosen, found):
+            crop = Crop(u, 0, min(int(counts[u]), frames_in(0.3)) if limit else int(counts[u]))
+            with torch.inference_mode():
+                alone = model(*source.batch([crop]))[0].double().softmax(-1)
+            np.testing.assert_allclose(p, alone.numpy(), atol=1e-5)
+        assert found.dtype == np.float64
+
+
+# Protocols
+
+@pytest.fixture(scope="module")
+def protocols(micro, tones, tmp_path_factory):
+    """Each selection protocol on the fold that holds session 1 out: (folder, results, calls of predict)."""
+    done, predict = {}, finetune.predict
+    for selection in SELECTIONS:
+        calls = []
+
+        def counted(model, source, counts, chosen, *rest):
+            found = predict(model, source, counts, chosen, *rest)
+            calls.append((list(chosen), found))
+            return found
+        finetune.predict = counted
+        folder = tmp_path_factory.mktemp(selection)
+        try:
+            results = run(micro, tones, folder, settings(epochs=4, selection=selection, lr=5e-3))
+        finally:
+            finetune.predict = predict
+        done[selection] = folder, results, calls
+    return done
+
+
+def accuracy(tones, chosen: list[int], probabilities: np.ndarray) -> float:
+    """UA, written out: mean recall of the four classes."""
+    recalls = []
+    for index, label in enumerate(LABELS):
+        own = [i for i, u in enumerate(chosen) if tones[u].label == label]
+        recalls.append(np.mean([probabilities[i].argmax() == index for i in own]))
+    return float(np.mean(recalls))
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_each_protocol_selects_and_tests_as_it_says(protocols, tones, selection):
+    """Which utterances are looked at, how often, which epoch is taken, and what is reported."""
+    folder, results, calls = protocols[selection]
+    part, = split(tones, "1", selection)[:1]
+    place = {u.id: i for i, u in enumerate(tones)}
+    train, valid, test = ([place[u.id] for u in x] for x in (part.train, part.valid, part.test))
+    assert not set(train) & set(test) and not set(valid) & set(test) and set(train).isdisjoint(valid)
+    looked_at = {"last": [], "best-test": [test] * 4}.get(selection, [valid] * 4)
+    final = ([valid] if valid else []) + [test]
+    assert [chosen for chosen, _ in calls] == looked_at + final
+    if selection != "best-test":                    # the test part is touched once
+        assert sum(bool(set(chosen) & set(test)) for chosen, _ in calls) == 1
+    seen = [accuracy(tones, chosen, found) for chosen, found in calls[:4]] if looked_at else []
+    assert results["selected_epoch"] == (seen.index(max(seen)) + 1 if seen else 4)
+    log = read_log(folder)
+    assert [line["epoch"] for line in log] == [1, 2, 3, 4]
+    assert [line["valid_ua"] for line in log if "valid_ua" in line] == pytest.approx(seen)
+
+    tested = accuracy(tones, test, calls[-1][1])
+    wanted = (tested + max(seen)) / 2 if selection == "reference" else tested
+    assert results["test"]["ua"] == pytest.approx(tested) and results["reported"]["ua"] == pytest.approx(wanted)
+    assert results["optimistic"] == (selection in ("reference", "best-test"))
+    if selection == "best-test":
+        assert results["reported"]["ua"] == pytest.approx(max(seen))
+    assert results["selection"] == selection and results["seed"] == 3 and results["classes"] == LABELS
+    assert results["num_utterances"] == {"train": len(train), "valid": len(valid), "test": len(test)}
+    assert json.loads((folder / "results.json").read_text()) == results
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_predictions_recompute_to_the_reported_scores(protocols, tones, selection):
+    measures = pytest.importorskip("sklearn.metrics", reason="scikit-learn, of the extra [oracle], is not installed")
+    folder, results, _ = protocols[selection]
+    rows = read_predictions(folder)
+    part = split(tones, "1", selection)[0]
+    assert list(rows[0]) == ["id", "true", "predicted", *LABELS]
+    assert [(row["id"], row["true"]) for row in rows] == [(u.id, u.label) for u in part.test]
+    for row in rows:
+        p = [float(row[label]) for label in LABELS]
+        assert sum(p) == pytest.approx(1, abs=1e-5) and LABELS[int(np.argmax(p))] == row["predicted"]
+    true, predicted = ([row[key] for row in rows] for key in ("true", "predicted"))
+    assert results["test"]["wa"] == pytest.approx(measures.accuracy_score(true, predicted))
+    assert results["test"]["ua"] == pytest.approx(measures.balanced_accuracy_score(true, predicted))
+    assert results["test"]["macro_f1"] == pytest.approx(
+        measures.f1_score(true, predicted, average="macro", zero_division=0))
+    assert results["test"]["confusion"] == measures.confusion_matrix(true, predicted, labels=LABELS).tolist()
+    assert list(results["test"]["recall"].values()) == pytest.approx(
+        measures.recall_score(true, predicted, labels=LABELS, average=None))
+    for name, (low, high) in results["test"]["interval_95"].items():
+        assert 0 <= low <= results["test"][name] <= high <= 1
+
+
+def test_the_recogniser_left_behind_is_the_one_that_was_tested(protocols, tones):
+    for folder, _, calls in protocols.values():
+        test, found = calls[-1]
+        model = EmotionModel.from_pretrained(folder / "recogniser")
+        again = finetune.predict(model, Waveforms(tones, True), frame_counts(tones), test, 0.0, CPU,
+                                 distributed.autocast(CPU, "float32"))
+        np.testing.assert_allclose(again, found, atol=2e-3)                     # tested on kept features, float16
+
+
+def test_last_never_selects_even_where_there_is_a_validation_part(micro, tones, tmp_path):
+    part = split(tones, "1", "clean")[0]
+    results = run(micro, tones, tmp_path, settings(selection="last", epochs=4, lr=5e-3), part)
+    assert results["selected_epoch"] == 4 and not any("valid_ua" in line for line in read_log(tmp_path))
+    last = torch.load(tmp_path / "checkpoints" / "00000004" / "state.pt", weights_only=True)
+    assert last["best"]["epoch"] == 4
+    assert same_to_the_bit(weights(tmp_path / "recogniser"), weights(tmp_path / "checkpoints" / "00000004"))
+
+
+def test_truncation_of_the_test_is_recorded(micro, tones, tmp_path):
+    whole = run(micro, tones, tmp_path / "whole", settings(epochs=1))
+    cut = run(micro, tones, tmp_path / "cut", settings(epochs=1, test_max_seconds=0.3))
+    assert (whole["test_max_seconds"], cut["test_max_seconds"]) == (0, 0.3)
+    assert read_predictions(tmp_path / "whole") != read_predictions(tmp_path / "cut")
+
+
+# The loop
+
+@pytest.mark.parametrize("stops", ((1, 3), (2, 4)))
+def test_resuming_is_bit_identical(micro, tones, tmp_path, monkeypatch, stops):
+    """After a stop between two epochs, and after a failure in the middle of one; predictions and recogniser too."""
+    config = settings(epochs=4, lr=5e-3, keep_checkpoints=2)
+    results = run(micro, tones, tmp_path / "whole", config)
+    step, steps = optim.step, []
+
+    def fails(*arguments):
+        steps.append(1)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+        return step(*arguments)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(optim, "step", fails)
+        run(micro, tones, tmp_path / "parts", config)
+    for turn, stop in enumerate(stops):
+        torch.manual_seed(turn)
+        left = run(micro, tones, tmp_path / "parts", config, stop_after=stop)
+        assert left == ({} if stop < 4 else results)
+        steps.clear()
+        if stop < 4:
+            with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+                patched.setattr(optim, "step", fails)
+                run(micro, tones, tmp_path / "parts", config)
+    assert run(micro, tones, tmp_path / "parts", config) == results
+    for name in ("predictions.csv", "results.json", "recogniser/model.safetensors", "recogniser/config.json",
+                 "checkpoints/00000004/model.safetensors", "checkpoints/00000003/model.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
+    assert read_log(tmp_path / "whole") == read_log(tmp_path / "parts")
+    a, b = (torch.load(tmp_path / name / "checkpoints" / "00000004" / "state.pt", weights_only=True)
+            for name in ("whole", "parts"))
+    assert a["best"] == b["best"] and a["record"] == b["record"]
+    for x, y in zip(a["optimizer"]["state"].values(), b["optimizer"]["state"].values(), strict=True):
+        assert same_to_the_bit(x, y)
+
+
+def test_it_learns_what_can_be_learnt(micro, tones, tmp_path):
+    """Four emotions that are four pitches, by speakers never heard in training; mean pooling as well."""
+    for pooling in ("attention", "mean"):
+        results = run(micro, tones, tmp_path / pooling,
+                      settings(epochs=30, lr=1e-2, batch_size=16, micro_batch_size=16, pooling=pooling, dropout=0.0))
+        assert results["test"]["ua"] > 0.9, pooling
+        assert read_log(tmp_path / pooling)[-1]["loss"] < 0.5
+        assert ("pooling.weight" in weights(tmp_path / pooling / "recogniser")) == (pooling == "attention")
+
+
+def test_a_frozen_conv_encoder_stays_to_the_bit_and_a_trained_one_moves(micro, tones, tmp_path):
+    before = {f"hubert.{name}": x for name, x in base(micro).state_dict().items()}
+    for freeze_conv, fraction in ((True, 0.2), (False, 0.0)):
+        folder = tmp_path / str(freeze_conv)
+        run(micro, tones, folder, settings(epochs=1, freeze_conv=freeze_conv, mask_start_fraction=fraction))
+        after = weights(folder / "recogniser")
+        for name, x in before.items():
+            stays = freeze_conv and "feature_extractor" in name or not fraction and "masked_spec_embed" in name
+            assert torch.equal(x, after[name]) == stays, name
+        assert (folder / "frontend").exists() == freeze_conv
+
+
+def test_gradients_that_are_not_finite_are_skipped_counted_and_stop_the_run(micro, tones, tmp_path, monkeypatch):
+    step = finetune.train_step
+    monkeypatch.setattr(finetune, "train_step", lambda *rest: poison(step(*rest), rest[0], rest[-1] == 1))
+    before = base(micro).state_dict()
+    run(micro, tones, tmp_path / "one", settings(batch_size=4, micro_batch_size=4, selection="last"))
+    assert [line["skipped_updates"] for line in read_log(tmp_path / "one")] == [1, 1, 1]
+    assert all(torch.isfinite(x).all() for x in weights(tmp_path / "one" / "recogniser").values())
+    monkeypatch.setattr(finetune, "train_step", lambda *rest: poison(step(*rest), rest[0], True))
+    config = settings(batch_size=1, micro_batch_size=1, epochs=4, selection="last")
+    run(micro, tones, tmp_path / "all", config, stop_after=1)
+    after = weights(tmp_path / "all" / "recogniser")
+    assert all(torch.equal(x, after[f"hubert.{name}"]) for name, x in before.items())
+    with pytest.raises(ValueError, match="update 32: the last 32 gradients were not finite"):
+        run(micro, tones, tmp_path / "all", config)
+
+
+def poison(loss: torch.Tensor, model: EmotionModel, wanted: bool) -> torch.Tensor:
+    """Make a gradient NaN if `wanted`; the loss itself is passed through."""
+    if wanted:
+        model.classifier.weight.grad[0, 0] = float("nan")
+    return loss
+
+
+# Bad input
+
+def test_a_class_missing_in_training_is_one_line(micro, tones, tmp_path):
+    part = split(tones, "1", "last")[0]
+    for train, missing in (([u for u in part.train if u.label != "angry"], "angry"), ([], ", ".join(LABELS))):
+        with pytest.raises(ValueError, match=f"session1: no training utterance of {missing}; [^\n]*$"):
+            run(micro, tones, tmp_path, settings(selection="last"), dataclasses.replace(part, train=train))
+    assert not list(tmp_path.iterdir())
+
+
+def test_parts_that_cannot_be_selected_or_tested_on(micro, tones, tmp_path):
+    part = split(tones, "1", "clean")[0]
+    strange = dataclasses.replace(part.test[0], label="bored")
+    unlabelled = dataclasses.replace(part.valid[0], label="")
+    for selection in ("clean", "speaker", "reference"):
+        with pytest.raises(ValueError, match=f"selection {selection} needs validation utterances"):
+            run(micro, tones, tmp_path, settings(selection=selection), dataclasses.replace(part, valid=[]))
+    for changed, message in ((dict(test=[]), "no utterance to test on"),
+                             (dict(test=[strange]), f"{strange.id} of the test part has the label bored, which is not"),
+                             (dict(valid=[unlabelled]), rf"{unlabelled.id} of the valid part has the label \(none\)")):
+        with pytest.raises(ValueError, match=message):
+            run(micro, tones, tmp_path, settings(), dataclasses.replace(part, **changed))
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_configuration_or_split_does_not_continue_a_run(micro, tones, tmp_path):
+    part = split(tones, "1", "clean")[0]
+    run(micro, tones, tmp_path, settings(), stop_after=1)
+    log = (tmp_path / "log.jsonl").read_bytes()
+    relabelled = [dataclasses.replace(part.train[0], label="sad"), *part.train[1:]]
+    for config, changed in ((settings(lr=2e-3), part), (settings(pooling="mean"), part),
+                            (settings(), dataclasses.replace(part, train=part.train[1:])),
+                            (settings(), dataclasses.replace(part, train=relabelled))):
+        with pytest.raises(ValueError, match="made with another configuration or split"):
+            run(micro, tones, tmp_path, config, changed)
+    assert (tmp_path / "log.jsonl").read_bytes() == log and not (tmp_path / "results.json").exists()
+
+
+# Ranks
+
+def train(micro, tones, folder: Path) -> dict:
+    """Eight utterances in micro-batches of three do not divide over two ranks; the last batch has one micro-batch."""
+    part = split(tones, "1", "clean")[0]
+    part = dataclasses.replace(part, train=[*part.train, *part.train, *part.train[:3]])
+    results = run(micro, tones, folder, settings(freeze_conv=False), part, stop_after=2)
+    assert results == {}
+    return run(micro, tones, folder, settings(freeze_conv=False), part)
+
+
+def test_two_ranks_equal_one(micro, tones, tmp_path):
+    """Losses, predictions and scores, with dropout and time masking on, across an interruption."""
+    one = train(micro, tones, tmp_path / "one")
+    assert ranks.run(train, 2, micro, tones, tmp_path / "two") == [one] * 2
+    for mine, other in zip(read_log(tmp_path / "one"), read_log(tmp_path / "two"), strict=True):
+        assert mine == pytest.approx(other, rel=1e-5)
+        assert mine["loss"] == pytest.approx(other["loss"], rel=1e-6)
+    for mine, other in zip(read_predictions(tmp_path / "one"), read_predictions(tmp_path / "two"), strict=True):
+        assert [mine[key] for key in ("id", "true", "predicted")] == [other[key] for key in ("id", "true", "predicted")]
+        assert [float(mine[key]) for key in LABELS] == pytest.approx([float(other[key]) for key in LABELS], abs=2e-6)

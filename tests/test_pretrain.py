@@ -1,0 +1,583 @@
+"""Masked prediction: the loss against two oracles, accumulation, ranks, resume, layer drop, and that it learns."""
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ranks
+import torch
+import torch.nn.functional as F
+
+from framealign import audio, data, optim, pretrain
+from framealign.config import PretrainConfig, derive_seed
+from framealign.data import Crop, FrameStore, Waveforms, frame_counts, pretraining_micro_batches
+from framealign.frames import frames_in
+from framealign.interop import to_torchaudio, torchaudio_arguments
+from framealign.model import Hubert
+from framealign.pretrain import MaskedPrediction, masked_prediction_loss, unit_logits
+from framealign.units import Units, frontend_store
+from framealign.utterances import CLASSES
+
+TIMING = {"audio_seconds_per_second", "seconds_left"}
+CPU = torch.device("cpu")
+QUIET = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "feat_proj_dropout": 0.0, "layerdrop": 0.0}
+
+
+def settings(**changes: object) -> PretrainConfig:
+    """Three micro-batches an update, crops of at most 0.6 s."""
+    return PretrainConfig(**({"seed": 3, "updates": 12, "warmup_updates": 3, "peak_lr": 2e-3, "batch_seconds": 6,
+                              "micro_batch_seconds": 2, "min_seconds": 0.3, "max_seconds": 0.6, "projection_size": 8,
+                              "valid_fraction": 0.1, "valid_every_updates": 4, "log_every_updates": 1,
+                              "save_every_updates": 5} | changes))
+
+
+def base(config, seed: int = 1, **changes: object) -> Hubert:
+    torch.manual_seed(seed)
+    return Hubert(dataclasses.replace(config, **changes))
+
+
+def random_units(utterances: list, num_clusters: int = 5) -> Units:
+    counts = frame_counts(utterances)
+    generator = torch.Generator().manual_seed(0)
+    flat = torch.randint(num_clusters, (int(counts.sum()),), generator=generator).int()
+    return Units(flat, torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]), num_clusters, {})
+
+
+def emotion_units(utterances: list) -> Units:
+    """Every frame's unit is its utterance's emotion: to be told from any frame that is not hidden."""
+    made, counts = random_units(utterances), frame_counts(utterances)
+    labels = torch.tensor([CLASSES.index(u.label) for u in utterances])
+    return dataclasses.replace(made, units=labels.repeat_interleave(counts).int(), num_clusters=4)
+
+
+def read_log(run: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMING} for line in lines]
+
+
+def read_state(run: Path) -> tuple[dict, dict]:
+    """Encoder, and what a checkpoint keeps of the training, of a finished run."""
+    newest = sorted((run / "checkpoints").iterdir())[-1]
+    return (Hubert.from_pretrained(run / "encoder").state_dict(),
+            torch.load(newest / "state.pt", weights_only=True))
+
+
+def flat(content: object) -> list:
+    """The leaves of nested dictionaries and lists, in order."""
+    if isinstance(content, (dict, list, tuple)):
+        inner = content.values() if isinstance(content, dict) else content
+        return [leaf for item in inner for leaf in flat(item)]
+    return [content]
+
+
+def same_to_the_bit(a: object, b: object) -> bool:
+    return len(flat(a)) == len(flat(b)) and all(
+        torch.equal(x, y) and x.dtype == y.dtype if isinstance(x, torch.Tensor) else x == y
+        for x, y in zip(flat(a), flat(b)))
+
+
+def assert_equal_gradients(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    """To 1e-5 of each tensor's largest, and of the model's for what is rounding only (the bias of keys)."""
+    assert found.keys() == wanted.keys()
+    floor = 1e-7 * max(float(x.abs().max()) for x in wanted.values())
+    for name, x in wanted.items():
+        assert torch.allclose(found[name], x, rtol=0, atol=1e-5 * float(x.abs().max()) + floor), name
+
+
+# The loss
+
+@pytest.mark.parametrize("temperature", (0.1, 0.7))
+@pytest.mark.parametrize("seed", range(3))
+def test_logits_and_loss_are_the_papers(seed, temperature):
+    """Against HuBERT's Eq. 3 and Eq. 1 written out frame by frame, codeword by codeword, in float64 numpy."""
+    generator = torch.Generator().manual_seed(seed)
+    x, codewords = (torch.randn(n, 6, generator=generator, dtype=torch.float64) for n in (9, 7))
+    units = torch.randint(7, (9,), generator=generator)
+    expected, total = np.zeros((9, 7)), 0.0
+    for s in range(9):
+        for k in range(7):
+            a, b = x[s].numpy(), codewords[k].numpy()
+            expected[s, k] = (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()) / temperature
+        total -= expected[s, units[s]] - np.log(np.exp(expected[s]).sum())
+    logits = unit_logits(x, codewords, temperature)
+    np.testing.assert_allclose(logits.numpy(), expected, rtol=1e-12, atol=1e-12)
+    assert float(masked_prediction_loss(logits, units)) == pytest.approx(total, rel=1e-12)
+    np.testing.assert_allclose(unit_logits(x.float(), codewords.float(), temperature), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_loss_and_gradients_are_the_references(seed):
+    """The reference puts the right codeword first and sets its second appearance to -inf (audit, row 9)."""
+    generator = torch.Generator().manual_seed(seed)
+    x, codewords = (torch.randn(n, 6, generator=generator, dtype=torch.float64).requires_grad_() for n in (9, 7))
+    units = torch.randint(7, (9,), generator=generator)
+    candidates = torch.cat([codewords[units][None], codewords[:, None].expand(-1, 9, -1)])          # (K + 1, S, P)
+    logits = torch.cosine_similarity(x[None], candidates, dim=-1).T / 0.1                           # (S, K + 1)
+    is_right = F.one_hot(units, 7).bool()
+    logits = torch.cat([logits[:, :1], logits[:, 1:].masked_fill(is_right, -torch.inf)], 1)
+    theirs = F.cross_entropy(logits, torch.zeros(9, dtype=torch.int64), reduction="sum")
+    ours = masked_prediction_loss(unit_logits(x, codewords), units)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-12)
+    for a, b in zip(torch.autograd.grad(ours, (x, codewords)), torch.autograd.grad(theirs, (x, codewords))):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", ({}, {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True}),
+                         ids=("post-norm", "pre-norm"))
+@pytest.mark.parametrize("freeze_conv", (True, False), ids=("frozen", "trained"))
+def test_loss_and_every_gradient_are_torchaudios(micro, shape, freeze_conv):
+    """torchaudio's pretraining model and its recipe's loss, given the same weights and the same mask."""
+    models = pytest.importorskip("torchaudio").models
+    hubert = base(micro, **QUIET, **shape)
+    config = settings(freeze_conv=freeze_conv)
+    model = MaskedPrediction(hubert, 7, config)
+    for parameter in model.parameters():            # norms and biases too: initial values would hide a swap
+        torch.nn.init.normal_(parameter, std=0.3)
+    theirs = models.wav2vec2.model.hubert_pretrain_model(
+        **torchaudio_arguments(hubert.config), mask_prob=0.8, mask_selection="static", mask_other=0.0, mask_length=10,
+        no_mask_overlap=False, mask_min_space=1, mask_channel_prob=0.0, mask_channel_selection="static",
+        mask_channel_other=0.0, mask_channel_length=10, no_mask_channel_overlap=False, mask_channel_min_space=1,
+        skip_masked=False, skip_nomask=False, num_classes=7, final_dim=8, feature_grad_mult=None)
+    head = model.head.state_dict()
+    theirs.load_state_dict(to_torchaudio(hubert.state_dict(), head))
+    generator = torch.Generator().manual_seed(0)
+    waveform = torch.randn(3, 9_000, generator=generator)
+    units, is_masked = torch.randint(7, (3, 27), generator=generator), torch.rand(3, 27, generator=generator) < 0.5
+    embedding = theirs.mask_generator.mask_embedding
+    theirs.mask_generator.forward = lambda x, padding: (torch.where(is_masked[..., None], embedding, x), is_masked)
+
+    masked, unmasked, penalty = theirs(waveform, units)
+    frames = int(is_masked.sum())
+    expected = F.cross_entropy(masked, torch.zeros(frames, dtype=torch.int64), reduction="sum")
+    expected = expected + (0 if freeze_conv else 10.0 * penalty * frames)
+    loss, sums = model(waveform, units, is_masked, None, True)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert int(sums["masked"]) == frames and int(sums["unmasked"]) == 81 - frames
+    for name, logits in (("masked_correct", masked), ("unmasked_correct", unmasked)):
+        assert int(sums[name]) == int((logits[:, 1:] < logits[:, :1]).all(1).sum())
+    loss.backward(), expected.backward()
+    found = to_torchaudio({name: p.grad for name, p in hubert.named_parameters() if p.grad is not None},
+                          {name: p.grad for name, p in model.head.named_parameters()})
+    wanted = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
+    wanted = {name: x for name, x in wanted.items() if not (freeze_conv and "feature_extractor" in name)}
+    assert_equal_gradients(found, wanted)
+
+
+def test_sums_for_the_log_are_what_a_count_gives(micro):
+    model = MaskedPrediction(base(micro, **QUIET), 5, settings()).eval()
+    generator = torch.Generator().manual_seed(2)
+    features = torch.randn(4, 30, 8, generator=generator)
+    units, is_masked = torch.randint(5, (4, 30), generator=generator), torch.rand(4, 30, generator=generator) < 0.6
+    _, sums = model(features, units, is_masked, None, True)
+    *_, states = model.hubert.layers(features, None, is_masked)
+    logits = model.head(states).detach().double()
+    best, log_p = logits.argmax(-1), logits.log_softmax(-1)
+    loss = -sum(float(log_p[b, t, units[b, t]]) for b in range(4) for t in range(30) if is_masked[b, t])
+    shares = torch.bincount(best[is_masked], minlength=5) / is_masked.sum()
+    found = pretrain.ratios(sums, 5, CPU)
+    assert found["loss"] == pytest.approx(loss / int(is_masked.sum()), rel=1e-5)
+    assert found["masked_accuracy"] == pytest.approx(float((best == units)[is_masked].double().mean()))
+    assert found["unmasked_accuracy"] == pytest.approx(float((best == units)[~is_masked].double().mean()))
+    assert found["unit_perplexity"] == pytest.approx(float(torch.exp(torch.special.entr(shares).sum())), rel=1e-5)
+    doubled: dict = {}
+    pretrain.add_up(doubled, sums), pretrain.add_up(doubled, sums)
+    assert pretrain.ratios(doubled, 5, CPU) == pytest.approx(found)
+    assert pretrain.ratios({}, 5, CPU) == {"loss": 0, "masked_accuracy": 0, "unmasked_accuracy": 0,
+                                           "unit_perplexity": 1}
+
+
+# Batches, masks, held-out utterances
+
+def test_a_crop_has_the_units_of_its_own_frames(tones):
+    made = random_units(tones, 1000)
+    crops = [Crop(4, 3, 9), Crop(0, 0, 9), Crop(23, 7, 9)]
+    found = pretrain.crop_units(made, crops)
+    for row, crop in zip(found, crops):
+        first = int(made.offsets[crop.utterance]) + crop.start
+        assert torch.equal(row, made.units[first:first + 9].long())
+
+
+def test_masks_are_named_by_seed_update_and_micro_batch():
+    crops = [Crop(0, 0, 40), Crop(1, 0, 40)]
+    masks = {name: pretrain.draw_mask(crops, settings(seed=name[0]), *name[1:])
+             for name in itertools.product((0, 1), (1, 2), (0, 1))}
+    torch.manual_seed(9)                            # no part of the name
+    for name, mask in masks.items():
+        assert torch.equal(mask, pretrain.draw_mask(crops, settings(seed=name[0]), *name[1:]))
+    assert len({mask.numpy().tobytes() for mask in masks.values()}) == len(masks)
+    assert all(mask.any(1).all() and not mask.all() for mask in masks.values())
+
+
+def test_held_out_utterances_never_train_and_the_others_never_validate(tones):
+    counts = frame_counts(tones)
+    config = settings(valid_fraction=0.25, min_seconds=0.5)
+    train, valid = pretrain.hold_out(counts, config)
+    assert torch.equal(train + valid, counts) and not (train * valid).any()
+    usable = counts >= frames_in(0.5)
+    assert int((valid > 0).sum()) == round(0.25 * int(usable.sum())) and not (valid > 0)[~usable].any()
+    stream = itertools.islice(pretraining_micro_batches(train, config), 60)
+    assert {crop.utterance for crops in stream for crop in crops} == set(
+        torch.nonzero((train > 0) & usable).flatten().tolist())
+    assert not torch.equal(valid, pretrain.hold_out(counts, dataclasses.replace(config, seed=4))[1])
+    for fraction, expected in ((0.0, 0), (0.99, 1)):
+        train, valid = pretrain.hold_out(counts[:2], settings(valid_fraction=fraction))
+        assert int((valid > 0).sum()) == expected and (train > 0).any()
+
+
+def test_validation_has_fixed_masks_and_leaves_no_trace(micro, tones):
+    """The same numbers whatever was drawn before; the loss of each utterance alone, with dropout and layer drop off."""
+    model, made, config = MaskedPrediction(base(micro), 5, settings()).train(), random_units(tones), settings()
+    _, counts = pretrain.hold_out(frame_counts(tones), config)
+    source, autocast = Waveforms(tones, True), pretrain.distributed.autocast(CPU, "float32")
+    found = pretrain.validate(model, source, made, counts, config, CPU, autocast)
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    assert pretrain.validate(model, source, made, counts, config, CPU, autocast) == found
+    assert torch.equal(before, torch.random.get_rng_state()) and all(m.training for m in model.modules())
+    model.eval()
+    total, frames = 0.0, 0                          # in plain words
+    for u in torch.nonzero(counts).flatten().tolist():
+        size = min(int(counts[u]), frames_in(0.6))
+        is_masked = pretrain.draw_mask([Crop(u, 0, size)], config, "valid", u)
+        waveform = source.batch([Crop(u, 0, size)])[0]
+        loss, _ = model(waveform, made.of(u)[None, :size], is_masked, None, False)
+        total, frames = total + loss.item(), frames + int(is_masked.sum())
+    assert found["valid_loss"] == pytest.approx(total / frames, rel=1e-6)
+    assert set(found) == {"valid_loss", "valid_masked_accuracy", "valid_unmasked_accuracy", "valid_unit_perplexity"}
+
+
+# One update
+
+@pytest.mark.parametrize("unmasked_weight", (0.0, 0.5))
+def test_micro_batches_add_up_to_the_mean_over_all_hidden_frames(micro, tones, tmp_path, monkeypatch, unmasked_weight):
+    """The gradient of one update of 4 micro-batches, against one pass over all of them in plain words."""
+    config = settings(batch_seconds=8, updates=1, warmup_updates=0, cache_frontend=False, valid_fraction=0,
+                      unmasked_weight=unmasked_weight)
+    seen = {}
+
+    def record(optimizer, lr, clip_norm):
+        seen.update(dict(zip(names, [p.grad.clone() for p in optimizer.param_groups[0]["params"]])))
+        return optim_step(optimizer, lr, clip_norm)
+    optim_step = optim.step
+    monkeypatch.setattr(optim, "step", record)
+    names = [name for name, _ in MaskedPrediction(base(micro), 5, config).named_parameters()
+             if "feature_extractor" not in name]
+    made = random_units(tones)
+    pretrain.pretrain(base(micro, **QUIET), tones, made, config, tmp_path, CPU)
+
+    hubert = base(micro, **QUIET)
+    torch.manual_seed(derive_seed(config.seed, "head"))
+    model = MaskedPrediction(hubert, 5, config)
+    total, weights = 0.0, 0.0
+    for index, crops in enumerate(itertools.islice(pretraining_micro_batches(frame_counts(tones), config), 4)):
+        is_masked = pretrain.draw_mask(crops, config, 1, index)
+        for row, crop in enumerate(crops):
+            sound = audio.normalise(audio.load(tones[crop.utterance].path))
+            if crop.start > 0 or crop.frames < len(made.of(crop.utterance)):
+                sound = sound[320 * crop.start:320 * (crop.start + crop.frames - 1) + 400]
+            x = hubert.frontend(sound[None])
+            *_, states = hubert.layers(x, None, is_masked[row:row + 1])
+            logits = torch.cosine_similarity(model.head.final_proj(states[0])[:, None], model.head.codewords, dim=-1)
+            losses = F.cross_entropy(logits / 0.1, made.of(crop.utterance)[crop.start:crop.start + crop.frames],
+                                     reduction="none")
+            weight = is_masked[row] + unmasked_weight * ~is_masked[row]
+            total, weights = total + (losses * weight).sum(), weights + float(weight.sum())
+    (total / weights).backward()
+    wanted = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert_equal_gradients(seen, wanted)
+
+
+def test_utterances_of_equal_frames_but_unequal_samples_do_not_meet(micro, tones, tmp_path):
+    """Group norm over a whole utterance, its own last samples included, in a batch as alone."""
+    import soundfile
+    sounds, chosen = np.random.default_rng(0).standard_normal((2, 9_000)) * 0.1, []
+    for sound, size in zip(sounds, (8_720, 9_000)):
+        soundfile.write(tmp_path / f"{size}.wav", sound[:size], 16_000)
+        chosen.append(dataclasses.replace(tones[0], path=tmp_path / f"{size}.wav", num_samples=size))
+    model, crops = MaskedPrediction(base(micro, **QUIET), 5, settings()), [Crop(0, 0, 27), Crop(1, 0, 27)]
+    units, is_masked = torch.arange(54).view(2, 27) % 5, torch.arange(54).view(2, 27) % 3 == 0
+    source = Waveforms(chosen, True)
+    waveform, lengths = source.batch(crops)
+    together, _ = model(waveform, units, is_masked, None, False, lengths)
+    alone = sum(model(source.batch([crop])[0], units[i:i + 1], is_masked[i:i + 1], None, False)[0]
+                for i, crop in enumerate(crops))
+    assert together.item() == pytest.approx(alone.item(), rel=1e-6)
+    without, _ = model(waveform, units, is_masked, None, False)
+    assert abs(without.item() - alone.item()) > 1e-4 * alone.item()         # what the lengths are for
+
+
+# The loop
+
+def test_log_says_what_happened(micro, tones, tmp_path):
+    """One line an update (or interval), one per validation; an interval's numbers are those of its updates together."""
+    made = random_units(tones)
+    for name, every in (("each", 1), ("thirds", 4)):
+        pretrain.pretrain(base(micro), tones, made, settings(log_every_updates=every), tmp_path / name, CPU)
+    each, thirds = read_log(tmp_path / "each"), read_log(tmp_path / "thirds")
+    lines = [line for line in each if "loss" in line]
+    assert [line["update"] for line in lines] == list(range(1, 13))
+    assert [line["update"] for line in each if "valid_loss" in line] == [4, 8, 12]
+    assert [line["update"] for line in thirds] == [4, 4, 8, 8, 12, 12]
+    for line in lines:
+        assert set(line) == {"update", "loss", "masked_accuracy", "unmasked_accuracy", "unit_perplexity", "lr",
+                             "gradient_norm", "skipped_updates"}
+        assert line["lr"] == optim.linear_schedule(line["update"], 2e-3, 3, 12) and line["gradient_norm"] > 0
+        assert 0 <= line["masked_accuracy"] <= 1 and 1 <= line["unit_perplexity"] <= 5 and line["skipped_updates"] == 0
+    raw = json.loads((tmp_path / "each" / "log.jsonl").read_text().splitlines()[0])
+    assert raw["audio_seconds_per_second"] > 0 and raw["seconds_left"] >= 0
+    config, counts = settings(), pretrain.hold_out(frame_counts(tones), settings())[0]
+    stream = enumerate(itertools.islice(pretraining_micro_batches(counts, config), 12))
+    hidden = [int(pretrain.draw_mask(crops, config, 1 + i // 3, i % 3).sum()) for i, crops in stream]
+    weights = np.reshape(hidden, (4, 3)).sum(1)     # hidden frames of updates 1 to 4
+    for key in ("loss", "masked_accuracy"):
+        mean = np.average([line[key] for line in lines[:4]], weights=weights)
+        assert thirds[0][key] == pytest.approx(mean, rel=1e-6)
+    assert read_state(tmp_path / "each")[0].keys() == base(micro).state_dict().keys()
+    assert same_to_the_bit(read_state(tmp_path / "each")[0], read_state(tmp_path / "thirds")[0])
+
+
+@pytest.mark.parametrize("freeze_conv, stops", ((True, (1, 4, 5, 11)), (False, (7, 12))), ids=("frozen", "trained"))
+def test_resuming_is_bit_identical(micro, tones, tmp_path, stops, freeze_conv):
+    """Weights, optimizer, sums and log after interruptions, in and between the intervals of log and checkpoint.
+
+    With the conv encoder trained, each continuation even starts from other weights: all comes from the checkpoint.
+    """
+    made, config = random_units(tones), settings(freeze_conv=freeze_conv, log_every_updates=3)
+    pretrain.pretrain(base(micro), tones, made, config, tmp_path / "whole", CPU)
+    for turn, stop in enumerate((*stops, None)):
+        torch.manual_seed(100 + turn)
+        torch.rand(turn)
+        hubert = base(micro, seed=1 if freeze_conv or not turn else turn + 50)
+        pretrain.pretrain(hubert, tones, made, config, tmp_path / "parts", CPU, stop_after=stop)
+        if stop not in (12, None):
+            assert not (tmp_path / "parts" / "encoder").exists()
+            assert sorted(path.name for path in (tmp_path / "parts" / "checkpoints").iterdir())[-1] == f"{stop:08d}"
+            with open(tmp_path / "parts" / "log.jsonl", "a") as file:       # what a killed run may have left behind
+                file.write(json.dumps({"update": stop + 1, "loss": 0.0}) + '\n{"upda')
+    (whole, training), (parts, resumed) = (read_state(tmp_path / name) for name in ("whole", "parts"))
+    assert same_to_the_bit(whole, parts) and same_to_the_bit(training, resumed)
+    assert read_log(tmp_path / "whole") == read_log(tmp_path / "parts")
+    assert len(list((tmp_path / "parts" / "checkpoints").iterdir())) == 2
+
+
+def test_a_damaged_checkpoint_costs_only_what_came_after_the_one_before(micro, tones, tmp_path, capsys):
+    made, config = random_units(tones), settings()
+    pretrain.pretrain(base(micro), tones, made, config, tmp_path / "whole", CPU)
+    pretrain.pretrain(base(micro), tones, made, config, tmp_path / "hurt", CPU, stop_after=8)
+    path = tmp_path / "hurt" / "checkpoints" / "00000008" / "state.pt"
+    path.write_bytes(path.read_bytes()[:-100])
+    pretrain.pretrain(base(micro), tones, made, config, tmp_path / "hurt", CPU)
+    said = capsys.readouterr().out
+    assert "00000008 is damaged" in said and "continues after update 5" in said
+    assert same_to_the_bit(read_state(tmp_path / "whole")[0], read_state(tmp_path / "hurt")[0])
+    assert read_log(tmp_path / "whole") == read_log(tmp_path / "hurt")
+
+
+def test_another_configuration_units_or_corpus_do_not_continue_a_run(micro, tones, tmp_path):
+    made, config = random_units(tones), settings(save_every_updates=2)
+    pretrain.pretrain(base(micro), tones, made, config, tmp_path, CPU, stop_after=2)
+    log = (tmp_path / "log.jsonl").read_bytes()
+    other = dataclasses.replace(made, units=made.units.flip(0))
+    renamed = [dataclasses.replace(tones[0], id="another"), *tones[1:]]
+    for utterances, units, changed, shape in (
+            (tones, made, dataclasses.replace(config, peak_lr=1e-3), {}), (tones, other, config, {}),
+            (tones, dataclasses.replace(made, num_clusters=6), config, {}), (renamed, made, config, {})):
+        with pytest.raises(ValueError, match="made with another configuration, other units or other utterances"):
+            pretrain.pretrain(base(micro, **shape), utterances, units, changed, tmp_path, CPU)
+    with pytest.raises(ValueError, match="parameters do not fit"):
+        pretrain.pretrain(base(micro, hidden_size=8), tones, made, config, tmp_path, CPU)
+    assert (tmp_path / "log.jsonl").read_bytes() == log
+
+
+def test_starting_from_an_encoder_is_not_continuing(micro, tones, tmp_path, capsys):
+    """A checkpoint taken as the start of another run gives its encoder alone: new head, optimizer, schedule, log."""
+    made, config = random_units(tones), settings()
+    pretrain.pretrain(base(micro), tones, made, config, tmp_path / "first", CPU)
+    place = tmp_path / "first" / "checkpoints" / "00000012"
+    encoder = Hubert.from_pretrained(place)
+    assert f"{place}: read the encoder only, left out head" in capsys.readouterr().err
+    assert same_to_the_bit(encoder.state_dict(), read_state(tmp_path / "first")[0])
+    fewer = dataclasses.replace(made, units=made.units % 3, num_clusters=3)
+    pretrain.pretrain(encoder, tones, fewer, dataclasses.replace(config, updates=3), tmp_path / "second", CPU)
+    assert [line["update"] for line in read_log(tmp_path / "second") if "loss" in line] == [1, 2, 3]
+    assert "continues" not in capsys.readouterr().out
+    _, training = read_state(tmp_path / "second")
+    assert {float(x["step"]) for x in training["optimizer"]["state"].values()} <= {1, 2, 3}     # dropped layers: fewer
+    pretrain.pretrain(base(micro), tones, made, config, tmp_path / "first", CPU)
+    assert "continues after update 12" in capsys.readouterr().out
+
+
+def test_it_learns_what_can_be_learnt(micro, tones, tmp_path):
+    config = settings(updates=150, warmup_updates=10, peak_lr=2e-2, log_every_updates=50, valid_every_updates=150,
+                      save_every_updates=150, valid_fraction=0.2)
+    pretrain.pretrain(base(micro, **QUIET), tones, emotion_units(tones), config, tmp_path, CPU)
+    lines = [line for line in read_log(tmp_path) if "loss" in line]
+    assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
+    assert lines[-1]["masked_accuracy"] > 0.7 and lines[-1]["unmasked_accuracy"] > 0.6     # chance: 0.25
+    assert read_log(tmp_path)[-1]["valid_masked_accuracy"] > 0.6
+
+
+def test_bad_input_is_refused_before_anything_is_written(micro, tones, tmp_path):
+    made = random_units(tones)
+    with pytest.raises(ValueError, match="units of 24 utterances, the manifest has 23"):
+        pretrain.pretrain(base(micro), tones[1:], made, settings(), tmp_path / "run", CPU)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="no utterance is as long as --min-seconds 2"):
+        pretrain.pretrain(base(micro), tones, made, settings(min_seconds=2, max_seconds=3, cache_frontend=False),
+                          tmp_path / "run", CPU)
+    wrong = [dataclasses.replace(tones[0], num_samples=tones[0].num_samples + 3), *tones[1:]]
+    with pytest.raises(ValueError, match=f"{tones[0].path}: has {tones[0].num_samples} samples at 16 kHz"):
+        pretrain.pretrain(base(micro), wrong, made, settings(), tmp_path / "run", CPU)
+    assert not (tmp_path / "run" / "encoder").exists() and not list((tmp_path / "run").glob("frontend/index.json"))
+
+
+# What trains
+
+def test_a_frozen_conv_encoder_stays_to_the_bit_and_a_trained_one_moves(micro, tones, tmp_path):
+    made = random_units(tones)
+    for freeze_conv in (True, False):
+        before, run = base(micro).state_dict(), tmp_path / str(freeze_conv)
+        pretrain.pretrain(base(micro), tones, made, settings(freeze_conv=freeze_conv, updates=3), run, CPU)
+        after = read_state(run)[0]
+        for name, x in before.items():
+            assert torch.equal(x, after[name]) == (freeze_conv and "feature_extractor" in name), name
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted(micro, tones, tmp_path, monkeypatch):
+    """Update 3 is poisoned: weights and moments are those of update 2, and training goes on."""
+    made, calls = random_units(tones), []
+    loss_of = pretrain.masked_prediction_loss
+
+    def poisoned(logits, units):
+        calls.append(torch.is_grad_enabled())
+        return loss_of(logits, units) * (float("nan") if sum(calls) == 8 else 1.0)     # micro-batch 2 of update 3
+    monkeypatch.setattr(pretrain, "masked_prediction_loss", poisoned)
+    config = settings(save_every_updates=1, keep_checkpoints=9, updates=5, valid_fraction=0)
+    pretrain.pretrain(base(micro), tones, made, config, tmp_path, CPU)
+    assert [line["skipped_updates"] for line in read_log(tmp_path) if "lr" in line] == [0, 0, 1, 0, 0]
+    second, third, fourth = (torch.load(tmp_path / "checkpoints" / f"{update:08d}" / "state.pt", weights_only=True)
+                             for update in (2, 3, 4))
+    weights = [Hubert.from_pretrained(tmp_path / "checkpoints" / f"{update:08d}").state_dict() for update in (2, 3, 4)]
+    assert same_to_the_bit(second["optimizer"]["state"], third["optimizer"]["state"])
+    assert same_to_the_bit(weights[0], weights[1]) and not same_to_the_bit(weights[1], weights[2])
+    assert float(third["in_a_row"]) == 1 and float(fourth["in_a_row"]) == 0
+    assert all(torch.isfinite(x).all() for x in weights[2].values())
+
+
+@pytest.mark.parametrize("log_every, stopped", ((7, 21), (25, 25)))
+def test_twenty_skipped_in_a_row_stop_the_run(micro, tones, tmp_path, monkeypatch, log_every, stopped):
+    """Whatever the interval of the log, at which this is looked at; also across an interruption."""
+    monkeypatch.setattr(pretrain, "masked_prediction_loss", lambda logits, units: logits.sum() * float("nan"))
+    config = settings(updates=50, log_every_updates=log_every, valid_fraction=0, batch_seconds=2)
+    pretrain.pretrain(base(micro), tones, random_units(tones), config, tmp_path, CPU, stop_after=10)
+    with pytest.raises(ValueError, match=f"update {stopped}: the last {stopped} gradients were not finite"):
+        pretrain.pretrain(base(micro), tones, random_units(tones), config, tmp_path, CPU)
+
+
+def test_layer_drop_is_drawn_from_seed_and_update_at_its_rate(micro):
+    hubert = base(micro, num_hidden_layers=4)
+    drawn = np.array([pretrain.draw_kept_layers(hubert, 7, update) for update in range(2_000)])
+    assert abs(drawn.mean() - 0.7) < 0.02 and np.abs(np.corrcoef(drawn.T) - np.eye(4)).max() < 0.06
+    torch.manual_seed(1)
+    assert pretrain.draw_kept_layers(hubert, 7, 11) == drawn[11].tolist()
+    assert pretrain.draw_kept_layers(base(micro, layerdrop=0.0), 7, 11) is None
+
+
+def test_dropped_layers_are_not_computed_and_do_not_move(micro, tones, tmp_path, monkeypatch):
+    """A block is called in the updates that keep it and no others; an update passes a dropped one by altogether."""
+    hubert, config = base(micro), settings(save_every_updates=1, keep_checkpoints=9, valid_fraction=0)
+    calls = [[], []]
+    for index, block in enumerate(hubert.encoder.layers):
+        block.register_forward_hook(lambda *_, index=index: calls[index].append(1))
+    pretrain.pretrain(hubert, tones, random_units(tones), config, tmp_path, CPU, stop_after=6)
+    kept = [pretrain.draw_kept_layers(hubert, config.seed, update) for update in range(1, 7)]
+    assert [len(found) for found in calls] == [3 * sum(column) for column in zip(*kept)]
+    assert not all(all(row) for row in kept)        # something was dropped
+    weights = [base(micro).state_dict()] + [
+        Hubert.from_pretrained(tmp_path / "checkpoints" / f"{update:08d}").state_dict() for update in range(1, 7)]
+    for before, after, row in zip(weights, weights[1:], kept):
+        for index in range(2):
+            names = [name for name in before if name.startswith(f"encoder.layers.{index}.")]
+            assert same_to_the_bit([before[name] for name in names], [after[name] for name in names]) != row[index]
+
+
+# Frames kept instead of sound
+
+def test_kept_conv_features_are_those_of_the_sound(micro, tones, tmp_path):
+    """Layer norm: of any crop. Group norm: of whole utterances; a crop's then see the utterance's statistics."""
+    draw = np.random.default_rng(0)
+    for norm in ("layer", "group"):
+        hubert = base(micro, feat_extract_norm=norm).eval()
+        kept = frontend_store(hubert, tones, tmp_path / norm, CPU)
+        assert isinstance(kept, FrameStore)
+        for u in (0, 5, 17):
+            frames = int(kept.counts[u])
+            size = int(draw.integers(5, frames))
+            for crop in (Crop(u, 0, frames), Crop(u, int(draw.integers(frames - size)) + 1, size)):
+                with torch.inference_mode():
+                    expected = hubert.frontend(*Waveforms(tones, True).batch([crop]))
+                found, lengths = kept.batch([crop])
+                close = torch.allclose(found, expected, rtol=2 ** -10, atol=1e-4)
+                assert close == (norm == "layer" or crop.frames == frames) and lengths.tolist() == [crop.frames]
+
+
+def test_training_on_kept_features_is_training_on_sound(micro, tones, tmp_path):
+    made = random_units(tones)
+    logs = {}
+    for cache in (True, False):
+        hubert = base(micro, feat_extract_norm="layer")
+        pretrain.pretrain(hubert, tones, made, settings(cache_frontend=cache), tmp_path / str(cache), CPU)
+        logs[cache] = read_log(tmp_path / str(cache))
+    assert (tmp_path / "True" / "frontend").exists() and not (tmp_path / "False" / "frontend").exists()
+    losses = {cache: [line.get("loss", line.get("valid_loss")) for line in lines] for cache, lines in logs.items()}
+    assert len(losses[True]) == 15 and losses[True] == pytest.approx(losses[False], rel=1e-3)
+
+
+# Ranks
+
+INTERRUPTED = settings(log_every_updates=3)
+UNEVEN = {"sound": settings(freeze_conv=False, updates=11), "one": settings(batch_seconds=2, updates=4)}
+
+
+def train(micro, tones, folder: Path) -> int:
+    """Three micro-batches an update, or a single one; and halves of runs that another number of ranks completes."""
+    made = random_units(tones)
+    for name, config in UNEVEN.items():
+        pretrain.pretrain(base(micro), tones, made, config, folder / name, CPU)
+    for stop in (8, None):
+        pretrain.pretrain(base(micro), tones, made, INTERRUPTED, folder / "begun by one", CPU, stop_after=stop)
+    pretrain.pretrain(base(micro), tones, made, INTERRUPTED, folder / "begun by two", CPU, stop_after=4)
+    return data.distributed.world_size()
+
+
+def test_two_ranks_equal_one(micro, tones, tmp_path):
+    """Losses of every update to 1e-6, with dropout and layer drop on; checkpoints continue on more ranks or fewer.
+
+    Three micro-batches do not divide over two ranks, one even less. Interruptions fall inside the log's intervals.
+    """
+    one, two, made = tmp_path / "one", tmp_path / "two", random_units(tones)
+    for folder, stop in ((one, None), (two, 4)):
+        pretrain.pretrain(base(micro), tones, made, INTERRUPTED, folder / "begun by one", CPU, stop_after=stop)
+    for name, config in UNEVEN.items():
+        pretrain.pretrain(base(micro), tones, made, config, one / name, CPU)
+    assert ranks.run(train, 2, micro, tones, two) == [2, 2]
+    pretrain.pretrain(base(micro), tones, made, INTERRUPTED, two / "begun by two", CPU)
+    for name in UNEVEN:
+        compare(one / name, two / name)
+    for name in ("begun by one", "begun by two"):
+        compare(one / "begun by one", two / name)
+
+
+def compare(ours: Path, theirs: Path) -> None:
+    """Two runs are one but for rounding."""
+    a, b = read_log(ours), read_log(theirs)
+    assert [line["update"] for line in a] == [line["update"] for line in b]
+    for mine, other in zip(a, b):
+        assert mine.keys() == other.keys()
+        for key, value in mine.items():
+            assert value == pytest.approx(other[key], rel=1e-6 if "loss" in key else 1e-5, abs=1e-6), (mine, other, key)
+    (one, training), (two, trained) = read_state(ours), read_state(theirs)
+    for x, y in zip(flat([one, training["optimizer"]["state"]]), flat([two, trained["optimizer"]["state"]])):
+        assert torch.allclose(x, y, rtol=1e-4, atol=1e-5)
