@@ -13,6 +13,8 @@ from torch import Tensor
 from framealign import distributed, files, huggingface, log
 from framealign.config import HubertConfig
 
+PARTS = ("config.json", "model.safetensors", "state.pt")    # without which nothing can be continued
+
 
 def save(run: Path, update: int, config: HubertConfig, state: dict[str, Tensor], head: dict[str, Tensor],
          training: dict, do_normalize: bool, keep: int, labels: list[str] | None = None) -> None:
@@ -23,7 +25,8 @@ def save(run: Path, update: int, config: HubertConfig, state: dict[str, Tensor],
     if distributed.rank() == 0:
         folder = run / "checkpoints"
         final, temporary = folder / f"{update:08d}", folder / f".{update:08d}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left_over in folder.glob(".*.tmp"):     # of a run that was killed while it wrote
+            shutil.rmtree(left_over, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
             huggingface.write(temporary, config, state, head, do_normalize=do_normalize, labels=labels)
@@ -41,20 +44,26 @@ def save(run: Path, update: int, config: HubertConfig, state: dict[str, Tensor],
 
 
 def latest(run: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict] | None:
-    """The newest whole checkpoint as (encoder state, head, training), or None; a damaged one is passed over, aloud."""
-    for folder in sorted((Path(run) / "checkpoints").glob("[0-9]*"), reverse=True):
-        try:
-            for name, digest in files.read_json(folder / "complete.json").items():
-                if files.digest(folder / name) != digest:
-                    raise ValueError(f"{folder / name}: not what was saved")
-            found = huggingface.read(folder)
-            return found.state, found.head, torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
-        except (ValueError, OSError) as error:
-            log.say(f"checkpoint {folder} is damaged ({error}); using the one before")
-    return None
+    """The newest whole checkpoint as (encoder state, head, training), or None where there is none."""
+    folder = newest(run)
+    if folder is None:
+        return None
+    found = huggingface.read(folder)
+    return found.state, found.head, torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
 
 
 def newest(run: Path) -> Path | None:
-    """The folder of the newest checkpoint of a run, or None where there is none."""
+    """The folder of the newest whole checkpoint of a run, or None; a damaged one is passed over, aloud."""
     folders = sorted((Path(run) / "checkpoints").glob("[0-9]*"))
-    return folders[-1] if folders else None
+    while folders:
+        folder = folders.pop()
+        try:
+            digests = files.read_json(folder / "complete.json")
+            for name in sorted({*PARTS, *digests}):
+                if files.digest(folder / name) != digests.get(name):
+                    raise ValueError(f"{name} is not what was saved")
+            return folder
+        except (ValueError, OSError) as error:
+            log.say(f"checkpoint {folder} is damaged ({error}); "
+                    + ("using the one before" if folders else "there is none before it"))
+    return None

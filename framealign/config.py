@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import hashlib
 import inspect
+import math
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -104,14 +105,20 @@ class PretrainConfig:
         for name in ("updates", "mask_span_frames", "projection_size", "valid_every_updates", "log_every_updates",
                      "save_every_updates", "keep_checkpoints"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("peak_lr", "adam_eps", "weight_decay", "mask_min_spans", "unmasked_weight", "feature_penalty"):
+            _require(0 <= getattr(self, name) < math.inf, f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("adam_beta1", "adam_beta2"):
+            _require(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1), got {getattr(self, name)}")
+        for name in ("clip_norm", "temperature"):
+            _require(0 < getattr(self, name) < math.inf, f"{name} must be above 0, got {getattr(self, name)}")
         _require(0 <= self.warmup_updates <= self.updates,
                  f"warmup_updates must be in [0, updates = {self.updates}], got {self.warmup_updates}")
         _require(0 < self.mask_start_fraction <= 1,
                  f"mask_start_fraction must be in (0, 1], got {self.mask_start_fraction}")
         _require(0 <= self.valid_fraction < 1, f"valid_fraction must be in [0, 1), got {self.valid_fraction}")
-        _require(0.025 <= self.min_seconds <= self.max_seconds,
+        _require(0.025 <= self.min_seconds <= self.max_seconds < math.inf,
                  f"min_seconds must be in [0.025, max_seconds = {self.max_seconds}], got {self.min_seconds}")
-        _require(0 < self.micro_batch_seconds <= self.batch_seconds, "micro_batch_seconds must be in (0, "
+        _require(0 < self.micro_batch_seconds <= self.batch_seconds < math.inf, "micro_batch_seconds must be in (0, "
                  f"batch_seconds = {self.batch_seconds}], got {self.micro_batch_seconds}")
 
 
@@ -124,7 +131,8 @@ class FinetuneConfig:
     """Emotion recognition on top of the encoder (alignment paper, Sec. 2.3); the defaults are the reference's."""
     seed: int = 0
     epochs: int = 40                                # of as many draws as there are training utterances
-    lr: float = 1e-4
+    lr: float = 1e-4                                # constant
+    head_lr_factor: float = 1.0                     # pooling and classifier learn so many times faster
     weight_decay: float = 1e-5
     batch_size: int = 64                            # utterances per update
     micro_batch_size: int = 64                      # utterances per forward
@@ -145,6 +153,11 @@ class FinetuneConfig:
     def __post_init__(self):
         for name in ("epochs", "batch_size", "micro_batch_size", "mask_span_frames", "keep_checkpoints"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "weight_decay", "max_seconds", "test_max_seconds", "mask_min_spans"):
+            _require(0 <= getattr(self, name) < math.inf, f"{name} must not be negative, got {getattr(self, name)}")
+        _require(0 < self.clip_norm < math.inf, f"clip_norm must be above 0, got {self.clip_norm}")
+        _require(0 <= self.mask_start_fraction <= 1,
+                 f"mask_start_fraction must be in [0, 1], got {self.mask_start_fraction}")
         _require(self.pooling in POOLINGS, f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling}")
         _require(self.selection in SELECTIONS,
                  f"selection must be one of {', '.join(SELECTIONS)}, got {self.selection}")
@@ -178,6 +191,7 @@ class Preset:
     pretrain: PretrainConfig = PretrainConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     kmeans: KMeansConfig = KMeansConfig()
+    do_normalize: bool = True                       # of a model made from scratch: zero mean, unit variance
     tapt_layer: int = 9                             # states clustered for phase 1 (stage tapt-units)
     tapt_clusters: int = 500
     align_layer: int = 9                            # states clustered into pseudo-emotion units
@@ -196,8 +210,8 @@ PRESETS = {
     "small": Preset(HubertConfig(conv_dim=(256,) * 7, hidden_size=256, num_hidden_layers=9, num_attention_heads=4,
                                  intermediate_size=1024, num_conv_pos_embeddings=128),
                     tapt_layer=6, align_layer=6, scratch_layer=4),
-    "tiny": Preset(HubertConfig(conv_dim=(32, 32, 64, 64, 64, 64, 64), hidden_size=96, num_hidden_layers=4,
-                                num_attention_heads=4, intermediate_size=384, num_conv_pos_embeddings=32,
+    "tiny": Preset(HubertConfig(conv_dim=(16, 32, 32, 64, 64, 64, 64), conv_bias=True, feat_extract_norm="layer",
+                                hidden_size=96, num_hidden_layers=4, num_attention_heads=4, intermediate_size=384, num_conv_pos_embeddings=32,
                                 num_conv_pos_embedding_groups=8, feat_proj_dropout=0.0, hidden_dropout=0.05,
                                 attention_dropout=0.0, layerdrop=0.0),
                    PretrainConfig(updates=600, warmup_updates=60, peak_lr=1e-3, batch_seconds=32,
@@ -205,7 +219,7 @@ PRESETS = {
                                   log_every_updates=50, valid_every_updates=200, save_every_updates=200),
                    FinetuneConfig(epochs=20, lr=1e-3, batch_size=16, micro_batch_size=16),
                    KMeansConfig(max_frames=100_000, seeding_frames=10_000),
-                   tapt_layer=3, tapt_clusters=200, align_layer=3, align_clusters=50, scratch_layer=2,
+                   do_normalize=False, tapt_layer=3, tapt_clusters=200, align_layer=3, align_clusters=50, scratch_layer=2,
                    scratch=PretrainConfig(updates=1500, warmup_updates=100, peak_lr=3e-3, batch_seconds=32,
                                           micro_batch_seconds=32, max_seconds=6, projection_size=64,
                                           unmasked_weight=1.0, freeze_conv=False, log_every_updates=100,

@@ -104,8 +104,8 @@ class FrameStore:
             store = cls(directory, counts)
             if store.index["key"] == key:
                 return store
-        except (ValueError, OSError, KeyError):
-            pass                                    # absent or unfinished
+        except (ValueError, OSError, EOFError, KeyError):
+            pass                                    # absent, unfinished or damaged
         distributed.barrier()
         rank, world = distributed.rank(), distributed.world_size()
         if rank == 0:

@@ -1,5 +1,6 @@
 """What a run says: one JSON object per line in a file, the same numbers on the screen, progress with time left."""
 import json
+import math
 import os
 import sys
 import time
@@ -58,12 +59,15 @@ class Log:
         self.path = Path(path)
 
     def write(self, record: dict, show: bool = True) -> None:
-        """Append a record; keys carry units. Floats are kept in full in the file, shortened on the screen."""
+        """Append a record; keys carry units. Floats are kept in full in the file, shortened on the screen.
+
+        JSON has no NaN and no infinity: they are null in the file.
+        """
         if distributed.rank() != 0:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps({key: _finite(value) for key, value in record.items()}, allow_nan=False) + "\n")
         if show:
             say("  ".join(f"{key} {_short(value)}" for key, value in record.items()))
 
@@ -83,6 +87,10 @@ def _update_of(line: str) -> float:
         return json.loads(line).get("update", 0)
     except (json.JSONDecodeError, AttributeError):
         return float("inf")                         # a line torn by the interruption
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _short(value: object) -> str:

@@ -21,11 +21,12 @@ def adamw(parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, flo
 def step(optimizer: torch.optim.AdamW, lr: float, clip_norm: float) -> tuple[Tensor, Tensor]:
     """Clip gradients to `clip_norm` and step; a gradient that is not finite leaves weights and moments untouched.
 
-    Returns the gradient norm before clipping and whether the step was skipped (0.0 or 1.0), both still on the device.
+    A parameter group's `lr_factor`, where it has one, multiplies its learning rate. Returns the gradient norm before
+    clipping and whether the step was skipped (0.0 or 1.0), both still on the device.
     """
-    group, = optimizer.param_groups
-    group["lr"] = lr
-    norm = nn.utils.clip_grad_norm_(group["params"], clip_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_factor", 1.0)
+    norm = nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip_norm)
     optimizer.found_inf = skipped = (~torch.isfinite(norm)).float()             # the fused step reads it
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -261,7 +261,7 @@ class Recipe:
         def iteration(units: Stage) -> Callable[[Path], None]:
             def make(folder: Path) -> None:
                 torch.manual_seed(self.config.seed)
-                pretrain(Hubert(chosen.model), self.heard, Units.read(units.product("units.safetensors")), config,
+                pretrain(Hubert(chosen.model, chosen.do_normalize), self.heard, Units.read(units.product("units.safetensors")), config,
                          folder, self.device, self.config.precision)
             return make
 

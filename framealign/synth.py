@@ -57,6 +57,8 @@ class Confusers:
     emphasis_fraction: float = 0.10                 # of the words outside emotional stretches
     emphasis_semitones: tuple[float, float] = (2.0, 5.0)
     emphasis_db: tuple[float, float] = (2.0, 5.0)
+    drift_db: tuple[float, float] = (-5.0, 5.0)     # of level in a stretch of any utterance: towards or off the microphone
+    drift_tilt_db_per_octave: tuple[float, float] = (-2.0, 2.0)     # and of tilt there: the head turns
     snr_db: tuple[float, float] = (15.0, 35.0)
     level_db: tuple[float, float] = (-34.0, -20.0)  # root mean square of the recording, relative to full scale
 
@@ -197,7 +199,10 @@ def plan(speaker: Speaker, name: str, mean_seconds: float, rng: np.random.Genera
     bounce = contour(np.where(np.arange(len(units)) % 2, 1.0, -1.0) * rng.uniform(0.6, 1.4, len(units)))
     semitones = shift + contour([unit.semitones for unit in units]) * (1 + weight * (emotion.f0_range - 1)) \
         + contour(emphasis[:, 0]) + weight * (emotion.f0_semitones + emotion.f0_bounce_semitones * bounce)
-    energy = voice.amplitude(contour([unit.db for unit in units]) + contour(emphasis[:, 1])
+    elsewhere = _choose_stretches(np.array([unit.seconds for unit in units]) / tempo, 1.0, rng)
+    drifts = voice.smooth(elsewhere[unit_of].astype(float), 0.1)                # (C,) in any utterance
+    drift, drift_tilt = rng.uniform(*CONFUSERS.drift_db), rng.uniform(*CONFUSERS.drift_tilt_db_per_octave)
+    energy = voice.amplitude(contour([unit.db for unit in units]) + contour(emphasis[:, 1]) + drifts * drift
                              + weight * (emotion.energy_db + emotion.energy_bounce_db * bounce))
     pulses = energy * voice.smooth(voice.amplitude(rows[:, 5]), 0.02)
     tracks = voice.Tracks(
@@ -206,7 +211,8 @@ def plan(speaker: Speaker, name: str, mean_seconds: float, rng: np.random.Genera
         noise=energy * voice.smooth(voice.amplitude(rows[:, 6]), 0.01), noise_hz=rows[:, 7], noise_width_hz=rows[:, 8],
         formants_hz=voice.smooth(rows[:, 1:5], 0.05) * speaker.formant_scale,
         higher_formants_hz=np.array(voice.HIGHER_FORMANTS) * speaker.formant_scale,
-        tilt_db_per_octave=speaker.tilt_db_per_octave + tilt + weight * emotion.tilt_db_per_octave,
+        tilt_db_per_octave=speaker.tilt_db_per_octave + tilt + drifts * drift_tilt
+        + weight * emotion.tilt_db_per_octave,
         jitter=speaker.jitter + weight * emotion.jitter, shimmer=speaker.shimmer + weight * emotion.shimmer)
     runs = np.flatnonzero(np.diff(is_emotional.astype(int), prepend=0, append=0)).reshape(-1, 2)    # units
     return tracks, edges[runs] * voice.STEP

@@ -1,4 +1,4 @@
-"""Shared fixtures: a tiny encoder's configuration, a tiny labelled corpus of tones, the sample data where it is there."""
+"""Shared fixtures: a tiny encoder's configuration, a tiny labelled corpus of tones, the sample data where they are."""
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,8 @@ def tones(tmp_path_factory) -> list[Utterance]:
                 name = f"Ses0{session}{gender}_impro0{number % 2}_{gender}{number:03d}"
                 time = np.arange(draw.integers(6_400, 14_400)) / 16_000         # s
                 pitch = pitch * draw.uniform(0.95, 1.05)
-                sound = 0.3 * np.sin(2 * np.pi * (pitch * time + draw.random())) + 0.02 * draw.standard_normal(len(time))
+                sound = 0.3 * np.sin(2 * np.pi * (pitch * time + draw.random()))
+                sound += 0.02 * draw.standard_normal(len(time))
                 soundfile.write(folder / f"{name}.wav", sound, 16_000)
                 utterances.append(Utterance(name, folder / f"{name}.wav", len(time), session, f"Ses0{session}{gender}",
                                             gender, label, "impro"))

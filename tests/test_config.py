@@ -1,0 +1,178 @@
+"""Defaults that are checked, changed by flags and written as JSON; presets of the sizes they promise; named seeds."""
+import argparse
+import dataclasses
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from framealign.config import (PRESETS, FinetuneConfig, HubertConfig, KMeansConfig, PretrainConfig, add_flags, as_dict,
+                               derive_seed, from_flags, preset)
+from framealign.parameters import shapes
+
+FLAGGED = [PretrainConfig, FinetuneConfig, KMeansConfig]
+BAD = {
+    HubertConfig: {
+        "conv_dim": [(), (8,) * 6, (8,) * 6 + (0,), (8.0,) * 7], "conv_kernel": [(10, 3), (0,) * 7],
+        "conv_stride": [(5,) * 8, (-1,) * 7], "hidden_size": [0, -8, 1.5, 770], "num_hidden_layers": [0],
+        "num_attention_heads": [0, 5], "intermediate_size": [0], "num_conv_pos_embeddings": [0],
+        "num_conv_pos_embedding_groups": [5, 0], "feat_extract_norm": ["batch", ""], "hidden_act": ["relu"],
+        "feat_extract_activation": ["gelu_new"], "conv_pos_batch_norm": [True],
+        **{name: [-0.1, 1.0, math.nan] for name in ("feat_proj_dropout", "hidden_dropout", "activation_dropout",
+                                                    "attention_dropout", "layerdrop")}},
+    PretrainConfig: {
+        **{name: [0, -1] for name in ("updates", "mask_span_frames", "projection_size", "valid_every_updates",
+                                      "log_every_updates", "save_every_updates", "keep_checkpoints")},
+        **{name: [-1e-9, math.nan, math.inf] for name in ("peak_lr", "adam_eps", "weight_decay", "unmasked_weight",
+                                                          "feature_penalty")},
+        "warmup_updates": [-1, 20_001], "mask_start_fraction": [0, 1.01, math.nan], "valid_fraction": [-0.1, 1],
+        "min_seconds": [0.02, 16], "max_seconds": [0.5, math.inf], "micro_batch_seconds": [0, 351, math.nan],
+        "batch_seconds": [10, math.inf], "adam_beta1": [-0.1, 1], "adam_beta2": [1.0], "mask_min_spans": [-1],
+        "clip_norm": [0, -1, math.nan, math.inf], "temperature": [0, -0.1, math.inf]},
+    FinetuneConfig: {
+        **{name: [0, -1] for name in ("epochs", "batch_size", "micro_batch_size", "mask_span_frames",
+                                      "keep_checkpoints")},
+        **{name: [-1e-9, math.nan, math.inf] for name in ("lr", "weight_decay", "max_seconds", "test_max_seconds")},
+        "mask_min_spans": [-1], "clip_norm": [0, math.inf], "mask_start_fraction": [-0.01, 1.01],
+        "pooling": ["max", ""], "selection": ["dirty"], "dropout": [1, -0.5]},
+    KMeansConfig: {
+        **{name: [0, -1] for name in ("seeding_frames", "seeding_tries", "seeding_candidates", "max_frames",
+                                      "batch_frames")},
+        **{name: [-1] for name in ("mini_batch_passes", "full_passes", "tolerance")}}}
+
+
+@pytest.mark.parametrize("kind", BAD, ids=lambda kind: kind.__name__)
+def test_values_outside_their_range_are_named(kind):
+    kind()
+    for name, values in BAD[kind].items():
+        for value in values:
+            with pytest.raises(ValueError, match=rf"\b{name}\b|\bhidden_size\b") as error:
+                kind(**{name: value})
+            assert "\n" not in str(error.value)
+
+
+def test_values_at_the_edge_of_their_range_pass():
+    PretrainConfig(warmup_updates=0, mask_start_fraction=1, valid_fraction=0, mask_min_spans=0, peak_lr=0,
+                   min_seconds=0.025, max_seconds=0.025, micro_batch_seconds=350)
+    FinetuneConfig(max_seconds=0, mask_start_fraction=0, dropout=0, lr=0)
+    KMeansConfig(mini_batch_passes=0, full_passes=0, tolerance=0)
+    HubertConfig(conv_dim=[8] * 7, layerdrop=0, hidden_size=768, num_attention_heads=768)
+
+
+def test_configurations_cannot_be_changed():
+    for config in (HubertConfig(), PretrainConfig(), FinetuneConfig(), KMeansConfig(), PRESETS["base"]):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(config, dataclasses.fields(config)[0].name, 1)
+
+
+def test_presets_have_the_sizes_they_promise():
+    """Parameters of the encoder: base and large as published, small about 10 million, tiny below one million."""
+    sizes = {name: sum(math.prod(shape) for shape in shapes(chosen.model).values()) for name, chosen in PRESETS.items()}
+    assert sizes["base"] == 94_371_712 and sizes["large"] == 315_438_720
+    assert 8e6 < sizes["small"] < 12e6 and sizes["tiny"] < 1e6
+    for name, chosen in PRESETS.items():
+        assert preset(name) is chosen
+        for layer in (chosen.tapt_layer, chosen.align_layer, chosen.scratch_layer):
+            assert 0 < layer <= chosen.model.num_hidden_layers
+    with pytest.raises(ValueError, match="preset must be one of base, large, small, tiny, got huge"):
+        preset("huge")
+
+
+def test_the_base_preset_is_the_reference():
+    """The hyper-parameters of the alignment paper's code, as the design states them."""
+    chosen = preset("base")
+    pretrain, finetune = chosen.pretrain, chosen.finetune
+    assert (pretrain.adam_beta1, pretrain.adam_beta2, pretrain.adam_eps) == (0.9, 0.98, 1e-6)
+    assert (pretrain.weight_decay, pretrain.peak_lr, pretrain.clip_norm) == (0.01, 5e-4, 10)
+    assert (pretrain.warmup_updates, pretrain.updates) == (4000, 20_000)
+    assert (pretrain.batch_seconds, pretrain.micro_batch_seconds) == (350, 87.5)
+    assert (pretrain.min_seconds, pretrain.max_seconds) == (1, 15.625)
+    assert (pretrain.mask_start_fraction, pretrain.mask_span_frames, pretrain.mask_min_spans) == (0.08, 10, 2)
+    assert (pretrain.temperature, pretrain.projection_size, pretrain.freeze_conv) == (0.1, 256, True)
+    assert pretrain.unmasked_weight == 0
+    assert (finetune.lr, finetune.weight_decay, finetune.batch_size, finetune.epochs) == (1e-4, 1e-5, 64, 40)
+    assert (finetune.max_seconds, finetune.mask_start_fraction, finetune.dropout) == (6, 0.08, 0.1)
+    assert finetune.balanced and finetune.freeze_conv and finetune.pooling == "attention"
+    assert (chosen.tapt_layer, chosen.tapt_clusters, chosen.align_layer, chosen.align_clusters) == (9, 500, 9, 50)
+
+
+def parser(kind: type) -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser()
+    add_flags(found, kind)
+    return found
+
+
+@pytest.mark.parametrize("kind", FLAGGED, ids=lambda kind: kind.__name__)
+def test_every_field_has_a_flag(kind):
+    """None given: the configuration stays, also one that differs from the defaults. Any one given: it alone changes."""
+    base = dataclasses.replace(kind(), seed=77)
+    assert from_flags(parser(kind).parse_args([]), base) == base
+    other = {bool: lambda x: not x, int: lambda x: x + 1, float: lambda x: x / 2 or 0.25,
+             str: {"attention": "mean", "clean": "last"}.get}
+    for item in dataclasses.fields(kind):
+        value, flag = other[item.type](getattr(base, item.name)), "--" + item.name.replace("_", "-")
+        if item.name == "warmup_updates":
+            value = 0
+        if item.type is bool:
+            given = [flag if value else flag.replace("--", "--no-", 1)]
+        else:
+            given = [flag, str(value)]
+        try:
+            expected = dataclasses.replace(base, **{item.name: value})
+        except ValueError:                          # such as half of batch_seconds, below a micro-batch
+            continue
+        assert from_flags(parser(kind).parse_args(given), base) == expected != base
+
+
+@pytest.mark.parametrize("kind", FLAGGED, ids=lambda kind: kind.__name__)
+def test_help_says_meaning_and_default(kind):
+    text = " ".join(parser(kind).format_help().split())
+    for item in dataclasses.fields(kind):
+        assert "--" + item.name.replace("_", "-") in text
+        if item.type is not bool:
+            assert f"default {item.default}" in text
+    if kind is PretrainConfig:
+        assert "of frames start a span; with spans of 10, 57 % are hidden; default 0.08" in text
+
+
+@pytest.mark.parametrize("given", [["--updates", "many"], ["--updates", "1.5"], ["--peak-lr", "fast"], ["--update-s"]])
+def test_flags_of_another_type_are_refused(given, capsys):
+    with pytest.raises(SystemExit) as error:
+        parser(PretrainConfig).parse_args(given)
+    assert error.value.code == 2 and "error:" in capsys.readouterr().err
+
+
+def test_flags_outside_their_range_are_refused():
+    with pytest.raises(ValueError, match=r"mask_start_fraction must be in \(0, 1\], got 80.0"):
+        from_flags(parser(PretrainConfig).parse_args(["--mask-start-fraction", "80"]), PretrainConfig())
+
+
+@pytest.mark.parametrize("kind", [HubertConfig, *FLAGGED], ids=lambda kind: kind.__name__)
+def test_json_rebuilds_the_configuration(kind):
+    config = dataclasses.replace(kind(), **({"seed": 3} if kind in FLAGGED else {"layerdrop": 0.125}))
+    again = kind(**json.loads(json.dumps(as_dict(config))))
+    assert again == config and all(type(getattr(again, item.name)) is type(getattr(config, item.name))
+                                   for item in dataclasses.fields(kind))
+
+
+def test_plain_data_has_no_paths():
+
+    @dataclasses.dataclass(frozen=True)
+    class Run:
+        folder: Path = Path("a") / "b"
+        sizes: tuple[int, ...] = (1, 2)
+
+    assert json.dumps(as_dict(Run())) == '{"folder": "a/b", "sizes": [1, 2]}'
+
+
+def test_seeds_are_named():
+    """A resumed run must draw what the interrupted one would have, so the rule is written down; every part counts."""
+    words = hashlib.sha256(b"(0, 'mask', 1, 0)").digest()
+    assert derive_seed(0, "mask", 1, 0) == int.from_bytes(words[:8], "little") // 2 == 6312549722560328412
+    names = [(0, "mask", 1, 0), (1, "mask", 1, 0), (0, "dropout", 1, 0), (0, "mask", 0, 1), (0, "mask", 1),
+             (0, "mask", 10), (0, "mask1", 0), ("0", "mask", 1, 0), (0, "mask", "1", 0), ()]
+    seeds = [derive_seed(*name) for name in names] + [derive_seed(0, "mask", update, 0) for update in range(2, 5000)]
+    assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2 ** 63 for seed in seeds)
+    assert abs(sum(seed >= 2 ** 62 for seed in seeds) / len(seeds) - 0.5) < 0.04

@@ -1,0 +1,229 @@
+"""Ranks: collectives that do nothing on one process, two gloo processes that do as one, devices and precision."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ranks
+import soundfile
+import torch
+from torch import Tensor, nn
+
+from framealign import checkpoint, distributed, log, optim
+from framealign.config import HubertConfig
+from framealign.data import FrameStore, frame_counts
+from framealign.model import Hubert
+from framealign.utterances import Utterance
+
+CPU = torch.device("cpu")
+STORE = dict(key="k", do_normalize=False, what="test", dtype="float32", batch_seconds=0.5)
+
+
+def test_one_process_needs_no_group(monkeypatch):
+    """Every collective gives its argument back; leaving the block leaves no group behind, because there was none."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with distributed.ranks(CPU):
+        assert not torch.distributed.is_initialized()
+        x, model, item = torch.arange(3.0), nn.Linear(2, 2), {"a": [1]}
+        assert distributed.rank() == 0 and distributed.world_size() == 1
+        assert distributed.all_reduce_sum(x) is x and distributed.broadcast(x) is x
+        assert distributed.all_gather_objects(item) == [item] and distributed.replicate(model, CPU) is model
+        distributed.barrier()
+
+
+def regression(rows: int = 8) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(rows, 5, generator=generator), torch.randn(rows, 3, generator=generator)
+
+
+def train(model: nn.Module, wrapped: nn.Module, poisoned_rank: int | None = None) -> list[float]:
+    """Six steps on this rank's half (or all) of a batch; in the third, one rank's loss is NaN. Skip flag of each."""
+    rank, world = distributed.rank(), distributed.world_size()
+    optimizer = optim.adamw(model.parameters(), 0.1, (0.9, 0.98), 1e-6, 0.01)
+    inputs, target = (x[rank::world] for x in regression())
+    flags = []
+    for update in range(6):
+        loss = (wrapped(inputs) - target).square().sum() / 8
+        if update == 2 and rank == poisoned_rank:
+            loss = loss * float("nan")
+        (loss * world).backward()                   # replicas average their gradients
+        flags.append(optim.step(optimizer, 0.1, 10.0)[1].item())
+    return flags
+
+
+def fresh_model(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(5, 4), nn.GELU(), nn.Linear(4, 3))
+
+
+def collectives() -> dict:
+    rank = distributed.rank()
+    mine = torch.tensor([rank + 1.0, 10.0 * rank])
+    found = {"rank": rank, "world": distributed.world_size(), "sum": distributed.all_reduce_sum(mine).tolist(),
+             "untouched": mine.tolist(), "broadcast": distributed.broadcast(torch.tensor([rank + 7])).tolist(),
+             "counts": distributed.all_reduce_sum(torch.tensor([2 ** 40 + rank])).tolist()}
+    found["objects"] = distributed.all_gather_objects({"rank": rank, "array": np.arange(rank + 2), "none": None})
+    distributed.barrier()
+    return found
+
+
+def test_collectives_over_two_ranks(two):
+    for rank, (found, _, _) in enumerate(two):
+        assert found["rank"] == rank and found["world"] == 2
+        assert found["sum"] == [3.0, 10.0] and found["untouched"] == [rank + 1.0, 10.0 * rank]
+        assert found["broadcast"] == [7] and found["counts"] == [2 ** 41 + 1]
+        assert [item["rank"] for item in found["objects"]] == [0, 1]
+        assert [item["array"].tolist() for item in found["objects"]] == [[0, 1], [0, 1, 2]]
+
+
+def train_replicas(poisoned_rank: int | None) -> tuple[list[float], list[np.ndarray]]:
+    model = fresh_model(seed=distributed.rank())    # replicas start as rank 0's
+    flags = train(model, distributed.replicate(model, CPU), poisoned_rank)
+    return flags, [x.detach().numpy().copy() for x in model.parameters()]
+
+
+@pytest.mark.parametrize("poisoned_rank", [None, 1])
+def test_two_replicas_train_as_one_process(poisoned_rank, two):
+    """Same weights on both ranks, and those of one process to 1e-6; a NaN on one rank skips the step on both."""
+    model = fresh_model(seed=0)
+    flags = train(model, model, None if poisoned_rank is None else 0)
+    assert flags == [0, 0, poisoned_rank is not None, 0, 0, 0]
+    (first_flags, first), (second_flags, second) = (trained[poisoned_rank] for _, trained, _ in two)
+    assert first_flags == second_flags == flags
+    for alone, x, y in zip(model.parameters(), first, second):
+        assert (x == y).all() and np.abs(x - alone.detach().numpy()).max() <= 1e-6
+
+
+def speak_and_store(folder: Path, utterances: list[Utterance]) -> dict:
+    """What only rank 0 may do, and what the ranks share: log, checkpoint, kept frames."""
+    rank, calls = distributed.rank(), []
+
+    def compute(waveforms: list[Tensor]) -> list[Tensor]:
+        calls.extend(waveforms)
+        return [x.unfold(0, 400, 320)[:, :3] for x in waveforms]
+
+    log.Log(folder / "log.jsonl").write({"update": 1, "rank": rank})
+    config = HubertConfig(conv_dim=(4,), conv_kernel=(10,), conv_stride=(5,), hidden_size=4, num_hidden_layers=1,
+                          num_attention_heads=1, intermediate_size=4, num_conv_pos_embeddings=2,
+                          num_conv_pos_embedding_groups=1)
+    checkpoint.save(folder, 10 + rank, config, Hubert(config).state_dict(), {}, {"rank": rank}, True, keep=2)
+    training = checkpoint.latest(folder)[2]
+    few = FrameStore.fill(folder / "few", utterances[:1], 3, compute, **STORE)     # none for rank 1
+    alone = len(calls)
+    store = FrameStore.fill(folder / "all", utterances, 3, compute, **STORE)
+    FrameStore.fill(folder / "all", utterances, 3, compute, **STORE)                # kept: nothing is computed
+    return {"training": training, "alone": alone, "computed": len(calls) - alone, "few": few.read(0).numpy(),
+            "all": [store.read(u).numpy() for u in range(len(utterances))]}
+
+
+def on_a_rank(folder: Path, utterances: list[Utterance]) -> tuple:
+    """All that two ranks do in these tests, in one start of the processes."""
+    return (collectives(), {poisoned: train_replicas(poisoned) for poisoned in (None, 1)},
+            speak_and_store(folder, utterances))
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory) -> list[Utterance]:
+    folder, utterances = tmp_path_factory.mktemp("noise"), []
+    for u, length in enumerate((5000, 400, 16_000, 7777, 9000)):
+        sound = np.random.default_rng(u).integers(-2 ** 15, 2 ** 15, length).astype(np.int16)
+        soundfile.write(folder / f"{u}.wav", sound, 16_000, "PCM_16")
+        utterances.append(Utterance(f"u{u}", folder / f"{u}.wav", length))
+    return utterances
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="module")
+def two(folder, noise) -> list[tuple]:
+    """What each of two ranks gives back."""
+    return ranks.run(on_a_rank, 2, folder, noise)
+
+
+def test_two_ranks_write_one_log_one_checkpoint_and_one_store(two, folder, noise):
+    found, utterances = [stored for _, _, stored in two], noise
+    sounds = [soundfile.read(x.path)[0] for x in noise]
+    expected = [np.lib.stride_tricks.sliding_window_view(x, 400)[::320, :3] for x in sounds]
+    assert (folder / "log.jsonl").read_text() == '{"update": 1, "rank": 0}\n'
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["00000010"]
+    assert [x["training"] for x in found] == [{"rank": 0}] * 2
+    assert [x["alone"] for x in found] == [1, 0] and [x["computed"] for x in found] == [3, 2]
+    store = FrameStore(folder / "all", frame_counts(utterances))      # and one process reads what two have written
+    assert len(store.maps) == 2
+    for x in found:
+        assert (x["few"] == expected[0]).all()
+        for u, frames in enumerate(expected):
+            assert (x["all"][u] == frames).all() and (store.read(u).numpy() == frames).all()
+
+
+SCRIPT = """
+import os, sys
+from pathlib import Path
+import torch
+from framealign import distributed
+with distributed.ranks(torch.device("cpu")):
+    total = distributed.all_reduce_sum(torch.tensor([distributed.rank() + 1.0])).item()
+    if len(sys.argv) > 2 and distributed.rank() == 1:
+        raise ValueError("rank 1 fails")
+    Path(sys.argv[1], f"rank{distributed.rank()}").write_text(f"{total} of {distributed.world_size()}")
+    distributed.barrier()
+sys.stdout.flush(), sys.stderr.flush()
+os._exit(0)                                         # gloo's threads may abort an interpreter on its way out
+"""
+
+
+def torchrun(script: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}, capture_output=True,
+        text=True, timeout=120)
+
+
+def test_torchrun_describes_the_ranks(tmp_path):
+    """The launcher's environment is all that `ranks` needs; and an error on one rank is an error of the whole."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = torchrun(tmp_path / "script.py", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == ["3.0 of 2"] * 2
+    failed = torchrun(tmp_path / "script.py", str(tmp_path), "fail")
+    assert failed.returncode != 0 and "ValueError: rank 1 fails" in failed.stderr
+
+
+def test_devices(monkeypatch):
+    for here, name, expected in ((False, "auto", "cpu"), (False, "cpu", "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: here)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: here)
+        assert distributed.choose_device(name) == torch.device(expected)
+    for name in ("cuda", "mps"):
+        with pytest.raises(ValueError, match=f"--device {name}: this machine or this torch has none; use --device cpu"):
+            distributed.choose_device(name)
+    with pytest.raises(ValueError, match="--device must be auto, cpu, cuda or mps, got gpu"):
+        distributed.choose_device("gpu")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert distributed.choose_device("auto").type == "mps"
+
+
+def test_each_rank_has_its_own_gpu(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: chosen[-1])
+    for rank in ("0", "3"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert distributed.choose_device("auto") == torch.device("cuda", int(rank))
+
+
+@pytest.mark.parametrize("precision, dtype", [("auto", torch.float32), ("float32", torch.float32),
+                                              ("bfloat16", torch.bfloat16)])
+def test_precision_on_a_cpu(precision, dtype):
+    context = distributed.autocast(CPU, precision)
+    for _ in range(2):                              # it can be entered again and again
+        with context():
+            assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == dtype
+    with pytest.raises(ValueError, match="--precision must be auto, float32 or bfloat16, got half"):
+        distributed.autocast(CPU, "half")

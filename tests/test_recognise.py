@@ -1,0 +1,163 @@
+"""A trained recogniser on new sound: files and waveforms, one or many, over time; and what is no speech."""
+import dataclasses
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from framealign import audio, distributed, finetune
+from framealign.data import Waveforms, frame_counts
+from framealign.finetune import EmotionModel
+from framealign.frames import num_frames
+from framealign.model import Hubert
+from framealign.recognise import Recogniser
+
+LABELS = ["neutral", "happy", "angry", "sad"]
+
+
+@pytest.fixture(params=("attention", "mean"))
+def recogniser(request, micro) -> Recogniser:
+    """Random weights, large enough that sounds differ."""
+    return made(micro, request.param)
+
+
+def made(config, pooling: str = "attention", do_normalize: bool = True) -> Recogniser:
+    torch.manual_seed(1)
+    model = EmotionModel(Hubert(config, do_normalize), LABELS, pooling)
+    for parameter in [*model.hubert.encoder.parameters(), *model.pooling.parameters(), *model.classifier.parameters()]:
+        torch.nn.init.normal_(parameter, std=0.4)
+    return Recogniser(model)
+
+
+def numbers(result) -> np.ndarray:
+    return np.concatenate([list(result.probabilities.values()), result.posterior.ravel(), result.attention])
+
+
+def test_files_and_waveforms_give_the_same(recogniser, tones):
+    path = tones[5].path
+    waveform = audio.load(path)
+    result = recogniser(path)
+    for sound in (str(path), waveform, waveform.numpy(), waveform.double(), waveform.numpy().astype(np.float64)):
+        again = recogniser(sound)
+        assert again.emotion == result.emotion
+        np.testing.assert_array_equal(numbers(again), numbers(result))
+
+
+def test_a_result_is_distributions_with_one_row_a_frame(recogniser, tones):
+    for utterance in tones[::4]:
+        result, T = recogniser(utterance.path), num_frames(utterance.num_samples)
+        assert list(result.probabilities) == LABELS == recogniser.labels
+        assert sum(result.probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert result.emotion == max(result.probabilities, key=result.probabilities.get)
+        assert result.posterior.shape == (T, 4) and result.attention.shape == (T,)
+        np.testing.assert_allclose(result.posterior.sum(1), 1, atol=1e-5)
+        assert result.attention.sum() == pytest.approx(1, abs=1e-5) and (result.attention > 0).all()
+
+
+def test_a_result_is_the_models_own_states_read_twice(recogniser, tones):
+    """Attention and classifier on the states of the last layer, in plain words and float64."""
+    model, waveform = recogniser.model, audio.load(tones[3].path).double()
+    waveform = ((waveform - waveform.mean()) / torch.sqrt(waveform.var(correction=0) + 1e-7)).float()
+    with torch.inference_mode():
+        states = model.hubert.states(waveform[None])[0].double()                # (T, D)
+        logits = states @ model.classifier.weight.double().T + model.classifier.bias.double()     # (T, classes)
+        weight = getattr(model.pooling, "weight", torch.zeros(16)).double()
+        attention = torch.tanh(states @ weight).softmax(0)
+    result = recogniser(tones[3].path)
+    np.testing.assert_allclose(result.attention, attention, rtol=1e-4)
+    np.testing.assert_allclose(result.posterior, logits.softmax(1), atol=1e-5)
+    np.testing.assert_allclose(list(result.probabilities.values()), (attention @ logits).softmax(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ("group", "layer"))
+def test_a_batch_gives_each_sound_what_it_gets_alone(micro, tones, norm):
+    recogniser = made(dataclasses.replace(micro, feat_extract_norm=norm))
+    noise = torch.randn(400, generator=torch.Generator().manual_seed(0))        # a single frame
+    sounds = [tones[4].path, noise, str(tones[0].path), audio.load(tones[9].path), tones[17].path]
+    for result, sound in zip(recogniser.batch(sounds), sounds, strict=True):
+        alone = recogniser(sound)
+        assert result.emotion == alone.emotion and len(result.attention) == len(alone.attention)
+        np.testing.assert_allclose(numbers(result), numbers(alone), rtol=0, atol=2e-5)
+    assert recogniser.batch([]) == []
+
+
+def test_nothing_is_drawn(micro, tones):
+    """Dropout, layer drop and masking are off, in whatever mode the model came."""
+    model = made(micro).model.train()
+    recogniser = Recogniser(model)
+    np.testing.assert_array_equal(*(numbers(recogniser(tones[0].path)) for _ in range(2)))
+
+
+def test_what_is_recognised_is_what_was_tested(recogniser, tones):
+    cpu = torch.device("cpu")
+    tested = finetune.predict(recogniser.model, Waveforms(tones, True), frame_counts(tones), [2, 8], 0.0, cpu,
+                              distributed.autocast(cpu, "float32"))
+    for u, p in zip((2, 8), tested):
+        np.testing.assert_allclose(list(recogniser(tones[u].path).probabilities.values()), p, atol=1e-5)
+
+
+def test_normalisation_is_the_directorys_business(micro, tones, tmp_path):
+    """Louder and off centre is the same where the directory says to normalise, and is not where it says not to."""
+    waveform = 0.2 * audio.load(tones[6].path)
+    for do_normalize in (True, False):
+        config = dataclasses.replace(micro, feat_extract_norm="layer")
+        made(config, do_normalize=do_normalize).model.save_pretrained(tmp_path)
+        recogniser = Recogniser.from_pretrained(tmp_path)
+        one, other = (numbers(recogniser(x)) for x in (waveform, 4 * waveform + 0.5))
+        assert np.allclose(one, other, atol=1e-4) == do_normalize
+
+
+def test_a_directory_gives_the_recogniser_that_was_saved(recogniser, tones, tmp_path):
+    recogniser.model.save_pretrained(tmp_path)
+    found = Recogniser.from_pretrained(str(tmp_path))
+    np.testing.assert_array_equal(numbers(found(tones[1].path)), numbers(recogniser(tones[1].path)))
+
+
+def test_stereo_at_another_rate_is_heard_as_mono_at_16_khz(recogniser, tmp_path):
+    pytest.importorskip("torchaudio")
+    time = np.arange(22_050) / 44_100
+    left, right = np.sin(2 * np.pi * 300 * time), np.sin(2 * np.pi * 500 * time)
+    soundfile.write(tmp_path / "stereo.wav", 0.3 * np.stack([left, right], 1), 44_100, subtype="FLOAT")
+    soundfile.write(tmp_path / "mono.wav", 0.15 * (left + right), 44_100, subtype="FLOAT")
+    stereo, mono = recogniser(tmp_path / "stereo.wav"), recogniser(tmp_path / "mono.wav")
+    assert len(stereo.attention) == num_frames(8_000)
+    np.testing.assert_allclose(numbers(stereo), numbers(mono), atol=1e-4)
+
+
+@pytest.mark.parametrize("waveform, message", [
+    (torch.zeros(399), r"N >= 400 samples at 16 kHz, got \(399,\)"), (torch.randn(1, 800), r"got \(1, 800\)"),
+    (torch.tensor(0.5), r"got \(\)"), (torch.zeros(0), r"got \(0,\)"),
+    (torch.full((800,), float("nan")), "holds NaN or infinite"),
+    (torch.tensor([float("inf"), *[0.0] * 799]), "holds NaN or infinite"),
+    (torch.full((800,), 0.1), "all samples of a waveform are equal"),
+    (np.arange(800, dtype=np.int16), "must hold floats in -1..1, holds torch.int16")])
+def test_waveforms_that_are_no_speech(micro, waveform, message):
+    recogniser = made(micro)
+    with pytest.raises(ValueError, match=message):
+        recogniser(waveform)
+    with pytest.raises(ValueError, match=message):
+        recogniser.batch([torch.randn(800), waveform])
+
+
+def test_files_that_are_no_speech(micro, tmp_path):
+    recogniser = made(micro)
+    draw = np.random.default_rng(0)
+    (tmp_path / "text.wav").write_text("no sound at all")
+    (tmp_path / "empty.wav").write_bytes(b"")
+    soundfile.write(tmp_path / "short.wav", draw.standard_normal(399), 16_000)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(8_000), 16_000)
+    for name in ("nowhere", "text", "empty", "short", "silent"):
+        with pytest.raises(ValueError, match=f"{name}.wav: [^\n]*$"):
+            recogniser(tmp_path / f"{name}.wav")
+
+
+def test_directories_and_devices_that_are_not_there(micro, tmp_path):
+    made(micro).model.hubert.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds an encoder but no recogniser"):
+        Recogniser.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="nowhere: no such directory"):
+        Recogniser.from_pretrained(tmp_path / "nowhere")
+    made(micro).model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="--device must be auto, cpu, cuda or mps, got gpu"):
+        Recogniser.from_pretrained(tmp_path, device="gpu")
