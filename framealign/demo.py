@@ -20,7 +20,7 @@ from framealign.units import make_units, state_store
 
 CORPUS_SEED, BASE_SEED = 0, 1000                    # the base model's speakers are none of the demo's
 UTTERANCES_PER_SPEAKER = 64
-BASE_SESSIONS, BASE_UTTERANCES_PER_SPEAKER = 15, 100
+BASE_SESSIONS, BASE_UTTERANCES_PER_SPEAKER = 30, 50
 
 
 @dataclasses.dataclass(frozen=True)

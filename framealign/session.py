@@ -261,7 +261,8 @@ class Recipe:
         def iteration(units: Stage) -> Callable[[Path], None]:
             def make(folder: Path) -> None:
                 torch.manual_seed(self.config.seed)
-                pretrain(Hubert(chosen.model, chosen.do_normalize), self.heard, Units.read(units.product("units.safetensors")), config,
+                hubert = Hubert(chosen.model, chosen.do_normalize)
+                pretrain(hubert, self.heard, Units.read(units.product("units.safetensors")), config,
                          folder, self.device, self.config.precision)
             return make
 

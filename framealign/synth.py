@@ -38,27 +38,27 @@ class Emotion:
 
 EMOTIONS = {
     "neutral": Emotion(),
-    "happy": Emotion(f0_semitones=2.5, f0_range=1.8, f0_bounce_semitones=8.0, energy_db=2.0, energy_bounce_db=6.0,
-                     tempo=1.2, tilt_db_per_octave=2.0),
-    "angry": Emotion(f0_semitones=2.0, f0_range=1.2, energy_db=6.5, tempo=1.25, tilt_db_per_octave=5.5,
-                     jitter=0.03, shimmer=0.35),
-    "sad": Emotion(f0_semitones=-2.5, f0_range=0.25, energy_db=-7.0, tempo=0.75, tilt_db_per_octave=-5.5,
-                   breath_db=18.0),
+    "happy": Emotion(f0_semitones=3.0, f0_range=1.8, f0_bounce_semitones=8.0, energy_db=1.0, energy_bounce_db=4.0,
+                     tempo=1.2, tilt_db_per_octave=1.5),
+    "angry": Emotion(f0_semitones=2.0, f0_range=1.2, energy_db=2.5, tempo=1.25, tilt_db_per_octave=6.0,
+                     jitter=0.05, shimmer=0.4),
+    "sad": Emotion(f0_semitones=-3.0, f0_range=0.25, energy_db=-2.5, tempo=0.75, tilt_db_per_octave=-5.0,
+                   breath_db=22.0),
 }
 
 
 @dataclass(frozen=True)
 class Confusers:
     """What differs between utterances of one speaker without meaning anything; (low, high) is drawn uniformly."""
-    f0_semitones: tuple[float, float] = (-3.0, 3.0)
-    tempo: tuple[float, float] = (0.85, 1.18)
+    f0_semitones: tuple[float, float] = (-2.0, 2.0)
+    tempo: tuple[float, float] = (0.9, 1.12)
     tilt_db_per_octave: tuple[float, float] = (-0.8, 0.8)
     strength: tuple[float, float] = (0.9, 1.1)      # factor on all of an emotional utterance's changes
     emphasis_fraction: float = 0.10                 # of the words outside emotional stretches
     emphasis_semitones: tuple[float, float] = (2.0, 5.0)
     emphasis_db: tuple[float, float] = (2.0, 5.0)
-    drift_db: tuple[float, float] = (-5.0, 5.0)     # of level in a stretch of any utterance: towards or off the microphone
-    drift_tilt_db_per_octave: tuple[float, float] = (-2.0, 2.0)     # and of tilt there: the head turns
+    drift_db: tuple[float, float] = (-4.0, 4.0)     # of level in a stretch of any utterance: nearer to the microphone
+    drift_tilt_db_per_octave: tuple[float, float] = (-1.0, 1.0)     # and of tilt there: the head turns
     snr_db: tuple[float, float] = (15.0, 35.0)
     level_db: tuple[float, float] = (-34.0, -20.0)  # root mean square of the recording, relative to full scale
 
@@ -102,9 +102,9 @@ def draw_speaker(seed: int, name: str) -> Speaker:
     woman = name.endswith("F")
     return Speaker(f0_hz=rng.uniform(160, 240) if woman else rng.uniform(90, 140),
                    formant_scale=rng.uniform(1.10, 1.25) if woman else rng.uniform(0.92, 1.05),
-                   accent_semitones=rng.uniform(1.5, 3.5), accent_db=rng.uniform(1.0, 4.0),
+                   accent_semitones=rng.uniform(1.5, 3.0), accent_db=rng.uniform(1.0, 4.0),
                    syllables_per_second=rng.uniform(4.0, 5.5), tilt_db_per_octave=rng.uniform(-6.8, -5.2),
-                   jitter=rng.uniform(0.004, 0.012), shimmer=rng.uniform(0.03, 0.08), breath_db=rng.uniform(-30, -22))
+                   jitter=rng.uniform(0.004, 0.012), shimmer=rng.uniform(0.03, 0.08), breath_db=rng.uniform(-30, -25))
 
 
 @dataclass
@@ -316,9 +316,7 @@ def write_corpus(root: str | Path, seed: int = 0, num_sessions: int = 5, utteran
             folder = jobs[own[0]].path.parents[3] / "dialog" / "EmoEvaluation"
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{dialogue}.txt").write_text(_evaluation([jobs[i] for i in own], [lengths[i] for i in own]))
-        if whole.exists():
-            whole.rmdir()                           # empty, as checked above
-        temporary.rename(whole)
+        os.replace(temporary, whole)                # an empty folder of that name gives way
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return len(jobs)
@@ -345,12 +343,8 @@ def planted(wav_path: str | Path, num_frames: int) -> np.ndarray:
         raise ValueError(f"{path}: no such file: {wav_path} has no planted truth (only the synthetic corpus has)")
     is_emotional = np.zeros(num_frames, bool)
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            first, end, _ = line.split("\t")
-            first, end = int(first), int(end)
-        except ValueError:
-            raise ValueError(f"{path}, line {number}: must be first<TAB>end<TAB>emotion, is {line!r}") from None
-        if not 0 <= first < end:
-            raise ValueError(f"{path}, line {number}: 0 <= first < end must hold, got {first} and {end}")
-        is_emotional[first:end] = True
+        cells = line.split("\t")
+        if len(cells) != 3 or not all(x.isdecimal() for x in cells[:2]) or not int(cells[0]) < int(cells[1]):
+            raise ValueError(f"{path}, line {number}: must be first<TAB>end<TAB>emotion, first < end, is {line!r}")
+        is_emotional[int(cells[0]):int(cells[1])] = True
     return is_emotional
