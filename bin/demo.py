@@ -7,7 +7,7 @@
 import argparse
 import sys
 
-from framealign import config, demo, distributed, log, session
+from framealign import config, demo, distributed, log, overrides
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     chosen = config.from_flags(args, demo.DemoConfig())
     with distributed.ranks(distributed.choose_device(chosen.device)):
         action = demo.make_tiny_base if chosen.make_tiny_base else demo.run
-        action(chosen, session.parse_settings(args.settings))
+        action(chosen, overrides.parse_settings(args.settings))
 
 
 if __name__ == "__main__":

@@ -7,15 +7,18 @@
 import argparse
 import sys
 
-from framealign import log, report, session
+from framealign import config, log, report, session
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="folder of a session run")
-    parser.add_argument("--method", default="align", choices=session.METHODS)
+    parser.add_argument("--method", default="align", choices=session.METHODS,
+                        help="whose test is reported; default align")
+    parser.add_argument("--selection", default="", choices=("", *config.SELECTIONS), metavar="SELECTION",
+                        help="which protocol's folds; default: the one that was run")
     args = parser.parse_args()
-    log.say(report.table(report.collect(args.run, args.method)))
+    log.say(report.table(report.collect(args.run, args.method, args.selection)))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     config.add_flags(parser, commands.FinetuneRun)
     config.add_flags(parser, config.FinetuneConfig)
+    parser.add_argument("--run-folder", dest="run", help="the same as --run, which torchrun takes for one of its own")
     args = parser.parse_args()
     chosen = config.from_flags(args, commands.FinetuneRun())
     with distributed.ranks(distributed.choose_device(chosen.device)):

@@ -2,7 +2,7 @@
 """Pretrain a HuBERT to predict the units of hidden frames; continues by itself what was interrupted in --run.
 
     bin/pretrain.py --corpus corpus.tsv --units runs/units/units.safetensors --preset tiny --run runs/pretrain
-    torchrun --nproc_per_node 4 bin/pretrain.py --corpus corpus.tsv --units u.km --init-from hubert-base-ls960 --run r
+    torchrun --nproc_per_node 4 bin/pretrain.py --corpus c.tsv --units u.km --init-from hubert-base-ls960 --run-folder r
 """
 import argparse
 import sys
@@ -14,10 +14,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     config.add_flags(parser, commands.PretrainRun)
     config.add_flags(parser, config.PretrainConfig)
+    parser.add_argument("--run-folder", dest="run", help="the same as --run, which torchrun takes for one of its own")
     args = parser.parse_args()
     chosen = config.from_flags(args, commands.PretrainRun())
     with distributed.ranks(distributed.choose_device(chosen.device)):
-        commands.pretrain_run(chosen, config.from_flags(args, config.preset(chosen.preset).pretrain))
+        commands.pretrain_run(chosen, config.from_flags(args, commands.pretrain_settings(chosen)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a recogniser's directory")
     parser.add_argument("sound", nargs="+", help="sound files: any rate, channels and format soundfile reads")
-    parser.add_argument("--timeline", action="store_true", help="also seconds, attention and posterior of each frame")
+    parser.add_argument("--timeline", action="store_true",
+                        help="a line of JSON per file, with attention and posterior of each frame, 50 a second")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps; default auto")
     args = parser.parse_args()
     commands.print_results(args.model, args.sound, args.timeline, args.device)

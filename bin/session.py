@@ -3,12 +3,13 @@
 
     bin/session.py --iemocap /data/IEMOCAP --hubert /models/hubert-base-ls960 --session 1 --run runs/iemocap
     bin/session.py --corpus corpus.tsv --hubert tiny --preset tiny --session all --run runs/mine
+    torchrun --nproc_per_node 4 bin/session.py --iemocap /data/IEMOCAP --hubert DIR --run-folder runs/iemocap
 """
 import argparse
 import dataclasses
 import sys
 
-from framealign import config, distributed, log, report, session
+from framealign import config, distributed, log, overrides, report, session
 
 
 def main() -> None:
@@ -16,13 +17,14 @@ def main() -> None:
     config.add_flags(parser, session.SessionConfig)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
                         help="replace one setting of the preset, e.g. pretrain.updates=500 (may be repeated)")
+    parser.add_argument("--run-folder", dest="run", help="the same as --run, which torchrun takes for one of its own")
     args = parser.parse_args()
     chosen = session.SessionConfig(**{field.name: getattr(args, field.name) for field in
                                       dataclasses.fields(session.SessionConfig)
                                       if getattr(args, field.name) is not None})
     with distributed.ranks(distributed.choose_device(chosen.device)):
-        session.run_sessions(chosen, session.parse_settings(args.settings))
-        log.say(report.table(report.collect(chosen.run, chosen.method)))
+        session.run_sessions(chosen, overrides.parse_settings(args.settings))
+        log.say(report.table(report.collect(chosen.run, chosen.method, chosen.selection)))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,12 @@ from framealign import checkpoint, corpus, distributed, files, huggingface, inte
 from framealign.config import FinetuneConfig, KMeansConfig, PretrainConfig, preset
 from framealign.finetune import finetune
 from framealign.frames import FRAME_RATE
+from framealign.mfcc import WIDTH
 from framealign.model import Hubert
 from framealign.pretrain import pretrain
 from framealign.recognise import Recogniser
+from framealign.session import both_ways, class_names, given_codebook
+from framealign.stages import nothing_half_made, remove_empty
 from framealign.units import Codebook, Units, make_units, mfcc_store, state_store
 from framealign.utterances import CLASSES, OPTIMISTIC
 
@@ -39,7 +42,7 @@ class PretrainRun:
     corpus: str = ""                                # manifest, table, or fairseq .tsv
     units: str = ""                                 # units.safetensors or fairseq's .km of the same corpus
     init_from: str = ""                             # model directory to start from (encoder only); "": from scratch
-    preset: str = "base"                            # tiny, small, base or large: settings, and the shape from scratch
+    preset: str = "base"                            # tiny, small, base or large: settings; from scratch also the shape
     run: str = "runs/pretrain"                      # folder for checkpoints, log.jsonl, encoder
     resume: bool = True                             # --no-resume: refuse a folder that holds a checkpoint
     device: str = "auto"                            # auto, cpu, cuda or mps
@@ -54,6 +57,7 @@ class FinetuneRun:
     train: str = ""                                 # instead of a corpus: the reference's three scp files
     valid: str = ""                                 # scp to select on
     test: str = ""                                  # scp to test on
+    validate_on: str = "session"                    # clean selection: a whole training session, or one speaker of it
     init_from: str = ""                             # model directory (encoder only)
     preset: str = "base"                            # tiny, small, base or large: settings
     classes: str = ",".join(CLASSES)                # separated by commas, in the order of the classifier
@@ -80,12 +84,14 @@ def read_corpus(path: str, classes: tuple[str, ...] | list[str] = CLASSES) -> li
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not readable as text: {error}") from None
     is_root = "\t" not in first and "," not in first and (first.startswith(("/", ".")) or Path(first).is_dir())
-    return corpus.read_fairseq(path) if first and is_root else corpus.read(path, classes)
+    found = corpus.read_fairseq(path) if first and is_root else corpus.read(path, classes)
+    corpus.check_files(found)
+    return found
 
 
 def fresh(run: str, resume: bool) -> None:
     """Raise ValueError where `run` holds a checkpoint and it is not to be continued."""
-    if not resume and any((Path(run) / "checkpoints").glob("[0-9]*")):
+    if not resume and any(Path(run).rglob("checkpoints/[0-9]*")):
         raise ValueError(f"{run}: holds checkpoints; leave out --no-resume to continue, or choose another --run folder")
 
 
@@ -95,40 +101,61 @@ def make_units_run(config: UnitsRun, kmeans: KMeansConfig) -> None:
     if config.mfcc == bool(config.model):
         raise ValueError("give either --mfcc or --model")
     utterances, out = read_corpus(config.corpus), Path(config.out)
-    device, codebook = distributed.choose_device(config.device), None
-    if config.codebook:
-        codebook = Codebook.read(config.codebook)
-    if config.mfcc:
-        store, record = mfcc_store(utterances, out / "features"), {"feature": "mfcc"}
-    else:
-        store = state_store(Hubert.from_pretrained(config.model), config.layer, utterances, out / "features", device)
-        record = {"layer": config.layer, "model": store.index["key"]}
+    device = distributed.choose_device(config.device)
+    hubert = None if config.mfcc else Hubert.from_pretrained(config.model)
+    width = hubert.config.hidden_size if hubert else WIDTH
+    codebook = given_codebook(config.codebook, width) if config.codebook else None
+    with nothing_half_made(out / "features"):
+        if hubert is None:
+            store, record = mfcc_store(utterances, out / "features"), {"feature": "mfcc"}
+        else:
+            store = state_store(hubert, config.layer, utterances, out / "features", device)
+            record = {"layer": config.layer, "model": store.index["key"]}
     record |= {"frame_rate": FRAME_RATE, "seed": kmeans.seed, "codebook": config.codebook or "fitted"}
-    units, codebook = make_units(store, utterances, config.clusters, kmeans, codebook, record)
+    try:
+        units, codebook = make_units(store, utterances, config.clusters, kmeans, codebook, record)
+        if distributed.rank() == 0:
+            codebook.write(out / "codebook.safetensors")
+            units.write(out / "units.safetensors")
+            if config.km:
+                units.write_km(out / "units.km")
+    except ValueError:                              # for example fewer frames than clusters
+        drop_features(out)
+        raise
+    drop_features(out)
+    used = int((torch.bincount(units.units, minlength=units.num_clusters) > 0).sum())
+    log.say(f"{out}: {len(units.units)} units of {len(utterances)} utterances, {used} of {units.num_clusters} in use, "
+            f"inertia {codebook.inertia:.4g}")
+
+
+def drop_features(out: Path) -> None:
+    """Remove what units were made of, and the folder if nothing else is in it."""
     if distributed.rank() == 0:
-        codebook.write(out / "codebook.safetensors")
-        units.write(out / "units.safetensors")
-        if config.km:
-            units.write_km(out / "units.km")
-        shutil.rmtree(out / "features")
-        used = int((torch.bincount(units.units, minlength=units.num_clusters) > 0).sum())
-        log.say(f"{out}: {len(units.units)} units of {len(utterances)} utterances, {used} of {units.num_clusters} in "
-                f"use, inertia {codebook.inertia:.4g}")
+        shutil.rmtree(out / "features", ignore_errors=True)
+        remove_empty(out)
+
+
+def pretrain_settings(config: PretrainRun) -> PretrainConfig:
+    """The preset's settings: those of its stage 0 from scratch, those of stages 2 and 5 from an encoder."""
+    chosen = preset(config.preset)
+    return chosen.pretrain if config.init_from else chosen.scratch
 
 
 def pretrain_run(config: PretrainRun, settings: PretrainConfig) -> None:
     """Pretrain from scratch or from an encoder; a run that has checkpoints continues."""
     required(config, "corpus", "units")
     fresh(config.run, config.resume)
+    device, chosen = distributed.choose_device(config.device), preset(config.preset)
+    distributed.autocast(device, config.precision)  # an unknown one is an error now
     utterances = read_corpus(config.corpus)
     units = Units.read_km(config.units) if config.units.endswith(".km") else Units.read(config.units)
     units.check(utterances, config.units)
-    torch.manual_seed(settings.seed)
-    hubert = Hubert.from_pretrained(config.init_from) if config.init_from else Hubert(preset(config.preset).model)
     if not config.init_from and settings.freeze_conv:
-        raise ValueError("from scratch the conv encoder must train too: add --no-freeze-conv, or give --init-from")
-    encoder = pretrain(hubert, utterances, units, settings, config.run, distributed.choose_device(config.device),
-                       config.precision)
+        raise ValueError("from scratch the conv encoder must train too: leave out --freeze-conv, or give --init-from")
+    torch.manual_seed(settings.seed)
+    hubert = Hubert.from_pretrained(config.init_from) if config.init_from else Hubert(chosen.model, chosen.do_normalize)
+    with nothing_half_made(Path(config.run) / "frontend"):
+        encoder = pretrain(hubert, utterances, units, settings, config.run, device, config.precision)
     log.say(f"encoder: {encoder}")
 
 
@@ -136,7 +163,8 @@ def finetune_run(config: FinetuneRun, settings: FinetuneConfig) -> None:
     """Fine-tune, select, test once: by session of a manifest, or by three scp lists."""
     required(config, "init_from")
     fresh(config.run, config.resume)
-    classes = [name.strip() for name in config.classes.split(",")]
+    classes, device = class_names(config.classes), distributed.choose_device(config.device)
+    distributed.autocast(device, config.precision)  # an unknown one is an error now
     if bool(config.corpus) == bool(config.train):
         raise ValueError("give either --corpus (with --session) or --train, --valid and --test")
     if config.train:
@@ -147,15 +175,22 @@ def finetune_run(config: FinetuneRun, settings: FinetuneConfig) -> None:
         utterances = list({u.id: u for u in utterances}.values())
     else:
         utterances = read_corpus(config.corpus, classes)
-        splits = corpus.split(utterances, config.session, settings.selection, classes=classes)
-    device = distributed.choose_device(config.device)
+        splits = corpus.split(utterances, config.session, settings.selection, config.validate_on, classes)
+    found, run = [], Path(config.run)
     for index, split in enumerate(splits):
-        run = Path(config.run) / (f"way{index + 1}" if len(splits) > 1 else "")
-        results = finetune(Hubert.from_pretrained(config.init_from), utterances, split, classes, settings, run, device,
-                           config.precision, Path(config.run) / "frontend")
-        reported = ", ".join(f"{name} {100 * value:.1f} %" for name, value in results["reported"].items())
-        log.say(f"{split.name}: {reported} ({settings.selection} selection, epoch {results['selected_epoch']}); "
-                f"{run / 'results.json'}")
+        torch.manual_seed(settings.seed)            # the mask embedding, where the directory has none
+        hubert = Hubert.from_pretrained(config.init_from)
+        with nothing_half_made(run / "frontend"):
+            found.append(finetune(hubert, utterances, split, classes, settings,
+                                  run / (f"way{index + 1}" if len(splits) > 1 else ""), device, config.precision,
+                                  run / "frontend"))
+    results = found[0]
+    if len(splits) > 1 and distributed.rank() == 0:
+        results = both_ways(run, found, utterances)
+        files.write_json(run / "results.json", results)
+    reported = ", ".join(f"{name} {100 * value:.1f} %" for name, value in results["reported"].items())
+    log.say(f"{results['split']}: {reported} ({settings.selection} selection, epoch {results['selected_epoch']}); "
+            f"{run / 'results.json'}")
 
 
 def export(source: str, target: str, encoder_only: bool, form: str) -> None:
@@ -171,7 +206,8 @@ def export(source: str, target: str, encoder_only: bool, form: str) -> None:
         found = interop.read_fairseq(place)
         do_normalize = bool(found.do_normalize)
     else:
-        found = huggingface.read(checkpoint.newest(place) or place)
+        place = checkpoint.newest(place) or place
+        found = huggingface.read(place)
         do_normalize = found.do_normalize
     head = {} if encoder_only else {n: x for n, x in found.head.items() if n.startswith(("pooling.", "classifier."))}
     if form == "torchaudio":
@@ -180,7 +216,7 @@ def export(source: str, target: str, encoder_only: bool, form: str) -> None:
     else:
         labels = getattr(found, "labels", None) if head else None
         huggingface.write(target, found.config, found.state, head, do_normalize=do_normalize, labels=labels)
-    log.say(f"{target}: {'recogniser' if head else 'encoder'}, {form} format")
+    log.say(f"{target}: {'recogniser' if head else 'encoder'} of {place}, {form} format")
 
 
 def print_results(model: str, sounds: list[str], timeline: bool, device: str) -> None:

@@ -37,13 +37,13 @@ class Waveforms:
 
         A crop starts on sample 320 x start and ends with its last frame; a whole utterance keeps the few samples after.
         """
-        cut = [self._cut(crop) for crop in crops]
+        cut = []
+        for crop in crops:
+            waveform = load_checked(self.utterances[crop.utterance], self.do_normalize)
+            whole = crop.start == 0 and crop.frames == num_frames(len(waveform))
+            first = HOP * crop.start
+            cut.append(waveform if whole else waveform[first:first + num_samples_of(crop.frames)])
         return torch.nn.utils.rnn.pad_sequence(cut, batch_first=True), torch.tensor([len(x) for x in cut])
-
-    def _cut(self, crop: Crop) -> Tensor:
-        waveform = load_checked(self.utterances[crop.utterance], self.do_normalize)
-        whole = crop.start == 0 and crop.frames == num_frames(len(waveform))
-        return waveform if whole else waveform[HOP * crop.start:HOP * crop.start + num_samples_of(crop.frames)]
 
 
 def load_checked(utterance, do_normalize: bool) -> Tensor:

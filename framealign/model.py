@@ -36,17 +36,14 @@ class ConvLayer(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """x (B, C_in, N), lengths (B,) valid inputs of each or None for all N: (B, C, T)."""
-        if self.norm == "group":
+        if self.norm == "group":                    # a bias of the convolution cancels out: it is left away
             scale, shift = self.group_norm_of(x, lengths)                       # (B, C, 1) each
-            return F.gelu(torch.addcmul(shift.to(x), self._convolve(x), scale.to(x)))
-        x = self._convolve(x)
+            x = F.conv1d(x, self.conv.weight, None, self.conv.stride)           # (B, C, T)
+            return F.gelu(torch.addcmul(shift.to(x), x, scale.to(x)))
+        x = self.conv(x)                                                        # (B, C, T)
         if self.norm == "layer":
             x = self.layer_norm(x.transpose(1, 2)).transpose(1, 2)              # (B, C, T), normalised over C
         return F.gelu(x)
-
-    def _convolve(self, x: Tensor) -> Tensor:
-        bias = None if self.norm == "group" else self.conv.bias                 # group norm has the bias in its shift
-        return F.conv1d(x, self.conv.weight, bias, self.conv.stride)
 
     def group_norm_of(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """Group norm of this layer's output as scale and shift (B, C, 1), exact and without computing that output.

@@ -5,27 +5,28 @@ Frame-level emotional state alignment (Li et al. 2024): phase 1 `tapt-units`, `t
 ablation: they stop after phase 1's fine-tuning, or fine-tune the base HuBERT at once. Stages that do not depend on the
 session (transductive pretraining) are made once and shared by all folds.
 """
+import csv
 import dataclasses
-import json
-import os
-import platform
 import shutil
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from framealign import __version__, corpus, distributed, files, log
-from framealign.config import SELECTIONS, Preset, as_dict, preset
-from framealign.finetune import finetune
+from framealign import corpus, distributed, files, log
+from framealign.config import SELECTIONS, HubertConfig, as_dict, preset
+from framealign.finetune import finetune, scores, split_ids
 from framealign.model import Hubert
+from framealign.overrides import with_overrides
 from framealign.pretrain import pretrain
-from framealign.units import Codebook, Units, identity, make_units, mfcc_store, state_store
-from framealign.utterances import CLASSES
+from framealign.stages import Stage, link, nothing_half_made, run_stage
+from framealign.units import Codebook, Units, digest_of_state, identity, make_units, mfcc_store, state_store
+from framealign.utterances import CLASSES, Utterance
 
 METHODS = ("finetune", "tapt", "align")
+TESTED = {"finetune": "finetune", "tapt": "tapt-finetune", "align": "ser-finetune"}     # the stage a method reports
 TINY = Path(__file__).parent / "tiny"               # the committed base model of the preset `tiny`
 
 
@@ -42,6 +43,7 @@ class SessionConfig:
     session: str = "1"                              # held out; `all`: each in turn
     method: str = "align"                           # finetune, tapt or align
     selection: str = "clean"                        # clean, last, speaker, reference or best-test
+    validate_on: str = "session"                    # of clean: a whole training session, or one speaker of it
     pretrain_data: str = "transductive"             # or inductive: not even the held-out session's sound
     classes: str = ",".join(CLASSES)                # separated by commas, in the order of the classifier
     seed: int = 0                                   # of every random draw
@@ -50,202 +52,194 @@ class SessionConfig:
     redo: str = ""                                  # a stage's name or `all`: remake it where it stands
 
     def __post_init__(self):
-        for name, known in (("method", METHODS), ("selection", SELECTIONS),
+        for name, known in (("method", METHODS), ("selection", SELECTIONS), ("validate_on", ("session", "speaker")),
                             ("pretrain_data", ("transductive", "inductive"))):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)}")
+                raise ValueError(f"--{name.replace('_', '-')} must be one of {', '.join(known)}, "
+                                 f"got {getattr(self, name)}")
         if bool(self.corpus) == bool(self.iemocap):
-            raise ValueError("give either a corpus (a manifest or table) or an iemocap folder")
+            raise ValueError("give either --corpus (a manifest or table) or --iemocap (a folder)")
         if not self.hubert:
-            raise ValueError("give the base model: hubert = a model directory, tiny or scratch")
+            raise ValueError("give the base model: --hubert with a model directory, tiny or scratch")
+        class_names(self.classes)
 
 
-@dataclass
-class Stage:
-    """One step: `make(folder)` writes `products`; `settings` and `upstream` say when they are out of date."""
-    name: str
-    folder: Path
-    products: tuple[str, ...]
-    settings: dict
-    upstream: list["Stage"]
-    make: Callable[[Path], None] | None             # None: its product was given
-    digests: dict[str, str] = field(default_factory=dict)       # of the products, once made
-
-    def product(self, name: str) -> Path:
-        return self.folder / name
+def class_names(text: str) -> list[str]:
+    """"neutral, happy" -> ["neutral", "happy"]. Raises ValueError for fewer than two, an empty or a repeated name."""
+    names = [name.strip() for name in text.split(",")]
+    if len(names) < 2 or "" in names or len(set(names)) < len(names):
+        raise ValueError(f"--classes must be two or more different names separated by commas, got {text!r}")
+    return names
 
 
-def digest_product(path: Path) -> str:
-    """Digest of a product: a file, or of a model directory its weights and configuration."""
-    names = ["model.safetensors", "config.json", "preprocessor_config.json"] if path.is_dir() else [""]
-    return files.digest_of([files.digest(path / name if name else path) for name in names])
+def read_utterances(config: SessionConfig) -> list[Utterance]:
+    """The corpus, its sound files' headers checked. IEMOCAP's utterances of a class left out become unlabelled."""
+    classes = class_names(config.classes)
+    if config.iemocap:
+        found = corpus.from_iemocap(config.iemocap, config.allow_partial)
+        return [u if u.label in classes else dataclasses.replace(u, label="") for u in found]
+    found = corpus.read(config.corpus, classes)
+    corpus.check_files(found)
+    return found
 
 
-def difference(found: dict, wanted: dict, prefix: str = "") -> str:
-    """The first setting in which two records differ, in words; "" where there is none."""
-    for key in sorted({*found, *wanted}):
-        old, new = found.get(key), wanted.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            if inner := difference(old, new, f"{prefix}{key}."):
-                return inner
-        elif old != new:
-            return f"{prefix}{key} was {old}, is {new}"
-    return ""
+def tested_stage(method: str, selection: str) -> str:
+    """The stage whose test a method reports. Phase 1's recogniser is also made for the methods that build on it."""
+    aside = method == "tapt" and selection != honest(selection)
+    return TESTED[method] + (f"-{selection}" if aside else "")
 
 
-def run_stage(stage: Stage, redo: str, remade: set[Path]) -> None:
-    """Make a stage, or keep it where its record matches; continue one that was interrupted.
-
-    Raises ValueError, with the reason, for a stage that is stale: it is remade only when asked (`redo`), or when a
-    stage it builds on has just been remade because of that.
-    """
-    record_path = stage.folder / "stage.json"
-    wanted = json.loads(json.dumps({"settings": stage.settings,
-                                    "upstream": {up.name: up.digests for up in stage.upstream}}))
-    if stage.folder not in remade and (redo in ("all", stage.name)
-                                       or any(up.folder in remade for up in stage.upstream)):
-        distributed.barrier()
-        if distributed.rank() == 0:
-            shutil.rmtree(stage.folder, ignore_errors=True)
-        remade.add(stage.folder)
-        distributed.barrier()
-    if record_path.exists():
-        record = files.read_json(record_path)
-        reason = difference({key: record.get(key) for key in wanted}, wanted)
-        absent = [name for name in stage.products if not stage.product(name).exists()]
-        if reason or absent:
-            raise ValueError(f"stage {stage.name} in {stage.folder} is stale: "
-                             f"{reason or absent[0] + ' is gone'}; remake it and what builds on it with "
-                             f"--redo {stage.name}, or choose another --run folder")
-        stage.digests = record["products"]
-        log.say(f"[{stage.name}] kept, made in {log.clock(record['seconds'])}")
-        return
-    began = time.monotonic()
-    log.say(f"[{stage.name}] {stage.folder}")
-    stage.make(stage.folder)
-    stage.digests = {name: digest_product(stage.product(name)) for name in stage.products}
-    seconds = round(time.monotonic() - began, 1)
-    if distributed.rank() == 0:
-        files.write_json(record_path, {"stage": stage.name, **wanted, "products": stage.digests, "seconds": seconds,
-                                       "versions": {"framealign": __version__, "torch": torch.__version__,
-                                                    "python": platform.python_version()},
-                                       "ranks": distributed.world_size()})
-    distributed.barrier()
-    log.say(f"[{stage.name}] done in {log.clock(seconds)}")
+def honest(selection: str) -> str:
+    """How phase 1's recogniser is selected: never by the test session, whatever is reported in the end."""
+    return selection if selection in ("clean", "last") else "clean"
 
 
 class Recipe:
     """The stages of one configuration; `stages()` lists them in order, `run()` runs them and gives the results."""
 
-    def __init__(self, config: SessionConfig, overrides: dict[str, str] | None = None):
+    def __init__(self, config: SessionConfig, overrides: dict[str, str] | None = None,
+                 utterances: list[Utterance] | None = None):
         self.config = config
         self.preset = with_overrides(preset(config.preset), overrides or {})
         self.device = distributed.choose_device(config.device)
-        self.classes = [name.strip() for name in config.classes.split(",")]
-        self.utterances = corpus.from_iemocap(config.iemocap, config.allow_partial) if config.iemocap else \
-            corpus.read(config.corpus, self.classes)
+        distributed.autocast(self.device, config.precision)         # an unknown one is an error now
+        self.classes = class_names(config.classes)
+        self.utterances = read_utterances(config) if utterances is None else utterances
         self.root = Path(config.run)
         self.fold = self.root / f"session{config.session}"
         transductive = config.pretrain_data == "transductive"
         self.shared = self.root if transductive else self.fold      # where stages go that a fold may share
-        self.heard = [] if config.session == "all" else \
-            corpus.pretraining_utterances(self.utterances, config.session, config.pretrain_data)
-        self.common = {"corpus": identity(self.utterances), "seed": config.seed, "preset": config.preset}
+        self.heard = corpus.pretraining_utterances(self.utterances, config.session, config.pretrain_data)
+        self.base_digest = "of this run"            # what `scratch` makes; of another base model see `base`
+        self.common = {"corpus": described(self.utterances), "seed": config.seed, "preset": config.preset}
 
     def base(self) -> list[Stage]:
         """The base HuBERT: one stage with nothing to make (a directory that is there), or the four of `scratch`."""
         if self.config.hubert == "scratch":
+            self._check(self.preset.model)
             return self._scratch()
         folder = TINY if self.config.hubert == "tiny" else Path(self.config.hubert)
-        Hubert.from_pretrained(folder)              # a clear error now, not after hours
-        return [Stage("base", folder, (), {}, [], None, {"encoder": digest_product(folder)})]
+        hubert = self._load(folder)                 # a clear error now, not after hours
+        self._check(hubert.config)
+        config = {name: value for name, value in as_dict(hubert.config).items() if name != "extra"}
+        self.base_digest = files.digest_of([digest_of_state(hubert.state_dict()), config, hubert.do_normalize])
+        return [Stage("base", folder, (), {}, [], None, {"encoder": self.base_digest})]
 
     def stages(self) -> list[Stage]:
         """The stages of this method, in order, the last one being the fine-tuning that is tested."""
         before = self.base()
-        method, base = self.config.method, before[-1]
+        method, selection, base = self.config.method, self.config.selection, before[-1]
         if method == "finetune":
-            return [*before, self._finetune("finetune", base, self.config.selection)]
-        units = self._units("tapt-units", base, base, self.preset.tapt_layer, self.preset.tapt_clusters, self.shared)
+            return [*before, self._finetune(tested_stage(method, selection), base, selection)]
+        units = self._units("tapt-units", base, self.preset.tapt_layer, self.preset.tapt_clusters, self.shared)
         tapt = self._pretrain("tapt-pretrain", base, units, self.shared)
-        # Selecting the phase-1 recogniser must not look at the test session either, whatever is reported in the end.
-        honest = self.config.selection if self.config.selection in ("clean", "last") else "clean"
         if method == "tapt":
-            name = "tapt-finetune" if honest == self.config.selection else f"tapt-finetune-{self.config.selection}"
-            return [*before, units, tapt, self._finetune(name, tapt, self.config.selection)]
-        first = self._finetune("tapt-finetune", tapt, honest)
-        pseudo = self._units("align-units", first, first, self.preset.align_layer, self.preset.align_clusters,
-                             self.fold)
+            return [*before, units, tapt, self._finetune(tested_stage(method, selection), tapt, selection)]
+        first = self._finetune(TESTED["tapt"], tapt, honest(selection))
+        pseudo = self._units("align-units", first, self.preset.align_layer, self.preset.align_clusters, self.fold)
         align = self._pretrain("align-pretrain", base, pseudo, self.fold)
-        last = self._finetune("ser-finetune", align, self.config.selection)
-        return [*before, units, tapt, first, pseudo, align, last]
+        return [*before, units, tapt, first, pseudo, align,
+                self._finetune(tested_stage(method, selection), align, selection)]
+
+    def splits(self, selection: str) -> list[corpus.Split]:
+        """Who is trained, selected and tested on. Raises ValueError where the corpus does not allow the protocol."""
+        return corpus.split(self.utterances, self.config.session, selection, self.config.validate_on, self.classes)
 
     def run(self, remade: set[Path] | None = None) -> dict:
         """Run what is not yet there; the tested fold's results. remade: stages redone before, for another fold."""
-        corpus.split(self.utterances, self.config.session, self.config.selection, classes=self.classes)  # errors first
+        self.splits(self.config.selection)          # errors first
         stages, remade = self.stages(), set() if remade is None else remade
-        redo = self.config.redo
-        if redo and redo != "all" and redo not in [stage.name for stage in stages]:
-            raise ValueError(f"--redo must be all or one of {', '.join(stage.name for stage in stages)}, got {redo}")
-        if distributed.rank() == 0 and not (self.root / "corpus.tsv").exists():
-            corpus.write(self.root / "corpus.tsv", self.utterances)
-        for stage in stages:
-            if stage.make is not None:
-                run_stage(stage, redo, remade)
+        redo, names = self.config.redo, [stage.name for stage in stages if stage.make]
+        if redo not in ("", "all", *names):
+            raise ValueError(f"--redo must be all or one of {', '.join(names)}, got {redo}")
+        with nothing_half_made(self.root / "frontend", self.shared / "frontend"):
+            for stage in stages:
+                if stage.make is not None:
+                    run_stage(stage, redo, remade)
         last = stages[-1]
         if distributed.rank() == 0:
+            corpus.write(self.root / "corpus.tsv", self.utterances)
             link(self.fold / "recogniser", last.product("recogniser"))
         return files.read_json(last.product("results.json"))
 
-    def _units(self, name: str, model: Stage, upstream: Stage, layer: int, clusters: int, place: Path) -> Stage:
+    def _check(self, model: HubertConfig) -> None:
+        """Raise ValueError where the base model lacks a layer whose states are wanted, or a given codebook's width."""
+        used = {"finetune": (), "tapt": ("tapt_layer",), "align": ("tapt_layer", "align_layer")}[self.config.method]
+        for name in (*used, *(["scratch_layer"] if self.config.hubert == "scratch" else [])):
+            if not 0 <= (layer := getattr(self.preset, name)) <= model.num_hidden_layers:
+                raise ValueError(f"{name} is {layer}, the base model has blocks 1 to {model.num_hidden_layers}; choose "
+                                 f"the --preset of the model's size (now {self.config.preset}), or --set {name}=...")
+        if self.config.codebook and used:
+            given_codebook(self.config.codebook, model.hidden_size)
+
+    def _load(self, folder: Path) -> Hubert:
+        """An encoder; what its directory may lack (the mask embedding) is drawn from the seed."""
+        torch.manual_seed(self.config.seed)
+        return Hubert.from_pretrained(folder)
+
+    def _protocol(self, selection: str = "") -> dict:
+        """What a stage's numbers mean, for records, results and the table."""
+        config, tuned = self.config, self.preset.finetune
+        told = {"hubert": config.hubert, "base_digest": self.base_digest, "preset": config.preset,
+                "pretrain_data": config.pretrain_data, "seed": config.seed}
+        if selection:
+            told |= {"selection": selection, **({"validate_on": config.validate_on} if selection == "clean" else {}),
+                     "classes": self.classes, "merged": "excited into happy" if config.iemocap else "none",
+                     "training_crop_seconds": tuned.max_seconds or "none",
+                     "test_crop_seconds": tuned.test_max_seconds or "none"}
+        return told
+
+    def _units(self, name: str, model: Stage, layer: int, clusters: int, place: Path) -> Stage:
         """Layer states of a model -> codebook -> units."""
         given = self.config.codebook if name == "tapt-units" else ""
         utterances = self.heard
 
         def make(folder: Path) -> None:
-            hubert = Hubert.from_pretrained(self._model(model))
-            store = state_store(hubert, layer, utterances, folder / "states", self.device)
             codebook = Codebook.read(given) if given else None
+            store = state_store(self._load(self._model(model)), layer, utterances, folder / "states", self.device)
             record = {"layer": layer, "model": model.digests, "frame_rate": 50, "seed": self.config.seed,
                       "codebook": given or "fitted"}
             self._write_units(folder, *make_units(store, utterances, clusters, self._seeded(self.preset.kmeans),
                                                   codebook, record))
 
         settings = self.common | {"layer": layer, "clusters": clusters, "kmeans": as_dict(self.preset.kmeans),
-                                   "heard": identity(utterances), "codebook": files.digest(given) if given else ""}
-        return Stage(name, place / name, ("codebook.safetensors", "units.safetensors"), settings, [upstream], make)
+                                   "heard": described(utterances), "codebook": files.digest(given) if given else ""}
+        return Stage(name, place / name, ("codebook.safetensors", "units.safetensors"), settings, [model], make,
+                     protocol=self._protocol())
 
     def _pretrain(self, name: str, start: Stage, units: Stage, place: Path) -> Stage:
         """Masked prediction of units, starting from the encoder of `start`."""
         config = self._seeded(self.preset.pretrain)
 
         def make(folder: Path) -> None:
-            hubert = Hubert.from_pretrained(self._model(start))
-            pretrain(hubert, self.heard, Units.read(units.product("units.safetensors")), config, folder, self.device,
-                     self.config.precision, self.shared / "frontend")
+            pretrain(self._load(self._model(start)), self.heard, Units.read(units.product("units.safetensors")), config,
+                     folder, self.device, self.config.precision, self.shared / "frontend")
 
-        settings = self.common | {"pretrain": as_dict(config), "heard": identity(self.heard)}
-        return Stage(name, place / name, ("encoder",), settings, [start, units], make)
+        settings = self.common | {"pretrain": as_dict(config), "heard": described(self.heard),
+                                  "precision": self.config.precision}
+        return Stage(name, place / name, ("encoder",), settings, [start, units], make, protocol=self._protocol())
 
     def _finetune(self, name: str, start: Stage, selection: str) -> Stage:
         """Fine-tuning, selection and test; both ways round where the protocol has two."""
         config = dataclasses.replace(self._seeded(self.preset.finetune), selection=selection)
-        splits = corpus.split(self.utterances, self.config.session, selection, classes=self.classes)
+        splits, protocol = self.splits(selection), self._protocol(selection)
 
         def make(folder: Path) -> None:
             found = []
             for index, part in enumerate(splits):
                 place = folder if len(splits) == 1 else folder / f"way{index + 1}"
-                hubert = Hubert.from_pretrained(self._model(start))
-                found.append(finetune(hubert, self.utterances, part, self.classes, config, place, self.device,
-                                      self.config.precision, self.root / "frontend"))
-            if len(splits) > 1 and distributed.rank() == 0:
-                both_ways(folder, found)
+                found.append(finetune(self._load(self._model(start)), self.utterances, part, self.classes, config,
+                                      place, self.device, self.config.precision, self.root / "frontend"))
+            if distributed.rank() == 0:
+                results = found[0] if len(splits) == 1 else both_ways(folder, found, self.utterances)
+                files.write_json(folder / "results.json", results | {"protocol": protocol})
+            distributed.barrier()
 
-        settings = self.common | {"finetune": as_dict(config), "session": self.config.session,
-                                   "classes": self.classes, "pretrain_data": self.config.pretrain_data}
+        settings = self.common | {"finetune": as_dict(config), "session": self.config.session, "classes": self.classes,
+                                   "split": [split_ids(part) for part in splits], "precision": self.config.precision,
+                                   "pretrain_data": self.config.pretrain_data}
         products = ("recogniser", "results.json", "predictions.csv")
-        return Stage(name, self.fold / name, products, settings, [start], make)
+        return Stage(name, self.fold / name, products, settings, [start], make, protocol=protocol)
 
     def _scratch(self) -> list[Stage]:
         """Stage 0: HuBERT as HuBERT was made: MFCC units, pretraining, layer states' units, pretraining."""
@@ -261,18 +255,22 @@ class Recipe:
         def iteration(units: Stage) -> Callable[[Path], None]:
             def make(folder: Path) -> None:
                 torch.manual_seed(self.config.seed)
-                hubert = Hubert(chosen.model, chosen.do_normalize)
-                pretrain(hubert, self.heard, Units.read(units.product("units.safetensors")), config,
-                         folder, self.device, self.config.precision)
+                pretrain(Hubert(chosen.model, chosen.do_normalize), self.heard,
+                         Units.read(units.product("units.safetensors")), config, folder, self.device,
+                         self.config.precision)
             return make
 
-        heard = self.common | {"heard": identity(self.heard)}
-        settings = heard | {"pretrain": as_dict(config), "model": as_dict(chosen.model)}
+        heard, protocol = self.common | {"heard": described(self.heard)}, self._protocol()
+        settings = heard | {"pretrain": as_dict(config), "model": as_dict(chosen.model),
+                            "do_normalize": chosen.do_normalize, "precision": self.config.precision}
         mfcc = Stage("mfcc-units", place / "mfcc-units", ("codebook.safetensors", "units.safetensors"),
-                     heard | {"clusters": chosen.scratch_clusters, "kmeans": as_dict(chosen.kmeans)}, [], mfcc_units)
-        first = Stage("scratch-1", place / "scratch-1", ("encoder",), settings, [mfcc], iteration(mfcc))
-        states = self._units("scratch-units", first, first, chosen.scratch_layer, chosen.tapt_clusters, place)
-        second = Stage("scratch-2", place / "scratch-2", ("encoder",), settings, [states], iteration(states))
+                     heard | {"clusters": chosen.scratch_clusters, "kmeans": as_dict(chosen.kmeans)}, [], mfcc_units,
+                     protocol=protocol)
+        first = Stage("scratch-1", place / "scratch-1", ("encoder",), settings, [mfcc], iteration(mfcc),
+                      protocol=protocol)
+        states = self._units("scratch-units", first, chosen.scratch_layer, chosen.tapt_clusters, place)
+        second = Stage("scratch-2", place / "scratch-2", ("encoder",), settings, [states], iteration(states),
+                       protocol=protocol)
         return [mfcc, first, states, second]
 
     def _write_units(self, folder: Path, units: Units, codebook: Codebook) -> None:
@@ -292,58 +290,53 @@ class Recipe:
         return dataclasses.replace(config, seed=self.config.seed)
 
 
+def given_codebook(path: str, width: int) -> Codebook:
+    """A codebook from a file. Raises ValueError where it does not label frames of that width."""
+    codebook = Codebook.read(path)
+    if codebook.centroids.shape[1] != width:
+        raise ValueError(f"{path}: a codebook of {codebook.centroids.shape[1]} dimensions cannot label frames of "
+                         f"{width}; give one that was fitted on this model or feature")
+    return codebook
+
+
+def described(utterances: list[Utterance]) -> str:
+    """Which utterances these are, for a record: their number and a digest of ids, paths and lengths in their order."""
+    return f"{len(utterances)} utterances (digest {identity(utterances)})"
+
+
 def run_sessions(config: SessionConfig, overrides: dict[str, str]) -> dict[str, dict]:
     """Run one fold, or with session = "all" every fold in turn: results by held-out session."""
-    recipe = Recipe(config, overrides)
-    remade: set[Path] = set()
-    if config.session != "all":
-        return {config.session: recipe.run(remade)}
-    sessions = sorted({u.session for u in recipe.utterances if u.label}, key=lambda name: (len(name), name))
-    return {name: Recipe(dataclasses.replace(config, session=name), overrides).run(remade) for name in sessions}
+    utterances, remade = read_utterances(config), set()
+    sessions = [config.session]
+    if config.session == "all":
+        sessions = sorted({u.session for u in utterances if u.label}, key=lambda name: (len(name), name)) or [""]
+    recipes = {name: Recipe(dataclasses.replace(config, session=name), overrides, utterances) for name in sessions}
+    for recipe in recipes.values():
+        recipe.splits(config.selection)             # the last session's errors now, not after hours
+    results = {}
+    for name, recipe in recipes.items():
+        log.say(f"== session {name} held out, method {config.method}")
+        results[name] = recipe.run(remade)
+    return results
 
 
-def both_ways(folder: Path, found: list[dict]) -> None:
-    """One result of the two trainings of a fold (each speaker tested once): means of the scores, all predictions."""
+def both_ways(folder: Path, found: list[dict], utterances: list[Utterance]) -> dict:
+    """One result of the two trainings of a fold, in which each speaker is tested once: all predictions in one file.
+
+    Reported are the means of both trainings' scores; recalls, confusion and intervals are those of all predictions.
+    """
     lines = [(folder / f"way{i + 1}" / "predictions.csv").read_text(encoding="utf-8").splitlines()
              for i in range(len(found))]
     joined = lines[0][:1] + [line for part in lines for line in part[1:]]
     files.write_text(folder / "predictions.csv", "\n".join(joined) + "\n")
-    mean = {name: sum(part["reported"][name] for part in found) / len(found) for name in found[0]["reported"]}
-    files.write_json(folder / "results.json", found[0] | {"reported": mean, "ways": found})
     link(folder / "recogniser", folder / "way1" / "recogniser")
-
-
-def link(name: Path, target: Path) -> None:
-    """Point the relative symbolic link `name` at `target`, replacing what it pointed at."""
-    temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(target, name.parent), target_is_directory=True)
-    os.replace(temporary, name)
-
-
-def parse_settings(settings: list[str]) -> dict[str, str]:
-    """["pretrain.updates=500"] -> {"pretrain.updates": "500"}. Raises ValueError for a word without `=`."""
-    for word in settings:
-        if "=" not in word:
-            raise ValueError(f"--set {word}: must read NAME=VALUE, for example pretrain.updates=500")
-    return dict(word.split("=", 1) for word in settings)
-
-
-def with_overrides(chosen: Preset, overrides: dict[str, str]) -> Preset:
-    """A preset with single settings replaced: {"pretrain.updates": "500", "align_clusters": "30"}.
-
-    Raises ValueError for a setting that does not exist or a value of another type.
-    """
-    for name, text in overrides.items():
-        *part, item = name.split(".")
-        owner = getattr(chosen, part[0], None) if part else chosen
-        kinds = {f.name: f.type for f in dataclasses.fields(owner)} if dataclasses.is_dataclass(owner) else {}
-        if len(part) > 1 or kinds.get(item) not in (int, float, bool, str):
-            raise ValueError(f"--set {name}: no such setting; for example pretrain.updates=500 or align_clusters=30")
-        try:
-            value = {"true": True, "false": False}[text.lower()] if kinds[item] is bool else kinds[item](text)
-        except (KeyError, ValueError):
-            raise ValueError(f"--set {name}={text}: must be of type {kinds[item].__name__}") from None
-        owner = dataclasses.replace(owner, **{item: value})
-        chosen = dataclasses.replace(chosen, **{part[0]: owner}) if part else owner
-    return chosen
+    rows, classes = list(csv.DictReader(joined)), found[0]["classes"]
+    true, predicted = (np.array([classes.index(row[name]) for row in rows]) for name in ("true", "predicted"))
+    group = {u.id: u.dialogue or u.speaker or u.id for u in utterances}
+    numbers = {part: sum(way["num_utterances"][part] for way in found) for part in ("valid", "test")}
+    return {name: value for name, value in found[0].items() if name != "valid"} | {
+        "split": ", ".join(way["split"] for way in found), "selected_epoch": [way["selected_epoch"] for way in found],
+        "num_utterances": {"train": found[0]["num_utterances"]["train"], **numbers},
+        "test": scores(true, predicted, classes, [group[row["id"]] for row in rows], found[0]["seed"]),
+        "reported": {name: sum(way["reported"][name] for way in found) / len(found) for name in found[0]["reported"]},
+        "ways": found}

@@ -48,7 +48,7 @@ class Codebook:
         """Write `codebook.safetensors`: centroids, counts; inertia and the record as metadata."""
         metadata = {"inertia": json.dumps(self.inertia), "record": json.dumps(self.record)}
         content = {"centroids": self.centroids.contiguous(), "counts": self.counts}
-        files.write_bytes(path, safetensors.torch.save(content, metadata))
+        files.write_bytes(path, in_order(content, metadata))
 
     @classmethod
     def read(cls, path: str | Path) -> "Codebook":
@@ -98,7 +98,7 @@ class Units:
         small = self.num_clusters <= 2 ** 15
         content = {"units": self.units.to(torch.int16 if small else torch.int32), "offsets": self.offsets}
         metadata = {"num_clusters": str(self.num_clusters), "record": json.dumps(self.record)}
-        files.write_bytes(path, safetensors.torch.save(content, metadata))
+        files.write_bytes(path, in_order(content, metadata))
 
     @classmethod
     def read(cls, path: str | Path) -> "Units":
@@ -148,6 +148,16 @@ class Units:
         units = torch.cat(rows)
         offsets = torch.tensor([0] + [len(row) for row in rows]).cumsum(0)
         return cls(units, offsets, num_clusters or int(units.max()) + 1, {"source": str(path)})
+
+
+def in_order(content: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file, the same bytes for the same content: the library alone puts metadata in random order."""
+    whole = safetensors.torch.save(content, metadata)
+    start = 8 + int.from_bytes(whole[:8], "little")                             # of the tensors, after the header
+    header = json.loads(whole[8:start]) | {"__metadata__": metadata}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)                 # tensors stay aligned to 8 bytes
+    return len(text).to_bytes(8, "little") + text + whole[start:]
 
 
 def mfcc_store(utterances: list, directory: Path) -> FrameStore:

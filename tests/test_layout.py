@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LEVELS = {
     0: ["config", "frames", "files", "distributed", "log", "metrics"],
-    1: ["audio", "mfcc", "kmeans", "masking", "optim", "parameters", "unpickle", "utterances", "voice"],
+    1: ["audio", "mfcc", "kmeans", "masking", "optim", "overrides", "parameters", "stages",
+        "unpickle", "utterances", "voice"],
     2: ["huggingface", "centroids", "synth"],
     3: ["model", "corpus", "data", "checkpoint", "interop"],
     4: ["units"],

@@ -1,0 +1,169 @@
+"""Stages with a record each: made once, kept while the record matches, stale with a reason, remade only when asked.
+
+A stage's folder holds its products, `stage.json` once it is finished, and `begun.json` from its start until then: with
+what settings and on what it was begun, so that the same command continues it and another one does not.
+"""
+import contextlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from framealign import __version__, distributed, files, log
+
+
+@dataclass
+class Stage:
+    """One step: `make(folder)` writes `products`; `settings` and `upstream` say when they are out of date."""
+    name: str
+    folder: Path
+    products: tuple[str, ...]
+    settings: dict
+    upstream: list["Stage"]
+    make: Callable[[Path], None] | None             # None: its product was given
+    digests: dict[str, str] = field(default_factory=dict)       # of the products, once made
+    protocol: dict = field(default_factory=dict)    # what its numbers mean: recorded, not compared
+
+    def product(self, name: str) -> Path:
+        return self.folder / name
+
+
+def run_stage(stage: Stage, redo: str, remade: set[Path]) -> None:
+    """Make a stage, or keep it where its record matches; continue one that was interrupted.
+
+    remade grows by its folder if it is remade, because `redo` names it (or is `all`) or because a stage it builds on
+    was. Raises ValueError, with the reason, for a stage that is stale, finished or half-made, and not to be remade. A
+    stage that fails for such an error before its first checkpoint leaves nothing.
+    """
+    record_path, begun_path = stage.folder / "stage.json", stage.folder / "begun.json"
+    wanted = json.loads(json.dumps({"settings": stage.settings,
+                                    "upstream": {up.name: up.digests for up in stage.upstream}}))
+    if stage.folder not in remade and (redo in ("all", stage.name)
+                                       or any(up.folder in remade for up in stage.upstream)):
+        distributed.barrier()
+        if distributed.rank() == 0:
+            discard(stage.folder)
+        remade.add(stage.folder)
+        distributed.barrier()
+    if record_path.exists():
+        record = files.read_json(record_path)
+        refuse(stage, "is stale", changed(record, wanted) or damaged(stage, record))
+        stage.digests = record["products"]
+        log.say(f"[{stage.name}] kept, made in {log.clock(record.get('seconds', 0))}")
+        return
+    if begun_path.exists():
+        refuse(stage, "is half-made and stale", changed(files.read_json(begun_path), wanted))
+    began = time.monotonic()
+    log.say(f"[{stage.name}] {stage.folder}")
+    distributed.barrier()
+    if distributed.rank() == 0:
+        files.write_json(begun_path, wanted)
+    try:
+        stage.make(stage.folder)
+    except (ValueError, OSError):
+        if distributed.rank() == 0 and not any(stage.folder.rglob("checkpoints/[0-9]*")):
+            discard(stage.folder)
+            remove_empty(stage.folder.parent)
+        raise
+    stage.digests = {name: digest_product(stage.product(name)) for name in stage.products}
+    seconds = round(time.monotonic() - began, 1)
+    if distributed.rank() == 0:
+        files.write_json(record_path, {"stage": stage.name, **wanted, "protocol": stage.protocol,
+                                       "products": stage.digests, "seconds": seconds,
+                                       "versions": {"framealign": __version__, "torch": torch.__version__,
+                                                    "python": platform.python_version()},
+                                       "ranks": distributed.world_size()})
+        begun_path.unlink()
+    distributed.barrier()
+    log.say(f"[{stage.name}] done in {log.clock(seconds)}")
+
+
+def refuse(stage: Stage, what: str, reason: str) -> None:
+    """Raise ValueError where there is a reason not to keep or continue a stage."""
+    if reason:
+        raise ValueError(f"stage {stage.name} in {stage.folder} {what}: {reason}; remake it and what builds on it "
+                         f"with --redo {stage.name}, or choose another --run folder")
+
+
+def changed(record: dict, wanted: dict) -> str:
+    """Why a record is not what is wanted now, in words; "" where it is."""
+    return difference({key: record.get(key) or {} for key in wanted}, wanted)
+
+
+def damaged(stage: Stage, record: dict) -> str:
+    """Which product of a finished stage is not what was made, in words; "" where all are."""
+    for name in stage.products:
+        if not stage.product(name).exists():
+            return f"{name} is gone"
+        try:
+            found = digest_product(stage.product(name))
+        except OSError:                             # a model directory without one of its files
+            found = None
+        if found != (record.get("products") or {}).get(name):
+            return f"{name} is not what was made"
+    return ""
+
+
+def difference(found: dict, wanted: dict, prefix: str = "") -> str:
+    """The first setting in which two records differ, in words; "" where there is none."""
+    for key in sorted({*found, *wanted}):
+        old, new = found.get(key), wanted.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            if inner := difference(old, new, f"{prefix}{key}."):
+                return inner
+        elif old != new:
+            return f"{prefix}{key} was {old}, is {new}"
+    return ""
+
+
+def digest_product(path: Path) -> str:
+    """Digest of a product: a file, or of a model directory its weights and configuration."""
+    names = ["model.safetensors", "config.json", "preprocessor_config.json"] if path.is_dir() else [""]
+    return files.digest_of([files.digest(path / name if name else path) for name in names])
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder in one step, so that an interruption leaves all of it or nothing under its name."""
+    aside = folder.with_name(f".{folder.name}.discarded")
+    shutil.rmtree(aside, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def nothing_half_made(*stores: Path) -> Iterator[None]:
+    """Where the block fails for a user's mistake, remove those of these frame stores that it left unfinished.
+
+    With one goes the folder it stands in, if that is then empty.
+    """
+    try:
+        yield
+    except (ValueError, OSError):
+        for store in stores if distributed.rank() == 0 else ():
+            if not (store / "index.json").exists():
+                for shard in store.glob("frames-*-of-*.npy"):
+                    shard.unlink()
+                remove_empty(store)
+                remove_empty(store.parent)
+        raise
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder if there is nothing in it."""
+    with contextlib.suppress(OSError):              # not empty, or not there
+        folder.rmdir()
+
+
+def link(name: Path, target: Path) -> None:
+    """Point the relative symbolic link `name` at `target`, replacing what it pointed at."""
+    temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(target, name.parent), target_is_directory=True)
+    os.replace(temporary, name)

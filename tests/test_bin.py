@@ -1,0 +1,456 @@
+"""Every script on a second of sound: what it writes and prints, its help, and one line for every mistake.
+
+Most run inside this process (`script`), exactly as from the shell but without loading torch each time; one rank of many
+and the plain launch are real processes.
+"""
+import dataclasses
+import json
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import small
+import soundfile
+import torch
+from torch.distributed.run import get_args_parser
+
+from framealign import corpus, demo, files, session
+from framealign.model import Hubert
+from framealign.recognise import Recogniser
+from framealign.units import Codebook, Units
+
+SCRIPTS = sorted(path.stem for path in (small.ROOT / "bin").glob("*.py") if path.stem not in ("bench", "verify"))
+QUICK = ["--updates", "2", "--warmup-updates", "1", "--batch-seconds", "4", "--micro-batch-seconds", "2",
+         "--min-seconds", "0.3", "--max-seconds", "1", "--projection-size", "8", "--device", "cpu", "--preset", "tiny"]
+TUNED = ["--epochs", "1", "--batch-size", "8", "--micro-batch-size", "8", "--device", "cpu", "--preset", "tiny"]
+
+
+@dataclasses.dataclass
+class Said:
+    """What a script left behind: exit status and both outputs."""
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def script(monkeypatch, capsys) -> Callable[..., Said]:
+    """Run a script by name with arguments in this process."""
+    def run(name: str, *args: object) -> Said:
+        path = small.ROOT / "bin" / f"{name}.py"
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, args)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(path), run_name="__main__")
+        return Said(end.value.code, *capsys.readouterr())
+    return run
+
+
+@pytest.fixture
+def good(script) -> Callable[..., str]:
+    """Run a script that must end well; what it printed."""
+    def run(name: str, *args: object) -> str:
+        said = script(name, *args)
+        assert said.status == 0, said.err
+        return said.out
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("bin")
+
+
+@pytest.fixture(scope="module")
+def base(folder) -> Path:
+    return small.write_base(folder / "base")
+
+
+@pytest.fixture(scope="module")
+def tree(folder) -> Path:
+    return small.write_tree(folder / "tree")
+
+
+@pytest.fixture(scope="module")
+def table(folder, tones) -> Path:
+    corpus.write(folder / "corpus.tsv", tones)
+    return folder / "corpus.tsv"
+
+
+@pytest.fixture(scope="module")
+def units(folder, tones) -> Path:
+    """Units drawn at random, for the tones, as .km."""
+    draw = np.random.default_rng(0)
+    lines = [" ".join(map(str, draw.integers(6, size=(u.num_samples - 400) // 320 + 1))) for u in tones]
+    (folder / "units.km").write_text("\n".join(lines) + "\n")
+    return folder / "units.km"
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tree, base) -> Path:
+    """A session run: method finetune, all folds."""
+    session.run_sessions(small.config(tree, base, folder / "finished", method="finetune", session="all"),
+                         small.SETTINGS)
+    return folder / "finished"
+
+
+# Help and launch
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_has_an_example_and_says_what_each_flag_is(script, name):
+    said = script(name, "--help")
+    assert said.status == 0 and not said.err
+    assert re.search(rf"^    (torchrun .* )?bin/{name}\.py \S", said.out, re.MULTILINE), "no example"
+    blocks = re.split(r"\n  (?=\S)", said.out.partition("options:")[2])[2:]       # without --help itself
+    silent = [block for block in blocks if not re.sub(r"^-\S+( [A-Z_]+| \{.*\})?(, --no-\S+)?", "", block).strip()]
+    assert blocks and not silent
+
+
+@pytest.mark.parametrize("name", ["finetune", "pretrain", "session", "units"])
+def test_torchrun_leaves_our_flags_alone(script, name):
+    """It takes what begins one of its own options for that option, wherever it stands (pytorch issue 120601)."""
+    theirs = [option for action in get_args_parser()._actions for option in action.option_strings]
+    ours = set(re.findall(r"--[a-z-]+", script(name, "--help").out.partition("options:")[2]))
+    assert {flag for flag in ours if any(option.startswith(flag) for option in theirs)} <= {"--run", "--help"}
+    assert "--run" not in ours or "--run-folder" in ours
+
+
+@pytest.mark.parametrize("name, words", [
+    ("pretrain", ["seconds", "audio per update", "20 ms each", "learning rate", "utterances"]),
+    ("finetune", ["20 ms each", "utterances per update", "0: whole utterances"]), ("units", ["clusters", "passes"]),
+    ("session", ["pretrain.updates=500", "`scratch`"]), ("recognise", ["50 a second"]), ("prepare", ["5531"])])
+def test_help_says_units(script, name, words):
+    text = " ".join(script(name, "--help").out.split())
+    assert not [word for word in words if word not in text]
+
+
+def test_a_wrong_flag_is_explained(script):
+    said = script("pretrain", "--updates", "many")
+    assert said.status == 2 and said.err.splitlines()[-1].endswith("argument --updates: invalid int value: 'many'")
+
+
+def test_launched_from_the_shell(table, tmp_path):
+    """A real process, in another folder, with an error: one line on stderr, status 2, no traceback."""
+    command = [sys.executable, small.ROOT / "bin" / "finetune.py", "--corpus", table, "--init-from", "nowhere"]
+    found = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=tmp_path, env=small.ENVIRONMENT)
+    assert found.returncode == 2 and found.stdout == ""
+    assert found.stderr.splitlines() == [
+        "error: nowhere: no such directory (one with config.json and model.safetensors is needed)"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_ranks_of_torchrun_pretrain_as_one(good, table, units, base, tmp_path):
+    args = ["--corpus", table, "--units", units, "--init-from", base, *QUICK]
+    good("pretrain", *args, "--run", tmp_path / "one")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2,
+               small.ROOT / "bin" / "pretrain.py", *args, "--run-folder", tmp_path / "two"]
+    found = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=tmp_path, env=small.ENVIRONMENT)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.splitlines()[-1] == f"encoder: {tmp_path / 'two' / 'encoder'}"      # said by one rank
+    one, two = (safetensors.torch.load_file(tmp_path / name / "encoder" / "model.safetensors") for name in (
+        "one", "two"))
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+
+
+# What each script makes
+
+def test_prepare_reads_every_kind_of_corpus(good, tree, tones, table, tmp_path):
+    out = good("prepare", "--iemocap", tree, "--allow-partial", "--out", tmp_path / "a" / "corpus.tsv")
+    found = corpus.read(tmp_path / "a" / "corpus.tsv")
+    assert len(found) == 24 and {u.label for u in found} == set(corpus.CLASSES)
+    assert out.splitlines()[-1] == f"{tmp_path / 'a' / 'corpus.tsv'}: 24 utterances" and "hours" in out
+    without = good("prepare", "--iemocap", tree, "--allow-partial", "--no-excited", "--out", tmp_path / "b.tsv")
+    assert without != out or not list(tree.rglob("*exc*"))
+    plain = "path,emotion\n" + "".join(f"{u.path},{u.label}\n" for u in tones)
+    (tmp_path / "plain.csv").write_text(plain)
+    good("prepare", "--table", tmp_path / "plain.csv", "--out", tmp_path / "c.tsv")
+    assert [(u.id, u.num_samples, u.label) for u in corpus.read(tmp_path / "c.tsv")] == [
+        (u.id, u.num_samples, u.label) for u in tones]
+    corpus.write_fairseq(tmp_path / "list.tsv", tones)
+    good("prepare", "--fairseq", tmp_path / "list.tsv", "--out", tmp_path / "d.tsv")
+    assert [(u.id, u.label) for u in corpus.read(tmp_path / "d.tsv")] == [(u.id, "") for u in tones]
+
+
+def test_units_of_mfcc_of_states_and_of_a_codebook(good, table, base, tones, tmp_path):
+    few = ["--corpus", table, "--seeding-frames", 500, "--full-passes", 2, "--device", "cpu"]
+    good("units", *few, "--mfcc", "--clusters", 6, "--km", "--out", tmp_path / "mfcc")
+    good("units", *few, "--model", base, "--layer", 1, "--clusters", 5, "--seed", 3, "--out", tmp_path / "states")
+    codebook = tmp_path / "states" / "codebook.safetensors"
+    good("units", *few, "--model", base, "--layer", 1, "--codebook", codebook, "--out", tmp_path / "given")
+    mfcc, states, given = (Units.read(tmp_path / name / "units.safetensors") for name in ("mfcc", "states", "given"))
+    for found in (mfcc, states, given):
+        found.check(tones, "units")
+    assert torch.equal(states.units, given.units) and mfcc.num_clusters == 6
+    assert Codebook.read(codebook).record | {"seed": 3, "layer": 1} == Codebook.read(codebook).record
+    assert len((tmp_path / "mfcc" / "units.km").read_text().splitlines()) == 24
+    assert {path.name for path in (tmp_path / "states").iterdir()} == {"codebook.safetensors", "units.safetensors"}
+
+
+def test_pretrain_from_scratch_finetune_export_recognise(good, table, units, tones, tmp_path):
+    """The chain of single steps that a newcomer takes."""
+    good("pretrain", "--corpus", table, "--units", units, *QUICK, "--run", tmp_path / "pre")
+    log = [json.loads(line) for line in (tmp_path / "pre" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["update"] == 2 and {"loss", "masked_accuracy"} <= {key for line in log for key in line}
+    good("finetune", "--corpus", table, "--session", 2, "--init-from", tmp_path / "pre" / "encoder", *TUNED, "--run",
+         tmp_path / "fine")
+    assert files.read_json(tmp_path / "fine" / "results.json")["num_utterances"]["test"] == 8
+    out = good("export", tmp_path / "fine", tmp_path / "exported")
+    assert out.startswith(f"{tmp_path / 'exported'}: recogniser of {tmp_path / 'fine' / 'checkpoints' / '00000001'}")
+    good("export", tmp_path / "pre" / "checkpoints" / "00000002", tmp_path / "encoder")
+    good("export", tmp_path / "fine" / "recogniser", tmp_path / "bare", "--encoder")
+    good("export", tmp_path / "fine", tmp_path / "ta.safetensors", "--to", "torchaudio")
+    assert "encoder.feature_projection.projection.weight" in safetensors.torch.load_file(tmp_path / "ta.safetensors")
+    for name in ("encoder", "bare"):
+        assert Hubert.from_pretrained(tmp_path / name).config.hidden_size == 96
+    sounds = [u.path for u in tones[:3]]
+    lines = good("recognise", tmp_path / "exported", *sounds, "--device", "cpu").splitlines()
+    assert [line.split("\t")[0] for line in lines] == [*map(str, sounds)]
+    one, = good("recognise", tmp_path / "exported", sounds[0], "--timeline").splitlines()
+    found = Recogniser.from_pretrained(tmp_path / "exported")(sounds[0])
+    assert json.loads(one)["emotion"] == found.emotion == lines[0].split("\t")[1]
+    assert np.abs(np.array(json.loads(one)["attention"]) - found.attention).max() < 1e-5
+
+
+def test_finetune_by_lists_and_again(good, script, tones, base, tmp_path):
+    for part, fold in (("train", "2"), ("valid", "3"), ("test", "1")):
+        lines = [f"{u.id} {u.path} {corpus.CLASSES.index(u.label)}\n" for u in tones if u.session == fold]
+        (tmp_path / f"{part}.scp").write_text("".join(lines))
+    args = [word for part in ("train", "valid", "test") for word in (f"--{part}", tmp_path / f"{part}.scp")]
+    args += ["--init-from", base, *TUNED, "--pooling", "mean", "--run", tmp_path / "run"]
+    good("finetune", *args)
+    before = small.products(tmp_path / "run")
+    assert "continues after epoch 1" in good("finetune", *args) and small.products(tmp_path / "run") == before
+    said = script("finetune", *args, "--no-resume")
+    assert said.status == 2 and "holds checkpoints" in said.err
+
+
+def test_session_and_evaluate_print_the_table(good, tree, base, finished, tmp_path):
+    args = ["--iemocap", tree, "--allow-partial", "--hubert", base, "--preset", "tiny", "--device", "cpu", *small.FLAGS]
+    out = good("session", *args, "--session", "all", "--method", "finetune", "--run", finished)
+    assert out.count("[finetune] kept") == 3
+    table = out[out.index("protocol: "):]
+    assert good("evaluate", finished, "--method", "finetune") == table
+    assert good("evaluate", finished, "--method", "finetune", "--selection", "clean") == table
+    rows = [line.split() for line in table.splitlines()]
+    assert [row[0] for row in rows[2:7]] == ["1", "2", "3", "mean", "pooled"] and rows[6][-1] == "24"
+    out = good("session", *args, "--method", "align", "--run", tmp_path / "run", "--set", "pretrain.updates=2")
+    assert "protocol: method align, " in out and (tmp_path / "run" / "session1" / "recogniser" / "config.json").exists()
+    stage = files.read_json(tmp_path / "run" / "tapt-pretrain" / "stage.json")
+    assert stage["settings"]["pretrain"]["updates"] == 2
+
+
+def test_session_on_a_table_of_real_speech(good, shared, base, tmp_path):
+    """EMO-DB's four emotions, as they come: rates, durations and a table that is not the project's."""
+    good("session", "--corpus", shared / "emodb4" / "emodb4.tsv", "--hubert", base, "--preset", "tiny", "--method",
+         "finetune", "--device", "cpu", *small.FLAGS, "--set", "finetune.epochs=1", "--run", tmp_path / "run")
+    assert files.read_json(tmp_path / "run" / "session1" / "finetune" / "results.json")["reported"]["ua"] > 0
+
+
+def test_demo_runs_the_three_methods_and_measures_alignment(good, base, tmp_path, monkeypatch):
+    """The demo itself, on a corpus of 40 utterances and with a random base model."""
+    monkeypatch.setattr(demo, "UTTERANCES_PER_SPEAKER", 4)
+    out = good("demo", "--hubert", base, "--device", "cpu", *small.FLAGS, "--run", tmp_path / "demo")
+    found = files.read_json(tmp_path / "demo" / "demo.json")
+    assert list(found["methods"]) == ["finetune", "tapt", "align"]
+    for method, result in found["methods"].items():
+        assert all(0 <= result["alignment"][name] <= 1 for name in ("attention_auc_mean", "posterior_auc_mean",
+                                                                   "units_nmi"))
+        assert re.search(rf"^ *{method} +{100 * result['reported']['ua']:.1f} % ", out, re.MULTILINE)
+    assert {"pitch and energy", "MFCC"} == set(found["utterance_means_ua"])
+
+
+def test_the_committed_base_model_can_be_made_again(good, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "TINY", tmp_path / "tiny")
+    monkeypatch.setattr(demo, "BASE_SESSIONS", 3)
+    monkeypatch.setattr(demo, "BASE_UTTERANCES_PER_SPEAKER", 4)
+    good("demo", "--make-tiny-base", "--device", "cpu", *small.FLAGS, "--run", tmp_path / "run")
+    assert Hubert.from_pretrained(tmp_path / "tiny").config == small.model()
+    record = files.read_json(tmp_path / "tiny" / "record.json")
+    assert record["utterances"] == 24 and set(record["stages"]) == {"mfcc-units", "scratch-1", "scratch-units",
+                                                                    "scratch-2"}
+
+
+# Bad input: one line with what, where and what to do; status 2; nothing written
+
+def write_rotten(folder: Path, kind: str) -> None:
+    """Make `bad.wav` of one rotten kind."""
+    path, draw = folder / "bad.wav", np.random.default_rng(0)
+    noise = 0.1 * draw.standard_normal(16_000)
+    if kind == "missing":
+        return
+    soundfile.write(path, {"silent": 0 * noise, "short": noise[:399], "nan": noise * np.nan}.get(kind, noise), 16_000,
+                    subtype="FLOAT")
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        path.write_bytes(path.read_bytes()[:20_000])
+    elif kind == "text":
+        path.write_text("no sound\n" * 1000)
+
+
+ROTTEN = {"missing": "no such file", "empty": r"empty file \(0 bytes\)", "truncated": "truncated: the header claims",
+          "text": "not a sound file", "short": "400", "silent": "nothing to hear", "nan": "NaN"}
+
+
+def refused(said: Said, folder: Path, before: dict, *words: str) -> None:
+    """One line on stderr with these words, status 2, and the folder as it was."""
+    assert said.status == 2, said.err
+    line, = said.err.strip().splitlines() or [""]
+    assert line.startswith("error: ") and "Traceback" not in said.out + said.err
+    for word in words:
+        assert re.search(word, line), line
+    assert listing(folder) == before
+
+
+def listing(folder: Path) -> dict[str, str]:
+    """Everything below a folder, empty folders too."""
+    return {str(path): "" for path in folder.rglob("*")} | small.digests(folder)
+
+
+@pytest.mark.parametrize("kind", ROTTEN)
+@pytest.mark.parametrize("name", ["recognise", "session", "units"])
+def test_rotten_sound(script, tones, base, finished, tmp_path, name, kind):
+    write_rotten(tmp_path, kind)
+    bad = dataclasses.replace(tones[9], path=tmp_path / "bad.wav", num_samples=400 if kind == "short" else 16_000)
+    corpus.write(tmp_path / "corpus.tsv", [*tones[:9], bad, *tones[10:]])
+    before = listing(tmp_path)
+    args = {"recognise": [finished / "session1" / "recogniser", tmp_path / "bad.wav"],
+            "session": ["--corpus", tmp_path / "corpus.tsv", "--hubert", base, "--preset", "tiny", *small.FLAGS,
+                        "--device", "cpu", "--run", tmp_path / "run"],
+            "units": ["--corpus", tmp_path / "corpus.tsv", "--mfcc", "--clusters", 4, "--out", tmp_path / "run"]}
+    refused(script(name, *args[name]), tmp_path, before, "bad.wav", ROTTEN[kind])
+
+
+def changed_row(column: str, value: str) -> Callable[[list[list[str]]], None]:
+    """Change one cell of the table's fifth line."""
+    def change(rows: list[list[str]]) -> None:
+        rows[4][rows[0].index(column)] = value
+    return change
+
+
+@pytest.mark.parametrize("change, words", [
+    (changed_row("label", "joyous"), [r"corpus.tsv:5: label 'joyous' is not known", "take the line out or rename"]),
+    (lambda rows: rows.append(rows[1]), [r"corpus.tsv:26: id Ses01F_impro00_F000 was used before, at .*corpus.tsv:2"]),
+    (lambda rows: rows[4].pop(), [r"corpus.tsv:5: 7 columns, the header has 8"]),
+    (changed_row("id", "../../etc"), [r"corpus.tsv:5: id '../../etc' is not safe as a file name"]),
+    (changed_row("num_samples", "many"), [r"corpus.tsv:5: num_samples must be a whole number, got 'many'"]),
+    (changed_row("num_samples", "399"), [r"corpus.tsv:5: .* num_samples must be >= 400"]),
+    (changed_row("num_samples", "5000"), [r"1 of 24 sound files are not as the manifest says", "make the manifest"]),
+    (changed_row("path", "gone.wav"), [r"gone.wav: no such file"]),
+    (lambda rows: rows.clear(), [r"corpus.tsv:1: the header must name a column path"]),
+    (lambda rows: rows.__delitem__(slice(1, None)), [r"corpus.tsv: holds no utterance"]),
+])
+@pytest.mark.parametrize("name", ["prepare", "units", "pretrain", "finetune", "session"])
+def test_rotten_manifests(script, tones, base, units, tmp_path, name, change, words):
+    corpus.write(tmp_path / "corpus.tsv", tones)
+    rows = [line.split("\t") for line in (tmp_path / "corpus.tsv").read_text().splitlines()]
+    change(rows)
+    (tmp_path / "corpus.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
+    before = listing(tmp_path)
+    args = {"prepare": ["--table", tmp_path / "corpus.tsv", "--out", tmp_path / "made" / "corpus.tsv"],
+            "units": ["--mfcc", "--out", tmp_path / "run"],
+            "pretrain": ["--units", units, "--init-from", base, *QUICK, "--run", tmp_path / "run"],
+            "finetune": ["--init-from", base, *TUNED, "--run", tmp_path / "run"],
+            "session": ["--hubert", base, *small.FLAGS, "--preset", "tiny", "--run", tmp_path / "run"]}[name]
+    args += [] if name == "prepare" else ["--corpus", tmp_path / "corpus.tsv"]
+    refused(script(name, *args), tmp_path, before, *words)
+
+
+def spoil_model(directory: Path, how: str) -> None:
+    """Spoil a model directory."""
+    config = json.loads((directory / "config.json").read_text())
+    if how == "shape":
+        (directory / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
+    elif how == "type":
+        (directory / "config.json").write_text(json.dumps(config | {"model_type": "wav2vec2"}))
+    elif how == "half":
+        content = (directory / "model.safetensors").read_bytes()
+        (directory / "model.safetensors").write_bytes(content[:len(content) // 2])
+    else:
+        (directory / how).unlink()
+
+
+@pytest.mark.parametrize("how, words", [
+    ("shape", ["intermediate_dense.weight", "64"]), ("type", ["model_type must be hubert, is 'wav2vec2'"]),
+    ("half", ["model.safetensors: not readable as safetensors"]), ("config.json", ["config.json: no such file"]),
+    ("model.safetensors", ["holds no weights"]),
+])
+@pytest.mark.parametrize("name", ["units", "pretrain", "finetune", "session", "export", "recognise"])
+def test_rotten_models(script, table, units, base, tmp_path, name, how, words):
+    model = shutil.copytree(base, tmp_path / "model")
+    spoil_model(model, how)
+    before = listing(tmp_path)
+    args = {"units": ["--corpus", table, "--model", model, "--layer", 1, "--out", tmp_path / "run"],
+            "pretrain": ["--corpus", table, "--units", units, "--init-from", model, *QUICK, "--run", tmp_path / "run"],
+            "finetune": ["--corpus", table, "--init-from", model, *TUNED, "--run", tmp_path / "run"],
+            "session": ["--corpus", table, "--hubert", model, "--preset", "tiny", *small.FLAGS, "--run",
+                        tmp_path / "run"],
+            "export": [model, tmp_path / "run"], "recognise": [model, table]}
+    refused(script(name, *args[name]), tmp_path, before, str(model), *words)
+
+
+@pytest.mark.parametrize("name, args, words", [
+    ("prepare", ["--iemocap", "/wrong", "--out", "{}/a.tsv"], ["/wrong: no Session1 to Session5", "holds Session1"]),
+    ("prepare", ["--iemocap", "{tree}", "--out", "{}/a.tsv"], ["not the whole IEMOCAP", "--allow-partial"]),
+    ("prepare", ["--fairseq", "{table}", "--out", "{}/a.tsv"], ["the first line of a fairseq .tsv must be the root"]),
+    ("session", ["--iemocap", "/wrong", "--hubert", "{base}", "--run", "{}/r"], ["/wrong: no Session1 to Session5"]),
+    ("session", ["--corpus", "{table}", "--hubert", "/does/not/exist", "--run", "{}/r"],
+     ["/does/not/exist: no such directory"]),
+    ("session", ["--corpus", "{table}", "--hubert", "{base}", "--run", "{}/r"], ["choose the --preset of the model's"]),
+    ("session", ["--corpus", "{table}", "--hubert", "{base}", "--set", "updates", "--run", "{}/r"], ["NAME=VALUE"]),
+    ("session", ["--corpus", "{table}", "--hubert", "{base}", "--session", "7", "--run", "{}/r"],
+     ["no utterance of session 7; there are: 1, 2, 3"]),
+    ("session", ["--corpus", "{table}"], ["give the base model"]),
+    ("evaluate", ["{}/none"], ["no finished fold of method align; run bin/session.py first"]),
+    ("units", ["--corpus", "{table}", "--mfcc", "--codebook", "{codebook}", "--out", "{}/u"],
+     ["codebook.npy: a codebook of 7 dimensions cannot label frames of 39"]),
+    ("units", ["--corpus", "{table}", "--model", "{base}", "--layer", "1", "--codebook", "{codebook}", "--out", "{}/u"],
+     ["codebook.npy: a codebook of 7 dimensions cannot label frames of 16"]),
+    ("units", ["--corpus", "{table}", "--mfcc", "--full-passes", "-1"], ["full_passes must not be negative, got -1"]),
+    ("pretrain", ["--corpus", "{table}", "--units", "{other}", "--init-from", "{base}", "--run", "{}/r"],
+     [r"other.km: utterance Ses01F_impro00_F000 has 3 units but \d+ frames", "make the units of this manifest"]),
+    ("pretrain", ["--corpus", "{table}", "--units", "{units}", "--freeze-conv", "--run", "{}/r"],
+     ["from scratch the conv encoder must train too"]),
+    ("pretrain", ["--corpus", "{table}", "--units", "{units}", "--updates", "0"],
+     ["updates must be at least 1, got 0"]),
+    ("finetune", ["--corpus", "{table}", "--run", "{}/r"], ["--init-from is needed; --help shows an example"]),
+    ("finetune", ["--corpus", "{three}", "--init-from", "{base}", "--run", "{}/r"],
+     ["the training part .* has no utterance labelled sad", "leave the class out"]),
+    ("export", ["{base}", "{table}"], ["corpus.tsv: exists already"]),
+    ("recognise", ["{base}", "{table}"], ["base: holds an encoder but no recogniser"]),
+    ("demo", ["--hubert", "/does/not/exist", "--set", "x=1", "--run", "{}/d"], ["--set x: no such setting"]),
+])
+def test_other_mistakes(script, table, tree, base, units, tmp_path, monkeypatch, name, args, words):
+    monkeypatch.setattr(demo, "make_corpus", lambda *args: tree)                # it takes minutes
+    np.save(tmp_path / "codebook.npy", np.zeros((4, 7), np.float32))
+    (tmp_path / "other.km").write_text("\n".join(["1 2 3"] * 24) + "\n")
+    three = "".join(line for line in table.read_text().splitlines(True) if "sad" not in line)
+    (tmp_path / "three.tsv").write_text(three.replace("\ttones", f"\t{table.parent}/tones"))
+    places = {"table": table, "tree": tree, "base": base, "units": units, "codebook": tmp_path / "codebook.npy",
+              "other": tmp_path / "other.km", "three": tmp_path / "three.tsv"}
+    before, beside = listing(tmp_path), listing(table.parent)
+    refused(script(name, *(word.format(tmp_path, **places) for word in args)), tmp_path, before, *words)
+    assert listing(table.parent) == beside
+
+
+# make
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+@pytest.mark.parametrize("words, status, said", [
+    (["session", "S=2", "IEMOCAP=/a b", "HUBERT=tiny", "RUN=r"], 0,
+     r'bin/session\.py --iemocap "/a b" --hubert "tiny"\s+--preset tiny --method align .* --run "r" +--session 2'),
+    (["sessions", "CORPUS=c.tsv", "HUBERT=/m", "METHOD=tapt", "CODEBOOK=k.bin", "FLAGS=--redo all"], 0,
+     r'--corpus "c\.tsv" --hubert "/m"\s+--codebook "k\.bin" --preset base --method tapt .*--redo all --session all'),
+    (["session", "HUBERT=tiny"], 2, "give IEMOCAP=folder or CORPUS=table"),
+    (["session", "IEMOCAP=/a"], 2, "give HUBERT=a model directory, tiny or scratch"),
+])
+def test_make_calls_the_scripts(words, status, said):
+    found = subprocess.run(["make", "--dry-run", *words], capture_output=True, text=True, cwd=small.ROOT)
+    assert found.returncode == status and re.search(said, " ".join((found.stdout + found.stderr).split("\\\n")))

@@ -1,0 +1,192 @@
+"""The table of a run against scikit-learn's numbers from the predictions alone; folds that must not be pooled."""
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from framealign import corpus, files, finetune, metrics, report
+from framealign.report import aligned, collect, table
+from framealign.utterances import CLASSES, Utterance
+
+PROTOCOL = {"base_digest": "abc", "hubert": "tiny", "preset": "tiny", "pretrain_data": "transductive", "seed": 7,
+            "validate_on": "session", "classes": list(CLASSES), "test_crop_seconds": "none"}
+
+
+class Run:
+    """A run as `session.py` leaves it, with predictions drawn at random: about half of them right."""
+
+    def __init__(self, root: Path, sessions: str = "12345", per_session: int = 40):
+        self.root, self.draw, self.utterances = root, np.random.default_rng(0), []
+        for session in sessions:
+            for number in range(per_session + int(session)):
+                gender, label = "FM"[number % 2], CLASSES[self.draw.choice(4, p=[0.4, 0.3, 0.2, 0.1])]
+                name = f"Ses0{session}{gender}_impro0{number % 5}_{gender}{number:03d}"
+                self.utterances.append(Utterance(name, root / f"{name}.wav", 16_000, session, f"Ses0{session}{gender}",
+                                                 gender, label, "impro"))
+        corpus.write(root / "corpus.tsv", self.utterances)
+
+    def finish(self, session: str, stage: str = "ser-finetune", selection: str = "clean", **settings) -> None:
+        """One fold's records and results."""
+        place, chosen = self.root / f"session{session}" / stage, [u for u in self.utterances if u.session == session]
+        true = np.array([CLASSES.index(u.label) for u in chosen])
+        guess = np.where(self.draw.random(len(true)) < 0.4, true, self.draw.integers(4, size=len(true)))
+        rows = [(u.id, u.label, CLASSES[i], *["0.25"] * 4) for u, i in zip(chosen, guess)]
+        finetune.write_predictions(place / "predictions.csv", list(CLASSES), rows)
+        test = finetune.scores(true, guess, list(CLASSES), [u.dialogue for u in chosen], 7)
+        files.write_json(place / "results.json", {
+            "selection": selection, "classes": list(CLASSES), "seed": 7, "test": test, "optimistic": selection in (
+                "reference", "best-test"), "num_utterances": {"train": 1, "valid": 1, "test": len(chosen)},
+            "reported": {name: test[name] for name in ("wa", "ua", "macro_f1")},
+            "protocol": PROTOCOL | {"selection": selection, "base_digest": settings.pop("base_digest", "abc")}})
+        files.write_json(place / "stage.json", {"settings": {"session": session, "split": [session], "seed": 7,
+                                                             "finetune": {"lr": 0.1}} | settings})
+
+
+@pytest.fixture
+def five(tmp_path) -> Run:
+    """A run whose five folds are finished."""
+    run = Run(tmp_path)
+    for session in "12345":
+        run.finish(session)
+    return run
+
+
+def predictions(run: Path) -> dict[str, list[tuple[str, str]]]:
+    """(true, predicted) of every test utterance by session, read from the files alone; `pooled`: of all."""
+    found = {}
+    for path in sorted(run.glob("session*/ser-finetune/predictions.csv")):
+        with open(path, encoding="utf-8", newline="") as file:
+            found[path.parts[-3][7:]] = [(row["true"], row["predicted"]) for row in csv.DictReader(file)]
+    return found | {"pooled": [pair for pairs in found.values() for pair in pairs]}
+
+
+def rows_of(text: str) -> dict[str, list[str]]:
+    """The cells of the table's rows by their first cell."""
+    return {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.split()}
+
+
+def test_the_table_has_scikit_learns_numbers(five):
+    """WA, UA, macro-F1, recalls and confusion of every fold and of all, recomputed from predictions.csv alone."""
+    sklearn = pytest.importorskip("sklearn.metrics")
+    found = collect(five.root, "align")
+    rows = rows_of(table(found))
+    for name, pairs in predictions(five.root).items():
+        true, guess = zip(*pairs)
+        recalls = sklearn.recall_score(true, guess, labels=CLASSES, average=None)
+        numbers = [sklearn.accuracy_score(true, guess), sklearn.balanced_accuracy_score(true, guess),
+                   sklearn.f1_score(true, guess, average="macro"), *recalls]
+        assert rows[name] == [*(f"{100 * number:.1f}" for number in numbers), str(len(pairs))]
+    matrix = sklearn.confusion_matrix(true, guess, labels=CLASSES)
+    assert found["pooled"]["confusion"] == matrix.tolist()
+    confusion = table(found).partition("confusion")[2]
+    assert [rows_of(confusion)[name] for name in CLASSES] == [[*map(str, row)] for row in matrix]
+
+
+def test_the_mean_is_that_of_the_folds(five):
+    rows = rows_of(table(collect(five.root, "align")))
+    folds = np.array([[float(cell) for cell in rows[name][:-1]] for name in "12345"])
+    assert np.abs(folds.mean(0) - [float(cell) for cell in rows["mean"][:-1]]).max() < 0.11
+    assert rows["mean"][-1] == rows["pooled"][-1] == str(len(five.utterances))
+
+
+def test_intervals_resample_dialogues(five):
+    pairs = predictions(five.root)["pooled"]
+    true, guess = (np.array([CLASSES.index(pair[i]) for pair in pairs]) for i in (0, 1))
+    dialogue = [re.fullmatch(r"(.*)_[FM]\d+", u.id)[1] for u in five.utterances]
+    assert len(set(dialogue)) == 50
+    wanted = metrics.bootstrap_interval(true, guess, dialogue, 4, seed=7)
+    found = collect(five.root, "align")
+    assert found["pooled"]["interval_95"] == {name: list(ends) for name, ends in wanted.items()}
+    low, high = (100 * end for end in wanted["ua"])
+    assert f"UA {low:.1f} to {high:.1f}" in table(found)
+
+
+def test_without_dialogues_speakers_are_resampled(five):
+    speakers = [Utterance(f"turn{i}", u.path, 16_000, u.session, u.speaker, "", u.label)
+                for i, u in enumerate(five.utterances)]
+    five.utterances = speakers
+    corpus.write(five.root / "corpus.tsv", speakers)
+    for session in "12345":
+        five.finish(session)
+    pairs = predictions(five.root)["pooled"]
+    true, guess = (np.array([CLASSES.index(pair[i]) for pair in pairs]) for i in (0, 1))
+    wanted = metrics.bootstrap_interval(true, guess, [u.speaker for u in speakers], 4, seed=7)
+    assert collect(five.root, "align")["pooled"]["interval_95"]["wa"] == list(wanted["wa"])
+
+
+def test_the_protocol_stands_above_the_numbers(five):
+    found = collect(five.root, "align")
+    first, second, *_ = table(found).splitlines()
+    for words in ("method align", "selection clean", "pretrain data transductive", "seed 7", "preset tiny",
+                  "classes neutral happy angry sad", "test crop seconds none", "validate on session"):
+        assert words in first
+    assert second.split()[:4] == ["session", "WA", "UA", "macro-F1"]
+
+
+def test_an_optimistic_protocol_is_marked(tmp_path):
+    run = Run(tmp_path)
+    run.finish("1", selection="reference")
+    assert table(collect(tmp_path, "align")).splitlines()[1] == "optimistic: looks at the test session before the test"
+    assert "optimistic" not in table(collect(tmp_path, "align")).splitlines()[0]
+
+
+def test_a_fold_that_is_not_finished_is_left_out(five):
+    (five.root / "session3" / "ser-finetune" / "stage.json").unlink()
+    assert list(collect(five.root, "align")["folds"]) == ["1", "2", "4", "5"]
+    assert rows_of(table(collect(five.root, "align")))["pooled"][-1] == str(len(five.utterances) - 43)
+
+
+def test_sessions_come_in_order(tmp_path):
+    run = Run(tmp_path, sessions="129")
+    for session in "912":
+        run.finish(session)
+    (tmp_path / "session9").rename(tmp_path / "session10")
+    assert list(collect(tmp_path, "align")["folds"]) == ["1", "2", "10"]
+
+
+def test_each_method_reports_its_own_stage(tmp_path):
+    run, found = Run(tmp_path), {}
+    for stage in ("finetune", "tapt-finetune", "ser-finetune"):
+        run.finish("1", stage)
+        found[stage] = files.read_json(tmp_path / "session1" / stage / "results.json")["test"]
+    for method, stage in report.STAGES.items():
+        assert collect(tmp_path, method)["folds"]["1"]["test"] == found[stage]
+        assert collect(tmp_path, method)["protocol"]["method"] == method
+
+
+def test_several_selections_are_not_mixed(tmp_path):
+    run = Run(tmp_path)
+    run.finish("1", "tapt-finetune")
+    run.finish("1", "tapt-finetune-speaker", "speaker")
+    with pytest.raises(ValueError, match=r"session1: has results of several selections \(clean, speaker\); .*--selec"):
+        collect(tmp_path, "tapt")
+    for selection in ("clean", "speaker"):
+        assert collect(tmp_path, "tapt", selection)["protocol"]["selection"] == selection
+    with pytest.raises(ValueError, match="no finished fold of method tapt, selection last"):
+        collect(tmp_path, "tapt", "last")
+    with pytest.raises(ValueError, match="no finished fold of method tapt, selection reference"):
+        collect(tmp_path, "tapt", "reference")
+
+
+@pytest.mark.parametrize("settings, reason", [
+    ({"finetune": {"lr": 0.2}}, r"finetune\.lr was 0\.1, is 0\.2"), ({"seed": 8}, "seed was 7, is 8"),
+    ({"base_digest": "def"}, "base_digest was abc, is def"), ({"corpus": "x"}, "corpus was None, is x"),
+])
+def test_folds_of_two_experiments_are_not_pooled(five, settings, reason):
+    five.finish("4", **settings)
+    with pytest.raises(ValueError, match=f"folds of two experiments cannot be pooled: from session 1 to session 4, "
+                                         f"{reason}; give each experiment a --run folder of its own"):
+        collect(five.root, "align")
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: Run(path)])
+def test_nothing_finished_is_said(tmp_path, make):
+    make(tmp_path / "run")
+    with pytest.raises(ValueError, match="run: no finished fold of method align; run bin/session.py first"):
+        collect(tmp_path / "run", "align")
+
+
+def test_columns_are_right_aligned():
+    assert aligned([["a", "bbb"], ["cc", "d"]]) == [" a  bbb", "cc    d"]

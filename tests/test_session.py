@@ -1,0 +1,588 @@
+"""The recipe on the smallest corpus: what runs, what is shared, kept, stale, remade, continued, refused."""
+import csv
+import dataclasses
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ranks
+import safetensors.torch
+import small
+import soundfile
+import torch
+
+from framealign import corpus, files, finetune, metrics, optim, session
+from framealign.model import Hubert
+from framealign.recognise import Recogniser
+from framealign.units import Codebook, Units
+
+ALIGN = ["tapt-units", "tapt-pretrain", "tapt-finetune", "align-units", "align-pretrain", "ser-finetune"]
+SHARED_STAGES = ("tapt-units", "tapt-pretrain")
+PLACES = {name: name if name in SHARED_STAGES else f"session1/{name}" for name in (*ALIGN, "finetune")}
+
+
+@dataclasses.dataclass
+class World:
+    """Corpus, base model, and a folder in which every run is made."""
+    tree: Path
+    base: Path
+    folder: Path
+
+    def run(self, run: str, settings: dict[str, str] | None = None, **changes) -> dict[str, dict]:
+        """Run the recipe in a folder of that name; results by session."""
+        changes = {"hubert": str(self.base)} | changes
+        if "corpus" in changes:
+            changes = {"iemocap": ""} | changes
+        chosen = small.config(self.tree, changes.pop("hubert"), self.folder / run, **changes)
+        return session.run_sessions(chosen, small.SETTINGS | (settings or {}))
+
+    def recipe(self, run: str, settings: dict[str, str] | None = None, **changes) -> session.Recipe:
+        return session.Recipe(small.config(self.tree, changes.pop("hubert", self.base), self.folder / run, **changes),
+                              small.SETTINGS | (settings or {}))
+
+    def copy(self, source: Path, run: str) -> Path:
+        """A copy of a run to be spoilt."""
+        return shutil.copytree(source, self.folder / run, symlinks=True)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> World:
+    folder = tmp_path_factory.mktemp("session")
+    return World(small.write_tree(folder / "tree"), small.write_base(folder / "base"), folder)
+
+
+@pytest.fixture(scope="module")
+def finished(world) -> Path:
+    """All three methods on session 1, not to be changed."""
+    for method in session.METHODS:
+        world.run("finished", method=method)
+    return world.folder / "finished"
+
+
+@pytest.fixture
+def spoilt(world, finished, request) -> str:
+    """The name of a run in which all three methods are finished and that may be changed."""
+    name = "".join(x if x.isalnum() else "-" for x in request.node.name)
+    world.copy(finished, name)
+    return name
+
+
+def made(run: Path, said: str) -> list[str]:
+    """The stages that this output says were begun, as paths below the run's folder."""
+    return [line.partition("] ")[2].removeprefix(f"{run}/") for line in said.splitlines()
+            if line.startswith("[") and f"] {run}/" in line]
+
+
+# What runs
+
+def test_each_method_has_its_stages_in_order(world):
+    names = {method: [stage.name for stage in world.recipe("none", method=method).stages()]
+             for method in session.METHODS}
+    assert names == {"finetune": ["base", "finetune"], "tapt": ["base", *ALIGN[:3]], "align": ["base", *ALIGN]}
+    assert [stage.name for stage in world.recipe("none", hubert="scratch").base()] == [
+        "mfcc-units", "scratch-1", "scratch-units", "scratch-2"]
+    assert not (world.folder / "none").exists()
+
+
+def test_every_stage_leaves_its_products_and_a_record(world, finished):
+    stages = {stage.name: stage for method in session.METHODS
+              for stage in world.recipe("finished", method=method).stages() if stage.make}
+    assert {name: str(stage.folder.relative_to(finished)) for name, stage in stages.items()} == PLACES
+    for stage in stages.values():
+        record = files.read_json(stage.folder / "stage.json")
+        assert set(record["products"]) == set(stage.products)
+        assert all(stage.product(name).exists() for name in stage.products)
+        assert record["settings"]["seed"] == 0 and record["protocol"]["pretrain_data"] == "transductive"
+        assert set(record["versions"]) == {"framealign", "torch", "python"}
+        assert {name: files.read_json(up.folder / "stage.json")["products"] for up in stage.upstream if up.make
+                for name in [up.name]} == {name: digests for name, digests in record["upstream"].items()
+                                           if name != "base"}
+    left = {path.name for path in finished.iterdir()} | {path.name for path in (finished / "session1").iterdir()}
+    assert left == {"corpus.tsv", "frontend", "session1", "recogniser", *PLACES}
+    assert not [path for path in finished.rglob("*") if path.name in ("states", "mfcc", "begun.json")]
+
+
+def test_the_results_state_the_protocol(finished):
+    for name in ("finetune", "tapt-finetune", "ser-finetune"):
+        results = files.read_json(finished / "session1" / name / "results.json")
+        protocol = results["protocol"]
+        assert {"selection": "clean", "validate_on": "session", "pretrain_data": "transductive", "seed": 0,
+                "merged": "excited into happy", "test_crop_seconds": "none", "training_crop_seconds": 6.0,
+                "classes": ["neutral", "happy", "angry", "sad"]}.items() <= protocol.items()
+        assert results["num_utterances"] == {"train": 8, "valid": 8, "test": 8} and not results["optimistic"]
+        assert all(0 <= value <= 1 for value in results["reported"].values())
+
+
+def test_the_folds_recogniser_is_the_tested_one(world, finished):
+    link = finished / "session1" / "recogniser"
+    assert os.readlink(link) == "ser-finetune/recogniser"
+    recogniser = Recogniser.from_pretrained(link)
+    with open(finished / "session1" / "ser-finetune" / "predictions.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows[:2]:
+        wav = next(world.tree.rglob(f"{row['id']}.wav"))
+        found = recogniser(wav)
+        assert found.emotion == row["predicted"]
+        assert [float(row[name]) for name in found.probabilities] == pytest.approx([*found.probabilities.values()],
+                                                                                  abs=1e-3)
+
+
+def test_align_starts_from_the_base_and_clusters_the_recogniser(world, finished):
+    """Phase 2 is pretrained from the base model again, on units of phase 1's fine-tuned encoder."""
+    align = files.read_json(finished / "session1" / "align-pretrain" / "stage.json")["upstream"]
+    tapt = files.read_json(finished / "tapt-pretrain" / "stage.json")["upstream"]
+    assert set(align) == {"base", "align-units"} and align["base"] == tapt["base"]
+    assert set(files.read_json(finished / "session1" / "align-units" / "stage.json")["upstream"]) == {"tapt-finetune"}
+    base = Hubert.from_pretrained(world.base).state_dict()
+    for place in ("tapt-pretrain", "session1/align-pretrain"):
+        trained = Hubert.from_pretrained(finished / place / "encoder").state_dict()
+        changed = {name.split(".")[0] for name in base if not torch.equal(base[name], trained[name])}
+        assert changed == {"masked_spec_embed", "feature_projection", "encoder"}, place
+    units = Units.read(finished / "session1" / "align-units" / "units.safetensors")
+    assert units.num_clusters == 5 and units.record["layer"] == 1 and units.record["codebook"] == "fitted"
+
+
+def test_from_scratch_runs_four_stages_before(world, capsys):
+    world.run("scratch", hubert="scratch", method="tapt")
+    run = world.folder / "scratch"
+    assert made(run, capsys.readouterr().out) == [
+        "scratch/mfcc-units", "scratch/scratch-1", "scratch/scratch-units", "scratch/scratch-2", "tapt-units",
+        "tapt-pretrain", "session1/tapt-finetune"]
+    sizes = [Units.read(run / place / "units.safetensors").num_clusters
+             for place in ("scratch/mfcc-units", "scratch/scratch-units")]
+    assert sizes == [6, 8]
+    model = Hubert.from_pretrained(run / "scratch" / "scratch-2" / "encoder")
+    assert model.config == small.model() and not model.do_normalize
+    first, second = (files.read_json(run / "scratch" / name / "stage.json") for name in ("scratch-1", "scratch-2"))
+    assert set(first["upstream"]) == {"mfcc-units"} and set(second["upstream"]) == {"scratch-units"}
+    world.run("scratch", hubert="scratch", method="tapt")
+    assert made(run, capsys.readouterr().out) == []
+    with pytest.raises(ValueError, match="stage scratch-1 .* settings.pretrain.peak_lr"):
+        world.run("scratch", {"scratch.peak_lr": "0.1"}, hubert="scratch", method="tapt")
+
+
+# What is shared
+
+def test_methods_share_phase_one(world, capsys):
+    run = world.folder / "methods"
+    world.run("methods", method="tapt")
+    before = small.digests(run)
+    capsys.readouterr()
+    world.run("methods", method="align")
+    assert made(run, capsys.readouterr().out) == [f"session1/{name}" for name in ALIGN[3:]]
+    after = small.digests(run)
+    assert {path: after[path] for path in before if path != "session1/recogniser"} == {
+        path: digest for path, digest in before.items() if path != "session1/recogniser"}
+
+
+def test_sessions_share_what_does_not_depend_on_them(world, spoilt, capsys):
+    run = world.folder / spoilt
+    results = world.run(spoilt, session="all")
+    assert list(results) == ["1", "2", "3"]
+    assert made(run, capsys.readouterr().out) == [f"session{n}/{name}" for n in (2, 3) for name in ALIGN[2:]]
+    tested = [{row["id"][:5] for row in csv.DictReader(open(run / f"session{n}" / "ser-finetune" / "predictions.csv"))}
+              for n in (1, 2, 3)]
+    assert tested == [{"Ses01"}, {"Ses02"}, {"Ses03"}]
+
+
+def test_inductive_pretraining_shares_nothing_and_does_not_hear_the_held_out_session(world, capsys):
+    run = world.folder / "inductive"
+    for fold in "12":
+        world.run("inductive", session=fold, method="tapt", pretrain_data="inductive")
+    assert made(run, capsys.readouterr().out) == [f"session{n}/{name}" for n in (1, 2) for name in ALIGN[:3]]
+    for fold in "12":
+        utterances = [u for u in corpus.read(run / "corpus.tsv") if u.session != fold]
+        Units.read(run / f"session{fold}" / "tapt-units" / "units.safetensors").check(utterances, "units")
+        record = files.read_json(run / f"session{fold}" / "tapt-units" / "stage.json")
+        assert record["settings"]["heard"].startswith("16 utterances")
+        assert record["protocol"]["pretrain_data"] == "inductive"
+
+
+# What is kept, stale, remade
+
+def test_a_second_run_makes_nothing(world, spoilt, capsys):
+    run = world.folder / spoilt
+    times = {path: path.lstat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    before = small.digests(run)
+    for method in ("finetune", "tapt", "align"):
+        capsys.readouterr()
+        world.run(spoilt, method=method)
+        said = capsys.readouterr().out
+        assert made(run, said) == []
+        assert said.count("] kept, made in ") == {"finetune": 1, "tapt": 3, "align": 6}[method]
+    assert small.digests(run) == before
+    assert {path: path.lstat().st_mtime_ns for path in times if path.name != "corpus.tsv"} == {
+        path: time for path, time in times.items() if path.name != "corpus.tsv"}
+
+
+@pytest.mark.parametrize("settings, changes, stage, reason", [
+    ({"pretrain.updates": "5"}, {}, "tapt-pretrain", r"settings\.pretrain\.updates was 4, is 5"),
+    ({"tapt_clusters": "7"}, {}, "tapt-units", r"settings\.clusters was 8, is 7"),
+    ({"align_layer": "2"}, {}, "align-units", r"settings\.layer was 1, is 2"),
+    ({"kmeans.full_passes": "1"}, {}, "tapt-units", r"settings\.kmeans\.full_passes was 2, is 1"),
+    ({"finetune.lr": "0.5"}, {}, "tapt-finetune", r"settings\.finetune\.lr was 0\.001, is 0\.5"),
+    ({"finetune.lr": "0.5"}, {"method": "finetune"}, "finetune", r"settings\.finetune\.lr"),
+    ({}, {"seed": 1}, "tapt-units", r"settings\.seed was 0, is 1"),
+    ({}, {"selection": "last"}, "tapt-finetune", r"settings\.finetune\.selection was clean, is last"),
+    ({}, {"validate_on": "speaker"}, "tapt-finetune", r"settings\.split was "),
+    ({}, {"selection": "speaker"}, "ser-finetune", r"settings\.finetune\.selection was clean, is speaker"),
+    ({}, {"classes": "sad,angry,happy,neutral"}, "tapt-finetune", r"settings\.classes was \['neutral'"),
+    ({}, {"precision": "float32"}, "tapt-pretrain", r"settings\.precision was auto, is float32"),
+    ({}, {"hubert": "other"}, "tapt-units", r"upstream\.base\.encoder was \w+, is \w+"),
+    ({}, {"codebook": "tapt-units/codebook.safetensors"}, "tapt-units", r"settings\.codebook was , is \w+"),
+])
+def test_what_changed_is_said_and_nothing_remade(world, finished, settings, changes, stage, reason):
+    changes = dict(changes)
+    if "hubert" in changes:
+        changes["hubert"] = small.write_base(world.folder / "other", seed=1)
+    if "codebook" in changes:
+        changes["codebook"] = str(finished / changes["codebook"])
+    before = small.digests(finished)
+    with pytest.raises(ValueError, match=rf"stage {stage} in \S+ is stale: {reason}.*; remake it and what builds on "
+                                         f"it with --redo {stage}, or choose another --run folder"):
+        world.run("finished", settings, **changes)
+    assert small.digests(finished) == before
+
+
+@pytest.fixture
+def table(world, finished, tmp_path) -> Path:
+    """The finished run's manifest with absolute paths, to be changed."""
+    corpus.write(tmp_path / "table.tsv", corpus.read(finished / "corpus.tsv"))
+    return tmp_path / "table.tsv"
+
+
+def test_another_corpus_makes_stale(world, finished, table):
+    world.run("finished", corpus=str(table))        # the same utterances
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(ValueError, match=r"stage tapt-units .* settings\.corpus was 24 utterances \(digest \w+\), "
+                                         r"is 23 utterances \(digest"):
+        world.run("finished", corpus=str(table))
+    assert "happy" in lines[3]
+    table.write_text("\n".join([*lines[:3], lines[3].replace("happy", "sad"), *lines[4:]]) + "\n")
+    with pytest.raises(ValueError, match=r"stage tapt-finetune .* settings\.split was"):    # labels count only here
+        world.run("finished", corpus=str(table))
+
+
+def test_a_product_made_anew_makes_stale_what_builds_on_it(world, spoilt):
+    more = {"pretrain.updates": "5"}
+    world.run(spoilt, more, method="tapt", redo="tapt-pretrain")
+    with pytest.raises(ValueError, match=r"stage align-units .* stale: upstream\.tapt-finetune\.\S+ was \w+, is "
+                                         r"\w+; .*--redo align-units"):
+        world.run(spoilt, more)
+    world.run(spoilt, more, redo="align-units")
+
+
+@pytest.mark.parametrize("harm, reason", [
+    (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x"), "encoder is not what was made"),
+    (lambda path: shutil.rmtree(path.parent), "encoder is gone"),
+])
+def test_a_product_that_was_spoilt_is_said(world, spoilt, harm, reason):
+    harm(world.folder / spoilt / "tapt-pretrain" / "encoder" / "model.safetensors")
+    with pytest.raises(ValueError, match=f"stage tapt-pretrain .* is stale: {reason}; .*--redo tapt-pretrain"):
+        world.run(spoilt)
+
+
+@pytest.mark.parametrize("redo, remade", [("align-pretrain", ALIGN[4:]), ("tapt-pretrain", ALIGN[1:]), ("all", ALIGN)])
+def test_redo_remakes_a_stage_and_what_builds_on_it(world, finished, spoilt, capsys, redo, remade):
+    run = world.folder / spoilt
+    world.run(spoilt, redo=redo)
+    assert made(run, capsys.readouterr().out) == [PLACES[name] for name in remade]
+    assert small.products(run) == small.products(finished)      # same seed, same settings: the same bytes
+
+
+def test_redo_of_all_sessions_remakes_what_they_share_once(world, capsys):
+    world.run("redo", session="all", method="tapt")
+    before = small.products(world.folder / "redo")
+    capsys.readouterr()
+    world.run("redo", session="all", method="tapt", redo="tapt-units")
+    assert made(world.folder / "redo", capsys.readouterr().out) == [
+        *SHARED_STAGES, *(f"session{n}/tapt-finetune" for n in (1, 2, 3))]
+    assert small.products(world.folder / "redo") == before
+
+
+def test_redo_of_no_stage_is_refused(world, finished):
+    with pytest.raises(ValueError, match="--redo must be all or one of tapt-units, .*ser-finetune, got everything"):
+        world.run("finished", redo="everything")
+    with pytest.raises(ValueError, match="--redo must be all or one of finetune, got tapt-units"):
+        world.run("finished", redo="tapt-units", method="finetune")
+
+
+# Protocols
+
+@pytest.mark.parametrize("selection", ["last", "best-test"])
+def test_selection_without_validation(world, selection):
+    results = world.run(f"sel-{selection}", method="finetune", selection=selection)["1"]
+    assert results["num_utterances"] == {"train": 16, "valid": 0, "test": 8}
+    assert results["optimistic"] == (selection == "best-test") and results["selection"] == selection
+    assert results["selected_epoch"] == 2 or selection == "best-test"
+    assert "validate_on" not in results["protocol"]
+
+
+@pytest.mark.parametrize("selection", ["speaker", "reference"])
+def test_selection_on_speakers_goes_both_ways(world, selection):
+    results = world.run(f"sel-{selection}", method="finetune", selection=selection)["1"]
+    place = world.folder / f"sel-{selection}" / "session1" / "finetune"
+    rows = list(csv.DictReader(open(place / "predictions.csv", encoding="utf-8", newline="")))
+    assert sorted(row["id"] for row in rows) == sorted(path.stem for path in (world.tree / "Session1").rglob("*.wav"))
+    ways = results["ways"]
+    assert [len({row["id"][-4] for row in rows[part]}) for part in (slice(0, 4), slice(4, 8))] == [1, 1]
+    for name in ("wa", "ua", "macro_f1"):
+        parts = ("valid", "test") if selection == "reference" else ("test",)
+        assert results["reported"][name] == pytest.approx(np.mean([way[part][name] for way in ways for part in parts]))
+    together = sum(np.array(way["test"]["confusion"]) for way in ways)
+    assert results["test"]["confusion"] == together.tolist() and results["test"]["wa"] == metrics.wa(together)
+    assert results["num_utterances"] == {"train": 16, "valid": 8, "test": 8}
+    assert results["optimistic"] == (selection == "reference") and len(results["selected_epoch"]) == 2
+    assert Recogniser.from_pretrained(place / "recogniser").labels == results["classes"]
+
+
+def test_phase_one_is_never_selected_on_the_test_session(world, spoilt, capsys):
+    run = world.folder / spoilt
+    world.run(spoilt, method="tapt", selection="speaker")
+    assert made(run, capsys.readouterr().out) == ["session1/tapt-finetune-speaker"]
+    world.run(spoilt, selection="reference", redo="ser-finetune")
+    assert made(run, capsys.readouterr().out) == ["session1/ser-finetune"]     # on the clean tapt-finetune
+    assert files.read_json(run / "session1" / "tapt-finetune" / "results.json")["selection"] == "clean"
+
+
+def test_validation_on_one_speaker(world):
+    results = world.run("one-speaker", method="finetune", validate_on="speaker")["1"]
+    assert results["num_utterances"] == {"train": 12, "valid": 4, "test": 8}
+    assert results["protocol"]["validate_on"] == "speaker"
+
+
+def test_a_class_left_out_is_still_heard(world):
+    recipe = world.recipe("none", classes="angry, sad")
+    assert [len(part) for part in dataclasses.astuple(recipe.splits("clean")[0])[:3]] == [4, 4, 4]
+    assert {u.label for u in recipe.heard} == {"angry", "sad", ""} and len(recipe.heard) == 24
+    results = world.run("two-classes", method="finetune", classes="angry, sad")["1"]
+    assert results["classes"] == ["angry", "sad"]
+
+
+def test_a_given_codebook_is_used(world, finished):
+    given = finished / "tapt-units" / "codebook.safetensors"
+    world.run("given", method="tapt", codebook=str(given))
+    units = Units.read(world.folder / "given" / "tapt-units" / "units.safetensors")
+    fitted = Units.read(finished / "tapt-units" / "units.safetensors")
+    assert torch.equal(units.units, fitted.units)
+    assert (units.record["codebook"], fitted.record["codebook"]) == (str(given), "fitted")
+    assert torch.equal(Codebook.read(world.folder / "given" / "tapt-units" / "codebook.safetensors").centroids,
+                       Codebook.read(given).centroids)
+
+
+def test_a_base_model_as_it_is_downloaded(world, tmp_path):
+    """Older directories hold pytorch_model.bin, no preprocessor_config.json and perhaps no mask embedding."""
+    state = Hubert.from_pretrained(world.base).state_dict()
+    torch.save({name: x for name, x in state.items() if name != "masked_spec_embed"}, tmp_path / "pytorch_model.bin")
+    shutil.copy(world.base / "config.json", tmp_path / "config.json")
+    found = []
+    for name in ("old-1", "old-2"):
+        world.run(name, method="tapt", hubert=tmp_path)
+        found.append(small.products(world.folder / name))
+    world.run("old-1", method="tapt", hubert=tmp_path)
+    assert found[0] == found[1]
+
+
+# Interruptions
+
+def test_the_same_seed_gives_the_same_bytes(world, finished):
+    world.run("again")
+    again = small.products(world.folder / "again")
+    assert len(again) == 20 and again.items() <= small.products(finished).items()
+    world.run("seed", seed=1)
+    other = small.products(world.folder / "seed")
+    assert [path for path in again if again[path] == other[path]
+            and path.endswith(("model.safetensors", "units.safetensors"))] == []
+
+
+def interrupt(monkeypatch, owner: object, name: str, number: int) -> None:
+    """Let the call number `number` of a function end in Ctrl-C, before it does anything."""
+    whole, count = getattr(owner, name), iter(range(10 ** 6))
+
+    def stopping(*args, **kwargs):
+        if next(count) == number:
+            raise KeyboardInterrupt
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, stopping)
+
+
+@pytest.mark.parametrize("owner, name, calls", [(os, "replace", 60), (optim, "step", 20), (finetune, "predict", 8),
+                                                (session, "make_units", 2), (np.lib.format, "open_memmap", 3)])
+def test_interrupted_runs_end_like_uninterrupted_ones(world, finished, monkeypatch, owner, name, calls):
+    """Several interruptions of one run, each at a place drawn for it; then the same command once more."""
+    run, draw = f"interrupted-{name}", random.Random(name)
+    stops = 0
+    for number in sorted(draw.sample(range(calls), min(3, calls))):
+        with monkeypatch.context() as patch:
+            interrupt(patch, owner, name, number // (stops + 1))
+            try:
+                world.run(run)
+            except KeyboardInterrupt:
+                stops += 1
+    assert stops >= min(2, calls)
+    world.run(run)
+    found = small.products(world.folder / run)
+    assert found.items() <= small.products(finished).items() and len(found) == 20
+
+
+def test_killed_runs_end_like_uninterrupted_ones(world, finished):
+    """SIGKILL after a line of output that is drawn, twice; what is left is finished in this process."""
+    run, draw = world.folder / "killed", random.Random(1)
+    command = [sys.executable, small.ROOT / "bin" / "session.py", "--iemocap", world.tree, "--allow-partial",
+               "--hubert", world.base, "--preset", "tiny", "--run", run, "--device", "cpu", *small.FLAGS]
+    for lines in (draw.randint(2, 8), draw.randint(3, 12)):
+        with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                              cwd=world.folder, env=small.ENVIRONMENT) as process:
+            for _ in range(lines):
+                assert process.stdout.readline()
+            process.send_signal(signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+    assert not (run / "session1" / "recogniser").exists()
+    world.run("killed")
+    assert small.products(run).items() <= small.products(finished).items()
+
+
+def test_half_made_with_another_configuration_is_said(world, monkeypatch, capsys):
+    run = world.folder / "half"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, optim, "step", 3)
+        world.run("half", method="tapt")
+    assert (run / "tapt-pretrain" / "checkpoints" / "00000002").exists()
+    before = small.digests(run)
+    with pytest.raises(ValueError, match=r"stage tapt-pretrain in \S+ is half-made and stale: "
+                                         r"settings\.pretrain\.peak_lr was 0\.001, is 0\.01; .*--redo tapt-pretrain"):
+        world.run("half", {"pretrain.peak_lr": "0.01"}, method="tapt")
+    assert small.digests(run) == before
+    world.run("half", {"pretrain.peak_lr": "0.01"}, method="tapt", redo="tapt-pretrain")
+    assert "continues after" not in capsys.readouterr().out
+    assert files.read_json(run / "tapt-pretrain" / "stage.json")["settings"]["pretrain"]["peak_lr"] == 0.01
+
+
+def on_a_rank(tree: Path, base: Path, run: Path) -> dict:
+    """The method align as torchrun's ranks run it."""
+    return session.run_sessions(small.config(tree, base, run), small.SETTINGS)
+
+
+def test_two_ranks_make_what_one_makes(world, finished):
+    found = ranks.run(on_a_rank, 2, world.tree, world.base, world.folder / "ranks")
+    assert found[0] == found[1]
+    run = world.folder / "ranks"
+    assert files.read_json(run / "tapt-pretrain" / "stage.json")["ranks"] == 2
+    one, two = (Units.read(place / "tapt-units" / "units.safetensors").units for place in (finished, run))
+    assert torch.equal(one, two)
+    one, two = (safetensors.torch.load_file(place / "tapt-pretrain" / "encoder" / "model.safetensors")
+                for place in (finished, run))
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+
+
+# What is refused
+
+@pytest.mark.parametrize("changes, message", [
+    ({"method": "tune"}, "--method must be one of finetune, tapt, align, got tune"),
+    ({"selection": "best"}, "--selection must be one of clean, last, speaker, reference, best-test, got best"),
+    ({"pretrain_data": "all"}, "--pretrain-data must be one of transductive, inductive, got all"),
+    ({"validate_on": "utterance"}, "--validate-on must be one of session, speaker, got utterance"),
+    ({"preset": "huge"}, "preset must be one of base, large, small, tiny, got huge"),
+    ({"iemocap": ""}, "give either --corpus .* or --iemocap"),
+    ({"iemocap": "a", "corpus": "b"}, "give either --corpus .* or --iemocap"),
+    ({"hubert": ""}, "--hubert with a model directory, tiny or scratch"),
+    ({"hubert": "/does/not/exist"}, "/does/not/exist: no such directory"),
+    ({"iemocap": "/wrong"}, "/wrong: no Session1 to Session5 .*; give the folder that holds Session1"),
+    ({"allow_partial": False}, "not the whole IEMOCAP: session 1, neu: found 2, expected 384; .*--allow-partial"),
+    ({"corpus": "/wrong.tsv"}, "/wrong.tsv: no such file"),
+    ({"session": "6"}, "no utterance of session 6; there are: 1, 2, 3"),
+    ({"classes": "happy"}, "--classes must be two or more different names"),
+    ({"classes": "happy,happy"}, "--classes must be two or more different names"),
+    ({"classes": "happy,,sad"}, "--classes must be two or more different names"),
+    ({"classes": "happy,afraid"}, "has no utterance labelled afraid"),
+    ({"device": "tpu"}, "--device must be auto, cpu, cuda or mps, got tpu"),
+    ({"precision": "half"}, "--precision must be auto, float32 or bfloat16, got half"),
+    ({"codebook": "/wrong.npy"}, "/wrong.npy: No such file"),
+])
+def test_a_wrong_flag_is_said_and_nothing_written(world, changes, message):
+    with pytest.raises(ValueError, match=message):
+        world.run("refused", **changes)
+    assert not (world.folder / "refused").exists()
+
+
+@pytest.mark.parametrize("settings, changes, message", [
+    ({"tapt_layer": "3"}, {}, "tapt_layer is 3, the base model has blocks 1 to 2; choose the --preset of the model's"),
+    ({"align_layer": "9"}, {}, "align_layer is 9, .* or --set align_layer="),
+    ({"scratch_layer": "3"}, {"hubert": "scratch"}, "scratch_layer is 3"),
+    ({"tapt_clusters": "100000"}, {}, "100000"),
+])
+def test_settings_that_do_not_fit_the_model_are_said(world, settings, changes, message):
+    with pytest.raises(ValueError, match=message):
+        world.run("refused", settings, **changes)
+    assert not (world.folder / "refused").exists()
+
+
+def test_layers_that_a_method_does_not_use_do_not_matter(world):
+    assert world.recipe("none", {"tapt_layer": "9", "align_layer": "9"}, method="finetune").stages()
+    assert world.recipe("none", {"align_layer": "9"}, method="tapt").stages()
+
+
+def test_a_codebook_of_another_width_is_refused(world, tmp_path):
+    np.save(tmp_path / "wide.npy", np.zeros((8, 17), np.float32))
+    with pytest.raises(ValueError, match="wide.npy: a codebook of 17 dimensions cannot label frames of 16"):
+        world.run("refused", codebook=str(tmp_path / "wide.npy"))
+    assert not (world.folder / "refused").exists()
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (lambda path: path.unlink(), "no such file"),
+    (lambda path: path.write_bytes(b""), "empty file"),
+    (lambda path: path.write_bytes(path.read_bytes()[:5000]), "truncated"),
+    (lambda path: path.write_text("not sound" * 100), "not a sound file"),
+    (lambda path: soundfile.write(path, np.zeros(399), 16_000), "400"),
+    (lambda path: soundfile.write(path, np.zeros(16_000), 16_000), "nothing to hear"),
+    (lambda path: soundfile.write(path, np.full(16_000, np.nan), 16_000, subtype="FLOAT"), "NaN"),
+    (lambda path: soundfile.write(path, np.full(16_000, np.inf), 16_000, subtype="FLOAT"), "infinite"),
+])
+@pytest.mark.parametrize("method", ["finetune", "align"])
+def test_a_rotten_file_is_named_and_nothing_left(world, tmp_path, spoil, message, method):
+    tree = shutil.copytree(world.tree, tmp_path / "tree")
+    wav = sorted(tree.rglob("*.wav"))[13]
+    spoil(wav)
+    with pytest.raises(ValueError, match=message) as error:
+        world.run("refused", iemocap=str(tree), method=method)
+    assert str(wav) in str(error.value) and "\n" not in str(error.value)
+    assert not (world.folder / "refused").exists()
+
+
+def test_a_session_without_a_class_is_refused_for_every_fold_at_once(world, finished, table):
+    """Without --selection last it is session 2 that has nothing to validate anger on; with it session 3 to test on."""
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join(line for line in lines if "Ses03" not in line or "angry" not in line) + "\n")
+    with pytest.raises(ValueError, match="holding out session 3: the test part .of session 3. has no utterance "
+                                         "labelled angry"):
+        world.run("refused", corpus=str(table), session="all", selection="last")
+    assert not (world.folder / "refused").exists()
+
+
+def test_a_table_without_labels_or_sessions_is_refused(world, finished, table):
+    rows = [line.split("\t") for line in table.read_text().splitlines()]
+    for column, message in (("label", "no utterance has a label"), ("session", "has no session")):
+        place = rows[0].index(column)
+        emptied = [rows[0], *([*row[:place], "", *row[place + 1:]] for row in rows[1:])]
+        table.write_text("".join("\t".join(row) + "\n" for row in emptied))
+        for fold in ("1", "all"):
+            with pytest.raises(ValueError, match=message):
+                world.run("refused", corpus=str(table), session=fold)
+    assert not (world.folder / "refused").exists()
+
+
+def test_a_table_is_compared_with_its_files_first(world, finished, table):
+    first = corpus.read(table)[0]
+    table.write_text(table.read_text().replace(f"\t{first.num_samples}\t", f"\t{first.num_samples + 1}\t"))
+    with pytest.raises(ValueError, match="1 of 24 sound files are not as the manifest says"):
+        world.run("refused", corpus=str(table))
+    assert not (world.folder / "refused").exists()
