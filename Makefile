@@ -12,9 +12,9 @@ FLAGS ?=
 
 input = $(if $(IEMOCAP),--iemocap "$(IEMOCAP)",$(if $(CORPUS),--corpus "$(CORPUS)",$(error give IEMOCAP=folder or CORPUS=table)))
 session = $(VENV)/bin/python bin/session.py $(input) --hubert "$(or $(HUBERT),$(error give HUBERT=a model directory, tiny or scratch))" \
-	$(if $(CODEBOOK),--codebook "$(CODEBOOK)") --preset $(PRESET) --method $(METHOD) --seed $(SEED) --run "$(RUN)" $(FLAGS)
+	$(if $(CODEBOOK),--codebook "$(CODEBOOK)") --preset $(PRESET) --method $(METHOD) --seed $(SEED) --run-folder "$(RUN)" $(FLAGS)
 
-.PHONY: demo test slow-test gpu-test session sessions tiny-base clean help
+.PHONY: demo test slow-test gpu-test inputs session sessions tiny-base clean help
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -38,10 +38,13 @@ slow-test: $(VENV)/ready  ## the tests that take minutes
 gpu-test: $(VENV)/ready  ## the tests that need a CUDA device
 	$(VENV)/bin/python -m pytest -m gpu $(FLAGS)
 
-session: $(VENV)/ready  ## one fold: make session S=1 IEMOCAP=folder HUBERT=folder [METHOD= PRESET= RUN= SEED= CODEBOOK=]
+inputs:
+	@: $(session)
+
+session: inputs $(VENV)/ready  ## one fold: make session S=1 IEMOCAP=folder HUBERT=folder [METHOD= PRESET= RUN= SEED= CODEBOOK=]
 	$(session) --session $(S)
 
-sessions: $(VENV)/ready  ## every fold, then the pooled table
+sessions: inputs $(VENV)/ready  ## every fold, then the pooled table
 	$(session) --session all
 
 tiny-base: $(VENV)/ready  ## pretrain the committed tiny base model again (about an hour on 2 cores)

@@ -136,7 +136,7 @@ def test_another_rate_and_stereo_are_said_once_with_the_first_file(tmp_path, noi
     for name in ("first.wav", "second.wav"):
         audio.load(written(tmp_path / name, np.stack([noise, noise], 1), 8000))
     audio.length(written(tmp_path / "third.wav", noise, 44_100))
-    said = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
     assert "first.wav" in said[0] and "8000 Hz" in said[0] and "resampled to 16000 Hz" in said[0]
     assert "first.wav" in said[1] and "2 channels" in said[1] and "averaged" in said[1]
@@ -144,7 +144,7 @@ def test_another_rate_and_stereo_are_said_once_with_the_first_file(tmp_path, noi
 
 def test_16_khz_mono_says_nothing(tmp_path, noise, capsys):
     audio.load(written(tmp_path / "a.wav", noise))
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr() == ("", "")
 
 
 def test_channels_are_averaged(tmp_path, noise):
