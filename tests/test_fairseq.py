@@ -14,8 +14,10 @@ import zipfile
 import pytest
 import torch
 
+from framealign import commands, huggingface
 from framealign.config import HubertConfig
 from framealign.interop import read_fairseq
+from framealign.model import Hubert
 from framealign.parameters import shapes
 
 SMALL = HubertConfig(conv_dim=(8,) * 7, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
@@ -138,6 +140,23 @@ def test_fairseq_checkpoints(kind, config, is_zip, foreign, tmp_path, monkeypatc
     assert torch.equal(found.head["codewords"], head["label_embs_concat"])
     assert ("lm_head.weight" in found.head) == (kind == "ctc") and len(found.head) == (5 if kind == "ctc" else 3)
     assert not any(name.split(".")[0] in ("omegaconf", "fairseq") for name in sys.modules)
+
+
+@pytest.mark.parametrize("normalize", (False, True))
+def test_exported_as_a_model_directory(normalize, foreign, tmp_path):
+    """What `bin/export.py` does with a .pt: the same weights, and its own word on normalisation."""
+    state = random_state(SMALL)
+    checkpoint = checkpoint_of("args", SMALL, fairseq_names(SMALL, state, {}), foreign)
+    checkpoint["args"].normalize = normalize
+    save(checkpoint, tmp_path / "hubert.pt", True)
+    commands.export(str(tmp_path / "hubert.pt"), str(tmp_path / "model"), False, "huggingface")
+    found = huggingface.read(tmp_path / "model")
+    assert found.do_normalize is normalize and not found.head and found.config.hidden_dropout == 0.2
+    assert found.state.keys() == state.keys() and all(torch.equal(found.state[name], state[name]) for name in state)
+    hubert, waveform = Hubert.from_pretrained(tmp_path / "model"), torch.randn(1, 2000)
+    plain = Hubert(SMALL).eval()
+    plain.load(state, "state")
+    assert torch.equal(hubert.states(waveform), plain.states(waveform))
 
 
 def test_fairseq_half_precision_and_views(foreign, tmp_path):

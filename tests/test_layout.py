@@ -19,7 +19,7 @@ LEVELS = {
     5: ["pretrain", "finetune"],
     6: ["session", "recognise"],
     7: ["alignment", "report"],
-    8: ["demo", "commands"],
+    8: ["demo", "commands", "verify"],
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules}
 WITHIN = {("log", "distributed")}                   # the one import inside a level: only rank 0 speaks

@@ -9,6 +9,7 @@ import torch
 from framealign import mfcc as module
 from framealign.frames import num_frames
 from framealign.mfcc import mfcc
+from framealign.model import Hubert
 
 pytest.importorskip("torchaudio", reason="torchaudio does not load beside this torch")
 EMODB = Path(__file__).parents[1] / "../shared/data/emodb4/audio"
@@ -104,6 +105,15 @@ def test_counts_equal_the_encoders_for_every_length():
     waveform = torch.randn(50_000, generator=torch.Generator().manual_seed(0))
     for n in [400, 401, 559, 560, 719, 720, 721, 879, 880, 1039, 1040, 7919, 20_079, 20_080, 49_999, 50_000]:
         assert mfcc(waveform[:n]).shape == (num_frames(n), 39)
+
+
+def test_counts_are_the_encoders_when_both_are_run(micro):
+    """For every length of three hops; all lengths to 50,000 are counted above and in test_frames.py."""
+    hubert = Hubert(micro).eval()
+    waveform = torch.randn(1360, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        for n in range(400, 1361):
+            assert len(mfcc(waveform[:n])) == hubert.frontend(waveform[None, :n]).shape[1] == num_frames(n)
 
 
 def test_frame_t_sees_its_own_400_samples():

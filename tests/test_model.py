@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framealign import huggingface, interop
+from framealign import audio, huggingface, interop
 from framealign.config import PRESETS, HubertConfig
 from framealign.model import ConvLayer, Hubert
 from framealign.parameters import shapes
@@ -133,6 +133,17 @@ def test_all_hidden_states_are_transformers(name, tmp_path):
         assert difference(masked[0], plain[0]) > 1e-2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [BASE, LARGE], ids=["base", "large"])
+def test_all_hidden_states_of_the_full_depth_are_transformers(config, tmp_path):
+    """Twelve blocks and twenty-four: 5e-6 in float32, 1e-10 in float64."""
+    hubert = make(config)
+    theirs = in_transformers(hubert, tmp_path)
+    for dtype, bound in ((torch.float32, 5e-6), (torch.float64, 1e-10)):
+        hubert, theirs, waveform = hubert.to(dtype), theirs.to(dtype), sound(1, 2000, dtype=dtype)
+        assert largest_difference(our_states(hubert, waveform), their_states(theirs, waveform)) <= bound
+
+
 @pytest.mark.parametrize("name", sorted(SHAPES.keys() - BIG))
 def test_and_back_from_transformers(name, tmp_path):
     """The directory that they write gives the same model here, to the bit."""
@@ -239,6 +250,18 @@ def test_padding_never_changes_a_result(name):
         check_batch_equals_alone(hubert, of_lengths(*lengths), 2e-5)
 
 
+@pytest.mark.parametrize("name", ["base", "large"])
+def test_padding_never_changes_a_result_of_real_speech(name, shared):
+    """Six utterances of six lengths, as they are in their files and one made quiet: 2e-5 in float32."""
+    folder = shared / "emodb4" / "audio"
+    if not folder.is_dir():
+        pytest.skip(f"no sample data in {folder}")
+    waveforms = [audio.load(path) for path in sorted(folder.glob("*.flac"))[::50][:6]]
+    assert len(waveforms) == 6 and len({len(x) for x in waveforms}) > 3
+    waveforms[2] = 0.01 * waveforms[2]
+    check_batch_equals_alone(make(SHAPES[name]), waveforms, 2e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [BASE, LARGE], ids=["base", "large"])
 def test_padding_never_changes_a_result_of_half_a_minute(config):
@@ -283,11 +306,13 @@ def test_padding_in_float64(name, number):
         assert torch.equal(hubert.states(batch.masked_fill(is_padding, rubbish), num_samples), expected)
 
 
+@pytest.mark.parametrize("lengths", [(1999, 7000, 400, 4321),
+                                     pytest.param((400, 480_000, 16_001, 123_456), marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("name", NARROWS)
-def test_gradients_of_a_padded_batch_are_the_sum_of_those_alone(name):
+def test_gradients_of_a_padded_batch_are_the_sum_of_those_alone(name, lengths):
     """Of every parameter and of the waveforms, masked frames included: 1e-9 in float64, of a largest one above 1."""
     hubert = make(NARROWS[name], dtype=torch.float64)
-    waveforms = [x.requires_grad_() for x in of_lengths(1999, 7000, 400, 4321, dtype=torch.float64)]
+    waveforms = [x.requires_grad_() for x in of_lengths(*lengths, dtype=torch.float64)]
     counts = hubert.num_frames(torch.tensor([len(x) for x in waveforms]))
     directions = [sound(T, 24, seed=i, dtype=torch.float64) for i, T in enumerate(counts.tolist())]
     masks = [sound(T, seed=i) > 0 for i, T in enumerate(counts.tolist())]
