@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from framealign import audio, data, optim, pretrain
-from framealign.config import PretrainConfig, derive_seed
+from framealign.config import HubertConfig, PretrainConfig, derive_seed
 from framealign.data import Crop, FrameStore, Waveforms, frame_counts, pretraining_micro_batches
 from framealign.frames import frames_in
 from framealign.interop import to_torchaudio, torchaudio_arguments
@@ -140,11 +140,30 @@ def test_loss_and_every_gradient_are_torchaudios(micro, shape, freeze_conv):
         no_mask_overlap=False, mask_min_space=1, mask_channel_prob=0.0, mask_channel_selection="static",
         mask_channel_other=0.0, mask_channel_length=10, no_mask_channel_overlap=False, mask_channel_min_space=1,
         skip_masked=False, skip_nomask=False, num_classes=7, final_dim=8, feature_grad_mult=None)
-    head = model.head.state_dict()
+    same_loss_and_gradients(model, theirs, freeze_conv)
+
+
+@pytest.mark.slow
+def test_loss_and_every_gradient_are_those_of_torchaudios_base():
+    """The same at full size: `hubert_pretrain_base` with 500 units."""
+    models = pytest.importorskip("torchaudio").models
+    hubert = Hubert(dataclasses.replace(HubertConfig(), feat_proj_dropout=0.0, hidden_dropout=0.0,
+                                        attention_dropout=0.0, layerdrop=0.0))
+    model = MaskedPrediction(hubert, 500, PretrainConfig(freeze_conv=False))
+    theirs = models.hubert_pretrain_base(
+        encoder_projection_dropout=0.0, encoder_attention_dropout=0.0, encoder_ff_interm_dropout=0.0,
+        encoder_dropout=0.0, encoder_layer_drop=0.0, feature_grad_mult=None, num_classes=500)
+    same_loss_and_gradients(model, theirs, False)
+
+
+def same_loss_and_gradients(model, theirs, freeze_conv):
+    """Give `theirs` our weights and our mask; compare loss, counts and all gradients on random sound and units."""
+    hubert, head = model.hubert, model.head.state_dict()
     theirs.load_state_dict(to_torchaudio(hubert.state_dict(), head))
     generator = torch.Generator().manual_seed(0)
     waveform = torch.randn(3, 9_000, generator=generator)
-    units, is_masked = torch.randint(7, (3, 27), generator=generator), torch.rand(3, 27, generator=generator) < 0.5
+    units = torch.randint(len(head["codewords"]), (3, 27), generator=generator)
+    is_masked = torch.rand(3, 27, generator=generator) < 0.5
     embedding = theirs.mask_generator.mask_embedding
     theirs.mask_generator.forward = lambda x, padding: (torch.where(is_masked[..., None], embedding, x), is_masked)
 
