@@ -445,7 +445,7 @@ def test_other_mistakes(script, table, tree, base, units, tmp_path, monkeypatch,
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 @pytest.mark.parametrize("words, status, said", [
     (["session", "S=2", "IEMOCAP=/a b", "HUBERT=tiny", "RUN=r"], 0,
-     r'bin/session\.py --iemocap "/a b" --hubert "tiny"\s+--preset tiny --method align .* --run "r" +--session 2'),
+     r'bin/session\.py --iemocap "/a b" --hubert "tiny"\s+--preset tiny --method align .* --run-folder "r" +--session'),
     (["sessions", "CORPUS=c.tsv", "HUBERT=/m", "METHOD=tapt", "CODEBOOK=k.bin", "FLAGS=--redo all"], 0,
      r'--corpus "c\.tsv" --hubert "/m"\s+--codebook "k\.bin" --preset base --method tapt .*--redo all --session all'),
     (["session", "HUBERT=tiny"], 2, "give IEMOCAP=folder or CORPUS=table"),
