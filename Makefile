@@ -47,7 +47,7 @@ session: inputs $(VENV)/ready  ## one fold: make session S=1 IEMOCAP=folder HUBE
 sessions: inputs $(VENV)/ready  ## every fold, then the pooled table
 	$(session) --session all
 
-tiny-base: $(VENV)/ready  ## pretrain the committed tiny base model again (about an hour on 2 cores)
+tiny-base: $(VENV)/ready  ## pretrain the committed tiny base model again (16 minutes on one core)
 	$(VENV)/bin/python bin/demo.py --make-tiny-base --run runs/tiny-base $(FLAGS)
 
 clean:          ## remove the virtual environment and the demo's run; other runs stay
