@@ -29,7 +29,7 @@ def test_make_knows_the_target(line):
     """`make -n`: every variable is understood and every script named exists."""
     done = subprocess.run(["make", "-n", *line.split()[1:]], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    script, = re.findall(r"python (bin/\w+\.py|-m pytest)", done.stdout.splitlines()[-1])
+    script = re.findall(r"python (bin/\w+\.py|-m pytest)", done.stdout)[-1]
     assert script == "-m pytest" or (ROOT / script).exists()
 
 
