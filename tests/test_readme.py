@@ -16,7 +16,7 @@ from framealign.model import Hubert
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-OUTSIDE = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+OUTSIDE = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "FLAGS"))}
 MAKE = [line.split("#")[0].strip() for _, block in BLOCKS for line in block.splitlines() if line.startswith("make ")]
 
 
