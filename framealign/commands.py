@@ -18,7 +18,7 @@ from framealign.pretrain import pretrain
 from framealign.recognise import Recogniser
 from framealign.session import both_ways, class_names, given_codebook
 from framealign.stages import nothing_half_made, remove_empty
-from framealign.units import Codebook, Units, make_units, mfcc_store, state_store
+from framealign.units import Units, make_units, mfcc_store, state_store
 from framealign.utterances import CLASSES, OPTIMISTIC
 
 

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from framealign import checkpoint, distributed, files, huggingface, log, metrics, optim
 from framealign.config import FinetuneConfig, as_dict, derive_seed
 from framealign.corpus import Split
-from framealign.data import Crop, FrameStore, Waveforms, ahead, balanced_draw, frame_counts, groups_by_length
-from framealign.frames import frames_in, num_frames, valid_frames
+from framealign.data import Crop, balanced_draw, frame_counts, groups_by_length
+from framealign.frames import frames_in, valid_frames
 from framealign.masking import span_mask
 from framealign.model import Hubert
-from framealign.units import frontend_store
+from framealign.units import frame_source
+from framealign.utterances import OPTIMISTIC
 
 
 class AttentionPooling(nn.Module):
@@ -105,14 +106,6 @@ class EmotionModel(nn.Module):
         return model.eval()
 
 
-def frame_source(hubert: Hubert, utterances: list, config: FinetuneConfig, frontend: Path,
-                 device: torch.device) -> FrameStore | Waveforms:
-    """Kept output of the frozen conv encoder, or sound where it trains or is not to be kept."""
-    if config.freeze_conv and config.cache_frontend:
-        return frontend_store(hubert, utterances, frontend, device)
-    return Waveforms(utterances, hubert.do_normalize)
-
-
 def training_batches(counts: Tensor, labels: Tensor, config: FinetuneConfig, epoch: int):
     """Batches of one epoch: lists of crops. counts, labels (U,) of the training utterances.
 
@@ -151,7 +144,7 @@ def predict(model: EmotionModel, source, counts: Tensor, chosen: list[int], max_
     return np.stack([found[u] for u in chosen])
 
 
-def train_step(model, hubert: Hubert, source, crops: list[Crop], labels: Tensor, config: FinetuneConfig,
+def train_step(model, source, crops: list[Crop], labels: Tensor, config: FinetuneConfig,
                device: torch.device, autocast, *name: object) -> Tensor:
     """Forward and backward of one batch in micro-batches of like lengths: mean cross-entropy, (), on the device.
 
@@ -220,7 +213,7 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
         losses, num_skipped = [], torch.zeros((), device=device)
         for index, crops in enumerate(training_batches(counts[train], labels[train], config, epoch)):
             crops = [Crop(int(train[crop.utterance]), crop.start, crop.frames) for crop in crops]
-            losses.append(train_step(wrapped, hubert, source, crops, labels, config, device, autocast, epoch, index))
+            losses.append(train_step(wrapped, source, crops, labels, config, device, autocast, epoch, index))
             norm, skipped = optim.step(optimizer, config.lr, config.clip_norm)
             in_a_row, num_skipped = (in_a_row + 1) * skipped, num_skipped + skipped
         optim.stop_if_skipping({"skipped": in_a_row, "updates": in_a_row}, epoch * (index + 1))
@@ -264,7 +257,7 @@ def test(model: EmotionModel, source, counts: Tensor, labels: Tensor, indices: d
                                [u.dialogue or u.speaker or u.id for u in chosen], config.seed)
         if part == "test":
             rows = [(u.id, u.label, model.labels[p.argmax()], *(f"{x:.6f}" for x in p)) for u, p in zip(chosen, found)]
-    results["optimistic"] = config.selection in ("reference", "best-test")
+    results["optimistic"] = config.selection in OPTIMISTIC
     reported = [results[part] for part in (("valid", "test") if config.selection == "reference" else ("test",))]
     results["reported"] = {name: float(np.mean([part[name] for part in reported])) for name in ("wa", "ua", "macro_f1")}
     if distributed.rank() == 0:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from framealign import checkpoint, distributed, files, log, optim
 from framealign.config import PretrainConfig, as_dict, derive_seed
-from framealign.data import Crop, FrameStore, Waveforms, ahead, frame_counts, pretraining_micro_batches
+from framealign.data import Crop, ahead, frame_counts, pretraining_micro_batches
 from framealign.frames import FRAME_RATE, frames_in
 from framealign.masking import span_mask
 from framealign.model import Hubert
-from framealign.units import Units, frontend_store
+from framealign.units import Units, frame_source
 
 
 def unit_logits(x: Tensor, codewords: Tensor, temperature: float = 0.1) -> Tensor:
@@ -199,10 +199,7 @@ def pretrain(hubert: Hubert, utterances: list, units: Units, config: PretrainCon
     torch.manual_seed(derive_seed(config.seed, "head"))
     model = MaskedPrediction(hubert, units.num_clusters, config).to(device).train()
     train_counts, valid_counts = hold_out(frame_counts(utterances), config)
-    if config.freeze_conv and config.cache_frontend:
-        source: FrameStore | Waveforms = frontend_store(hubert, utterances, frontend or run / "frontend", device)
-    else:
-        source = Waveforms(utterances, hubert.do_normalize)
+    source = frame_source(hubert, utterances, config, frontend or run / "frontend", device)
     optimizer = optim.adamw(model.parameters(), config.peak_lr, (config.adam_beta1, config.adam_beta2),
                             config.adam_eps, config.weight_decay)
     record = {"pretrain": as_dict(config), "num_clusters": units.num_clusters,

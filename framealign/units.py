@@ -5,6 +5,7 @@ make the units of task-adaptive pretraining and the pseudo-emotion units of the 
 """
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor
 
 from framealign import centroids, distributed, files, kmeans, log
-from framealign.config import KMeansConfig
-from framealign.data import FrameStore, frame_counts
+from framealign.config import FinetuneConfig, KMeansConfig, PretrainConfig
+from framealign.data import FrameStore, Waveforms, frame_counts
 from framealign.mfcc import mfcc
 from framealign.model import Hubert
 
@@ -170,30 +171,32 @@ def state_store(hubert: Hubert, layer: int, utterances: list, directory: Path, d
     """States of one layer of every utterance; the layers above it are not computed. Nothing is masked."""
     if not 0 <= layer <= hubert.config.num_hidden_layers:
         raise ValueError(f"layer must be in [0, {hubert.config.num_hidden_layers}], got {layer}")
-    hubert = hubert.to(device).eval()
-
-    def compute(waveforms: list[Tensor]) -> list[Tensor]:
-        batch, num_samples = padded(waveforms, device)
-        states = hubert.states(batch, num_samples, layer)                       # (B, T, D)
-        return [x[:n] for x, n in zip(states, hubert.num_frames(num_samples).tolist())]
-
-    return _filled(hubert, directory, utterances, hubert.config.hidden_size, compute, f"layer {layer}", device)
+    return _filled(hubert, directory, utterances, hubert.config.hidden_size,
+                   lambda batch, num_samples: hubert.states(batch, num_samples, layer), f"layer {layer}", device)
 
 
 def frontend_store(hubert: Hubert, utterances: list, directory: Path, device: torch.device) -> FrameStore:
     """Output of the (frozen) conv encoder for every utterance: what training would otherwise compute every epoch."""
+    return _filled(hubert, directory, utterances, hubert.config.conv_dim[-1], hubert.frontend, "frontend", device)
+
+
+def frame_source(hubert: Hubert, utterances: list, config: PretrainConfig | FinetuneConfig, directory: Path,
+                 device: torch.device) -> FrameStore | Waveforms:
+    """What training reads: the frozen conv encoder's kept output, or sound where it trains or is not to be kept."""
+    if config.freeze_conv and config.cache_frontend:
+        return frontend_store(hubert, utterances, directory, device)
+    return Waveforms(utterances, hubert.do_normalize)
+
+
+def _filled(hubert: Hubert, directory: Path, utterances: list, width: int,
+            forward: Callable[[Tensor, Tensor], Tensor], what: str, device: torch.device) -> FrameStore:
+    """Compute and keep, or find kept, what `forward` (B, N), (B,) -> (B, T, width) gives for these utterances."""
     hubert = hubert.to(device).eval()
 
     def compute(waveforms: list[Tensor]) -> list[Tensor]:
         batch, num_samples = padded(waveforms, device)
-        return [x[:n] for x, n in zip(hubert.frontend(batch, num_samples), hubert.num_frames(num_samples).tolist())]
+        return [x[:n] for x, n in zip(forward(batch, num_samples), hubert.num_frames(num_samples).tolist())]
 
-    return _filled(hubert, directory, utterances, hubert.config.conv_dim[-1], compute, "frontend", device)
-
-
-def _filled(hubert: Hubert, directory: Path, utterances: list, width: int, compute, what: str,
-            device: torch.device) -> FrameStore:
-    """Compute and keep, or find kept, what this very model gives for these utterances."""
     state = hubert.feature_extractor.state_dict() if what == "frontend" else hubert.state_dict()
     key = files.digest_of([what, hubert.do_normalize, digest_of_state(state), identity(utterances)])
     # One by one a CPU is faster (no padding), and the bits do not depend on which utterances a rank has.

@@ -220,7 +220,7 @@ def test_micro_batches_change_no_gradient(micro, tones, mask_start_fraction):
     found = {}
     for size in (1, 3, 8):
         model = recogniser(micro, **QUIET)
-        loss = finetune.train_step(model, model.hubert, source, crops, labels,
+        loss = finetune.train_step(model, source, crops, labels,
                                    dataclasses.replace(config, micro_batch_size=size), CPU,
                                    distributed.autocast(CPU, "float32"), 1, 0)
         found[size] = loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
