@@ -25,11 +25,15 @@ from framealign.utterances import OPTIMISTIC
 
 
 class AttentionPooling(nn.Module):
-    """Weighted mean over real frames, weights softmax of tanh(h . w). Alignment paper, Sec. 2.3."""
+    """Weighted mean over real frames, weights softmax of tanh(h . w). Alignment paper, Sec. 2.3.
+
+    w starts at 0, which is the plain mean: every weight that differs later was learnt. A random w would prefer frames
+    at random from the first step, and its tanh is half saturated.
+    """
 
     def __init__(self, hidden_size: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(hidden_size) * hidden_size ** -0.5)      # w
+        self.weight = nn.Parameter(torch.zeros(hidden_size))                    # w
 
     def attention(self, states: Tensor, is_valid: Tensor) -> Tensor:
         """states (B, T, D), is_valid (B, T): weights (B, T), 0 beyond each end, sum 1."""
@@ -55,6 +59,8 @@ class EmotionModel(nn.Module):
         self.pooling = AttentionPooling(size) if pooling == "attention" else MeanPooling()
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(size, len(labels))
+        nn.init.zeros_(self.classifier.weight)      # as w: the head's first step follows the data, not a draw; from a
+        nn.init.zeros_(self.classifier.bias)        # random start attention may settle on one emotion and miss the rest
 
     def states(self, inputs: Tensor, lengths: Tensor, is_masked: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Last layer in float32, (B, T, D), and which frames are real, (B, T).
@@ -206,6 +212,8 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
     journal.keep_until(epoch)
     wrapped, autocast = distributed.replicate(model, device), distributed.autocast(device, precision)
     selecting = {"last": [], "best-test": indices["test"]}.get(config.selection, indices["valid"])
+    per_epoch = -(-len(train) // config.batch_size)
+    update, updates = epoch * per_epoch, config.epochs * per_epoch
     began, first = time.monotonic(), epoch
     while epoch < config.epochs and epoch != stop_after:
         epoch += 1
@@ -214,11 +222,13 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
         for index, crops in enumerate(training_batches(counts[train], labels[train], config, epoch)):
             crops = [Crop(int(train[crop.utterance]), crop.start, crop.frames) for crop in crops]
             losses.append(train_step(wrapped, source, crops, labels, config, device, autocast, epoch, index))
-            norm, skipped = optim.step(optimizer, config.lr, config.clip_norm)
+            update += 1
+            lr = optim.linear_schedule(update, config.lr, 0, updates) if config.lr_decay else config.lr
+            norm, skipped = optim.step(optimizer, lr, config.clip_norm)
             in_a_row, num_skipped = (in_a_row + 1) * skipped, num_skipped + skipped
         optim.stop_if_skipping({"skipped": in_a_row, "updates": in_a_row}, epoch * (index + 1))
         loss = distributed.all_reduce_sum(torch.stack(losses)).mean()
-        line = {"update": epoch, "epoch": epoch, "loss": float(loss), "lr": config.lr, "gradient_norm": float(norm),
+        line = {"update": epoch, "epoch": epoch, "loss": float(loss), "lr": lr, "gradient_norm": float(norm),
                 "skipped_updates": int(num_skipped)}
         if selecting:
             found = predict(model, source, counts, selecting, config.test_max_seconds, device, autocast)

@@ -38,11 +38,11 @@ class Emotion:
 
 EMOTIONS = {
     "neutral": Emotion(),
-    "happy": Emotion(f0_semitones=3.0, f0_range=1.8, f0_bounce_semitones=8.0, energy_db=1.0, energy_bounce_db=4.0,
-                     tempo=1.2, tilt_db_per_octave=1.5),
-    "angry": Emotion(f0_semitones=2.0, f0_range=1.2, energy_db=2.5, tempo=1.25, tilt_db_per_octave=6.0,
-                     jitter=0.05, shimmer=0.4),
-    "sad": Emotion(f0_semitones=-3.0, f0_range=0.25, energy_db=-2.5, tempo=0.75, tilt_db_per_octave=-5.0,
+    "happy": Emotion(f0_semitones=8.0, f0_range=1.8, f0_bounce_semitones=2.5, energy_db=2.5, energy_bounce_db=1.5,
+                     tempo=1.2, tilt_db_per_octave=4.0),
+    "angry": Emotion(f0_semitones=2.0, f0_range=1.2, energy_db=3.0, tempo=1.25, tilt_db_per_octave=8.0,
+                     jitter=0.12, shimmer=0.6),
+    "sad": Emotion(f0_semitones=-4.0, f0_range=0.25, energy_db=-2.5, tempo=0.75, tilt_db_per_octave=-5.0,
                    breath_db=22.0),
 }
 
@@ -50,7 +50,7 @@ EMOTIONS = {
 @dataclass(frozen=True)
 class Confusers:
     """What differs between utterances of one speaker without meaning anything; (low, high) is drawn uniformly."""
-    f0_semitones: tuple[float, float] = (-2.0, 2.0)
+    f0_semitones: tuple[float, float] = (-3.0, 3.0)
     tempo: tuple[float, float] = (0.9, 1.12)
     tilt_db_per_octave: tuple[float, float] = (-0.8, 0.8)
     strength: tuple[float, float] = (0.9, 1.1)      # factor on all of an emotional utterance's changes
@@ -100,7 +100,7 @@ def draw_speaker(seed: int, name: str) -> Speaker:
     """The speaker of that name (`Ses01F`; F is a woman) in the corpus of that seed."""
     rng = np.random.default_rng(derive_seed(seed, "speaker", name))
     woman = name.endswith("F")
-    return Speaker(f0_hz=rng.uniform(160, 240) if woman else rng.uniform(90, 140),
+    return Speaker(f0_hz=rng.uniform(180, 220) if woman else rng.uniform(100, 130),
                    formant_scale=rng.uniform(1.10, 1.25) if woman else rng.uniform(0.92, 1.05),
                    accent_semitones=rng.uniform(1.5, 3.0), accent_db=rng.uniform(1.0, 4.0),
                    syllables_per_second=rng.uniform(4.0, 5.5), tilt_db_per_octave=rng.uniform(-6.8, -5.2),

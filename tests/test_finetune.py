@@ -417,7 +417,7 @@ def test_it_learns_what_can_be_learnt(micro, tones, tmp_path):
     again = [dataclasses.replace(u, id=f"again-{u.id}") for u in heard]
     for pooling in ("attention", "mean"):
         folder = tmp_path / pooling
-        config = settings(epochs=12, lr=1e-2, selection="last", pooling=pooling, dropout=0.0, max_seconds=0,
+        config = settings(epochs=18, lr=1e-2, selection="last", pooling=pooling, dropout=0.0, max_seconds=0,
                           batch_size=4, mask_start_fraction=0)
         results = finetune.finetune(base(micro, **QUIET), [*tones, *again], Split(heard * 3, [], again, "overfit"),
                                     LABELS, config, folder, CPU)
@@ -434,7 +434,8 @@ def test_a_frozen_conv_encoder_stays_to_the_bit_and_a_trained_one_moves(micro, t
     before = {f"hubert.{name}": x for name, x in base(micro).state_dict().items()}
     for freeze_conv, fraction in ((True, 0.2), (False, 0.0)):
         folder = tmp_path / str(freeze_conv)
-        run(micro, tones, folder, settings(epochs=1, freeze_conv=freeze_conv, mask_start_fraction=fraction))
+        run(micro, tones, folder, settings(epochs=2, selection="last", freeze_conv=freeze_conv,
+                                           mask_start_fraction=fraction))
         after = weights(folder / "recogniser")
         for name, x in before.items():
             stays = freeze_conv and "feature_extractor" in name or not fraction and "masked_spec_embed" in name
@@ -524,3 +525,23 @@ def test_two_ranks_equal_one(micro, tones, tmp_path):
     for mine, other in zip(read_predictions(tmp_path / "one"), read_predictions(tmp_path / "two"), strict=True):
         assert [mine[key] for key in ("id", "true", "predicted")] == [other[key] for key in ("id", "true", "predicted")]
         assert [float(mine[key]) for key in LABELS] == pytest.approx([float(other[key]) for key in LABELS], abs=2e-6)
+
+
+def test_the_head_starts_at_nothing_and_its_first_step_follows_the_labels(micro):
+    """Before training every frame counts alike and every class is as likely; one step moves each class to its data."""
+    model = EmotionModel(base(micro, **QUIET), LABELS).eval()
+    inputs, lengths = torch.randn(2, 40, micro.conv_dim[-1]), torch.tensor([40, 25])
+    probabilities, attention, _ = model.over_time(inputs, lengths)
+    assert torch.allclose(probabilities, torch.full((2, len(LABELS)), 1 / len(LABELS)))
+    assert torch.allclose(attention[1, :25], torch.full((25,), 1 / 25)) and not attention[1, 25:].any()
+    loss = torch.nn.functional.cross_entropy(model(inputs, lengths), torch.tensor([1, 3]))
+    loss.backward()
+    assert not model.pooling.weight.grad.any() and model.classifier.weight.grad[[1, 3]].any(-1).all()
+
+
+def test_the_learning_rate_falls_to_nothing_where_asked(micro, tones, tmp_path):
+    for decay in (False, True):
+        run(micro, tones, tmp_path / str(decay), settings(epochs=4, lr=1e-3, lr_decay=decay))
+    rates = {decay: [line["lr"] for line in read_log(tmp_path / str(decay))] for decay in (False, True)}
+    assert rates[False] == [1e-3] * 4
+    assert rates[True] == pytest.approx([0.75e-3, 0.5e-3, 0.25e-3, 0.0])
