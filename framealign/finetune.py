@@ -69,11 +69,23 @@ class EmotionModel(nn.Module):
 
     def forward(self, inputs: Tensor, lengths: Tensor, is_masked: Tensor | None = None) -> Tensor:
         """Class logits of each utterance, (B, classes)."""
-        states, is_valid = self.states(inputs, lengths, is_masked)
+        return self.pooled_logits(*self.states(inputs, lengths, is_masked))
+
+    def pooled_logits(self, states: Tensor, is_valid: Tensor) -> Tensor:
+        """Pooling and classifier: states (B, T, D), is_valid (B, T): (B, classes)."""
         states = self.dropout(states)
         attention = self.pooling.attention(states, is_valid)                    # (B, T)
         pooled = torch.einsum("bt,btd->bd", attention, states)                  # (B, D)
         return self.classifier(self.dropout(pooled))
+
+    def of_packed(self, inputs: list[Tensor], is_masked: list[Tensor] | None = None) -> Tensor:
+        """`forward` without work for padding: kept conv features (T, C) of each, masks (T,) bool: (B, classes)."""
+        sizes = [len(x) for x in inputs]
+        hidden = None if is_masked is None else torch.cat(is_masked)[None]      # (1, S)
+        *_, states = self.hubert.layers(torch.cat(inputs)[None], None, hidden, sizes=sizes)     # (1, S, D)
+        states = nn.utils.rnn.pad_sequence(states[0].float().split(sizes), batch_first=True)    # (B, T, D)
+        counts = torch.tensor(sizes, device=states.device)
+        return self.pooled_logits(states, valid_frames(counts, states.shape[1]))
 
     @torch.inference_mode()
     def over_time(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
