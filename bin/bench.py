@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from framealign import benchmark, commands, config, distributed, files, interop, kmeans, log, optim, pretrain
 from framealign.benchmark import Contender
 from framealign.config import PretrainConfig
-from framealign.data import Crop, FrameStore, Waveforms, load_checked, pretraining_micro_batches
+from framealign.data import Crop, FrameStore, Waveforms, load_checked, pretraining_micro_batches, send
 from framealign.finetune import EmotionModel
 from framealign.frames import frames_in, num_frames, num_samples_of
 from framealign.model import Hubert
@@ -50,18 +50,6 @@ class Bench:
                 self.against.remove(name)
         self.keeps = {"same": (True, True), "shipped": (True, False), "default": (False, False)}[args.allocator]
 
-    def ours(self, name: str, run: Callable, flop: float, audio_seconds: float) -> Contender:
-        return Contender(name, self.in_precision(run), flop, audio_seconds, self.keeps[0])
-
-    def theirs(self, name: str, run: Callable, flop: float, audio_seconds: float) -> Contender:
-        return Contender(name, self.in_precision(run), flop, audio_seconds, self.keeps[1])
-
-    def in_precision(self, run: Callable) -> Callable:
-        def running() -> object:
-            with self.autocast():
-                return run()
-        return running
-
     def transformers(self, train: bool = False) -> nn.Module:
         """transformers' HubertModel with our weights."""
         import transformers
@@ -77,7 +65,7 @@ class Bench:
         return theirs.eval().to(self.device)
 
     def waveforms(self) -> list[Tensor]:
-        """Real sound spread over a corpus by length, or noise of lengths from --shortest to --longest, geometrically."""
+        """Real sound spread over a corpus by length, or noise of lengths from --shortest to --longest, geometric."""
         number, low, high = self.args.utterances, self.args.shortest, self.args.longest
         if self.args.corpus:
             found = [u for u in commands.read_corpus(self.args.corpus) if low <= u.num_samples / 16_000 <= high]
@@ -93,18 +81,11 @@ class Bench:
         return sum(benchmark.forward_flop(self.config, n, layer) for n in lengths), sum(lengths) / 16_000
 
     def contest(self, title: str, contenders: list[Contender]) -> dict:
-        """Run the contest, and compare what the contenders give with the plain path of this project, alone."""
+        """Run the contest under a title that says how."""
         records = benchmark.compete(contenders, self.args.rounds, self.device, self.dtype)
-        machine = f"{self.args.threads} thread(s), {self.device}, {self.args.dtype}, allocator {self.args.allocator}, " \
-                  f"{self.args.rounds} rounds, preset {self.args.preset}"
+        machine = f"{self.args.threads} thread(s), {self.device}, {self.args.dtype}, {self.args.rounds} rounds, " \
+                  f"preset {self.args.preset}, allocator {self.args.allocator}"
         return {"title": f"{title} ({machine})", "records": records}
-
-
-def difference(found: list[Tensor], expected: list[Tensor]) -> str:
-    """Largest absolute and relative (norms over an utterance) difference of states, as text."""
-    pairs = [(x.float()[:len(y)], y) for x, y in zip(found, expected)]
-    largest = max((x - y).abs().max().item() for x, y in pairs)
-    return f"{largest:.1e}, {max(((x - y).norm() / y.norm()).item() for x, y in pairs):.1e}"
 
 
 def states(bench: Bench, title: str, waveforms: list[Tensor], layer: int | None) -> dict:
@@ -134,15 +115,15 @@ def states(bench: Bench, title: str, waveforms: list[Tensor], layer: int | None)
     if len(waveforms) == 1:
         peers, own = ({name: run for name, run in part.items() if "padded" not in name and "packed" not in name}
                       for part in (peers, own))
-    contenders = [bench.theirs(name, run, flop, seconds) for name, run in peers.items()]
-    contenders += [bench.ours(name, run, flop, seconds) for name, run in own.items()]
-    with torch.inference_mode():
+    contenders = [Contender(name, run, flop, seconds, bench.keeps[1]) for name, run in peers.items()]
+    contenders += [Contender(name, run, flop, seconds, bench.keeps[0]) for name, run in own.items()]
+    with torch.inference_mode(), bench.autocast():  # one context: weights are rounded once, for all contenders
         result = bench.contest(title, contenders)
         for contender, record in zip(contenders, result["records"]):
             found = contender.run()
-            found = getattr(found, "hidden_states", None) or found
-            found = found[last] if isinstance(found, tuple) else getattr(found, "last_hidden_state", found)
-            record["difference"] = difference(list(found), expected)
+            if hasattr(found, "last_hidden_state"):
+                found = found.hidden_states[last] if found.hidden_states else found.last_hidden_state
+            record["difference"] = benchmark.difference(list(found), expected)
     return result
 
 
@@ -168,18 +149,19 @@ def extract(bench: Bench) -> list[dict]:
 
 
 def pretraining(bench: Bench) -> list[dict]:
-    """One update: --utterances crops of --longest seconds, torchaudio's model with its recipe's loss, and ours."""
+    """One update of --utterances crops of --longest seconds, no block dropped: torchaudio's model and loss, and ours."""
     number, device = bench.args.utterances, bench.device
-    settings = PretrainConfig(warmup_updates=0)
+    settings, shape = PretrainConfig(), replace(bench.config, layerdrop=0.0)
     frames = frames_in(bench.args.longest)
     waveform = torch.randn(number, num_samples_of(frames), device=device)
     units = torch.randint(bench.args.clusters, (number, frames), device=device)
-    flop = {conv: number * benchmark.training_flop(bench.config, waveform.shape[1], conv) for conv in ("kept", "trained")}
+    flop = {conv: number * benchmark.training_flop(bench.config, waveform.shape[1], conv)
+            for conv in ("kept", "trained")}
     seconds, contenders = number * bench.args.longest, []
     if "torchaudio" in bench.against:
         import torchaudio
         theirs = torchaudio.models.hubert_pretrain_model(
-            **interop.torchaudio_arguments(bench.config), mask_prob=0.8, mask_selection="static", mask_other=0.0,
+            **interop.torchaudio_arguments(shape), mask_prob=0.8, mask_selection="static", mask_other=0.0,
             mask_length=10, no_mask_overlap=False, mask_min_space=1, mask_channel_prob=0.0,
             mask_channel_selection="static", mask_channel_other=0.0, mask_channel_length=10,
             no_mask_channel_overlap=False, mask_channel_min_space=1, skip_masked=False, skip_nomask=False,
@@ -190,10 +172,9 @@ def pretraining(bench: Bench) -> list[dict]:
         def their_step() -> None:
             with bench.autocast():
                 hidden, seen, penalty = theirs(waveform, units)
-            right = torch.zeros(len(hidden), dtype=torch.int64, device=device)
-            loss = F.cross_entropy(hidden.float(), right, reduction="sum") + 10 * penalty * len(hidden)
-            loss = loss + 0.0 * F.cross_entropy(seen.float(), right.new_zeros(len(seen)), reduction="sum")
-            (loss / len(hidden)).backward()
+            loss = sum(weight * F.cross_entropy(logits.float(), torch.zeros_like(logits[:, 0], dtype=torch.int64),
+                                                reduction="sum") for weight, logits in ((1.0, hidden), (0.0, seen)))
+            (loss / len(hidden) + 10 * penalty).backward()
             torch.nn.utils.clip_grad_norm_(theirs.parameters(), 10.0)
             adam.step()
             adam.zero_grad()
@@ -201,7 +182,7 @@ def pretraining(bench: Bench) -> list[dict]:
                                     bench.keeps[1]))
     crops = [Crop(0, 0, frames)] * number
     for conv in ("trained", "kept"):
-        hubert = Hubert(bench.config).to(device)
+        hubert = Hubert(shape).to(device)
         model = pretrain.MaskedPrediction(hubert, bench.args.clusters,
                                           replace(settings, freeze_conv=conv == "kept")).to(device).train()
         adamw = optim.adamw(model.parameters(), 1e-5, (0.9, 0.98), 1e-6, 0.01)
@@ -210,10 +191,10 @@ def pretraining(bench: Bench) -> list[dict]:
 
         def our_step(model=model, adamw=adamw, inputs=inputs) -> None:
             is_masked = pretrain.draw_mask(crops, settings, 0)
-            is_kept = pretrain.draw_kept_layers(model.hubert, 0, 0)
+            places = tuple(send(x, device) for x in pretrain.places_of(is_masked))
             with bench.autocast():
-                loss, _ = model(inputs, units, is_masked, is_kept, False)
-            (loss / is_masked.sum()).backward()
+                loss, _ = model(inputs, units, send(is_masked, device), None, False, None, places)
+            (loss / len(places[0])).backward()
             optim.step(adamw, 1e-5, settings.clip_norm)
         contenders.append(Contender(f"framealign, conv encoder {conv}", our_step, flop[conv], seconds, bench.keeps[0]))
     return [bench.contest(f"Pretraining step, {number} x {bench.args.longest:g} s, {bench.args.clusters} units",
@@ -260,25 +241,16 @@ def finetuning(bench: Bench) -> list[dict]:
     counts = torch.tensor([len(x) for x in features], device=device)
     together = nn.utils.rnn.pad_sequence(features, batch_first=True)
     trained = [p for p in model.parameters() if p.requires_grad]
-    runs = {"padded": lambda: model(together, counts), "packed": lambda: model.of_packed(features)}
+    runs = {"padded": lambda: model(together, counts), "packed": lambda: model(together, counts, None, counts.tolist())}
     contenders += [Contender(f"framealign, conv encoder kept, {name}", step(run, trained), flop["kept"], seconds,
                              bench.keeps[0]) for name, run in runs.items()]
     return [bench.contest(f"Fine-tuning step, {len(waveforms)} utterances, {seconds:.0f} s", contenders)]
 
 
-def mixture(frames: int, width: int, components: int = 1500) -> Tensor:
-    """Frames (S, F) of a Gaussian mixture of unequal components: sizes differ by 100, as those of units do."""
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.rand(components, generator=generator) ** 3 + 0.01
-    means = torch.randn(components, width, generator=generator)
-    drawn = torch.multinomial(weights, frames, replacement=True, generator=generator)
-    return means[drawn] + torch.randn(frames, width, generator=generator)
-
-
 def clustering(bench: Bench) -> list[dict]:
     """Fit to a mixture, or to states of a layer of --corpus tiled with noise to --frames; then assignment alone."""
     width, clusters, number = bench.config.hidden_size, bench.args.clusters, bench.args.frames
-    frames, what = mixture(number, width).to(bench.device), "a mixture of 1,500 unequal components"
+    frames, what = benchmark.mixture(number, width).to(bench.device), "a mixture of 1,500 unequal components"
     if bench.args.corpus:
         with torch.inference_mode():
             found = torch.cat(bench.hubert.states_of(bench.waveforms(), bench.args.layer)).float()

@@ -59,11 +59,12 @@ class Contender:
 
 def compete(contenders: list[Contender], rounds: int, device: torch.device, dtype: torch.dtype,
             warm_up: bool = True) -> list[dict]:
-    """Run every contender once to warm up (if asked), then all in turn, `rounds` times; one record for each, in their order.
+    """Run every contender once to warm up (if asked), then all in turn, `rounds` times; one record for each.
 
     A record: median, least and greatest `seconds` of the clock, `processor_seconds` (median); how many times as fast as
     the first contender, pair by pair, by the clock (`ratio`) and by the processor (`processor_ratio`); `peak_bytes`
-    beyond what was held before; `flop_per_second` and `of_matrix_product`, its share of the rate measured meanwhile.
+    beyond what was held before; `flop_per_second`; `of_matrix_product`, the share of the rate measured
+    meanwhile (on a CPU per second of the processor, so that others' work does not count).
     """
     product = matrix_product(device, dtype)
     for contender in contenders if warm_up else ():
@@ -72,7 +73,7 @@ def compete(contenders: list[Contender], rounds: int, device: torch.device, dtyp
     for _ in range(rounds):
         rates.append(product())
         runs.append([_run(contender, device) for contender in contenders])
-    rate = max(rates)
+    rate, per_processor_second = (max(column) for column in zip(*rates))
     records = []
     for index, contender in enumerate(contenders):
         column = [row[index] for row in runs]
@@ -83,7 +84,9 @@ def compete(contenders: list[Contender], rounds: int, device: torch.device, dtyp
                         "processor_seconds": statistics.median(processor), **ratios,
                         "peak_bytes": max(run[2] for run in column), "audio_seconds": contender.audio_seconds,
                         "flop_per_second": contender.flop / statistics.median(clock),
-                        "of_matrix_product": contender.flop / statistics.median(clock) / rate,
+                        "of_matrix_product": contender.flop / statistics.median(clock) / rate
+                        if device.type != "cpu" else
+                        contender.flop / statistics.median(processor) / per_processor_second,
                         "matrix_product_flop_per_second": rate})
     return records
 
@@ -155,22 +158,39 @@ def _resident(name: str) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":")), 0)
 
 
-def matrix_product(device: torch.device, dtype: torch.dtype) -> Callable[[], float]:
-    """A function that measures one matrix product's FLOP per second, the best of 10."""
+def matrix_product(device: torch.device, dtype: torch.dtype) -> Callable[[], tuple[float, float]]:
+    """A function that measures one matrix product's FLOP per second, of the clock and the processor, best of 10."""
     rows, inner, columns = MATRIX
     a, b = torch.randn(rows, inner, device=device).to(dtype), torch.randn(inner, columns, device=device).to(dtype)
     out: Tensor = a @ b
 
-    def measure() -> float:
-        best = float("inf")
+    def measure() -> tuple[float, float]:
+        best = [float("inf")] * 2
         for _ in range(10):
             synchronise(device)
-            began = time.perf_counter()
+            began = time.perf_counter(), time.process_time()
             torch.mm(a, b, out=out)
             synchronise(device)
-            best = min(best, time.perf_counter() - began)
-        return 2.0 * rows * inner * columns / best
+            ended = time.perf_counter(), time.process_time()
+            best = [min(least, end - begin) for least, begin, end in zip(best, began, ended)]
+        return tuple(2.0 * rows * inner * columns / max(seconds, 1e-9) for seconds in best)
     return measure
+
+
+def difference(found: list[Tensor], expected: list[Tensor]) -> str:
+    """Largest absolute and relative (norms over an utterance) difference of states, as text."""
+    pairs = [(x.float()[:len(y)], y) for x, y in zip(found, expected)]
+    largest = max((x - y).abs().max().item() for x, y in pairs)
+    return f"{largest:.1e}, {max(((x - y).norm() / y.norm()).item() for x, y in pairs):.1e}"
+
+
+def mixture(frames: int, width: int, components: int = 1500) -> Tensor:
+    """Frames (S, F) of a Gaussian mixture of unequal components: sizes differ by 100, as those of units do."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(components, generator=generator) ** 3 + 0.01
+    means = torch.randn(components, width, generator=generator)
+    drawn = torch.multinomial(weights, frames, replacement=True, generator=generator)
+    return means[drawn] + torch.randn(frames, width, generator=generator)
 
 
 def table(title: str, records: list[dict]) -> str:

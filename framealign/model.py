@@ -110,7 +110,7 @@ class PositionalConvolution(nn.Module):
         self.conv = nn.utils.parametrizations.weight_norm(conv, dim=2)
 
     def forward(self, x: Tensor, sizes: list[int] | None = None) -> Tensor:
-        """x (B, T, D), or (1, S, D) of utterances of `sizes` frames end to end: (B, T, D). Each sees zeros around it."""
+        """x (B, T, D), or (1, S, D) of utterances of `sizes` frames end to end, each with zeros around: (B, T, D)."""
         weight, bias, conv = self.conv.weight, self.conv.bias, self.conv        # the weight norm is computed once
         apart = []
         for part in x.transpose(1, 2).split(sizes or x.shape[1], 2):            # (B, D, T) each
