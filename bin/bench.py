@@ -26,7 +26,7 @@ from framealign.benchmark import Contender
 from framealign.config import PretrainConfig
 from framealign.data import Crop, FrameStore, Waveforms, load_checked, pretraining_micro_batches, send
 from framealign.finetune import EmotionModel
-from framealign.frames import frames_in, num_frames, num_samples_of
+from framealign.frames import frames_in, num_frames, num_samples_of, valid_frames
 from framealign.model import Hubert
 from framealign.units import padded
 from framealign.utterances import Utterance
@@ -44,10 +44,9 @@ class Bench:
         hubert = Hubert.from_pretrained(args.hubert) if args.hubert else Hubert(self.config)
         self.hubert, self.config = hubert.eval().to(self.device), hubert.config
         self.against = [name for name in args.against.split(",") if name]
-        for name in list(self.against):
-            if importlib.util.find_spec(name) is None:
-                log.say(f"{name} is not installed: left out")
-                self.against.remove(name)
+        for name in [name for name in self.against if importlib.util.find_spec(name) is None]:
+            log.say(f"{name} is not installed: left out")
+            self.against.remove(name)
         self.keeps = {"same": (True, True), "shipped": (True, False), "default": (False, False)}[args.allocator]
 
     def transformers(self, train: bool = False) -> nn.Module:
@@ -83,9 +82,8 @@ class Bench:
     def contest(self, title: str, contenders: list[Contender]) -> dict:
         """Run the contest under a title that says how."""
         records = benchmark.compete(contenders, self.args.rounds, self.device, self.dtype)
-        machine = f"{self.args.threads} thread(s), {self.device}, {self.args.dtype}, {self.args.rounds} rounds, " \
-                  f"preset {self.args.preset}, allocator {self.args.allocator}"
-        return {"title": f"{title} ({machine})", "records": records}
+        how = f"{self.args.threads} thread(s), {self.device}, {self.args.dtype}, {self.args.rounds} rounds, preset "
+        return {"title": f"{title} ({how}{self.args.preset}, allocator {self.args.allocator})", "records": records}
 
 
 def states(bench: Bench, title: str, waveforms: list[Tensor], layer: int | None) -> dict:
@@ -149,7 +147,7 @@ def extract(bench: Bench) -> list[dict]:
 
 
 def pretraining(bench: Bench) -> list[dict]:
-    """One update of --utterances crops of --longest seconds, no block dropped: torchaudio's model and loss, and ours."""
+    """One update, --utterances crops of --longest seconds, no block dropped: torchaudio's model and loss, and ours."""
     number, device = bench.args.utterances, bench.device
     settings, shape = PretrainConfig(), replace(bench.config, layerdrop=0.0)
     frames = frames_in(bench.args.longest)
@@ -226,8 +224,7 @@ def finetuning(bench: Bench) -> list[dict]:
         theirs, head = bench.transformers(train=True), EmotionModel(Hubert(bench.config), list("abcd")).to(device)
         theirs.feature_extractor._freeze_parameters()
         is_real = (torch.arange(batch.shape[1], device=device) < lengths[:, None]).long()
-        is_valid = (torch.arange(num_frames(batch.shape[1]), device=device)
-                    < bench.hubert.num_frames(lengths)[:, None])
+        is_valid = valid_frames(bench.hubert.num_frames(lengths), num_frames(batch.shape[1]))
 
         def their_logits() -> Tensor:
             states = theirs(batch, attention_mask=is_real).last_hidden_state.float()

@@ -6,6 +6,7 @@ compute keep freed memory instead; it costs about a tenth more memory. Other C l
 """
 import ctypes
 import sys
+from collections.abc import Callable
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3           # of mallopt(3)
 _KEEP = {_MMAP_THRESHOLD: 1 << 30, _TRIM_THRESHOLD: (1 << 31) - 1}              # bytes
@@ -15,14 +16,22 @@ _GIVE_BACK = {_MMAP_THRESHOLD: 1 << 25, _TRIM_THRESHOLD: 1 << 26}
 
 def keep_freed_memory(keep: bool = True) -> bool:
     """Tell glibc to keep what is freed (or, with False, to behave as it does on its own): whether it was told."""
-    try:
-        library = ctypes.CDLL(None)
-        mallopt, trim = library.mallopt, library.malloc_trim
-    except (AttributeError, OSError, TypeError):    # no glibc
-        return False
-    if not sys.platform.startswith("linux"):
-        return False
-    done = all(mallopt(name, value) for name, value in (_KEEP if keep else _GIVE_BACK).items())
+    mallopt = _of_glibc("mallopt")
+    done = mallopt is not None and all(mallopt(*pair) for pair in (_KEEP if keep else _GIVE_BACK).items())
     if not keep:
-        trim(0)
+        give_back()
     return done
+
+
+def give_back() -> None:
+    """Give what is free now back to the system, whatever else was told; where the library can."""
+    trim = _of_glibc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _of_glibc(name: str) -> Callable | None:
+    try:
+        return getattr(ctypes.CDLL(None), name) if sys.platform.startswith("linux") else None
+    except (AttributeError, OSError):               # another C library
+        return None

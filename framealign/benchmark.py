@@ -67,12 +67,11 @@ def compete(contenders: list[Contender], rounds: int, device: torch.device, dtyp
     meanwhile (on a CPU per second of the processor, so that others' work does not count).
     """
     product = matrix_product(device, dtype)
-    for contender in contenders if warm_up else ():
-        _run(contender, device)
+    first = [_run(contender, device, True) for contender in contenders] if warm_up else []
     runs, rates = [], []
     for _ in range(rounds):
         rates.append(product())
-        runs.append([_run(contender, device) for contender in contenders])
+        runs.append([_run(contender, device, not first and not runs) for contender in contenders])
     rate, per_processor_second = (max(column) for column in zip(*rates))
     records = []
     for index, contender in enumerate(contenders):
@@ -82,7 +81,7 @@ def compete(contenders: list[Contender], rounds: int, device: torch.device, dtyp
                   for name, which in (("ratio", 0), ("processor_ratio", 1))}
         records.append({"name": contender.name, "seconds": spread(clock),
                         "processor_seconds": statistics.median(processor), **ratios,
-                        "peak_bytes": max(run[2] for run in column), "audio_seconds": contender.audio_seconds,
+                        "peak_bytes": (first or runs[0])[index][2], "audio_seconds": contender.audio_seconds,
                         "flop_per_second": contender.flop / statistics.median(clock),
                         "of_matrix_product": contender.flop / statistics.median(clock) / rate
                         if device.type != "cpu" else
@@ -95,10 +94,15 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "least": min(values), "greatest": max(values)}
 
 
-def _run(contender: Contender, device: torch.device) -> tuple[float, float, int]:
-    """One run: seconds of the clock, seconds of the processor, peak bytes beyond what was held before."""
+def _run(contender: Contender, device: torch.device, is_first: bool) -> tuple[float, float, int]:
+    """One run: seconds of the clock, seconds of the processor, peak bytes beyond what was held before.
+
+    Memory shows in a contender's first run alone, before which what others left is given back; later it is kept.
+    """
     allocator.keep_freed_memory(contender.keeps_memory)
     gc.collect()
+    if is_first:
+        allocator.give_back()
     synchronise(device)
     with Peak(device) as peak:
         clock, processor = time.perf_counter(), time.process_time()

@@ -224,6 +224,16 @@ def test_kept_states_are_those_of_each_utterance_alone(hubert, tones, tmp_path, 
         state_store(hubert, 3, tones, tmp_path / "3", cpu)
 
 
+def test_states_in_bfloat16_are_near_and_not_taken_for_others(hubert, tones, tmp_path, cpu):
+    exact = state_store(hubert, 1, tones, tmp_path, cpu)
+    expected = torch.cat([exact.read(u) for u in range(len(tones))])
+    rounded = state_store(hubert, 1, tones, tmp_path, cpu, "bfloat16")
+    found = torch.cat([rounded.read(u) for u in range(len(tones))])
+    assert 0 < (found - expected).norm() <= 0.02 * expected.norm()
+    with pytest.raises(ValueError, match="--precision must be auto, float32 or bfloat16, got half"):
+        state_store(hubert, 1, tones, tmp_path, cpu, "half")
+
+
 def test_normalisation_is_the_models_business(micro, tones, tmp_path, cpu):
     torch.manual_seed(1)
     raw = Hubert(dataclasses.replace(micro, feat_extract_norm="layer"), do_normalize=False).eval()
