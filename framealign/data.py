@@ -77,7 +77,8 @@ class FrameStore:
         shards = self.index["shards"]
         self.maps = [np.load(self.directory / name, mmap_mode="r") for name in shards]
         groups = _groups(counts, self.index["group_frames"])
-        self.places = [_places(counts, sorted(sum(groups[shard::len(shards)], []))) for shard in range(len(shards))]
+        self.places = [_places(counts, sorted(itertools.chain(*groups[shard::len(shards)])))
+                       for shard in range(len(shards))]
         if [len(frames) for frames in self.maps] != [int(counts[list(place)].sum()) for place in self.places]:
             raise ValueError(f"{directory}: holds frames of another list of utterances; delete it and run again")
         self.shard_of = {u: shard for shard, place in enumerate(self.places) for u in place}
@@ -133,7 +134,7 @@ class FrameStore:
         names = [f"frames-{shard:05d}-of-{world:05d}.npy" for shard in range(world)]
         group_frames = round(batch_seconds * SAMPLE_RATE) // HOP
         groups = _groups(counts, group_frames)[rank::world]
-        place = _places(counts, sorted(sum(groups, [])))
+        place = _places(counts, sorted(itertools.chain(*groups)))
         shard = np.lib.format.open_memmap(directory / names[rank], mode="w+",
                                           dtype="int16" if dtype == "bfloat16" else dtype,
                                           shape=(int(counts[list(place)].sum()), width))
