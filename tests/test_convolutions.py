@@ -2,15 +2,14 @@
 from dataclasses import replace
 
 import pytest
+import test_model
 import torch
 
 from framealign import allocator, convolutions
 from framealign.config import PRESETS, HubertConfig
 from framealign.model import Hubert
 
-NARROW = HubertConfig(conv_dim=(16,) * 7, hidden_size=24, num_hidden_layers=3, num_attention_heads=3,
-                      intermediate_size=40, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4,
-                      initializer_range=0.3)
+NARROW = test_model.NARROW
 SHAPES = {"group, post-norm": NARROW,
           "layer, pre-norm, biases": replace(NARROW, feat_extract_norm="layer", conv_bias=True,
                                              do_stable_layer_norm=True),
@@ -22,13 +21,7 @@ SHAPES = {"group, post-norm": NARROW,
 
 
 def make(config: HubertConfig, dtype: torch.dtype = torch.float64) -> Hubert:
-    torch.manual_seed(0)
-    hubert = Hubert(config, do_normalize=False)
-    with torch.no_grad():
-        for parameter in hubert.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return hubert.to(dtype).eval()
+    return test_model.make(config, dtype=dtype)
 
 
 def sounds(*lengths: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
