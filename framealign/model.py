@@ -294,9 +294,11 @@ class Hubert(nn.Module):
 
     @torch.no_grad()
     def features_of(self, waveform: Tensor) -> Tensor:
-        """`frontend` of one utterance as matrix products: (N,) float -> (T, C), in autocast's type where that is on."""
+        """`frontend` of one utterance, the fastest way: (N,) float -> (T, C), in autocast's type where that is on."""
         device = waveform.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else waveform.dtype
+        if device == "cpu" and dtype == torch.float32:
+            return self.frontend(waveform[None])[0]     # a CPU's own convolutions are faster: docs/BENCHMARKS.md
         return convolutions.features(self.feature_extractor.conv_layers, waveform, dtype)
 
     def all_states(self, waveform: Tensor, num_samples: Tensor | None = None) -> tuple[Tensor, ...]:
