@@ -7,7 +7,7 @@
 import argparse
 import sys
 
-from framealign import config, log, report, session
+from framealign import allocator, config, log, report, session
 
 
 def main() -> None:
@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("--selection", default="", choices=("", *config.SELECTIONS), metavar="SELECTION",
                         help="which protocol's folds; default: the one that was run")
     args = parser.parse_args()
+    allocator.keep_freed_memory()
     log.say(report.table(report.collect(args.run, args.method, args.selection)))
 
 

@@ -7,7 +7,7 @@
 import argparse
 import sys
 
-from framealign import commands, config, distributed, log
+from framealign import allocator, commands, config, distributed, log
 
 
 def main() -> None:
@@ -16,6 +16,7 @@ def main() -> None:
     config.add_flags(parser, config.PretrainConfig)
     parser.add_argument("--run-folder", dest="run", help="the same as --run, which torchrun takes for one of its own")
     args = parser.parse_args()
+    allocator.keep_freed_memory()
     chosen = config.from_flags(args, commands.PretrainRun())
     with distributed.ranks(distributed.choose_device(chosen.device)):
         commands.pretrain_run(chosen, config.from_flags(args, commands.pretrain_settings(chosen)))

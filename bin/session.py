@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import sys
 
-from framealign import config, distributed, log, overrides, report, session
+from framealign import allocator, config, distributed, log, overrides, report, session
 
 
 def main() -> None:
@@ -19,6 +19,7 @@ def main() -> None:
                         help="replace one setting of the preset, e.g. pretrain.updates=500 (may be repeated)")
     parser.add_argument("--run-folder", dest="run", help="the same as --run, which torchrun takes for one of its own")
     args = parser.parse_args()
+    allocator.keep_freed_memory()
     chosen = session.SessionConfig(**{field.name: getattr(args, field.name) for field in
                                       dataclasses.fields(session.SessionConfig)
                                       if getattr(args, field.name) is not None})

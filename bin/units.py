@@ -7,7 +7,7 @@
 import argparse
 import sys
 
-from framealign import commands, config, distributed, log
+from framealign import allocator, commands, config, distributed, log
 
 
 def main() -> None:
@@ -15,6 +15,7 @@ def main() -> None:
     config.add_flags(parser, commands.UnitsRun)
     config.add_flags(parser, config.KMeansConfig)
     args = parser.parse_args()
+    allocator.keep_freed_memory()
     chosen = config.from_flags(args, commands.UnitsRun())
     with distributed.ranks(distributed.choose_device(chosen.device)):
         commands.make_units_run(chosen, config.from_flags(args, config.KMeansConfig()))

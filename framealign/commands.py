@@ -34,6 +34,7 @@ class UnitsRun:
     out: str = "runs/units"                         # folder for codebook.safetensors, units.safetensors
     km: bool = False                                # also write units.km, fairseq's text
     device: str = "auto"                            # auto, cpu, cuda or mps
+    precision: str = "float32"                      # auto, float32 or bfloat16 (one unit in a hundred differs)
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ def make_units_run(config: UnitsRun, kmeans: KMeansConfig) -> None:
         raise ValueError("give either --mfcc or --model")
     utterances, out = read_corpus(config.corpus), Path(config.out)
     device = distributed.choose_device(config.device)
+    distributed.autocast(device, config.precision)  # an unknown one is an error now
     hubert = None if config.mfcc else Hubert.from_pretrained(config.model)
     width = hubert.config.hidden_size if hubert else WIDTH
     codebook = given_codebook(config.codebook, width) if config.codebook else None
@@ -109,7 +111,7 @@ def make_units_run(config: UnitsRun, kmeans: KMeansConfig) -> None:
         if hubert is None:
             store, record = mfcc_store(utterances, out / "features"), {"feature": "mfcc"}
         else:
-            store = state_store(hubert, config.layer, utterances, out / "features", device)
+            store = state_store(hubert, config.layer, utterances, out / "features", device, config.precision)
             record = {"layer": config.layer, "model": store.index["key"]}
     record |= {"frame_rate": FRAME_RATE, "seed": kmeans.seed, "codebook": config.codebook or "fitted"}
     try:

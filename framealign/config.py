@@ -94,6 +94,7 @@ class PretrainConfig:
     projection_size: int = 256                      # P
     freeze_conv: bool = True                        # the conv encoder does not train
     cache_frontend: bool = True                     # keep the frozen conv encoder's output, once per utterance
+    kept_type: str = "float16"                      # of what is kept: float16, bfloat16 or float32
     feature_penalty: float = 10.0                   # mean square of conv features; only when the conv encoder trains
     valid_fraction: float = 0.02                    # of utterances, held out with fixed masks
     valid_every_updates: int = 500
@@ -120,9 +121,12 @@ class PretrainConfig:
                  f"min_seconds must be in [0.025, max_seconds = {self.max_seconds}], got {self.min_seconds}")
         _require(0 < self.micro_batch_seconds <= self.batch_seconds < math.inf, "micro_batch_seconds must be in (0, "
                  f"batch_seconds = {self.batch_seconds}], got {self.micro_batch_seconds}")
+        _require(self.kept_type in KEPT_TYPES,
+                 f"kept_type must be one of {', '.join(KEPT_TYPES)}, got {self.kept_type}")
 
 
 POOLINGS = ("attention", "mean")
+KEPT_TYPES = ("float16", "bfloat16", "float32")
 SELECTIONS = ("clean", "last", "speaker", "reference", "best-test")
 
 
@@ -147,8 +151,10 @@ class FinetuneConfig:
     mask_min_spans: int = 0                         # where they fit
     dropout: float = 0.1                            # before pooling and before the classifier
     balanced: bool = True                           # draw classes equally often, with replacement
+    packed: bool = True                             # train on real frames alone: no work for the padding of a batch
     freeze_conv: bool = True
     cache_frontend: bool = True
+    kept_type: str = "float16"                      # of what is kept: float16, bfloat16 or float32
     keep_checkpoints: int = 1
 
     def __post_init__(self):
@@ -159,6 +165,8 @@ class FinetuneConfig:
         _require(0 < self.clip_norm < math.inf, f"clip_norm must be above 0, got {self.clip_norm}")
         _require(0 <= self.mask_start_fraction <= 1,
                  f"mask_start_fraction must be in [0, 1], got {self.mask_start_fraction}")
+        _require(self.kept_type in KEPT_TYPES,
+                 f"kept_type must be one of {', '.join(KEPT_TYPES)}, got {self.kept_type}")
         _require(self.pooling in POOLINGS, f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling}")
         _require(self.selection in SELECTIONS,
                  f"selection must be one of {', '.join(SELECTIONS)}, got {self.selection}")

@@ -66,8 +66,9 @@ def frame_counts(utterances: list) -> Tensor:
 class FrameStore:
     """Frames (features, states) of a list of utterances in memory-mapped shards, one per rank that wrote them.
 
-    `index.json` says width, type, number of shards and whose frames they are; it is written last, so a folder without
-    it is an unfinished store. Utterance u lies in shard u mod W, after the earlier ones of that shard.
+    `index.json` says width, type, shards and whose frames they are; it is written last, so a folder without it is an
+    unfinished store. Utterances of like lengths are computed in groups, which do not depend on the number of ranks;
+    group g lies in shard g mod W, a shard's utterances in the order of the list.
     """
 
     def __init__(self, directory: str | Path, counts: Tensor):
@@ -75,20 +76,34 @@ class FrameStore:
         self.index = files.read_json(self.directory / "index.json")
         shards = self.index["shards"]
         self.maps = [np.load(self.directory / name, mmap_mode="r") for name in shards]
-        self.offsets = [_offsets(counts[shard::len(shards)]) for shard in range(len(shards))]
-        if [len(frames) for frames in self.maps] != [int(offsets[-1]) for offsets in self.offsets]:
+        groups = _groups(counts, self.index["group_frames"])
+        self.places = [_places(counts, sorted(itertools.chain(*groups[shard::len(shards)])))
+                       for shard in range(len(shards))]
+        if [len(frames) for frames in self.maps] != [int(counts[list(place)].sum()) for place in self.places]:
             raise ValueError(f"{directory}: holds frames of another list of utterances; delete it and run again")
+        self.shard_of = {u: shard for shard, place in enumerate(self.places) for u in place}
 
     def read(self, utterance: int, start: int = 0, stop: int | None = None) -> Tensor:
         """Frames [start, stop) of an utterance: (T, F) float32."""
-        shard, place = utterance % len(self.maps), utterance // len(self.maps)
-        first, stop = int(self.offsets[shard][place]), int(self.counts[utterance]) if stop is None else stop
-        return torch.from_numpy(np.array(self.maps[shard][first + start:first + stop])).float()
+        shard = self.shard_of[utterance]
+        first, stop = self.places[shard][utterance], int(self.counts[utterance]) if stop is None else stop
+        frames = self.maps[shard][first + start:first + stop]
+        if not isinstance(frames, Tensor):
+            frames = _typed(torch.from_numpy(np.array(frames)), self.index["dtype"])
+        return frames.float()
 
     def batch(self, crops: list[Crop]) -> tuple[Tensor, Tensor]:
         """Crops, zero-padded at the end: (B, T, F) float32 frames and each one's number of frames (B,) int64."""
         cut = [self.read(crop.utterance, crop.start, crop.start + crop.frames) for crop in crops]
         return torch.nn.utils.rnn.pad_sequence(cut, batch_first=True), torch.tensor([len(x) for x in cut])
+
+    def hold(self, device: torch.device, share: float = 0.25) -> "FrameStore":
+        """Keep all frames in the memory of `device`, where they take at most `share` of what a GPU has free."""
+        size = sum(frames.nbytes for frames in self.maps)
+        if device.type != "cuda" or size <= share * torch.cuda.mem_get_info(device)[0]:
+            self.maps = [_typed(torch.from_numpy(np.array(frames)), self.index["dtype"]).to(device)
+                         for frames in self.maps]
+        return self
 
     @classmethod
     def fill(cls, directory: str | Path, utterances: list, width: int, compute: Callable[[list[Tensor]], list[Tensor]],
@@ -96,13 +111,14 @@ class FrameStore:
              ) -> "FrameStore":
         """Compute and keep every utterance's frames, sharded over ranks; kept ones of the same `key` are reused.
 
-        compute takes a list of waveforms (N,) and gives a frames tensor (T, width) for each. Raises ValueError where
-        the number of frames is not frames(N), with the utterance.
+        compute takes a list of waveforms (N,) and gives a frames tensor (T, width) for each. Their size is said before.
+        dtype: float16, bfloat16 or float32. Raises ValueError where the number of frames is not frames(N), with the
+        utterance.
         """
         directory, counts = Path(directory), frame_counts(utterances)
         try:
             store = cls(directory, counts)
-            if store.index["key"] == key:
+            if (store.index["key"], store.index["dtype"]) == (key, dtype):
                 return store
         except (ValueError, OSError, EOFError, KeyError):
             pass                                    # absent, unfinished or damaged
@@ -112,30 +128,48 @@ class FrameStore:
             (directory / "index.json").unlink(missing_ok=True)
             directory.mkdir(parents=True, exist_ok=True)
         distributed.barrier()
+        bytes_each = torch.finfo(getattr(torch, dtype)).bits // 8
+        log.say(f"{what}: {int(counts.sum())} frames of {width} x {dtype}, "
+                f"{int(counts.sum()) * width * bytes_each / 1e9:.3g} GB in {directory}")
         names = [f"frames-{shard:05d}-of-{world:05d}.npy" for shard in range(world)]
-        mine = list(range(rank, len(utterances), world))
-        offsets = _offsets(counts[mine])
-        shard = np.lib.format.open_memmap(directory / names[rank], mode="w+", dtype=dtype,
-                                          shape=(int(offsets[-1]), width))
-        place = {u: int(offsets[i]) for i, u in enumerate(mine)}
-        groups = groups_by_length([u.num_samples for u in utterances], mine, round(batch_seconds * SAMPLE_RATE))
+        group_frames = round(batch_seconds * SAMPLE_RATE) // HOP
+        groups = _groups(counts, group_frames)[rank::world]
+        place = _places(counts, sorted(itertools.chain(*groups)))
+        shard = np.lib.format.open_memmap(directory / names[rank], mode="w+",
+                                          dtype="int16" if dtype == "bfloat16" else dtype,
+                                          shape=(int(counts[list(place)].sum()), width))
         for group in log.progress(groups, len(groups), what, "batches"):
             for u, frames in zip(group, compute([load_checked(utterances[u], do_normalize) for u in group])):
                 if len(frames) != counts[u]:
                     raise ValueError(f"utterance {utterances[u].id}: the model gives {len(frames)} frames, "
                                      f"{int(counts[u])} were expected (one every 320 samples)")
-                shard[place[u]:place[u] + len(frames)] = frames.float().cpu().numpy()
+                frames = frames.to("cpu", getattr(torch, dtype))
+                shard[place[u]:place[u] + len(frames)] = \
+                    (frames.view(torch.int16) if dtype == "bfloat16" else frames).numpy()
         shard.flush()
         distributed.barrier()
         if rank == 0:
-            files.write_json(directory / "index.json", {"key": key, "width": width, "dtype": dtype, "shards": names,
-                                                        "utterances": len(utterances), "frames": int(counts.sum())})
+            files.write_json(directory / "index.json", {
+                "key": key, "width": width, "dtype": dtype, "shards": names, "group_frames": group_frames,
+                "utterances": len(utterances), "frames": int(counts.sum())})
         distributed.barrier()
         return cls(directory, counts)
 
 
-def _offsets(counts: Tensor) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(counts.numpy())])
+def _typed(stored: Tensor, dtype: str) -> Tensor:
+    """What numpy has no type for is stored as int16 of the same bits."""
+    return stored.view(torch.bfloat16) if dtype == "bfloat16" else stored
+
+
+def _groups(counts: Tensor, group_frames: int) -> list[list[int]]:
+    """Utterances computed together: of like lengths, at most `group_frames` hops of sound with padding, or alone."""
+    return groups_by_length((counts + 2).tolist(), list(range(len(counts))), group_frames)
+
+
+def _places(counts: Tensor, utterances: list[int]) -> dict[int, int]:
+    """First frame of each of these utterances in a shard that holds them in this order."""
+    starts = [0, *counts[utterances].cumsum(0).tolist()]
+    return dict(zip(utterances, starts))
 
 
 def groups_by_length(lengths: list[int], indices: list[int], budget: int) -> list[list[int]]:
@@ -182,6 +216,13 @@ def balanced_draw(labels: Tensor, number: int, generator: torch.Generator) -> li
     """`number` utterances with replacement, every class equally likely. labels (U,) int64 class indices."""
     weight = 1.0 / torch.bincount(labels)[labels].double()                      # (U,)
     return torch.multinomial(weight, number, replacement=True, generator=generator).tolist()
+
+
+def send(x: Tensor, device: torch.device) -> Tensor:
+    """A copy of `x` on `device`; to a GPU from pinned memory, so that nobody waits for the transfer."""
+    if device.type == "cuda" and x.device.type == "cpu":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
 
 
 def ahead(batches: Iterator, depth: int = 2) -> Iterator:

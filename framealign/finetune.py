@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from framealign import checkpoint, distributed, files, huggingface, log, metrics, optim
 from framealign.config import FinetuneConfig, as_dict, derive_seed
 from framealign.corpus import Split
-from framealign.data import Crop, balanced_draw, frame_counts, groups_by_length
+from framealign.data import Crop, balanced_draw, frame_counts, groups_by_length, send
 from framealign.frames import frames_in, valid_frames
 from framealign.masking import span_mask
 from framealign.model import Hubert
@@ -62,20 +62,29 @@ class EmotionModel(nn.Module):
         nn.init.zeros_(self.classifier.weight)      # as w: the head's first step follows the data, not a draw; from a
         nn.init.zeros_(self.classifier.bias)        # random start attention may settle on one emotion and miss the rest
 
-    def states(self, inputs: Tensor, lengths: Tensor, is_masked: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def states(self, inputs: Tensor, lengths: Tensor, is_masked: Tensor | None = None,
+               sizes: list[int] | None = None) -> tuple[Tensor, Tensor]:
         """Last layer in float32, (B, T, D), and which frames are real, (B, T).
 
-        inputs: samples (B, N) or kept conv features (B, T, C); lengths (B,): samples or frames of each.
+        inputs: samples (B, N) or kept conv features (B, T, C); lengths (B,): samples or frames of each. sizes: frames
+        of each, known to the host; the encoder then works on real frames alone, end to end, with the same result.
         """
         features, counts = inputs, lengths
         if inputs.ndim == 2:
             features, counts = self.hubert.frontend(inputs, lengths), self.hubert.num_frames(lengths)
-        *_, states = self.hubert.layers(features, counts, is_masked)
+        if sizes is None:
+            *_, states = self.hubert.layers(features, counts, is_masked)        # (B, T, D)
+        else:
+            joined = lambda x: torch.cat([row[:size] for row, size in zip(x, sizes)])[None]     # (1, S, ...)
+            *_, states = self.hubert.layers(joined(features), None, None if is_masked is None else joined(is_masked),
+                                            sizes=sizes)                        # (1, S, D)
+            states = nn.utils.rnn.pad_sequence(states[0].split(sizes), batch_first=True)        # (B, T, D)
         return states.float(), valid_frames(counts, states.shape[1])
 
-    def forward(self, inputs: Tensor, lengths: Tensor, is_masked: Tensor | None = None) -> Tensor:
+    def forward(self, inputs: Tensor, lengths: Tensor, is_masked: Tensor | None = None,
+                sizes: list[int] | None = None) -> Tensor:
         """Class logits of each utterance, (B, classes)."""
-        states, is_valid = self.states(inputs, lengths, is_masked)
+        states, is_valid = self.states(inputs, lengths, is_masked, sizes)
         states = self.dropout(states)
         attention = self.pooling.attention(states, is_valid)                    # (B, T)
         pooled = torch.einsum("bt,btd->bd", attention, states)                  # (B, D)
@@ -172,10 +181,11 @@ def train_step(model, source, crops: list[Crop], labels: Tensor, config: Finetun
         part = ordered[start:stop]
         inputs, lengths = source.batch(part)
         torch.manual_seed(derive_seed(config.seed, "dropout", *name, index))
-        hidden = None if is_masked is None else is_masked[start:stop, :int(counts[stop - 1])].to(device)
+        hidden = None if is_masked is None else send(is_masked[start:stop, :int(counts[stop - 1])], device)
+        sizes = counts[start:stop].tolist() if config.packed and counts[start] < counts[stop - 1] else None
         with autocast():
-            logits = model(inputs.to(device), lengths.to(device), hidden)
-        target = labels[[crop.utterance for crop in part]].to(device)
+            logits = model(send(inputs, device), send(lengths, device), hidden, sizes)
+        target = send(labels[[crop.utterance for crop in part]], device)
         loss = F.cross_entropy(logits.float(), target, reduction="sum") * (weight / len(crops))
         (loss * world).backward()                   # DDP averages over ranks
         total += loss.detach()

@@ -6,7 +6,6 @@ pre-norm in large). What is hidden from the encoder is an argument: nothing is e
 Padding never changes a result: statistics, convolutions and attention see only an utterance's own samples and frames.
 """
 import itertools
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framealign import huggingface, log
+from framealign import convolutions, huggingface, log
 from framealign.config import HubertConfig
 from framealign.frames import conv_length, valid_frames
+from framealign.parameters import initialise
 
 
 class ConvLayer(nn.Module):
@@ -109,10 +109,14 @@ class PositionalConvolution(nn.Module):
                          groups=config.num_conv_pos_embedding_groups)
         self.conv = nn.utils.parametrizations.weight_norm(conv, dim=2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        T = x.shape[1]
-        x = self.conv(x.transpose(1, 2))[..., :T]   # an even kernel gives T + 1 frames: the last is trimmed
-        return F.gelu(x).transpose(1, 2)                                        # (B, T, D)
+    def forward(self, x: Tensor, sizes: list[int] | None = None) -> Tensor:
+        """x (B, T, D), or (1, S, D) of utterances of `sizes` frames end to end, each with zeros around: (B, T, D)."""
+        weight, bias, conv = self.conv.weight, self.conv.bias, self.conv        # the weight norm is computed once
+        apart = []
+        for part in x.transpose(1, 2).split(sizes or x.shape[1], 2):            # (B, D, T) each
+            y = F.conv1d(part, weight, bias, 1, conv.padding, 1, conv.groups)
+            apart.append(y[..., :part.shape[2]])    # an even kernel gives T + 1 frames: the last is trimmed
+        return F.gelu(_joined(apart, 2)).transpose(1, 2)                        # (B, T, D)
 
 
 class Attention(nn.Module):
@@ -124,14 +128,23 @@ class Attention(nn.Module):
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
             setattr(self, name, nn.Linear(config.hidden_size, config.hidden_size))
 
-    def forward(self, x: Tensor, is_valid: Tensor | None) -> Tensor:
-        """x (B, T, D), is_valid (B, T) bool or None for all: (B, T, D)."""
+    def forward(self, x: Tensor, is_valid: Tensor | None, sizes: list[int] | None = None) -> Tensor:
+        """x (B, T, D), is_valid (B, T) bool or None for all: (B, T, D).
+
+        sizes: x is (1, S, D) and holds utterances of so many frames end to end; each attends to itself alone.
+        """
         B, T, D = x.shape
         q, k, v = (proj(x).view(B, T, self.num_heads, -1).transpose(1, 2)       # (B, H, T, D / H) each
                    for proj in (self.q_proj, self.k_proj, self.v_proj))
         real_keys = None if is_valid is None else is_valid[:, None, None, :]    # every query, real keys only
-        y = F.scaled_dot_product_attention(q, k, v, real_keys, dropout_p=self.dropout if self.training else 0.0)
-        return self.out_proj(y.transpose(1, 2).reshape(B, T, D))
+        apart = zip(*(part.split(sizes or T, 2) for part in (q, k, v)))         # one triple unless `sizes` are given
+        y = [F.scaled_dot_product_attention(*triple, real_keys, self.dropout if self.training else 0.0).transpose(1, 2)
+             for triple in apart]                                               # (B, T, H, D / H) each
+        return self.out_proj(_joined(y, 1).reshape(B, T, D))
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 class FeedForward(nn.Module):
@@ -160,11 +173,11 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, x: Tensor, is_valid: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, is_valid: Tensor | None, sizes: list[int] | None = None) -> Tensor:
         if self.pre_norm:
-            x = x + self.dropout(self.attention(self.layer_norm(x), is_valid))
+            x = x + self.dropout(self.attention(self.layer_norm(x), is_valid, sizes))
             return x + self.feed_forward(self.final_layer_norm(x))
-        x = self.layer_norm(x + self.dropout(self.attention(x, is_valid)))
+        x = self.layer_norm(x + self.dropout(self.attention(x, is_valid, sizes)))
         return self.final_layer_norm(x + self.feed_forward(x))
 
 
@@ -179,17 +192,18 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, x: Tensor, is_valid: Tensor | None, is_kept: list[bool] | None) -> Iterator[Tensor]:
+    def forward(self, x: Tensor, is_valid: Tensor | None, is_kept: list[bool] | None,
+                sizes: list[int] | None = None) -> Iterator[Tensor]:
         """Yield layer 0 (the input), each block's output and, if pre-norm, that of the final norm: (B, T, D) each.
 
-        Computed only as far as asked.
+        Computed only as far as asked. sizes: x is (1, S, D), utterances of so many frames end to end.
         """
-        x = x + self.pos_conv_embed(x)
+        x = x + self.pos_conv_embed(x, sizes)
         x = self.dropout(x if self.pre_norm else self.layer_norm(x))
         yield x
         for index, block in enumerate(self.layers):
             if is_kept is None or is_kept[index]:
-                x = block(x, is_valid)
+                x = block(x, is_valid, sizes)
             yield x
         if self.pre_norm:
             yield self.layer_norm(x)
@@ -232,19 +246,20 @@ class Hubert(nn.Module):
         return conv_length(num_samples, self.config.conv_kernel, self.config.conv_stride)
 
     def layers(self, features: Tensor, num_frames: Tensor | None = None, is_masked: Tensor | None = None,
-               is_kept: list[bool] | None = None) -> Iterator[Tensor]:
+               is_kept: list[bool] | None = None, sizes: list[int] | None = None) -> Iterator[Tensor]:
         """Yield the states (B, T, D) of layers 0 ... L: stop asking and the layers above are never computed.
 
         Of pre-norm blocks one more follows, the final norm's: so the last one is always the encoder's output.
         features (B, T, C) from `frontend`; num_frames (B,) or None where all T are real; is_masked (B, T) bool: frames
         replaced by the mask embedding; is_kept: blocks that layer drop leaves in (None: all). Zeros beyond each end.
+        sizes instead of num_frames: features are (1, S, C), utterances of so many frames end to end, without padding.
         """
         is_valid = None if num_frames is None else valid_frames(num_frames, features.shape[1])    # (B, T)
         x = self.feature_projection(features)                                   # (B, T, D)
         if is_masked is not None:
             x = torch.where(is_masked[..., None], self.masked_spec_embed.to(x), x)
         if is_valid is None:
-            yield from self.encoder(x, None, is_kept)
+            yield from self.encoder(x, None, is_kept, sizes)
             return
         padding = ~is_valid[..., None]
         x = x.masked_fill(padding, 0.0)             # the positional convolution must see zeros there, as at the ends
@@ -264,6 +279,27 @@ class Hubert(nn.Module):
             if index == layer:
                 break
         return state
+
+    def states_of(self, waveforms: list[Tensor], layer: int | None = None) -> list[Tensor]:
+        """States of one layer of utterances of any lengths, (N,) float each: a (T, D) for each. No gradients.
+
+        The same as `states` up to rounding, without work for padding: convolutions as matrix products, utterance by
+        utterance, then all frames end to end. Under autocast in its precision.
+        """
+        features = [self.features_of(waveform) for waveform in waveforms]
+        sizes = [len(x) for x in features]
+        *_, states = itertools.islice(self.layers(_joined(features, 0)[None], sizes=sizes),
+                                      None if layer is None else layer + 1)
+        return list(states[0].split(sizes))
+
+    @torch.no_grad()
+    def features_of(self, waveform: Tensor) -> Tensor:
+        """`frontend` of one utterance, the fastest way: (N,) float -> (T, C), in autocast's type where that is on."""
+        device = waveform.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else waveform.dtype
+        if device == "cpu" and dtype == torch.float32:
+            return self.frontend(waveform[None])[0]     # a CPU's own convolutions are faster: docs/BENCHMARKS.md
+        return convolutions.features(self.feature_extractor.conv_layers, waveform, dtype)
 
     def all_states(self, waveform: Tensor, num_samples: Tensor | None = None) -> tuple[Tensor, ...]:
         """States of layers 0 ... L as a tuple of (B, T, D); index n = layer n, as Hugging Face's hidden_states.
@@ -307,33 +343,3 @@ class Hubert(nn.Module):
     def save_pretrained(self, directory: str | Path) -> None:
         """Write config.json, model.safetensors and preprocessor_config.json, Hugging Face's own format."""
         huggingface.write(directory, self.config, self.state_dict(), do_normalize=self.do_normalize)
-
-
-@torch.no_grad()
-def initialise(hubert: Hubert) -> None:
-    """Every tensor's distribution before training, once. HuBERT as fairseq trains it (BERT's in the blocks).
-
-    mask embedding: uniform in [0, 1); convolutions: normal, He et al. 2015 (variance 2 / fan-in), a bias (large only)
-    uniform in +-1/sqrt(fan-in); projection: uniform in +-1/sqrt(C), bias too; positional convolution: normal with
-    variance 4 / (kernel x D), its weight-norm gain the norm that gives, bias 0; linear maps of the blocks: normal with
-    standard deviation 0.02 (`initializer_range`), biases 0; norms: 1 and 0.
-    """
-    config = hubert.config
-    hubert.masked_spec_embed.uniform_()
-    for layer in hubert.feature_extractor.conv_layers:
-        nn.init.kaiming_normal_(layer.conv.weight)
-        if layer.conv.bias is not None:
-            bound = 1 / math.sqrt(layer.conv.weight[0].numel())
-            layer.conv.bias.uniform_(-bound, bound)
-    bound = 1 / math.sqrt(config.conv_dim[-1])
-    hubert.feature_projection.projection.weight.uniform_(-bound, bound)
-    hubert.feature_projection.projection.bias.uniform_(-bound, bound)
-    position = hubert.encoder.pos_conv_embed.conv
-    weight = torch.randn_like(position.weight) * math.sqrt(4 / (config.num_conv_pos_embeddings * config.hidden_size))
-    position.weight = weight                        # sets both parts of the weight norm: gain and direction
-    position.bias.zero_()
-    for block in hubert.encoder.layers:
-        for module in block.modules():
-            if isinstance(module, nn.Linear):
-                module.weight.normal_(0.0, config.initializer_range)
-                module.bias.zero_()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from framealign import checkpoint, distributed, files, log, optim
 from framealign.config import PretrainConfig, as_dict, derive_seed
-from framealign.data import Crop, ahead, frame_counts, pretraining_micro_batches
+from framealign.data import Crop, ahead, frame_counts, pretraining_micro_batches, send
 from framealign.frames import FRAME_RATE, frames_in
 from framealign.masking import span_mask
 from framealign.model import Hubert
@@ -60,10 +60,12 @@ class MaskedPrediction(nn.Module):
         hubert.feature_extractor.requires_grad_(not config.freeze_conv)
 
     def forward(self, inputs: Tensor, units: Tensor, is_masked: Tensor, is_kept: list[bool] | None,
-                look_at_unmasked: bool, num_samples: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+                look_at_unmasked: bool, num_samples: Tensor | None = None, places: tuple[Tensor, Tensor] | None = None
+                ) -> tuple[Tensor, dict[str, Tensor]]:
         """inputs (B, N) samples or (B, T, C) kept features, all T frames real; units, is_masked (B, T).
 
         num_samples (B,): samples of each, None for all N; whole utterances of T frames may differ by less than a hop.
+        places: `places_of(is_masked)`, worked out where the mask was drawn, so that a GPU is not waited for.
         Returns the loss summed over hidden frames, and sums for the log (all on the device): loss, frames and correct
         hidden ones, how often each unit was predicted, and, if looked at, visible frames and correct ones among them.
         """
@@ -72,19 +74,22 @@ class MaskedPrediction(nn.Module):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_conv):
                 features = self.hubert.frontend(inputs, num_samples)            # (B, T, C)
         *_, states = self.hubert.layers(features, None, is_masked, is_kept)     # (B, T, D)
-        hidden, target = states[is_masked], units[is_masked]                    # (S, D), (S,)
-        logits = self.head(hidden)                                              # (S, K)
+        hidden_at, seen_at = places or places_of(is_masked)                     # (S,), (B T - S,)
+        states, units = states.flatten(0, 1), units.flatten()                   # (B T, D), (B T,)
+        target = units.index_select(0, hidden_at)                               # (S,)
+        logits = self.head(states.index_select(0, hidden_at))                   # (S, K)
         loss = masked_prediction_loss(logits, target)
         predicted = logits.detach().argmax(-1)
         sums = {"loss": loss.detach().to(exact(loss.device)), "masked": is_masked.sum(),
                 "masked_correct": (predicted == target).sum(),
-                "predicted": torch.bincount(predicted, minlength=logits.shape[1])}
+                "predicted": histogram(predicted, logits.shape[1])}
         if look_at_unmasked or self.unmasked_weight > 0:
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.unmasked_weight > 0):
-                seen = self.head(states[~is_masked])                            # logits of visible frames
+                seen = self.head(states.index_select(0, seen_at))               # logits of visible frames
+            visible = units.index_select(0, seen_at)
             if self.unmasked_weight > 0:
-                loss = loss + self.unmasked_weight * masked_prediction_loss(seen, units[~is_masked])
-            sums |= {"unmasked": (~is_masked).sum(), "unmasked_correct": (seen.argmax(-1) == units[~is_masked]).sum()}
+                loss = loss + self.unmasked_weight * masked_prediction_loss(seen, visible)
+            sums |= {"unmasked": (~is_masked).sum(), "unmasked_correct": (seen.argmax(-1) == visible).sum()}
         if not self.freeze_conv:                    # wav2vec 2.0's penalty, here per frame that counts, like the loss
             counted = frame_weights(is_masked, self.unmasked_weight).sum()
             loss = loss + self.feature_penalty * features.float().square().mean() * counted
@@ -93,6 +98,17 @@ class MaskedPrediction(nn.Module):
                 if not is_kept[index]:              # a dropped block still takes part in the gradient reduction
                     loss = loss + 0.0 * sum(p.sum() for p in block.parameters())
         return loss, sums
+
+
+def histogram(units: Tensor, num_clusters: int) -> Tensor:
+    """How often each of K units is among these (S,): (K,) int64; bincount asks a GPU for the largest and waits."""
+    return units.new_zeros(num_clusters).scatter_add_(0, units, torch.ones_like(units))
+
+
+def places_of(is_masked: Tensor) -> tuple[Tensor, Tensor]:
+    """Where hidden and where visible frames lie in a mask (B, T), read row by row: indices (S,) and (B T - S,)."""
+    flat = is_masked.flatten()
+    return flat.nonzero().squeeze(1), (~flat).nonzero().squeeze(1)
 
 
 def frame_weights(is_masked: Tensor, unmasked_weight: float) -> Tensor:
@@ -211,6 +227,7 @@ def pretrain(hubert: Hubert, utterances: list, units: Units, config: PretrainCon
     wrapped = distributed.replicate(model, device)
     autocast = distributed.autocast(device, precision)
     per_update = max(1, round(config.batch_seconds / config.micro_batch_seconds))
+    per_rank = -(-per_update // world)
     stream = itertools.islice(pretraining_micro_batches(train_counts, config), start * per_update, None)
     batches = ahead(_load(stream, per_update, source, units, config, start + 1))
     model.train()
@@ -219,14 +236,14 @@ def pretrain(hubert: Hubert, utterances: list, units: Units, config: PretrainCon
         lr = optim.linear_schedule(update, config.peak_lr, config.warmup_updates, config.updates)
         logs = update % config.log_every_updates == 0 or update == config.updates
         micro_batches, weighted_frames, audio_seconds = next(batches)
+        micro_batches = ([*(send(x, device) for x in tensors), weight] for *tensors, weight in micro_batches)
         is_kept = draw_kept_layers(hubert, config.seed, update)
-        for index, (inputs, lengths, targets, is_masked, weight) in enumerate(micro_batches):
+        for index, (inputs, lengths, targets, is_masked, hidden_at, seen_at, weight) in enumerate(micro_batches):
             torch.manual_seed(derive_seed(config.seed, "dropout", update, index * world + rank))
-            more = index + 1 < len(micro_batches)
+            more = index + 1 < per_rank
             with wrapped.no_sync() if more and world > 1 else contextlib.nullcontext():
                 with autocast():
-                    loss, sums = wrapped(inputs.to(device), targets.to(device), is_masked.to(device), is_kept, logs,
-                                         lengths.to(device))
+                    loss, sums = wrapped(inputs, targets, is_masked, is_kept, logs, lengths, (hidden_at, seen_at))
                 # DDP averages gradients over ranks; the factor turns that into the mean over all hidden frames.
                 (loss * weight * world / weighted_frames).backward()
             if weight:
@@ -261,8 +278,8 @@ def pretrain(hubert: Hubert, utterances: list, units: Units, config: PretrainCon
 
 
 def _load(stream, per_update: int, source, units: Units, config: PretrainConfig, update: int):
-    """Yield each update's share of this rank: micro-batches (inputs, their lengths, units, mask, weight); then what
-    the loss of all ranks is divided by, and their seconds of audio.
+    """Yield each update's share of this rank: micro-batches (inputs, their lengths, units, mask, places of hidden and
+    of visible frames, weight); then what the loss of all ranks is divided by, and their seconds of audio.
 
     The divisor counts hidden frames, and visible ones by their weight. Micro-batch i goes to rank i mod W. Where they
     do not divide evenly, a rank repeats one with weight 0, so that all take part in the reduction.
@@ -273,7 +290,8 @@ def _load(stream, per_update: int, source, units: Units, config: PretrainConfig,
         masks = [draw_mask(crop, config, update, index) for index, crop in enumerate(crops)]
         turns = [(rank + world * turn) for turn in range(math.ceil(per_update / world))]
         mine = [(index, 1.0) if index < per_update else (0, 0.0) for index in turns]
-        yield ([(*source.batch(crops[i]), crop_units(units, crops[i]), masks[i], weight) for i, weight in mine],
+        yield ([(*source.batch(crops[i]), crop_units(units, crops[i]), masks[i], *places_of(masks[i]), weight)
+                for i, weight in mine],
                sum(float(frame_weights(mask, config.unmasked_weight).sum()) for mask in masks),
                sum(crop.frames for group in crops for crop in group) / FRAME_RATE)
 

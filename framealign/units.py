@@ -167,43 +167,42 @@ def mfcc_store(utterances: list, directory: Path) -> FrameStore:
                            files.digest_of(["mfcc", identity(utterances)]), do_normalize=False, what="MFCC")
 
 
-def state_store(hubert: Hubert, layer: int, utterances: list, directory: Path, device: torch.device) -> FrameStore:
+def state_store(hubert: Hubert, layer: int, utterances: list, directory: Path, device: torch.device,
+                precision: str = "float32") -> FrameStore:
     """States of one layer of every utterance; the layers above it are not computed. Nothing is masked."""
     if not 0 <= layer <= hubert.config.num_hidden_layers:
         raise ValueError(f"layer must be in [0, {hubert.config.num_hidden_layers}], got {layer}")
     return _filled(hubert, directory, utterances, hubert.config.hidden_size,
-                   lambda batch, num_samples: hubert.states(batch, num_samples, layer), f"layer {layer}", device)
+                   lambda waveforms: hubert.states_of(waveforms, layer), f"layer {layer}", device, precision)
 
 
-def frontend_store(hubert: Hubert, utterances: list, directory: Path, device: torch.device) -> FrameStore:
+def frontend_store(hubert: Hubert, utterances: list, directory: Path, device: torch.device,
+                   dtype: str = "float16") -> FrameStore:
     """Output of the (frozen) conv encoder for every utterance: what training would otherwise compute every epoch."""
-    return _filled(hubert, directory, utterances, hubert.config.conv_dim[-1], hubert.frontend, "frontend", device)
+    return _filled(hubert, directory, utterances, hubert.config.conv_dim[-1],
+                   lambda waveforms: [hubert.features_of(x) for x in waveforms], "frontend", device, dtype=dtype)
 
 
 def frame_source(hubert: Hubert, utterances: list, config: PretrainConfig | FinetuneConfig, directory: Path,
                  device: torch.device) -> FrameStore | Waveforms:
     """What training reads: the frozen conv encoder's kept output, or sound where it trains or is not to be kept."""
     if config.freeze_conv and config.cache_frontend:
-        return frontend_store(hubert, utterances, directory, device)
+        store = frontend_store(hubert, utterances, directory, device, config.kept_type)
+        return store.hold(device) if device.type == "cuda" else store       # the system keeps read pages in memory
     return Waveforms(utterances, hubert.do_normalize)
 
 
 def _filled(hubert: Hubert, directory: Path, utterances: list, width: int,
-            forward: Callable[[Tensor, Tensor], Tensor], what: str, device: torch.device) -> FrameStore:
-    """Compute and keep, or find kept, what `forward` (B, N), (B,) -> (B, T, width) gives for these utterances."""
+            forward: Callable[[list[Tensor]], list[Tensor]], what: str, device: torch.device,
+            precision: str = "float32", dtype: str = "float16") -> FrameStore:
+    """Compute and keep, or find kept, what `forward` gives for these utterances: (N,) each -> (T, width) each."""
     hubert = hubert.to(device).eval()
-
-    def compute(waveforms: list[Tensor]) -> list[Tensor]:
-        batch, num_samples = padded(waveforms, device)
-        return [x[:n] for x, n in zip(forward(batch, num_samples), hubert.num_frames(num_samples).tolist())]
-
     state = hubert.feature_extractor.state_dict() if what == "frontend" else hubert.state_dict()
-    key = files.digest_of([what, hubert.do_normalize, digest_of_state(state), identity(utterances)])
-    # One by one a CPU is faster (no padding), and the bits do not depend on which utterances a rank has.
-    batch_seconds = 0.0 if device.type == "cpu" else 60.0
-    with torch.inference_mode():
-        return FrameStore.fill(directory, utterances, width, compute, key, hubert.do_normalize, what,
-                               batch_seconds=batch_seconds)
+    key = files.digest_of([what, hubert.do_normalize, digest_of_state(state), identity(utterances), precision])
+    # One context for all: weights are rounded to bfloat16 once. On a CPU longer groups leave the caches.
+    with torch.inference_mode(), distributed.autocast(device, precision)():
+        return FrameStore.fill(directory, utterances, width, lambda batch: forward([x.to(device) for x in batch]), key,
+                               hubert.do_normalize, what, dtype, 20.0 if device.type == "cpu" else 120.0)
 
 
 def padded(waveforms: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from framealign import audio, distributed
 from framealign.config import HubertConfig, PretrainConfig
 from framealign.data import (Crop, FrameStore, Waveforms, ahead, balanced_draw, frame_counts, groups_by_length,
-                             pretraining_micro_batches)
+                             load_checked, pretraining_micro_batches)
 from framealign.frames import frames_in, num_frames
 from framealign.model import Hubert
 from framealign.pretrain import crop_units
@@ -163,6 +163,26 @@ def test_kept_frames_are_those_computed(marked, tmp_path):
     assert torch.equal(halves.read(5), expected[5].half().float())
     index = json.loads((tmp_path / "index.json").read_text())
     assert index["utterances"] == len(LENGTHS) and index["frames"] == sum(map(len, expected)) and index["width"] == 2
+
+
+@pytest.mark.parametrize("dtype, bits", [("float16", 10), ("bfloat16", 7), ("float32", 23)])
+def test_kept_types(dtype, bits, marked, tmp_path, capsys):
+    """Rounded as the type rounds, on disk and held in memory; its size is said before it is computed."""
+    exact = [torch.randn(int(n), 2) for n in frame_counts(marked)]
+    place = {len(load_checked(x, False)): frames for x, frames in zip(marked, exact)}
+    store = fill(tmp_path, marked, lambda waveforms: [place[len(x)] for x in waveforms], dtype=dtype)
+    size = 2 * len(torch.cat(exact)) * (4 if dtype == "float32" else 2)
+    assert f"x {dtype}, {size / 1e9:.3g} GB in {tmp_path}" in capsys.readouterr().out
+    crops = [Crop(4, 3, 9), Crop(0, 0, 9)]
+    for u, frames in enumerate(exact):
+        assert torch.equal(store.read(u), frames.to(getattr(torch, dtype)).float())
+        assert (store.read(u) - frames).abs().max() <= 2.0 ** -bits * frames.abs().max()
+    before = store.batch(crops)[0]
+    held = store.hold(torch.device("cpu"))
+    assert all(isinstance(frames, Tensor) for frames in held.maps) and torch.equal(held.batch(crops)[0], before)
+    again = fill(tmp_path, marked, lambda waveforms: [place[len(x)] + 1 for x in waveforms], dtype="float32")
+    expected = exact[0] + (dtype != "float32")      # another type: made again
+    assert torch.equal(again.read(0), expected)
 
 
 def test_kept_frames_are_used_again_only_for_the_same_key(marked, tmp_path):

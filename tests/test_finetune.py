@@ -15,7 +15,7 @@ from framealign import distributed, finetune, optim
 from framealign.config import SELECTIONS, FinetuneConfig, derive_seed
 from framealign.data import Crop, Waveforms, frame_counts
 from framealign.finetune import AttentionPooling, EmotionModel, MeanPooling
-from framealign.frames import frames_in
+from framealign.frames import frames_in, num_samples_of
 from framealign.masking import span_mask
 from framealign.model import Hubert
 from framealign.utterances import CLASSES, Split, split
@@ -545,3 +545,24 @@ def test_the_learning_rate_falls_to_nothing_where_asked(micro, tones, tmp_path):
     rates = {decay: [line["lr"] for line in read_log(tmp_path / str(decay))] for decay in (False, True)}
     assert rates[False] == [1e-3] * 4
     assert rates[True] == pytest.approx([0.75e-3, 0.5e-3, 0.25e-3, 0.0])
+
+
+@pytest.mark.parametrize("pooling", ["attention", "mean"])
+def test_packed_batches_change_no_logit_and_no_gradient(micro, pooling):
+    """Frames end to end or padded, with a time mask, from features and from sound: the same."""
+    config = dataclasses.replace(micro, feat_proj_dropout=0.0, hidden_dropout=0.0, attention_dropout=0.0)
+    torch.manual_seed(0)
+    model = EmotionModel(Hubert(config), ["a", "b", "c"], pooling).train()
+    for parameter in [*model.pooling.parameters(), *model.classifier.parameters()]:
+        torch.nn.init.normal_(parameter)            # a new head says the same whatever it hears
+    counts = torch.tensor([9, 31, 17])
+    sound = torch.randn(3, num_samples_of(31))
+    is_masked = torch.rand(3, 31) < 0.3
+    trained = [p for name, p in model.named_parameters() if "feature_extractor" not in name]
+    for inputs, lengths in ((torch.randn(3, 31, 8), counts), (sound, num_samples_of(counts))):
+        padded = model(inputs, lengths, is_masked)
+        packed = model(inputs, lengths, is_masked, counts.tolist())
+        torch.testing.assert_close(packed, padded, rtol=1e-5, atol=1e-5)
+        for a, b in zip(torch.autograd.grad(packed.square().sum(), trained),
+                        torch.autograd.grad(padded.square().sum(), trained)):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

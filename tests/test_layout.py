@@ -10,16 +10,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LEVELS = {
-    0: ["config", "frames", "files", "distributed", "log", "metrics"],
+    0: ["allocator", "config", "frames", "files", "distributed", "log", "metrics"],
     1: ["audio", "mfcc", "kmeans", "masking", "optim", "overrides", "parameters", "stages",
         "unpickle", "utterances", "voice"],
-    2: ["huggingface", "centroids", "synth"],
+    2: ["convolutions", "huggingface", "centroids", "synth"],
     3: ["model", "corpus", "data", "checkpoint", "interop"],
     4: ["units"],
     5: ["pretrain", "finetune"],
     6: ["session", "recognise"],
     7: ["alignment", "report"],
-    8: ["demo", "commands", "verify"],
+    8: ["benchmark", "demo", "commands", "verify"],
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules}
 WITHIN = {("log", "distributed")}                   # the one import inside a level: only rank 0 speaks
@@ -109,7 +109,9 @@ def test_modules_say_what_they_are(path):
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_scripts_are_verbs(path):
     source = path.read_text(encoding="utf-8")
-    assert source.count("\n") <= SCRIPT_LINES, f"bin/{path.name} has over {SCRIPT_LINES} lines: the library computes"
+    # bench.py alone may be longer: what it calls are the peers, which no module may import.
+    limit = MODULE_LINES if path.stem == "bench" else SCRIPT_LINES
+    assert source.count("\n") <= limit, f"bin/{path.name} has over {limit} lines: the library computes"
     assert ast.get_docstring(ast.parse(source)), f"bin/{path.name} has no docstring"
     peers = {imported.split(".")[0] for imported, _ in imports(source)} & PEERS
     assert not peers or path.stem == "bench", f"bin/{path.name} imports {', '.join(sorted(peers))}"

@@ -9,6 +9,7 @@ import pytest
 import ranks
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from framealign import audio, data, optim, pretrain
 from framealign.config import HubertConfig, PretrainConfig, derive_seed
@@ -208,6 +209,38 @@ def test_sums_for_the_log_are_what_a_count_gives(micro):
 
 
 # Batches, masks, held-out utterances
+
+class NothingAsked(TorchDispatchMode):
+    """Fails at every operation for whose result a GPU would be waited for."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function)
+        assert not any(word in name for word in ("local_scalar_dense", "nonzero", "bincount", "masked_select")), name
+        if "aten.index.Tensor" in name or "aten.index_put" in name:
+            assert not any(x is not None and x.dtype == torch.bool for x in args[1]), name
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("looks, weight", [(False, 0.0), (True, 0.0), (False, 0.5)])
+def test_a_step_asks_the_device_for_nothing(micro, looks, weight):
+    """Forward, backward, clipping, update and skipping, given where the hidden frames lie, in bfloat16 too."""
+    config = settings(unmasked_weight=weight)
+    model = MaskedPrediction(base(micro), 5, config).train()
+    optimizer = optim.adamw(model.parameters(), 1e-3, (0.9, 0.98), 1e-6, 0.01)
+    features, units, is_masked = torch.randn(3, 20, 8), torch.randint(5, (3, 20)), torch.rand(3, 20) < 0.5
+    places = pretrain.places_of(is_masked)
+    expected, _ = model.eval()(features, units, is_masked, None, looks)
+    assert torch.equal(expected, model(features, units, is_masked, None, looks, None, places)[0])
+    for enabled in (False, True):
+        with NothingAsked():
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                loss, sums = model.train()(features, units, is_masked, [True, False], looks, None, places)
+            loss.backward()
+            norm, skipped = optim.step(optimizer, 1e-3, 1.0)
+        assert torch.isfinite(norm) and not skipped and int(sums["predicted"].sum()) == len(places[0])
+    with pytest.raises(AssertionError, match="nonzero"), NothingAsked():
+        model(features, units, is_masked, None, looks)
+
 
 def test_a_crop_has_the_units_of_its_own_frames(tones):
     made = random_units(tones, 1000)

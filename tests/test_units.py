@@ -218,9 +218,21 @@ def test_kept_states_are_those_of_each_utterance_alone(hubert, tones, tmp_path, 
             with torch.inference_mode():
                 alone = hubert.states(waveform[None], layer=layer)[0]
             assert store.read(u).shape == (num_frames(tones[u].num_samples), 16)
-            assert torch.equal(store.read(u), alone.half().float())
+            # kept ones were computed in groups: equal up to rounding, which may round to the next float16
+            torch.testing.assert_close(store.read(u), alone, rtol=2 ** -10, atol=1e-5)
     with pytest.raises(ValueError, match=r"layer must be in \[0, 2\], got 3"):
         state_store(hubert, 3, tones, tmp_path / "3", cpu)
+
+
+def test_states_in_bfloat16_are_near_and_not_taken_for_others(hubert, tones, tmp_path, cpu):
+    """Within 5 % (seen: 2.2 %) in a model of width 16, whose sums are short; base's 2 % is test_convolutions.py's."""
+    exact = state_store(hubert, 1, tones, tmp_path, cpu)
+    expected = torch.cat([exact.read(u) for u in range(len(tones))])
+    rounded = state_store(hubert, 1, tones, tmp_path, cpu, "bfloat16")
+    found = torch.cat([rounded.read(u) for u in range(len(tones))])
+    assert 0 < (found - expected).norm() <= 0.05 * expected.norm()
+    with pytest.raises(ValueError, match="--precision must be auto, float32 or bfloat16, got half"):
+        state_store(hubert, 1, tones, tmp_path, cpu, "half")
 
 
 def test_normalisation_is_the_models_business(micro, tones, tmp_path, cpu):
@@ -230,13 +242,14 @@ def test_normalisation_is_the_models_business(micro, tones, tmp_path, cpu):
     with torch.inference_mode():
         as_it_is, normalised = (raw.frontend(x[None])[0] for x in (waveform, audio.normalise(waveform)))
     assert (as_it_is - normalised).abs().max() > 0.01
-    assert torch.equal(frontend_store(raw, tones[:2], tmp_path, cpu).read(0), as_it_is.half().float())
+    torch.testing.assert_close(frontend_store(raw, tones[:2], tmp_path, cpu).read(0), as_it_is, rtol=2 ** -10,
+                               atol=1e-5)
 
 
 def test_kept_frames_are_used_again_until_model_or_corpus_change(hubert, tones, tmp_path, cpu, monkeypatch):
     computed = []
-    states = Hubert.states
-    monkeypatch.setattr(Hubert, "states", lambda self, *rest: computed.append(1) or states(self, *rest))
+    states = Hubert.states_of
+    monkeypatch.setattr(Hubert, "states_of", lambda self, *rest: computed.append(1) or states(self, *rest))
     state_store(hubert, 1, tones, tmp_path, cpu)
     times = len(computed)
     state_store(hubert, 1, tones, tmp_path, cpu)

@@ -1,0 +1,350 @@
+#!/usr/bin/env python3
+"""Time framealign beside transformers, torchaudio and scikit-learn: A B A B in one process, a table and JSON.
+
+    bin/bench.py --what forward --preset base --threads 2
+    bin/bench.py --what all --corpus emodb4.tsv --rounds 5 --out bench.json
+
+The first row of each table is what the others are compared with. Weights are random unless --hubert names a directory.
+Peers that are not installed are left out, which is said. It is the one script that imports peers, and so the one that
+is longer than a verb.
+"""
+import argparse
+import importlib.util
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from framealign import benchmark, commands, config, distributed, files, interop, kmeans, log, optim, pretrain
+from framealign.benchmark import Contender
+from framealign.config import PretrainConfig
+from framealign.data import Crop, FrameStore, Waveforms, load_checked, pretraining_micro_batches, send
+from framealign.finetune import EmotionModel
+from framealign.frames import frames_in, num_frames, num_samples_of, valid_frames
+from framealign.model import Hubert
+from framealign.units import padded
+from framealign.utterances import Utterance
+
+
+class Bench:
+    """The models, the sound and the settings that all contests share."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.device = args, distributed.choose_device(args.device)
+        self.dtype = torch.bfloat16 if args.dtype == "bfloat16" else torch.float32
+        self.autocast = distributed.autocast(self.device, args.dtype)
+        torch.manual_seed(0)
+        self.config = config.preset(args.preset).model
+        hubert = Hubert.from_pretrained(args.hubert) if args.hubert else Hubert(self.config)
+        self.hubert, self.config = hubert.eval().to(self.device), hubert.config
+        self.against = [name for name in args.against.split(",") if name]
+        for name in [name for name in self.against if importlib.util.find_spec(name) is None]:
+            log.say(f"{name} is not installed: left out")
+            self.against.remove(name)
+        self.keeps = {"same": (True, True), "shipped": (True, False), "default": (False, False)}[args.allocator]
+
+    def transformers(self, train: bool = False) -> nn.Module:
+        """transformers' HubertModel with our weights."""
+        import transformers
+        with tempfile.TemporaryDirectory() as folder:
+            self.hubert.save_pretrained(folder)
+            return transformers.HubertModel.from_pretrained(folder).train(train).to(self.device)
+
+    def torchaudio(self) -> nn.Module:
+        """torchaudio's Wav2Vec2Model with our weights."""
+        import torchaudio
+        theirs = torchaudio.models.wav2vec2_model(**interop.torchaudio_arguments(self.config), aux_num_out=None)
+        theirs.load_state_dict(interop.to_torchaudio(self.hubert.state_dict()))
+        return theirs.eval().to(self.device)
+
+    def waveforms(self) -> list[Tensor]:
+        """Real sound spread over a corpus by length, or noise of lengths from --shortest to --longest, geometric."""
+        number, low, high = self.args.utterances, self.args.shortest, self.args.longest
+        if self.args.corpus:
+            found = [u for u in commands.read_corpus(self.args.corpus) if low <= u.num_samples / 16_000 <= high]
+            found.sort(key=lambda u: u.num_samples)
+            picked = [found[i * (len(found) - 1) // max(1, number - 1)] for i in range(min(number, len(found)))]
+            return [load_checked(u, self.hubert.do_normalize).to(self.device) for u in picked]
+        seconds = torch.logspace(torch.tensor(low).log10(), torch.tensor(high).log10(), number).tolist()
+        return [torch.randn(round(16_000 * x), device=self.device) for x in seconds]
+
+    def work(self, waveforms: list[Tensor], layer: int | None) -> tuple[float, float]:
+        """FLOP of the forward of these utterances without padding, and their seconds."""
+        lengths = [len(x) for x in waveforms]
+        return sum(benchmark.forward_flop(self.config, n, layer) for n in lengths), sum(lengths) / 16_000
+
+    def contest(self, title: str, contenders: list[Contender]) -> dict:
+        """Run the contest under a title that says how."""
+        records = benchmark.compete(contenders, self.args.rounds, self.device, self.dtype)
+        how = f"{self.args.threads} thread(s), {self.device}, {self.args.dtype}, {self.args.rounds} rounds, preset "
+        return {"title": f"{title} ({how}{self.args.preset}, allocator {self.args.allocator})", "records": records}
+
+
+def states(bench: Bench, title: str, waveforms: list[Tensor], layer: int | None) -> dict:
+    """Contest of extraction; differences are to the plain path, utterance by utterance, in float32."""
+    hubert, peers = bench.hubert, {}
+    batch, lengths = padded(waveforms, bench.device)
+    is_real = (torch.arange(batch.shape[1], device=bench.device) < lengths[:, None]).long()
+    flop, seconds = bench.work(waveforms, layer)
+    with torch.inference_mode():
+        expected = [hubert.states(x[None], layer=layer)[0] for x in waveforms]
+    last = bench.config.num_hidden_layers if layer is None else layer
+    if "transformers" in bench.against:
+        model = bench.transformers()
+        peers["transformers, padded, with mask"] = lambda: model(
+            batch, attention_mask=is_real, output_hidden_states=last < bench.config.num_hidden_layers)
+        peers["transformers, one by one"] = lambda: [model(x[None], output_hidden_states=True).hidden_states[last][0]
+                                                     for x in waveforms]
+    if "torchaudio" in bench.against:
+        other = bench.torchaudio()
+        peers["torchaudio, padded, with lengths"] = lambda: other.extract_features(batch, lengths, last)[0][-1]
+        peers["torchaudio, one by one"] = lambda: [other.extract_features(x[None], None, last)[0][-1][0]
+                                                   for x in waveforms]
+    own = {"framealign, plain, padded": lambda: hubert.states(batch, lengths, layer),
+           "framealign, plain, one by one": lambda: [hubert.states(x[None], layer=layer)[0] for x in waveforms],
+           "framealign, fast, one by one": lambda: [hubert.states_of([x], layer)[0] for x in waveforms],
+           "framealign, packed": lambda: hubert.states_of(waveforms, layer)}
+    if len(waveforms) == 1:
+        peers, own = ({name: run for name, run in part.items() if "padded" not in name and "packed" not in name}
+                      for part in (peers, own))
+    contenders = [Contender(name, run, flop, seconds, bench.keeps[1]) for name, run in peers.items()]
+    contenders += [Contender(name, run, flop, seconds, bench.keeps[0]) for name, run in own.items()]
+    with torch.inference_mode(), bench.autocast():  # one context: weights are rounded once, for all contenders
+        result = bench.contest(title, contenders)
+        for contender, record in zip(contenders, result["records"]):
+            found = contender.run()
+            if hasattr(found, "last_hidden_state"):
+                found = found.hidden_states[last] if found.hidden_states else found.last_hidden_state
+            record["difference"] = benchmark.difference(list(found), expected)
+    return result
+
+
+def forward(bench: Bench) -> list[dict]:
+    """One utterance of the longest length, every layer."""
+    return [states(bench, "Forward of one utterance, last layer", bench.waveforms()[-1:], None)]
+
+
+def extract(bench: Bench) -> list[dict]:
+    """A mix of lengths, to the layer whose states are clustered; then how many units bfloat16 changes."""
+    waveforms, layer = bench.waveforms(), min(bench.args.layer, bench.config.num_hidden_layers)
+    found = states(bench, f"States of layer {layer} of {len(waveforms)} utterances, {bench.args.shortest:g} to "
+                          f"{bench.args.longest:g} s", waveforms, layer)
+    with torch.inference_mode():
+        exact = torch.cat(bench.hubert.states_of(waveforms, layer))
+        with torch.autocast(bench.device.type, torch.bfloat16):
+            rounded = torch.cat(bench.hubert.states_of(waveforms, layer)).float()
+    clusters = max(2, min(bench.args.clusters, len(exact) // 10))
+    centroids, *_ = kmeans.fit(exact, clusters)
+    same = (kmeans.assign(rounded, centroids) == kmeans.assign(exact, centroids)).double().mean().item()
+    found["note"] = f"{100 * same:.1f} % of {len(exact)} frames have the same of {clusters} units in bfloat16."
+    return [found]
+
+
+def pretraining(bench: Bench) -> list[dict]:
+    """One update, --utterances crops of --longest seconds, no block dropped: torchaudio's model and loss, and ours."""
+    number, device = bench.args.utterances, bench.device
+    settings, shape = PretrainConfig(), replace(bench.config, layerdrop=0.0)
+    frames = frames_in(bench.args.longest)
+    waveform = torch.randn(number, num_samples_of(frames), device=device)
+    units = torch.randint(bench.args.clusters, (number, frames), device=device)
+    flop = {conv: number * benchmark.training_flop(bench.config, waveform.shape[1], conv)
+            for conv in ("kept", "trained")}
+    seconds, contenders = number * bench.args.longest, []
+    if "torchaudio" in bench.against:
+        import torchaudio
+        theirs = torchaudio.models.hubert_pretrain_model(
+            **interop.torchaudio_arguments(shape), mask_prob=0.8, mask_selection="static", mask_other=0.0,
+            mask_length=10, no_mask_overlap=False, mask_min_space=1, mask_channel_prob=0.0,
+            mask_channel_selection="static", mask_channel_other=0.0, mask_channel_length=10,
+            no_mask_channel_overlap=False, mask_channel_min_space=1, skip_masked=False, skip_nomask=False,
+            num_classes=bench.args.clusters, final_dim=settings.projection_size, feature_grad_mult=0.1)
+        theirs.to(device).train()
+        adam = torch.optim.AdamW(theirs.parameters(), 1e-5, (0.9, 0.98), 1e-6, 0.01)
+
+        def their_step() -> None:
+            with bench.autocast():
+                hidden, seen, penalty = theirs(waveform, units)
+            loss = sum(weight * F.cross_entropy(logits.float(), torch.zeros_like(logits[:, 0], dtype=torch.int64),
+                                                reduction="sum") for weight, logits in ((1.0, hidden), (0.0, seen)))
+            (loss / len(hidden) + 10 * penalty).backward()
+            torch.nn.utils.clip_grad_norm_(theirs.parameters(), 10.0)
+            adam.step()
+            adam.zero_grad()
+        contenders.append(Contender("torchaudio, conv encoder trained", their_step, flop["trained"], seconds,
+                                    bench.keeps[1]))
+    crops = [Crop(0, 0, frames)] * number
+    for conv in ("trained", "kept"):
+        hubert = Hubert(shape).to(device)
+        model = pretrain.MaskedPrediction(hubert, bench.args.clusters,
+                                          replace(settings, freeze_conv=conv == "kept")).to(device).train()
+        adamw = optim.adamw(model.parameters(), 1e-5, (0.9, 0.98), 1e-6, 0.01)
+        with torch.no_grad():
+            inputs = hubert.frontend(waveform) if conv == "kept" else waveform
+
+        def our_step(model=model, adamw=adamw, inputs=inputs) -> None:
+            is_masked = pretrain.draw_mask(crops, settings, 0)
+            places = tuple(send(x, device) for x in pretrain.places_of(is_masked))
+            with bench.autocast():
+                loss, _ = model(inputs, units, send(is_masked, device), None, False, None, places)
+            (loss / len(places[0])).backward()
+            optim.step(adamw, 1e-5, settings.clip_norm)
+        contenders.append(Contender(f"framealign, conv encoder {conv}", our_step, flop[conv], seconds, bench.keeps[0]))
+    return [bench.contest(f"Pretraining step, {number} x {bench.args.longest:g} s, {bench.args.clusters} units",
+                          contenders)]
+
+
+def finetuning(bench: Bench) -> list[dict]:
+    """One update of a mixed batch, crops of at most 6 s: transformers' encoder with the same head, and ours."""
+    device, waveforms = bench.device, [x[:96_000] for x in bench.waveforms()]
+    batch, lengths = padded(waveforms, device)
+    labels = torch.arange(len(waveforms), device=device) % 4
+    flop = {conv: sum(benchmark.training_flop(bench.config, n, conv) for n in lengths.tolist())
+            for conv in ("kept", "frozen")}
+    seconds, contenders = float(lengths.sum()) / 16_000, []
+
+    def step(logits: Callable[[], Tensor], parameters: list[nn.Parameter]) -> Callable[[], None]:
+        adamw = optim.adamw(parameters, 1e-4, (0.9, 0.999), 1e-8, 1e-5)
+
+        def stepping() -> None:
+            with bench.autocast():
+                found = logits()
+            F.cross_entropy(found.float(), labels).backward()
+            optim.step(adamw, 1e-4, 10.0)
+        return stepping
+
+    model = EmotionModel(Hubert(bench.config), list("abcd"), dropout=0.1).to(device).train()
+    model.hubert.feature_extractor.requires_grad_(False)
+    if "transformers" in bench.against:
+        theirs, head = bench.transformers(train=True), EmotionModel(Hubert(bench.config), list("abcd")).to(device)
+        theirs.feature_extractor._freeze_parameters()
+        is_real = (torch.arange(batch.shape[1], device=device) < lengths[:, None]).long()
+        is_valid = valid_frames(bench.hubert.num_frames(lengths), num_frames(batch.shape[1]))
+
+        def their_logits() -> Tensor:
+            states = theirs(batch, attention_mask=is_real).last_hidden_state.float()
+            attention = head.pooling.attention(states, is_valid)
+            return head.classifier(torch.einsum("bt,btd->bd", attention, states))
+        trained = [*theirs.parameters(), *head.pooling.parameters(), *head.classifier.parameters()]
+        contenders.append(Contender("transformers, conv encoder frozen", step(their_logits, trained), flop["frozen"],
+                                    seconds, bench.keeps[1]))
+    with torch.no_grad():
+        features = [model.hubert.frontend(x[None])[0] for x in waveforms]
+    counts = torch.tensor([len(x) for x in features], device=device)
+    together = nn.utils.rnn.pad_sequence(features, batch_first=True)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    runs = {"padded": lambda: model(together, counts), "packed": lambda: model(together, counts, None, counts.tolist())}
+    contenders += [Contender(f"framealign, conv encoder kept, {name}", step(run, trained), flop["kept"], seconds,
+                             bench.keeps[0]) for name, run in runs.items()]
+    return [bench.contest(f"Fine-tuning step, {len(waveforms)} utterances, {seconds:.0f} s", contenders)]
+
+
+def clustering(bench: Bench) -> list[dict]:
+    """Fit to a mixture, or to states of a layer of --corpus tiled with noise to --frames; then assignment alone."""
+    width, clusters, number = bench.config.hidden_size, bench.args.clusters, bench.args.frames
+    frames, what = benchmark.mixture(number, width).to(bench.device), "a mixture of 1,500 unequal components"
+    if bench.args.corpus:
+        with torch.inference_mode():
+            found = torch.cat(bench.hubert.states_of(bench.waveforms(), bench.args.layer)).float()
+        noise = torch.randn(number, width, generator=torch.Generator().manual_seed(0)).to(found)
+        frames = found.repeat(-(-number // len(found)), 1)[:number] + 0.1 * found.std(0) * noise
+        what = f"{len(found)} states of layer {bench.args.layer}, repeated with a tenth of their deviation as noise"
+    contenders, inertias = [], {}
+
+    def ours() -> None:
+        inertias["framealign"] = kmeans.fit(frames, clusters)[2]
+
+    if "sklearn" in bench.against:
+        from sklearn.cluster import MiniBatchKMeans
+
+        def theirs() -> None:
+            model = MiniBatchKMeans(clusters, init="k-means++", max_iter=100, batch_size=10_000, tol=0.0,
+                                    max_no_improvement=100, n_init=20, reassignment_ratio=0.0, compute_labels=False,
+                                    random_state=0)
+            model.fit(frames.cpu().numpy())
+            inertias["scikit-learn"] = kmeans.inertia(frames, torch.from_numpy(model.cluster_centers_).to(frames))
+        contenders.append(Contender("scikit-learn", theirs, 0.0, 0.0, bench.keeps[1]))
+    contenders.append(Contender("framealign", ours, 0.0, 0.0, bench.keeps[0]))
+    records = benchmark.compete(contenders, bench.args.rounds, bench.device, torch.float32, warm_up=False)
+    for record in records:
+        record["inertia"] = inertias[record["name"]]
+        record["difference"] = f"inertia {record['inertia']:.5g}"
+    centroids = frames[torch.randperm(number)[:clusters]].clone()
+    assignment = Contender("framealign, assignment", lambda: kmeans.assign(frames, centroids),
+                           2.0 * number * clusters * width, number / 50)
+    return [{"title": f"k-means, {number} x {width}, {clusters} clusters, {what}", "records": records},
+            {"title": "Assignment", "records": benchmark.compete([assignment], bench.args.rounds, bench.device,
+                                                                 torch.float32)}]
+
+
+def data(bench: Bench) -> list[dict]:
+    """Micro-batches of pretraining from sound files, and from kept frames on disk and in memory."""
+    import soundfile
+    with tempfile.TemporaryDirectory() as folder:
+        utterances = []
+        for index, waveform in enumerate(bench.waveforms()):
+            path = Path(folder) / f"{index}.flac"
+            soundfile.write(path, (0.1 * waveform / waveform.abs().max()).cpu().numpy(), 16_000)
+            utterances.append(Utterance(str(index), path, len(waveform)))
+        counts = torch.tensor([num_frames(u.num_samples) for u in utterances])
+        settings = PretrainConfig(min_seconds=0.1)
+        crops = next(pretraining_micro_batches(counts, settings))
+        sizes = {u.num_samples: int(n) for u, n in zip(utterances, counts)}
+        width = bench.config.conv_dim[-1]
+        store = FrameStore.fill(Path(folder) / "frames", utterances, width, lambda waveforms: [
+            torch.randn(sizes[len(x)], width) for x in waveforms], "bench", False, "kept frames")
+        held = FrameStore(Path(folder) / "frames", counts).hold(bench.device)
+        seconds = sum(crop.frames for crop in crops) / 50
+        sources = {"sound": Waveforms(utterances, False), "kept frames on disk": store, "kept frames in memory": held}
+        contenders = [Contender(f"framealign, {name}", lambda source=source: source.batch(crops), 0.0, seconds)
+                      for name, source in sources.items()]
+        return [bench.contest(f"Reading a micro-batch of {seconds:.0f} s", contenders)]
+
+
+CONTESTS = {"forward": forward, "extract": extract, "pretrain": pretraining, "finetune": finetuning,
+            "kmeans": clustering, "data": data}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--what", default="forward", choices=[*CONTESTS, "all"], help="what is timed")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or mps")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of products (autocast)")
+    parser.add_argument("--preset", default="small", help="tiny, small, base or large: the encoder's shape")
+    parser.add_argument("--hubert", default="", help="a model directory instead of random weights")
+    parser.add_argument("--against", default="transformers,torchaudio,sklearn", help="peers, separated by commas")
+    parser.add_argument("--allocator", default="same", choices=["same", "shipped", "default"],
+                        help="freed memory is kept for all; for framealign alone, as its scripts do; for none")
+    parser.add_argument("--corpus", default="", help="manifest or table of real sound; else noise is generated")
+    parser.add_argument("--utterances", type=int, default=8, help="of a mix, or of a training batch")
+    parser.add_argument("--shortest", type=float, default=2.0, help="seconds")
+    parser.add_argument("--longest", type=float, default=5.0, help="seconds; also each crop's of the pretraining step")
+    parser.add_argument("--layer", type=int, default=9, help="whose states are extracted")
+    parser.add_argument("--clusters", type=int, default=500, help="units, and clusters of k-means")
+    parser.add_argument("--frames", type=int, default=20_000, help="frames clustered")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each contender")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of this process")
+    parser.add_argument("--out", default="", help="JSON file with everything that is printed, and more")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    torch.set_num_threads(args.threads)
+    bench, results = Bench(args), []
+    for name in CONTESTS if args.what == "all" else [args.what]:
+        for result in CONTESTS[name](bench):
+            log.say(benchmark.table(result["title"], result["records"]) + result.get("note", ""))
+            results.append(result)
+    if args.out:
+        files.write_json(args.out, {"settings": vars(args), "torch": torch.__version__, "machine": platform.processor(),
+                                    "results": results})
+
+
+if __name__ == "__main__":
+    sys.exit(log.command(main))

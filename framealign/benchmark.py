@@ -1,0 +1,212 @@
+"""Measuring side by side: contenders in turn (A B A B ...), their work in FLOP, their memory, the machine's own rate.
+
+Machines drift and are shared, so a ratio is formed pair by pair, of runs one right after the other, and a rate is read
+against a matrix product measured in the same rounds. Seconds of the processor stand beside seconds of the clock: on a
+shared machine they are the steadier ones. `bin/bench.py` brings the contenders; the peers among them live there.
+"""
+import gc
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from framealign import allocator
+from framealign.config import HubertConfig
+from framealign.frames import conv_length
+
+MATRIX = (2048, 768, 3072)                          # the product that the machine's rate is measured with: base's FFN
+GIGA = 1e9
+
+
+def forward_flop(config: HubertConfig, num_samples: int, layer: int | None = None, conv: bool = True) -> float:
+    """FLOP of one utterance's forward up to `layer` (None: all), a multiply-add counted as 2; no norms, no GELU.
+
+    conv: with the conv encoder, else from its output on.
+    """
+    length, channels, flop = num_samples, 1, 0.0
+    for width, kernel, stride in zip(config.conv_dim, config.conv_kernel, config.conv_stride):
+        length = conv_length(length, (kernel,), (stride,))
+        flop += 2.0 * length * channels * width * kernel if conv else 0.0
+        channels = width
+    T, D = length, config.hidden_size
+    flop += 2.0 * T * channels * D + 2.0 * T * D * D / config.num_conv_pos_embedding_groups \
+        * config.num_conv_pos_embeddings
+    depth = config.num_hidden_layers if layer is None else layer
+    return flop + depth * (T * (8.0 * D * D + 4.0 * D * config.intermediate_size) + 4.0 * T * T * D)
+
+
+def training_flop(config: HubertConfig, num_samples: int, conv: str) -> float:
+    """FLOP of one utterance's forward and backward; conv: "trained", "frozen", or "kept" (frozen, computed before)."""
+    rest = forward_flop(config, num_samples, conv=False)
+    encoder = forward_flop(config, num_samples, layer=0) - forward_flop(config, num_samples, layer=0, conv=False)
+    return 3 * rest + {"trained": 3, "frozen": 1, "kept": 0}[conv] * encoder
+
+
+@dataclass
+class Contender:
+    """What runs, under which name; whether it is measured under glibc's own allocation or with freed memory kept."""
+    name: str
+    run: Callable[[], object]
+    flop: float                                     # useful work of one run
+    audio_seconds: float = 0.0
+    keeps_memory: bool = True
+
+
+def compete(contenders: list[Contender], rounds: int, device: torch.device, dtype: torch.dtype,
+            warm_up: bool = True) -> list[dict]:
+    """Run every contender once to warm up (if asked), then all in turn, `rounds` times; one record for each.
+
+    A record: median, least and greatest `seconds` of the clock, `processor_seconds` (median); how many times as fast as
+    the first contender, pair by pair, by the clock (`ratio`) and by the processor (`processor_ratio`); `peak_bytes`
+    beyond what was held before; `flop_per_second`; `of_matrix_product`, the share of the rate measured
+    meanwhile (on a CPU per second of the processor, so that others' work does not count).
+    """
+    product = matrix_product(device, dtype)
+    first = [_run(contender, device, True) for contender in contenders] if warm_up else []
+    runs, rates = [], []
+    for _ in range(rounds):
+        rates.append(product())
+        runs.append([_run(contender, device, not first and not runs) for contender in contenders])
+    rate, per_processor_second = (max(column) for column in zip(*rates))
+    records = []
+    for index, contender in enumerate(contenders):
+        column = [row[index] for row in runs]
+        clock, processor = [run[0] for run in column], [run[1] for run in column]
+        ratios = {name: spread([row[0][which] / row[index][which] for row in runs])
+                  for name, which in (("ratio", 0), ("processor_ratio", 1))}
+        records.append({"name": contender.name, "seconds": spread(clock),
+                        "processor_seconds": statistics.median(processor), **ratios,
+                        "peak_bytes": (first or runs[0])[index][2], "audio_seconds": contender.audio_seconds,
+                        "flop_per_second": contender.flop / statistics.median(clock),
+                        "of_matrix_product": contender.flop / statistics.median(clock) / rate
+                        if device.type != "cpu" else
+                        contender.flop / statistics.median(processor) / per_processor_second,
+                        "matrix_product_flop_per_second": rate})
+    return records
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "least": min(values), "greatest": max(values)}
+
+
+def _run(contender: Contender, device: torch.device, is_first: bool) -> tuple[float, float, int]:
+    """One run: seconds of the clock, seconds of the processor, peak bytes beyond what was held before.
+
+    Memory shows in a contender's first run alone, before which what others left is given back; later it is kept.
+    """
+    allocator.keep_freed_memory(contender.keeps_memory)
+    gc.collect()
+    if is_first:
+        allocator.give_back()
+    synchronise(device)
+    with Peak(device) as peak:
+        clock, processor = time.perf_counter(), time.process_time()
+        contender.run()
+        synchronise(device)
+        clock, processor = time.perf_counter() - clock, time.process_time() - processor
+    return clock, processor, peak.bytes
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Peak:
+    """Peak memory of a block beyond what was held at its start: of a CUDA device its allocator's, else resident size.
+
+    The kernel's own high-water mark is set back where that is allowed; elsewhere the size is looked at every 5 ms.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device, self.bytes = device, 0
+
+    def __enter__(self) -> "Peak":
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.before = torch.cuda.memory_allocated(self.device)
+            return self
+        self.before, self.stop, self.thread = _resident("VmRSS"), threading.Event(), None
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            self.thread = threading.Thread(target=self._watch, daemon=True)
+            self.thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self.stop.wait(0.005):
+            self.bytes = max(self.bytes, _resident("VmRSS") - self.before)
+
+    def __exit__(self, *error: object) -> None:
+        if self.device.type == "cuda":
+            self.bytes = torch.cuda.max_memory_allocated(self.device) - self.before
+        elif self.thread:
+            self.stop.set()
+            self.thread.join()
+        else:
+            self.bytes = max(0, _resident("VmHWM") - self.before)
+
+
+def _resident(name: str) -> int:
+    """Bytes of this process's VmRSS (now) or VmHWM (most so far); 0 where the system does not say."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":")), 0)
+
+
+def matrix_product(device: torch.device, dtype: torch.dtype) -> Callable[[], tuple[float, float]]:
+    """A function that measures one matrix product's FLOP per second, of the clock and the processor, best of 10."""
+    rows, inner, columns = MATRIX
+    a, b = torch.randn(rows, inner, device=device).to(dtype), torch.randn(inner, columns, device=device).to(dtype)
+    out: Tensor = a @ b
+
+    def measure() -> tuple[float, float]:
+        best = [float("inf")] * 2
+        for _ in range(10):
+            synchronise(device)
+            began = time.perf_counter(), time.process_time()
+            torch.mm(a, b, out=out)
+            synchronise(device)
+            ended = time.perf_counter(), time.process_time()
+            best = [min(least, end - begin) for least, begin, end in zip(best, began, ended)]
+        return tuple(2.0 * rows * inner * columns / max(seconds, 1e-9) for seconds in best)
+    return measure
+
+
+def difference(found: list[Tensor], expected: list[Tensor]) -> str:
+    """Largest absolute and relative (norms over an utterance) difference of states, as text."""
+    pairs = [(x.float()[:len(y)], y) for x, y in zip(found, expected)]
+    largest = max((x - y).abs().max().item() for x, y in pairs)
+    return f"{largest:.1e}, {max(((x - y).norm() / y.norm()).item() for x, y in pairs):.1e}"
+
+
+def mixture(frames: int, width: int, components: int = 1500) -> Tensor:
+    """Frames (S, F) of a Gaussian mixture of unequal components: sizes differ by 100, as those of units do."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(components, generator=generator) ** 3 + 0.01
+    means = torch.randn(components, width, generator=generator)
+    drawn = torch.multinomial(weights, frames, replacement=True, generator=generator)
+    return means[drawn] + torch.randn(frames, width, generator=generator)
+
+
+def table(title: str, records: list[dict]) -> str:
+    """The records as a Markdown table, a line each."""
+    head = ["", "seconds (least, greatest)", "processor s", "times as fast (least, greatest)", "by processor s",
+            "x real time", "GFLOP/s", "of the matrix product", "peak MB", "difference"]
+    lines = [title, "", "| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
+    shown = lambda found: f"{found['median']:.3g} ({found['least']:.3g}, {found['greatest']:.3g})"
+    for r in records:
+        real_time = f"{r['audio_seconds'] / r['seconds']['median']:.1f}" if r["audio_seconds"] else ""
+        cells = [r["name"], shown(r["seconds"]), f"{r['processor_seconds']:.3g}", shown(r["ratio"]),
+                 f"{r['processor_ratio']['median']:.2f}", real_time, f"{r['flop_per_second'] / GIGA:.0f}",
+                 f"{100 * r['of_matrix_product']:.0f} %", f"{r['peak_bytes'] / 1e6:.0f}", r.get("difference", "")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
