@@ -194,25 +194,6 @@ def write_fairseq(path: str | Path, utterances: Sequence[Utterance]) -> None:
     files.write_text(path, "".join(line + "\n" for line in lines))
 
 
-def check_files(utterances: Sequence[Utterance]) -> None:
-    """Compare every sound file's header with the manifest: it is there, readable, and as long as `num_samples` says.
-
-    Raises one ValueError with the number of bad files and the first three.
-    """
-    bad = []
-    for utterance in log.progress(utterances, len(utterances), "checking sound files"):
-        try:
-            found = audio.length(utterance.path)
-            if found != utterance.num_samples:
-                bad.append(f"{utterance.path}: {found} samples at 16 kHz, the manifest says {utterance.num_samples}")
-        except (ValueError, OSError) as error:
-            bad.append(str(error))
-    if bad:
-        raise ValueError(f"{len(bad)} of {len(utterances)} sound files are not as the manifest says: "
-                         f"{' | '.join(bad[:3])}{' | ...' if len(bad) > 3 else ''}; mend them or make the manifest "
-                         "again")
-
-
 def _utterance(where: str, seen: dict[str, str], folder: Path, path: str, num_samples: str = "", *,
                id: str | None = None, gender: str = "", **fields: str) -> Utterance:
     """One checked utterance out of the text of its fields; without `num_samples`, the sound file's header is read."""

@@ -117,6 +117,7 @@ class FrameStore:
         offsets = _offsets(counts[mine])
         shard = np.lib.format.open_memmap(directory / names[rank], mode="w+", dtype=dtype,
                                           shape=(int(offsets[-1]), width))
+        files.reserve(directory / names[rank])
         place = {u: int(offsets[i]) for i, u in enumerate(mine)}
         groups = groups_by_length([u.num_samples for u in utterances], mine, round(batch_seconds * SAMPLE_RATE))
         for group in log.progress(groups, len(groups), what, "batches"):
@@ -176,6 +177,21 @@ def pretraining_micro_batches(counts: Tensor, config: PretrainConfig) -> Iterato
             size = min(longest, *(int(counts[u]) for u in groups[index]))
             starts = [int(torch.randint(int(counts[u]) - size + 1, (), generator=generator)) for u in groups[index]]
             yield [Crop(u, start, size) for u, start in zip(groups[index], starts)]
+
+
+def batch_ids(utterances: list, counts: Tensor, config: PretrainConfig, updates: list[int]
+              ) -> Iterator[tuple[int, list[str]]]:
+    """Which utterances were in the global batches of these (few) updates: drawn again, as all draws are named."""
+    per_update, stream, done = micro_batches_per_update(config), pretraining_micro_batches(counts, config), 0
+    for update in updates:
+        batch = itertools.islice(stream, (update - 1 - done) * per_update, (update - done) * per_update)
+        yield update, sorted({utterances[crop.utterance].id for crops in batch for crop in crops})
+        done = update
+
+
+def micro_batches_per_update(config: PretrainConfig) -> int:
+    """Micro-batches of one update, over all ranks."""
+    return max(1, round(config.batch_seconds / config.micro_batch_seconds))
 
 
 def balanced_draw(labels: Tensor, number: int, generator: torch.Generator) -> list[int]:

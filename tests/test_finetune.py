@@ -359,7 +359,7 @@ def test_last_never_selects_even_where_there_is_a_validation_part(micro, tones, 
     part = split(tones, "1", "clean")[0]
     results = run(micro, tones, tmp_path, settings(selection="last", epochs=4, lr=5e-3), part)
     assert results["selected_epoch"] == 4 and not any("valid_ua" in line for line in read_log(tmp_path))
-    last = torch.load(tmp_path / "checkpoints" / "00000004" / "state.pt", weights_only=True)
+    last = torch.load(tmp_path / "checkpoints" / "00000008" / "state.pt", weights_only=True)
     assert last["best"]["epoch"] == 4
     assert same_to_the_bit(weights(tmp_path / "recogniser"), weights(tmp_path / "checkpoints" / "00000004"))
 
@@ -401,10 +401,10 @@ def test_resuming_is_bit_identical(micro, tones, tmp_path, monkeypatch, stops):
                 file.write(json.dumps({"update": stop + 1, "loss": 0.0}) + '\n{"upda')
     assert run(micro, tones, tmp_path / "parts", config) == results
     for name in ("predictions.csv", "results.json", "recogniser/model.safetensors", "recogniser/config.json",
-                 "checkpoints/00000004/model.safetensors", "checkpoints/00000003/model.safetensors"):
+                 "checkpoints/00000008/model.safetensors", "checkpoints/00000006/model.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
     assert read_log(tmp_path / "whole") == read_log(tmp_path / "parts")
-    a, b = (torch.load(tmp_path / name / "checkpoints" / "00000004" / "state.pt", weights_only=True)
+    a, b = (torch.load(tmp_path / name / "checkpoints" / "00000008" / "state.pt", weights_only=True)
             for name in ("whole", "parts"))
     assert a["best"] == b["best"] and a["record"] == b["record"]
     for x, y in zip(a["optimizer"]["state"].values(), b["optimizer"]["state"].values(), strict=True):
