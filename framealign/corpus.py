@@ -20,7 +20,7 @@ from framealign.utterances import pretraining_utterances, split, summary    # no
 SPELLINGS = {"neu": "neutral", "hap": "happy", "happiness": "happy", "joy": "happy", "exc": "happy", "excited": "happy",
              "excitement": "happy", "ang": "angry", "anger": "angry", "sadness": "sad"}
 COLUMNS = ("id", "path", "num_samples", "session", "speaker", "gender", "label", "style")
-MAX_LINE, MAX_NAME = 65_536, 200                    # bytes of a line of text, of an id
+MAX_LINE, MAX_NAME, MAX_PATH = 65_536, 200, 4096    # bytes of a line of text, of an id; characters of a path
 
 # IEMOCAP: utterances of each session by label, in improvised dialogues, by women, by men.
 IEMOCAP_LABELS = ("neu", "ang", "sad", "hap", "exc")
@@ -197,7 +197,7 @@ def write_fairseq(path: str | Path, utterances: Sequence[Utterance]) -> None:
 def _utterance(where: str, seen: dict[str, str], folder: Path, path: str, num_samples: str = "", *,
                id: str | None = None, gender: str = "", **fields: str) -> Utterance:
     """One checked utterance out of the text of its fields; without `num_samples`, the sound file's header is read."""
-    if not path or _CONTROL.search(path):
+    if not path or _CONTROL.search(path) or len(path) > MAX_PATH:
         raise ValueError(f"{where}: path must be that of a sound file, got {_shortened(path)}")
     place = Path(os.path.abspath(folder / path))
     if num_samples and not re.fullmatch("[0-9]{1,12}", num_samples):

@@ -4,6 +4,7 @@ Two sources give the same batches: `Waveforms` reads sound, `FrameStore` reads f
 encoder's output, or states to be clustered). A crop is cut in whole frames, so frame t of it keeps its label.
 """
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -73,7 +74,10 @@ class FrameStore:
     def __init__(self, directory: str | Path, counts: Tensor):
         self.directory, self.counts = Path(directory), counts
         self.index = files.read_json(self.directory / "index.json")
-        shards = self.index["shards"]
+        shards = self.index.get("shards")
+        if not isinstance(shards, list) or not shards or not all(
+                isinstance(name, str) and re.fullmatch(r"[\w.-]+\.npy", name) for name in shards):
+            raise ValueError(f"{directory}: its index.json names no shards; delete it and run again")
         self.maps = [np.load(self.directory / name, mmap_mode="r") for name in shards]
         self.offsets = [_offsets(counts[shard::len(shards)]) for shard in range(len(shards))]
         if [len(frames) for frames in self.maps] != [int(offsets[-1]) for offsets in self.offsets]:

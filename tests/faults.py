@@ -17,7 +17,7 @@ CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.
 
 def server() -> multiprocessing.context.BaseContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["framealign.session", "framealign.commands", "small", "faults"])
+    context.set_forkserver_preload(["framealign.session", "framealign.commands", "faults", "test_survival"])
     return context
 
 
