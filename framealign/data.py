@@ -78,7 +78,10 @@ class FrameStore:
         if not isinstance(shards, list) or not shards or not all(
                 isinstance(name, str) and re.fullmatch(r"[\w.-]+\.npy", name) for name in shards):
             raise ValueError(f"{directory}: its index.json names no shards; delete it and run again")
-        self.maps = [np.load(self.directory / name, mmap_mode="r") for name in shards]
+        try:
+            self.maps = [np.load(self.directory / name, mmap_mode="r", allow_pickle=False) for name in shards]
+        except OSError as error:
+            raise ValueError(f"{directory}: a shard cannot be read ({error}); delete it and run again") from None
         self.offsets = [_offsets(counts[shard::len(shards)]) for shard in range(len(shards))]
         if [len(frames) for frames in self.maps] != [int(offsets[-1]) for offsets in self.offsets]:
             raise ValueError(f"{directory}: holds frames of another list of utterances; delete it and run again")

