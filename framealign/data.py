@@ -76,7 +76,7 @@ class FrameStore:
         self.index = files.read_json(self.directory / "index.json")
         shards = self.index.get("shards")
         if not isinstance(shards, list) or not shards or not all(
-                isinstance(name, str) and re.fullmatch(r"[\w.-]+\.npy", name) for name in shards):
+                isinstance(name, str) and re.fullmatch(r"[\w.-]{1,100}\.npy", name) for name in shards):
             raise ValueError(f"{directory}: its index.json names no shards; delete it and run again")
         try:
             self.maps = [np.load(self.directory / name, mmap_mode="r", allow_pickle=False) for name in shards]
