@@ -8,6 +8,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 # What gloo says on the ranks that are left when one of them is gone.
@@ -22,7 +23,11 @@ def ranks(device: torch.device) -> Iterator[None]:
         yield
         return
     # Beside NCCL a CPU group: what ranks agree on between steps (`on_any_rank`) must not wait for the GPU.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    # Every attempt of `torchrun --max-restarts` has keys of its own: torch 2.11 gives it the addresses of dead ranks.
+    store, number, world = next(rendezvous("env://", timeout=timedelta(minutes=10)))
+    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group(backend, store=store, rank=number, world_size=world, timeout=timedelta(minutes=30))
     try:
         yield
         dist.barrier()

@@ -138,7 +138,7 @@ def test_a_rank_that_dies_ends_the_others_and_a_restart_continues(tmp_path):
     assert "-9" in dead.stderr or "SIGKILL" in dead.stderr
     again = torchrun(world, tmp_path / "again", "--max-restarts", "1")
     assert again.returncode == 0, again.stderr
-    assert "continues after update 6" in again.stdout and "and is gone; continuing" in again.stdout
+    assert "continues after update 6" in again.stdout, again.stdout
     test_survival.pretraining(world, tmp_path / "one")
     a, b = ([json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
             for name in ("one", "again"))
