@@ -43,11 +43,23 @@ def save(run: Path, update: int, config: HubertConfig, state: dict[str, Tensor],
                           "continues from the one before, if there is one") from None
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        found = sorted(folder.glob("[0-9]*"))
-        whole = [place for place in found if place.name <= final.name]      # later ones: damaged, and passed over
-        for old in [*whole[:-keep], *found[len(whole):]]:
-            shutil.rmtree(old)
+    prune(run, update, keep)
     distributed.barrier()
+
+
+def prune(run: Path, update: int, keep: int) -> None:
+    """Drop, on rank 0, all but the last `keep` checkpoints up to `update`, which is whole, and those after it.
+
+    (What comes after it was damaged and passed over.) Also called on resuming: a kill may come before this was done.
+    """
+    if distributed.rank() == 0 and update:
+        found = sorted((run / "checkpoints").glob("[0-9]*"))
+        upto = [place for place in found if place.name <= f"{update:08d}"]
+        for old in [*upto[:-keep], *found[len(upto):]]:
+            aside = old.with_name(f".{old.name}.tmp")       # at once: half of one must not be left under its name
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(old, aside)
+            shutil.rmtree(aside, ignore_errors=True) if aside.is_dir() else aside.unlink()
 
 
 def latest(run: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict] | None:

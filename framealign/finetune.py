@@ -213,6 +213,7 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
     epoch, position = divmod(done, per_epoch)                                   # epochs, updates of the next one
     if best is not None and best["update"] == done:         # killed between the checkpoint and what was chosen by it
         save_best(model, run)
+    checkpoint.prune(run, done, config.keep_checkpoints)
     journal = log.Log(run / "log.jsonl")
     journal.keep_until(epoch)
     wrapped, autocast = distributed.replicate(model, device), distributed.autocast(device, precision)

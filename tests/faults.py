@@ -41,7 +41,7 @@ def run(function: Callable, *args: object, change: int | None = None, seconds: f
             process.join(min(0.05, seconds) if until else seconds)
         if process.is_alive():
             os.kill(process.pid, with_signal)
-    process.join(120)
+    process.join(600)
     assert not process.is_alive(), "the process hangs"
     with contextlib.suppress(ProcessLookupError):   # its end is told before all its files, and so its lock, are closed
         while True:
