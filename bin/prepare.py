@@ -7,7 +7,7 @@
 import argparse
 import sys
 
-from framealign import corpus, log
+from framealign import corpus, log, preflight
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
         utterances = corpus.from_iemocap(args.iemocap, args.allow_partial, args.excited)
     else:
         utterances = corpus.read(args.table) if args.table else corpus.read_fairseq(args.fairseq)
-        corpus.check_files(utterances)
+        preflight.check_files(utterances)
     corpus.write(args.out, utterances)
     log.say(corpus.summary(utterances))
     log.say(f"{args.out}: {len(utterances)} utterances")

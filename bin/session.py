@@ -25,6 +25,8 @@ def main() -> None:
                                       if getattr(args, field.name) is not None})
     with distributed.ranks(distributed.choose_device(chosen.device)):
         session.run_sessions(chosen, overrides.parse_settings(args.settings))
+        if chosen.preflight:
+            return
         log.say(report.table(report.collect(chosen.run, chosen.method, chosen.selection)))
 
 

@@ -20,36 +20,61 @@ def save(run: Path, update: int, config: HubertConfig, state: dict[str, Tensor],
          training: dict, do_normalize: bool, keep: int, labels: list[str] | None = None) -> None:
     """Write `run/checkpoints/<update>` on rank 0 and drop all but the last `keep`.
 
-    state and head: the encoder's and the other tensors; training: plain data and tensors, enough to continue.
+    state and head: the encoder's and the other tensors; training: plain data and tensors, enough to continue; the
+    number of ranks is noted with it. Raises OSError where it cannot be written (a full disk); those before it stay.
     """
     if distributed.rank() == 0:
         folder = run / "checkpoints"
         final, temporary = folder / f"{update:08d}", folder / f".{update:08d}.tmp"
         for left_over in folder.glob(".*.tmp"):     # of a run that was killed while it wrote
             shutil.rmtree(left_over, ignore_errors=True)
-        temporary.mkdir(parents=True)
         try:
+            temporary.mkdir(parents=True)
             huggingface.write(temporary, config, state, head, do_normalize=do_normalize, labels=labels)
-            with files.write_atomically(temporary / "state.pt") as path:
-                torch.save(training, path)
+            with files.write_atomically(temporary / "state.pt") as path, files.disk_errors(path):
+                torch.save(training | {"ranks": distributed.world_size()}, path)
             files.write_json(temporary / "complete.json",
                              {path.name: files.digest(path) for path in sorted(temporary.iterdir())})
-            shutil.rmtree(final, ignore_errors=True)
+            shutil.rmtree(final, ignore_errors=True)        # a damaged one, or this run would not write it again
             os.replace(temporary, final)
+            files.sync_folder(folder)
+        except OSError as error:
+            raise OSError(f"{final}: the checkpoint could not be written ({error}); make room: the same command "
+                          "continues from the one before, if there is one") from None
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        for old in sorted(folder.glob("[0-9]*"))[:-keep]:
-            shutil.rmtree(old)
+    prune(run, update, keep)
     distributed.barrier()
 
 
+def prune(run: Path, update: int, keep: int) -> None:
+    """Drop, on rank 0, all but the last `keep` checkpoints up to `update`, which is whole, and those after it.
+
+    (What comes after it was damaged and passed over.) Also called on resuming: a kill may come before this was done.
+    """
+    if distributed.rank() == 0 and update:
+        found = sorted((run / "checkpoints").glob("[0-9]*"))
+        upto = [place for place in found if place.name <= f"{update:08d}"]
+        for old in [*upto[:-keep], *found[len(upto):]]:
+            aside = old.with_name(f".{old.name}.tmp")       # at once: half of one must not be left under its name
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(old, aside)
+            shutil.rmtree(aside, ignore_errors=True) if aside.is_dir() else aside.unlink()
+
+
 def latest(run: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict] | None:
-    """The newest whole checkpoint as (encoder state, head, training), or None where there is none."""
-    folder = newest(run)
+    """The newest whole checkpoint as (encoder state, head, training), or None where there is none.
+
+    Rank 0 looks which one that is, so that all ranks continue from the same.
+    """
+    folder = distributed.all_gather_objects(newest(run) if distributed.rank() == 0 else None)[0]
     if folder is None:
         return None
     found = huggingface.read(folder)
-    return found.state, found.head, torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+    training = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+    if (ranks := training.pop("ranks", 1)) != distributed.world_size():
+        log.say(f"{folder}: written by {ranks} ranks, continues on {distributed.world_size()}")
+    return found.state, found.head, training
 
 
 def newest(run: Path) -> Path | None:

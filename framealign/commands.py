@@ -8,18 +8,19 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from framealign import checkpoint, corpus, distributed, files, huggingface, interop, log
+from framealign import checkpoint, corpus, distributed, files, huggingface, interop, lock, log
 from framealign.config import FinetuneConfig, KMeansConfig, PretrainConfig, preset
 from framealign.finetune import finetune
 from framealign.frames import FRAME_RATE
 from framealign.mfcc import WIDTH
 from framealign.model import Hubert
+from framealign.preflight import check_files, check_room, frames_bytes, given_codebook, training_bytes
 from framealign.pretrain import pretrain
 from framealign.recognise import Recogniser
-from framealign.session import both_ways, class_names, given_codebook
+from framealign.session import both_ways
 from framealign.stages import nothing_half_made, remove_empty
-from framealign.units import Units, make_units, mfcc_store, state_store
-from framealign.utterances import CLASSES, OPTIMISTIC
+from framealign.units import Codebook, Units, make_units, mfcc_store, state_store
+from framealign.utterances import CLASSES, OPTIMISTIC, class_names
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class PretrainRun:
     preset: str = "base"                            # tiny, small, base or large: settings; from scratch also the shape
     run: str = "runs/pretrain"                      # folder for checkpoints, log.jsonl, encoder
     resume: bool = True                             # --no-resume: refuse a folder that holds a checkpoint
+    preflight: bool = False                         # check all that can be checked before the hours, and nothing else
     device: str = "auto"                            # auto, cpu, cuda or mps
     precision: str = "auto"                         # auto, float32 or bfloat16
 
@@ -86,7 +88,7 @@ def read_corpus(path: str, classes: tuple[str, ...] | list[str] = CLASSES) -> li
         raise ValueError(f"{path}: not readable as text: {error}") from None
     is_root = "\t" not in first and "," not in first and (first.startswith(("/", ".")) or Path(first).is_dir())
     found = corpus.read_fairseq(path) if first and is_root else corpus.read(path, classes)
-    corpus.check_files(found)
+    check_files(found)
     return found
 
 
@@ -107,6 +109,14 @@ def make_units_run(config: UnitsRun, kmeans: KMeansConfig) -> None:
     hubert = None if config.mfcc else Hubert.from_pretrained(config.model)
     width = hubert.config.hidden_size if hubert else WIDTH
     codebook = given_codebook(config.codebook, width) if config.codebook else None
+    check_room(out, {out: frames_bytes(utterances, width)})
+    with lock.held(out):
+        make_units_in(out, config, kmeans, utterances, hubert, codebook, device)
+
+
+def make_units_in(out: Path, config: UnitsRun, kmeans: KMeansConfig, utterances: list, hubert: Hubert | None,
+                  codebook: Codebook | None, device: torch.device) -> None:
+    """The same with everything read, in a folder that is ours."""
     with nothing_half_made(out / "features"):
         if hubert is None:
             store, record = mfcc_store(utterances, out / "features"), {"feature": "mfcc"}
@@ -156,7 +166,11 @@ def pretrain_run(config: PretrainRun, settings: PretrainConfig) -> None:
         raise ValueError("from scratch the conv encoder must train too: leave out --freeze-conv, or give --init-from")
     torch.manual_seed(settings.seed)
     hubert = Hubert.from_pretrained(config.init_from) if config.init_from else Hubert(chosen.model, chosen.do_normalize)
-    with nothing_half_made(Path(config.run) / "frontend"):
+    run, width = Path(config.run), hubert.config.conv_dim[-1] if settings.cache_frontend and settings.freeze_conv else 0
+    check_room(run, {run: training_bytes(hubert.config, settings) + frames_bytes(utterances, width)})
+    if config.preflight:
+        return
+    with lock.held(run), nothing_half_made(run / "frontend"):
         encoder = pretrain(hubert, utterances, units, settings, config.run, device, config.precision)
     log.say(f"encoder: {encoder}")
 
@@ -182,7 +196,7 @@ def finetune_run(config: FinetuneRun, settings: FinetuneConfig) -> None:
     for index, split in enumerate(splits):
         torch.manual_seed(settings.seed)            # the mask embedding, where the directory has none
         hubert = Hubert.from_pretrained(config.init_from)
-        with nothing_half_made(run / "frontend"):
+        with lock.held(run), nothing_half_made(run / "frontend"):
             found.append(finetune(hubert, utterances, split, classes, settings,
                                   run / (f"way{index + 1}" if len(splits) > 1 else ""), device, config.precision,
                                   run / "frontend"))

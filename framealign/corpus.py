@@ -20,7 +20,7 @@ from framealign.utterances import pretraining_utterances, split, summary    # no
 SPELLINGS = {"neu": "neutral", "hap": "happy", "happiness": "happy", "joy": "happy", "exc": "happy", "excited": "happy",
              "excitement": "happy", "ang": "angry", "anger": "angry", "sadness": "sad"}
 COLUMNS = ("id", "path", "num_samples", "session", "speaker", "gender", "label", "style")
-MAX_LINE, MAX_NAME = 65_536, 200                    # bytes of a line of text, of an id
+MAX_LINE, MAX_NAME, MAX_PATH = 65_536, 200, 4096    # bytes of a line of text, of an id; characters of a path
 
 # IEMOCAP: utterances of each session by label, in improvised dialogues, by women, by men.
 IEMOCAP_LABELS = ("neu", "ang", "sad", "hap", "exc")
@@ -194,29 +194,10 @@ def write_fairseq(path: str | Path, utterances: Sequence[Utterance]) -> None:
     files.write_text(path, "".join(line + "\n" for line in lines))
 
 
-def check_files(utterances: Sequence[Utterance]) -> None:
-    """Compare every sound file's header with the manifest: it is there, readable, and as long as `num_samples` says.
-
-    Raises one ValueError with the number of bad files and the first three.
-    """
-    bad = []
-    for utterance in log.progress(utterances, len(utterances), "checking sound files"):
-        try:
-            found = audio.length(utterance.path)
-            if found != utterance.num_samples:
-                bad.append(f"{utterance.path}: {found} samples at 16 kHz, the manifest says {utterance.num_samples}")
-        except (ValueError, OSError) as error:
-            bad.append(str(error))
-    if bad:
-        raise ValueError(f"{len(bad)} of {len(utterances)} sound files are not as the manifest says: "
-                         f"{' | '.join(bad[:3])}{' | ...' if len(bad) > 3 else ''}; mend them or make the manifest "
-                         "again")
-
-
 def _utterance(where: str, seen: dict[str, str], folder: Path, path: str, num_samples: str = "", *,
                id: str | None = None, gender: str = "", **fields: str) -> Utterance:
     """One checked utterance out of the text of its fields; without `num_samples`, the sound file's header is read."""
-    if not path or _CONTROL.search(path):
+    if not path or _CONTROL.search(path) or len(path) > MAX_PATH:
         raise ValueError(f"{where}: path must be that of a sound file, got {_shortened(path)}")
     place = Path(os.path.abspath(folder / path))
     if num_samples and not re.fullmatch("[0-9]{1,12}", num_samples):

@@ -4,6 +4,7 @@ Two sources give the same batches: `Waveforms` reads sound, `FrameStore` reads f
 encoder's output, or states to be clustered). A crop is cut in whole frames, so frame t of it keeps its label.
 """
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -74,8 +75,14 @@ class FrameStore:
     def __init__(self, directory: str | Path, counts: Tensor):
         self.directory, self.counts = Path(directory), counts
         self.index = files.read_json(self.directory / "index.json")
-        shards = self.index["shards"]
-        self.maps = [np.load(self.directory / name, mmap_mode="r") for name in shards]
+        shards = self.index.get("shards")
+        if not isinstance(shards, list) or not shards or not all(
+                isinstance(name, str) and re.fullmatch(r"[\w.-]{1,100}\.npy", name) for name in shards):
+            raise ValueError(f"{directory}: its index.json names no shards; delete it and run again")
+        try:
+            self.maps = [np.load(self.directory / name, mmap_mode="r", allow_pickle=False) for name in shards]
+        except OSError as error:
+            raise ValueError(f"{directory}: a shard cannot be read ({error}); delete it and run again") from None
         groups = _groups(counts, self.index["group_frames"])
         self.places = [_places(counts, sorted(itertools.chain(*groups[shard::len(shards)])))
                        for shard in range(len(shards))]
@@ -138,6 +145,7 @@ class FrameStore:
         shard = np.lib.format.open_memmap(directory / names[rank], mode="w+",
                                           dtype="int16" if dtype == "bfloat16" else dtype,
                                           shape=(int(counts[list(place)].sum()), width))
+        files.reserve(directory / names[rank])
         for group in log.progress(groups, len(groups), what, "batches"):
             for u, frames in zip(group, compute([load_checked(utterances[u], do_normalize) for u in group])):
                 if len(frames) != counts[u]:
@@ -210,6 +218,21 @@ def pretraining_micro_batches(counts: Tensor, config: PretrainConfig) -> Iterato
             size = min(longest, *(int(counts[u]) for u in groups[index]))
             starts = [int(torch.randint(int(counts[u]) - size + 1, (), generator=generator)) for u in groups[index]]
             yield [Crop(u, start, size) for u, start in zip(groups[index], starts)]
+
+
+def batch_ids(utterances: list, counts: Tensor, config: PretrainConfig, updates: list[int]
+              ) -> Iterator[tuple[int, list[str]]]:
+    """Which utterances were in the global batches of these (few) updates: drawn again, as all draws are named."""
+    per_update, stream, done = micro_batches_per_update(config), pretraining_micro_batches(counts, config), 0
+    for update in updates:
+        batch = itertools.islice(stream, (update - 1 - done) * per_update, (update - done) * per_update)
+        yield update, sorted({utterances[crop.utterance].id for crops in batch for crop in crops})
+        done = update
+
+
+def micro_batches_per_update(config: PretrainConfig) -> int:
+    """Micro-batches of one update, over all ranks."""
+    return max(1, round(config.batch_seconds / config.micro_batch_seconds))
 
 
 def balanced_draw(labels: Tensor, number: int, generator: torch.Generator) -> list[int]:

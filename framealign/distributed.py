@@ -1,5 +1,6 @@
 """Ranks and devices: collectives that are no-ops on one process. torchrun's environment says it all."""
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -7,21 +8,41 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
+
+# What gloo says on the ranks that are left when one of them is gone.
+_LOST = re.compile(r"Connection (?:closed|reset) by|Connection refused|Broken pipe|Socket closed|(?:Read|Write) error",
+                   re.IGNORECASE)
 
 
 @contextmanager
 def ranks(device: torch.device) -> Iterator[None]:
     """Join the process group torchrun describes, leave it at the end; nothing to do when launched alone."""
-    if "WORLD_SIZE" not in os.environ:
+    if not launched():
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
+    # Beside NCCL a CPU group: what ranks agree on between steps (`on_any_rank`) must not wait for the GPU.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    # Every attempt of `torchrun --max-restarts` has keys of its own: torch 2.11 gives it the addresses of dead ranks.
+    store, number, world = next(rendezvous("env://", timeout=timedelta(minutes=10)))
+    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group(backend, store=store, rank=number, world_size=world, timeout=timedelta(minutes=30))
     try:
         yield
         dist.barrier()
+    except RuntimeError as error:
+        if _LOST.search(str(error)):
+            raise OSError(f"rank {rank()}: another rank has ended, so this one stops; what that one said is the reason "
+                          f"({str(error).splitlines()[0][:120]})") from None
+        raise
     finally:
         dist.destroy_process_group()
+
+
+def launched() -> bool:
+    """Whether this process is one of the ranks that torchrun (or Slurm) describes in the environment."""
+    return "WORLD_SIZE" in os.environ
 
 
 def choose_device(name: str) -> torch.device:
@@ -74,6 +95,15 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     x = x.clone()
     dist.all_reduce(x)
     return x
+
+
+def on_any_rank(flag: bool) -> bool:
+    """Whether `flag` is true on any rank: the same answer on every rank, without waiting for a GPU."""
+    if not dist.is_initialized():
+        return flag
+    x = torch.tensor([int(flag)])
+    dist.all_reduce(x, dist.ReduceOp.MAX)
+    return bool(x)
 
 
 def broadcast(x: Tensor) -> Tensor:

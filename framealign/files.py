@@ -1,10 +1,15 @@
 """Files that are whole or absent: atomic writes, digests, JSON with clear errors."""
 import contextlib
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from safetensors import SafetensorError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)    # the disk is, or the user's share of it, or a file's limit
 
 
 @contextlib.contextmanager
@@ -21,8 +26,46 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:      # a write: it does not say to which file
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def disk_errors(path: str | Path) -> Iterator[None]:
+    """What torch and safetensors raise where a file cannot be written (a full disk) becomes an OSError naming it."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        raise OSError(f"{path}: could not be written, is the disk full? ({str(error).splitlines()[0][:160]})") from None
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Flush a folder's names to the disk, so that a rename in it outlives a power cut."""
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):          # some file systems cannot
+            os.fsync(place)
+    finally:
+        os.close(place)
+
+
+def reserve(path: str | Path) -> None:
+    """Allocate the disk blocks of a file that only has its length yet.
+
+    Writing to a mapped file without them kills the process (SIGBUS) once the disk is full. Raises OSError instead.
+    """
+    with open(path, "rb+") as file:
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            if error.errno in FULL:                 # other reasons: a file system that cannot
+                raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

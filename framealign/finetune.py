@@ -13,15 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framealign import checkpoint, distributed, files, huggingface, log, metrics, optim
+from framealign import checkpoint, distributed, files, huggingface, log, metrics, optim, stopping
 from framealign.config import FinetuneConfig, as_dict, derive_seed
 from framealign.corpus import Split
 from framealign.data import Crop, balanced_draw, frame_counts, groups_by_length, send
 from framealign.frames import frames_in, valid_frames
 from framealign.masking import span_mask
+from framealign.metrics import scores
 from framealign.model import Hubert
 from framealign.units import frame_source
-from framealign.utterances import OPTIMISTIC
+from framealign.utterances import OPTIMISTIC, check_parts, split_ids
 
 
 class AttentionPooling(nn.Module):
@@ -187,7 +188,7 @@ def train_step(model, source, crops: list[Crop], labels: Tensor, config: Finetun
             logits = model(send(inputs, device), send(lengths, device), hidden, sizes)
         target = send(labels[[crop.utterance for crop in part]], device)
         loss = F.cross_entropy(logits.float(), target, reduction="sum") * (weight / len(crops))
-        (loss * world).backward()                   # DDP averages over ranks
+        (optim.only_if_finite(loss) * world).backward()         # DDP averages over ranks
         total += loss.detach()
     return total
 
@@ -217,29 +218,42 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
     optimizer.add_param_group({"params": [*model.pooling.parameters(), *model.classifier.parameters()],
                                "lr_factor": config.head_lr_factor})
     record = {"finetune": as_dict(config), "classes": classes, "split": split_ids(split)}
-    epoch, best, in_a_row = restore(model, optimizer, run, record)
+    per_epoch = -(-len(train) // config.batch_size)                             # updates
+    done, kept, best, in_a_row = restore(model, optimizer, run, record)
+    epoch, position = divmod(done, per_epoch)                                   # epochs, updates of the next one
+    if best is not None and best["update"] == done:         # killed between the checkpoint and what was chosen by it
+        save_best(model, run)
+    checkpoint.prune(run, done, config.keep_checkpoints)
     journal = log.Log(run / "log.jsonl")
     journal.keep_until(epoch)
     wrapped, autocast = distributed.replicate(model, device), distributed.autocast(device, precision)
     selecting = {"last": [], "best-test": indices["test"]}.get(config.selection, indices["valid"])
-    per_epoch = -(-len(train) // config.batch_size)
-    update, updates = epoch * per_epoch, config.epochs * per_epoch
+    updates = config.epochs * per_epoch
     began, first = time.monotonic(), epoch
-    while epoch < config.epochs and epoch != stop_after:
-        epoch += 1
+    steps = stopping.Steps(range(epoch + 1, min(config.epochs, stop_after or config.epochs) + 1))
+    for epoch in steps:
         model.train()
-        losses, num_skipped = [], torch.zeros((), device=device)
-        for index, crops in enumerate(training_batches(counts[train], labels[train], config, epoch)):
-            crops = [Crop(int(train[crop.utterance]), crop.start, crop.frames) for crop in crops]
+        batches = list(training_batches(counts[train], labels[train], config, epoch))
+        batches = [[Crop(int(train[crop.utterance]), crop.start, crop.frames) for crop in crops] for crops in batches]
+        losses, flags = kept
+        for index, crops in enumerate(batches[position:], position):
             losses.append(train_step(wrapped, source, crops, labels, config, device, autocast, epoch, index))
-            update += 1
-            lr = optim.linear_schedule(update, config.lr, 0, updates) if config.lr_decay else config.lr
+            done += 1
+            lr = optim.linear_schedule(done, config.lr, 0, updates) if config.lr_decay else config.lr
             norm, skipped = optim.step(optimizer, lr, config.clip_norm)
-            in_a_row, num_skipped = (in_a_row + 1) * skipped, num_skipped + skipped
-        optim.stop_if_skipping({"skipped": in_a_row, "updates": in_a_row}, epoch * (index + 1))
+            in_a_row = (in_a_row + 1) * skipped
+            flags.append(skipped)
+            if index + 1 < per_epoch and steps.asked():
+                save(model, optimizer, run, done, (losses, flags), best, in_a_row, record, config.keep_checkpoints)
+                stopping.stop(f"{run} has a checkpoint of epoch {epoch}, update {index + 1} of {per_epoch}")
+        bad = optim.skipped_steps(flags, per_epoch)
+        for index in bad:
+            journal.write({"update": epoch, "epoch": epoch, "skipped_batch": index,
+                           "utterances": sorted({utterances[crop.utterance].id for crop in batches[index - 1]})})
+        optim.stop_if_skipping({"skipped": in_a_row, "updates": in_a_row}, done)
         loss = distributed.all_reduce_sum(torch.stack(losses)).mean()
         line = {"update": epoch, "epoch": epoch, "loss": float(loss), "lr": lr, "gradient_norm": float(norm),
-                "skipped_updates": int(num_skipped)}
+                "skipped_updates": len(bad)}
         if selecting:
             found = predict(model, source, counts, selecting, config.test_max_seconds, device, autocast)
             matrix = metrics.confusion(labels[selecting].numpy(), found.argmax(-1), len(classes))
@@ -247,14 +261,15 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
         elapsed = time.monotonic() - began
         journal.write(line | {"seconds_left": round(elapsed / (epoch - first) * (config.epochs - epoch))},
                       show=epoch % max(1, config.epochs // 10) == 0)
-        if not selecting or best is None or line["valid_ua"] > best["valid_ua"]:
-            best = {"epoch": epoch, "valid_ua": line.get("valid_ua")}
-            if distributed.rank() == 0:
-                model.save_pretrained(run / "recogniser")
-            distributed.barrier()
-        checkpoint.save(run, epoch, hubert.config, hubert.state_dict(), model.head(),
-                        {"update": epoch, "optimizer": optimizer.state_dict(), "best": best, "in_a_row": in_a_row,
-                         "record": files.digest_of(record)}, hubert.do_normalize, config.keep_checkpoints, classes)
+        is_best = not selecting or best is None or line["valid_ua"] > best["valid_ua"]
+        if is_best:
+            best = {"epoch": epoch, "valid_ua": line.get("valid_ua"), "update": done}
+        kept, position = ([], []), 0
+        save(model, optimizer, run, done, kept, best, in_a_row, record, config.keep_checkpoints)
+        if is_best:                                 # after its checkpoint: a run that is killed here writes it again
+            save_best(model, run)
+        if epoch < config.epochs and steps.asked():
+            stopping.stop(f"{run} has a checkpoint of epoch {epoch}")
     if epoch < config.epochs:
         return {}
     chosen = EmotionModel.from_pretrained(run / "recogniser").to(device)
@@ -287,17 +302,6 @@ def test(model: EmotionModel, source, counts: Tensor, labels: Tensor, indices: d
     return results
 
 
-def scores(true: np.ndarray, predicted: np.ndarray, classes: list[str], groups: list[str], seed: int) -> dict:
-    """WA, UA, macro-F1, recall of each class, confusion matrix (rows: truth), 95 % bootstrap intervals over groups."""
-    matrix = metrics.confusion(true, predicted, len(classes))
-    return {"wa": float(metrics.wa(matrix)), "ua": float(metrics.ua(matrix)),
-            "macro_f1": float(metrics.macro_f1(matrix)),
-            "recall": dict(zip(classes, np.nan_to_num(metrics.recalls(matrix)).tolist())),
-            "confusion": matrix.tolist(),
-            "interval_95": {name: list(interval) for name, interval in
-                            metrics.bootstrap_interval(true, predicted, groups, len(classes), seed=seed).items()}}
-
-
 def write_predictions(path: Path, classes: list[str], rows: list[tuple]) -> None:
     """`predictions.csv`: id, true, predicted and each class's probability."""
     text = io.StringIO()
@@ -305,33 +309,34 @@ def write_predictions(path: Path, classes: list[str], rows: list[tuple]) -> None
     files.write_text(path, text.getvalue())
 
 
-def check_parts(split: Split, classes: list[str], selection: str) -> None:
-    """Raise ValueError for a class without training utterances, a part that the protocol needs, or another label."""
-    missing = [name for name in classes if name not in {u.label for u in split.train}]
-    if missing:
-        raise ValueError(f"{split.name}: no training utterance of {', '.join(missing)}; train on more sessions, or "
-                         "leave the class out")
-    for part in ("train", "valid", "test"):
-        strange = next((u for u in getattr(split, part) if u.label not in classes), None)
-        if strange:
-            raise ValueError(f"{split.name}: utterance {strange.id} of the {part} part has the label "
-                             f"{strange.label or '(none)'}, which is not one of {', '.join(classes)}")
-    if not split.test:
-        raise ValueError(f"{split.name}: no utterance to test on")
-    if selection not in ("last", "best-test") and not split.valid:
-        raise ValueError(f"{split.name}: selection {selection} needs validation utterances; give some, or choose last")
+def save(model: EmotionModel, optimizer, run: Path, update: int, kept: tuple[list[Tensor], list[Tensor]],
+         best: dict | None, in_a_row: Tensor, record: dict, keep: int) -> None:
+    """Write the checkpoint of `update`, counted over all epochs.
+
+    kept: of the updates of an unfinished epoch the losses (this rank's share) and which of them were skipped.
+    """
+    losses, flags = kept
+    losses = distributed.all_reduce_sum(torch.stack(losses)).tolist() if losses else []
+    checkpoint.save(run, update, model.hubert.config, model.hubert.state_dict(), model.head(),
+                    {"update": update, "optimizer": optimizer.state_dict(), "best": best, "in_a_row": in_a_row,
+                     "losses": losses, "flags": [float(flag) for flag in flags], "record": files.digest_of(record)},
+                    model.hubert.do_normalize, keep, model.labels)
 
 
-def split_ids(split: Split) -> str:
-    """Digest of who is in which part of a split, with which label."""
-    return files.digest_of([[(u.id, u.label) for u in part] for part in (split.train, split.valid, split.test)])
+def save_best(model: EmotionModel, run: Path) -> None:
+    """Write the recogniser chosen so far."""
+    if distributed.rank() == 0:
+        model.save_pretrained(run / "recogniser")
+    distributed.barrier()
 
 
-def restore(model: EmotionModel, optimizer, run: Path, record: dict) -> tuple[int, dict | None, Tensor]:
-    """Load the newest checkpoint of `run`: its epoch (0 without one), the best so far, updates skipped in a row."""
+def restore(model: EmotionModel, optimizer, run: Path, record: dict
+            ) -> tuple[int, tuple[list[Tensor], list[Tensor]], dict | None, Tensor]:
+    """Load the newest checkpoint of `run`: its update (0 without one), losses and skips of an unfinished epoch (rank 0
+    goes on with the losses of all ranks), the best so far, updates skipped in a row."""
     found, device = checkpoint.latest(run), model.classifier.weight.device
     if found is None:
-        return 0, None, torch.zeros((), device=device)
+        return 0, ([], []), None, torch.zeros((), device=device)
     state, head, training = found
     if training["record"] != files.digest_of(record):
         raise ValueError(f"{run}: its checkpoint was made with another configuration or split; continue with that one, "
@@ -339,5 +344,8 @@ def restore(model: EmotionModel, optimizer, run: Path, record: dict) -> tuple[in
     model.hubert.load(state, str(run))
     model.load_state_dict(head, strict=False)
     optimizer.load_state_dict(training["optimizer"])
-    log.say(f"{run}: continues after epoch {training['update']}")
-    return training["update"], training["best"], training["in_a_row"].to(device)
+    log.say(f"{run}: continues after update {training['update']}")
+    share = 1.0 if distributed.rank() == 0 else 0.0
+    losses = [torch.tensor(loss * share, device=device) for loss in training["losses"]]
+    flags = [torch.tensor(flag, device=device) for flag in training["flags"]]
+    return training["update"], (losses, flags), training["best"], training["in_a_row"].to(device)

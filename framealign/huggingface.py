@@ -201,7 +201,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _write_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    with files.write_atomically(path) as temporary:
+    with files.write_atomically(path) as temporary, files.disk_errors(path):
         temporary.touch()
         mode = temporary.stat().st_mode             # as the user's umask has it; safetensors writes for the owner only
         save_file({name: x.detach().cpu().contiguous() for name, x in weights.items()}, temporary, {"format": "pt"})

@@ -1,7 +1,9 @@
 """What a run says: one JSON object per line in a file, the same numbers on the screen, progress with time left."""
+import contextlib
 import json
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -9,6 +11,7 @@ from pathlib import Path
 
 from framealign import distributed
 
+ASKED_TO_STOP = 75                                  # exit status: EX_TEMPFAIL of sysexits.h, "try again"
 _said: set[str] = set()
 
 
@@ -65,9 +68,15 @@ class Log:
         """
         if distributed.rank() != 0:
             return
+        line = json.dumps({key: _finite(value) for key, value in record.items()}, allow_nan=False) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({key: _finite(value) for key, value in record.items()}, allow_nan=False) + "\n")
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())             # on the disk before the checkpoint that follows it
+        except OSError as error:
+            raise OSError(f"{self.path}: a record could not be written ({error.strerror})") from None
         if show:
             say("  ".join(f"{key} {_short(value)}" for key, value in record.items()))
 
@@ -75,7 +84,7 @@ class Log:
         """Drop the records after `update`: a resumed run writes them again."""
         if distributed.rank() != 0 or not self.path.exists():
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines()
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
         kept = [line for line in lines if _update_of(line) <= update]
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
@@ -84,9 +93,10 @@ class Log:
 
 def _update_of(line: str) -> float:
     try:
-        return json.loads(line).get("update", 0)
-    except (json.JSONDecodeError, AttributeError):
+        update = json.loads(line).get("update", 0)
+    except (ValueError, AttributeError, RecursionError):
         return float("inf")                         # a line torn by the interruption
+    return update if isinstance(update, (int, float)) else float("inf")
 
 
 def _finite(value: object) -> object:
@@ -98,13 +108,39 @@ def _short(value: object) -> str:
 
 
 def command(main: Callable[[], None]) -> int:
-    """Run a script's `main`; a user's mistake (ValueError, OSError) becomes one line on stderr and exit status 2."""
+    """Run a script's `main`: its exit status.
+
+    A user's mistake (ValueError, OSError) becomes one line on stderr and status 2; Ctrl-C 130; SIGTERM, and whatever
+    ended training when it was asked to stop, 75: the same command continues. As a rank of several the process ends
+    here, flushed: gloo's threads may abort an interpreter on its way out, after all the work is done and saved.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    with contextlib.suppress(ValueError):           # not in the main thread
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         main()
-        return 0
+        status = 0
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
+        status = 2
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr, flush=True)
-        return 130
+        status = 130
+    except SystemExit as stop:
+        if not distributed.launched() or not isinstance(stop.code, int):
+            raise
+        status = stop.code
+    finally:
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGTERM, handler)
+    if distributed.launched():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _terminate(*_: object) -> None:
+    with contextlib.suppress(OSError, RuntimeError):
+        print("SIGTERM: stopped; the same command continues", file=sys.stderr, flush=True)
+    raise SystemExit(ASKED_TO_STOP)

@@ -147,3 +147,14 @@ def _ratio(above: np.ndarray, below: np.ndarray, otherwise: float) -> np.ndarray
 def _plain(x: np.ndarray) -> np.ndarray | float:
     """A single number as Python's float, so that it prints and serialises."""
     return float(x) if np.ndim(x) == 0 else x
+
+
+def scores(true: np.ndarray, predicted: np.ndarray, classes: list[str], groups: list[str], seed: int) -> dict:
+    """WA, UA, macro-F1, recall of each class, confusion matrix (rows: truth), 95 % bootstrap intervals over groups."""
+    matrix = confusion(true, predicted, len(classes))
+    return {"wa": float(wa(matrix)), "ua": float(ua(matrix)),
+            "macro_f1": float(macro_f1(matrix)),
+            "recall": dict(zip(classes, np.nan_to_num(recalls(matrix)).tolist())),
+            "confusion": matrix.tolist(),
+            "interval_95": {name: list(interval) for name, interval in
+                            bootstrap_interval(true, predicted, groups, len(classes), seed=seed).items()}}

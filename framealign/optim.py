@@ -33,6 +33,17 @@ def step(optimizer: torch.optim.AdamW, lr: float, clip_norm: float) -> tuple[Ten
     return norm, skipped
 
 
+def only_if_finite(loss: Tensor) -> Tensor:
+    """`loss`, with a gradient that is NaN where the loss itself is not finite: `step` then skips it, on every rank."""
+    return loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
+
+
+def skipped_steps(flags: list[Tensor], last: int) -> list[int]:
+    """Numbers of the updates that were skipped; flags: one for each update up to `last`. Waits for the device."""
+    found = torch.stack(flags).tolist() if flags else []
+    return [last - len(found) + 1 + index for index, flag in enumerate(found) if flag]
+
+
 def stop_if_skipping(totals: dict[str, Tensor], update: int) -> None:
     """Raise ValueError where every one of the last 20 or more updates was skipped for a gradient that is not finite."""
     skipped, updates = int(totals["skipped"]), int(totals["updates"])

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framealign import checkpoint, distributed, files, log, optim
+from framealign import checkpoint, distributed, files, log, optim, stopping
 from framealign.config import PretrainConfig, as_dict, derive_seed
-from framealign.data import Crop, ahead, frame_counts, pretraining_micro_batches, send
+from framealign.data import (Crop, ahead, batch_ids, frame_counts, micro_batches_per_update,
+                              pretraining_micro_batches, send)
 from framealign.frames import FRAME_RATE, frames_in
 from framealign.masking import span_mask
 from framealign.model import Hubert
@@ -221,18 +222,20 @@ def pretrain(hubert: Hubert, utterances: list, units: Units, config: PretrainCon
     record = {"pretrain": as_dict(config), "num_clusters": units.num_clusters,
               "units": files.digest_bytes(units.units.int().numpy().tobytes()),
               "utterances": files.digest_of([(u.id, u.num_samples) for u in utterances])}
-    start, totals, in_a_row = restore(model, optimizer, run, record)
+    start, totals, flags, in_a_row = restore(model, optimizer, run, record)
+    checkpoint.prune(run, start, config.keep_checkpoints)
     journal = log.Log(run / "log.jsonl")
     journal.keep_until(start)
     wrapped = distributed.replicate(model, device)
     autocast = distributed.autocast(device, precision)
-    per_update = max(1, round(config.batch_seconds / config.micro_batch_seconds))
+    per_update = micro_batches_per_update(config)
     per_rank = -(-per_update // world)
     stream = itertools.islice(pretraining_micro_batches(train_counts, config), start * per_update, None)
     batches = ahead(_load(stream, per_update, source, units, config, start + 1))
     model.train()
     began, seen = time.monotonic(), 0.0
-    for update in range(start + 1, config.updates + 1):
+    steps = stopping.Steps(range(start + 1, config.updates + 1))
+    for update in steps:
         lr = optim.linear_schedule(update, config.peak_lr, config.warmup_updates, config.updates)
         logs = update % config.log_every_updates == 0 or update == config.updates
         micro_batches, weighted_frames, audio_seconds = next(batches)
@@ -245,28 +248,35 @@ def pretrain(hubert: Hubert, utterances: list, units: Units, config: PretrainCon
                 with autocast():
                     loss, sums = wrapped(inputs, targets, is_masked, is_kept, logs, lengths, (hidden_at, seen_at))
                 # DDP averages gradients over ranks; the factor turns that into the mean over all hidden frames.
-                (loss * weight * world / weighted_frames).backward()
+                (optim.only_if_finite(loss) * weight * world / max(weighted_frames, 1)).backward()
             if weight:
                 add_up(totals, sums)
         leave_dropped(hubert, is_kept)
         norm, skipped = optim.step(optimizer, lr, config.clip_norm)
-        add_up(totals, {"skipped": skipped})
+        flags.append(skipped)                       # of every update since the last line of the log
         in_a_row = (in_a_row + 1) * skipped         # updates skipped up to this one
         seen += audio_seconds
         if logs:
+            bad = optim.skipped_steps(flags, update)
+            for number, ids in batch_ids(utterances, train_counts, config, bad):
+                journal.write({"update": update, "skipped_update": number, "utterances": ids})
             optim.stop_if_skipping({"skipped": in_a_row, "updates": in_a_row}, update)
             elapsed = time.monotonic() - began
             journal.write({"update": update, **ratios(totals, units.num_clusters, device), "lr": lr,
-                           "gradient_norm": float(norm), "skipped_updates": int(totals["skipped"]),
+                           "gradient_norm": float(norm), "skipped_updates": len(bad),
                            "audio_seconds_per_second": round(seen / elapsed, 1),
                            "seconds_left": round(elapsed / (update - start) * (config.updates - update))})
             totals.clear()
+            flags.clear()
         if update % config.valid_every_updates == 0 or update == config.updates:
             if valid_counts.any():
                 found = validate(model, source, units, valid_counts, config, device, autocast)
                 journal.write({"update": update, **found})
-        if update % config.save_every_updates == 0 or update in (config.updates, stop_after):
-            save(model, optimizer, run, update, totals, in_a_row, record, config.keep_checkpoints)
+        asked = steps.asked()
+        if asked or update % config.save_every_updates == 0 or update in (config.updates, stop_after):
+            save(model, optimizer, run, update, totals, flags, in_a_row, record, config.keep_checkpoints)
+        if asked:
+            stopping.stop(f"{run} has a checkpoint of update {update}")
         if update == stop_after:
             break
     else:
@@ -307,27 +317,32 @@ def leave_dropped(hubert: Hubert, is_kept: list[bool] | None) -> None:
                 parameter.grad = None
 
 
-def save(model: MaskedPrediction, optimizer, run: Path, update: int, totals: dict[str, Tensor], in_a_row: Tensor,
-         record: dict, keep: int) -> None:
-    """Write the checkpoint of `update`, with the sums of all ranks since the last line of the log."""
+def save(model: MaskedPrediction, optimizer, run: Path, update: int, totals: dict[str, Tensor], flags: list[Tensor],
+         in_a_row: Tensor, record: dict, keep: int) -> None:
+    """Write the checkpoint of `update`, with the sums of all ranks since the last line of the log.
+
+    flags: which updates since then were skipped, on every rank the same.
+    """
     head = {f"head.{name}": x for name, x in model.head.state_dict().items()}
     if totals:
-        skipped = {"skipped": totals["skipped"]}    # every rank counted the same
-        totals = over_ranks(totals, len(model.head.codewords), in_a_row.device) | skipped
+        totals = over_ranks(totals, len(model.head.codewords), in_a_row.device)
     checkpoint.save(run, update, model.hubert.config, model.hubert.state_dict(), head,
-                    {"update": update, "optimizer": optimizer.state_dict(), "totals": totals, "in_a_row": in_a_row,
+                    {"update": update, "optimizer": optimizer.state_dict(), "totals": totals,
+                     "flags": [float(flag) for flag in flags], "in_a_row": in_a_row,
                      "record": files.digest_of(record)}, model.hubert.do_normalize, keep)
 
 
-def restore(model: MaskedPrediction, optimizer, run: Path, record: dict) -> tuple[int, dict[str, Tensor], Tensor]:
+def restore(model: MaskedPrediction, optimizer, run: Path, record: dict
+            ) -> tuple[int, dict[str, Tensor], list[Tensor], Tensor]:
     """Load the newest checkpoint of `run` into model and optimizer: its update (0 without one), the sums since the
-    last line of the log (rank 0 goes on with those of all ranks), and how many updates were skipped in a row.
+    last line of the log (rank 0 goes on with those of all ranks), which updates since then were skipped, and how many
+    in a row up to this one.
 
     Raises ValueError where it was made with another configuration.
     """
     found, device = checkpoint.latest(run), next(model.parameters()).device
     if found is None:
-        return 0, {}, torch.zeros((), device=device)
+        return 0, {}, [], torch.zeros((), device=device)
     state, head, training = found
     if training["record"] != files.digest_of(record):
         raise ValueError(f"{run}: its checkpoint was made with another configuration, other units or other utterances; "
@@ -336,5 +351,6 @@ def restore(model: MaskedPrediction, optimizer, run: Path, record: dict) -> tupl
     model.head.load_state_dict({name.removeprefix("head."): x for name, x in head.items()})
     optimizer.load_state_dict(training["optimizer"])
     log.say(f"{run}: continues after update {training['update']}")
-    totals = {key: x.to(device) for key, x in training["totals"].items() if key == "skipped" or distributed.rank() == 0}
-    return training["update"], totals, training["in_a_row"].to(device)
+    totals = {key: x.to(device) for key, x in training["totals"].items() if distributed.rank() == 0}
+    flags = [torch.tensor(flag, device=device) for flag in training["flags"]]
+    return training["update"], totals, flags, training["in_a_row"].to(device)

@@ -15,15 +15,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from framealign import corpus, distributed, files, log
+from framealign import corpus, distributed, files, lock, log, preflight
 from framealign.config import SELECTIONS, HubertConfig, as_dict, preset
-from framealign.finetune import finetune, scores, split_ids
+from framealign.finetune import finetune
+from framealign.metrics import scores
 from framealign.model import Hubert
 from framealign.overrides import with_overrides
 from framealign.pretrain import pretrain
 from framealign.stages import Stage, link, nothing_half_made, run_stage
 from framealign.units import Codebook, Units, digest_of_state, identity, make_units, mfcc_store, state_store
-from framealign.utterances import CLASSES, Utterance
+from framealign.utterances import CLASSES, Utterance, class_names, split_ids
 
 METHODS = ("finetune", "tapt", "align")
 TESTED = {"finetune": "finetune", "tapt": "tapt-finetune", "align": "ser-finetune"}     # the stage a method reports
@@ -50,6 +51,7 @@ class SessionConfig:
     device: str = "auto"                            # auto, cpu, cuda or mps
     precision: str = "auto"                         # auto, float32 or bfloat16
     redo: str = ""                                  # a stage's name or `all`: remake it where it stands
+    preflight: bool = False                         # check all that can be checked before the hours, and nothing else
 
     def __post_init__(self):
         for name, known in (("method", METHODS), ("selection", SELECTIONS), ("validate_on", ("session", "speaker")),
@@ -64,14 +66,6 @@ class SessionConfig:
         class_names(self.classes)
 
 
-def class_names(text: str) -> list[str]:
-    """"neutral, happy" -> ["neutral", "happy"]. Raises ValueError for fewer than two, an empty or a repeated name."""
-    names = [name.strip() for name in text.split(",")]
-    if len(names) < 2 or "" in names or len(set(names)) < len(names):
-        raise ValueError(f"--classes must be two or more different names separated by commas, got {text!r}")
-    return names
-
-
 def read_utterances(config: SessionConfig) -> list[Utterance]:
     """The corpus, its sound files' headers checked. IEMOCAP's utterances of a class left out become unlabelled."""
     classes = class_names(config.classes)
@@ -79,7 +73,7 @@ def read_utterances(config: SessionConfig) -> list[Utterance]:
         found = corpus.from_iemocap(config.iemocap, config.allow_partial)
         return [u if u.label in classes else dataclasses.replace(u, label="") for u in found]
     found = corpus.read(config.corpus, classes)
-    corpus.check_files(found)
+    preflight.check_files(found)
     return found
 
 
@@ -141,6 +135,14 @@ class Recipe:
         return [*before, units, tapt, first, pseudo, align,
                 self._finetune(tested_stage(method, selection), align, selection)]
 
+    def room(self) -> dict[Path, int]:
+        """Bytes that each folder may take on the disk at most, of stages that are not finished."""
+        made = {stage.folder: stage.room for stage in self.stages()
+                if stage.make and not (stage.folder / "stage.json").exists()}
+        kept = self.preset.finetune.freeze_conv and self.preset.finetune.cache_frontend
+        width = self.model.conv_dim[-1] if kept else 0
+        return made | {self.root / "frontend": preflight.frames_bytes(self.utterances, width)}
+
     def splits(self, selection: str) -> list[corpus.Split]:
         """Who is trained, selected and tested on. Raises ValueError where the corpus does not allow the protocol."""
         return corpus.split(self.utterances, self.config.session, selection, self.config.validate_on, self.classes)
@@ -164,13 +166,14 @@ class Recipe:
 
     def _check(self, model: HubertConfig) -> None:
         """Raise ValueError where the base model lacks a layer whose states are wanted, or a given codebook's width."""
+        self.model = model
         used = {"finetune": (), "tapt": ("tapt_layer",), "align": ("tapt_layer", "align_layer")}[self.config.method]
         for name in (*used, *(["scratch_layer"] if self.config.hubert == "scratch" else [])):
             if not 0 <= (layer := getattr(self.preset, name)) <= model.num_hidden_layers:
                 raise ValueError(f"{name} is {layer}, the base model has blocks 1 to {model.num_hidden_layers}; choose "
                                  f"the --preset of the model's size (now {self.config.preset}), or --set {name}=...")
         if self.config.codebook and used:
-            given_codebook(self.config.codebook, model.hidden_size)
+            preflight.given_codebook(self.config.codebook, model.hidden_size)
 
     def _load(self, folder: Path) -> Hubert:
         """An encoder; what its directory may lack (the mask embedding) is drawn from the seed."""
@@ -205,7 +208,7 @@ class Recipe:
         settings = self.common | {"layer": layer, "clusters": clusters, "kmeans": as_dict(self.preset.kmeans),
                                    "heard": described(utterances), "codebook": files.digest(given) if given else ""}
         return Stage(name, place / name, ("codebook.safetensors", "units.safetensors"), settings, [model], make,
-                     protocol=self._protocol())
+                     protocol=self._protocol(), room=preflight.frames_bytes(utterances, self.model.hidden_size))
 
     def _pretrain(self, name: str, start: Stage, units: Stage, place: Path) -> Stage:
         """Masked prediction of units, starting from the encoder of `start`."""
@@ -217,7 +220,8 @@ class Recipe:
 
         settings = self.common | {"pretrain": as_dict(config), "heard": described(self.heard),
                                   "precision": self.config.precision}
-        return Stage(name, place / name, ("encoder",), settings, [start, units], make, protocol=self._protocol())
+        return Stage(name, place / name, ("encoder",), settings, [start, units], make, protocol=self._protocol(),
+                     room=preflight.training_bytes(self.model, config))
 
     def _finetune(self, name: str, start: Stage, selection: str) -> Stage:
         """Fine-tuning, selection and test; both ways round where the protocol has two."""
@@ -239,7 +243,8 @@ class Recipe:
                                    "split": [split_ids(part) for part in splits], "precision": self.config.precision,
                                    "pretrain_data": self.config.pretrain_data}
         products = ("recogniser", "results.json", "predictions.csv")
-        return Stage(name, self.fold / name, products, settings, [start], make, protocol=protocol)
+        return Stage(name, self.fold / name, products, settings, [start], make, protocol=protocol,
+                     room=preflight.training_bytes(self.model, config) * len(splits))
 
     def _scratch(self) -> list[Stage]:
         """Stage 0: HuBERT as HuBERT was made: MFCC units, pretraining, layer states' units, pretraining."""
@@ -266,11 +271,12 @@ class Recipe:
         mfcc = Stage("mfcc-units", place / "mfcc-units", ("codebook.safetensors", "units.safetensors"),
                      heard | {"clusters": chosen.scratch_clusters, "kmeans": as_dict(chosen.kmeans)}, [], mfcc_units,
                      protocol=protocol)
+        room = preflight.training_bytes(chosen.model, config)
         first = Stage("scratch-1", place / "scratch-1", ("encoder",), settings, [mfcc], iteration(mfcc),
-                      protocol=protocol)
+                      protocol=protocol, room=room)
         states = self._units("scratch-units", first, chosen.scratch_layer, chosen.tapt_clusters, place)
         second = Stage("scratch-2", place / "scratch-2", ("encoder",), settings, [states], iteration(states),
-                       protocol=protocol)
+                       protocol=protocol, room=room)
         return [mfcc, first, states, second]
 
     def _write_units(self, folder: Path, units: Units, codebook: Codebook) -> None:
@@ -290,15 +296,6 @@ class Recipe:
         return dataclasses.replace(config, seed=self.config.seed)
 
 
-def given_codebook(path: str, width: int) -> Codebook:
-    """A codebook from a file. Raises ValueError where it does not label frames of that width."""
-    codebook = Codebook.read(path)
-    if codebook.centroids.shape[1] != width:
-        raise ValueError(f"{path}: a codebook of {codebook.centroids.shape[1]} dimensions cannot label frames of "
-                         f"{width}; give one that was fitted on this model or feature")
-    return codebook
-
-
 def described(utterances: list[Utterance]) -> str:
     """Which utterances these are, for a record: their number and a digest of ids, paths and lengths in their order."""
     return f"{len(utterances)} utterances (digest {identity(utterances)})"
@@ -311,12 +308,20 @@ def run_sessions(config: SessionConfig, overrides: dict[str, str]) -> dict[str, 
     if config.session == "all":
         sessions = sorted({u.session for u in utterances if u.label}, key=lambda name: (len(name), name)) or [""]
     recipes = {name: Recipe(dataclasses.replace(config, session=name), overrides, utterances) for name in sessions}
-    for recipe in recipes.values():
-        recipe.splits(config.selection)             # the last session's errors now, not after hours
+    wanted = {}
+    for recipe in recipes.values():                 # the last session's errors now, not after hours
+        for part in recipe.splits(config.selection):
+            if config.preflight:
+                preflight.say_parts(part)
+        wanted |= recipe.room()
+    preflight.check_room(Path(config.run), wanted)
     results = {}
-    for name, recipe in recipes.items():
-        log.say(f"== session {name} held out, method {config.method}")
-        results[name] = recipe.run(remade)
+    if config.preflight:
+        return results
+    with lock.held(config.run):
+        for name, recipe in recipes.items():
+            log.say(f"== session {name} held out, method {config.method}")
+            results[name] = recipe.run(remade)
     return results
 
 

@@ -29,6 +29,7 @@ class Stage:
     make: Callable[[Path], None] | None             # None: its product was given
     digests: dict[str, str] = field(default_factory=dict)       # of the products, once made
     protocol: dict = field(default_factory=dict)    # what its numbers mean: recorded, not compared
+    room: int = 0                                   # bytes on the disk, at most, while it is made
 
     def product(self, name: str) -> Path:
         return self.folder / name
@@ -55,6 +56,8 @@ def run_stage(stage: Stage, redo: str, remade: set[Path]) -> None:
         record = files.read_json(record_path)
         refuse(stage, "is stale", changed(record, wanted) or damaged(stage, record))
         stage.digests = record["products"]
+        if distributed.rank() == 0:
+            begun_path.unlink(missing_ok=True)      # of a run that was killed between the two
         log.say(f"[{stage.name}] kept, made in {log.clock(record.get('seconds', 0))}")
         return
     if begun_path.exists():

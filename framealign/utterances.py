@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from framealign import files
 from framealign.config import SELECTIONS
 from framealign.frames import SAMPLE_RATE
 
@@ -44,6 +45,14 @@ class Split:
     valid: list[Utterance]
     test: list[Utterance]
     name: str
+
+
+def class_names(text: str) -> list[str]:
+    """"neutral, happy" -> ["neutral", "happy"]. Raises ValueError for fewer than two, an empty or a repeated name."""
+    names = [name.strip() for name in text.split(",")]
+    if len(names) < 2 or "" in names or len(set(names)) < len(names):
+        raise ValueError(f"--classes must be two or more different names separated by commas, got {text!r}")
+    return names
 
 
 def split(utterances: Iterable[Utterance], session: str, selection: str, validate_on: str = "session",
@@ -100,6 +109,28 @@ def check_speakers(part: Split) -> None:
                 raise ValueError(f"{part.name}: speaker {utterance.speaker} is in the {first} part ({other.id}) and in "
                                  f"the {place} part ({utterance.id}); the result would be optimistic: give each "
                                  f"speaker one session, or choose a protocol marked so ({', '.join(OPTIMISTIC)})")
+
+
+def check_parts(split: Split, classes: list[str], selection: str) -> None:
+    """Raise ValueError for a class without training utterances, a part that the protocol needs, or another label."""
+    missing = [name for name in classes if name not in {u.label for u in split.train}]
+    if missing:
+        raise ValueError(f"{split.name}: no training utterance of {', '.join(missing)}; train on more sessions, or "
+                         "leave the class out")
+    for part in ("train", "valid", "test"):
+        strange = next((u for u in getattr(split, part) if u.label not in classes), None)
+        if strange:
+            raise ValueError(f"{split.name}: utterance {strange.id} of the {part} part has the label "
+                             f"{strange.label or '(none)'}, which is not one of {', '.join(classes)}")
+    if not split.test:
+        raise ValueError(f"{split.name}: no utterance to test on")
+    if selection not in ("last", "best-test") and not split.valid:
+        raise ValueError(f"{split.name}: selection {selection} needs validation utterances; give some, or choose last")
+
+
+def split_ids(split: Split) -> str:
+    """Digest of who is in which part of a split, with which label."""
+    return files.digest_of([[(u.id, u.label) for u in part] for part in (split.train, split.valid, split.test)])
 
 
 def pretraining_utterances(utterances: Sequence[Utterance], session: str, data: str) -> list[Utterance]:

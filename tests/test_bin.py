@@ -227,7 +227,7 @@ def test_finetune_by_lists_and_again(good, script, tones, base, tmp_path):
     args += ["--init-from", base, *TUNED, "--pooling", "mean", "--run", tmp_path / "run"]
     good("finetune", *args)
     before = small.products(tmp_path / "run")
-    assert "continues after epoch 1" in good("finetune", *args) and small.products(tmp_path / "run") == before
+    assert "continues after update 1" in good("finetune", *args) and small.products(tmp_path / "run") == before
     said = script("finetune", *args, "--no-resume")
     assert said.status == 2 and "holds checkpoints" in said.err
 

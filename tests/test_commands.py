@@ -218,7 +218,7 @@ def test_a_run_that_holds_checkpoints_is_continued_or_refused(table, base, tmp_p
     commands.finetune_run(config, tuned)
     before = small.products(tmp_path / "run")
     commands.finetune_run(config, tuned)
-    assert capsys.readouterr().out.count("continues after epoch 1") == 2 and small.products(tmp_path / "run") == before
+    assert capsys.readouterr().out.count("continues after update 2") == 2 and small.products(tmp_path / "run") == before
     with pytest.raises(ValueError, match="holds checkpoints; leave out --no-resume to continue"):
         commands.finetune_run(dataclasses.replace(config, resume=False), tuned)
     with pytest.raises(ValueError, match="its checkpoint was made with another configuration or split"):

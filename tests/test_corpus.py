@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from framealign import corpus
+from framealign import corpus, preflight
 from framealign.corpus import Utterance
 
 ROOT = Path(__file__).parents[1]
@@ -139,7 +139,7 @@ def test_emodb_is_read_directly(emodb):
     assert Counter(u.label for u in utterances) == {"angry": 127, "neutral": 79, "happy": 71, "sad": 62}
     assert utterances[0] == Utterance("03a01Wa", emodb.parent / "audio/03a01Wa.flac", 30_045, "1", "03", "M", "angry",
                                       "a01")
-    corpus.check_files(utterances)
+    preflight.check_files(utterances)
     for session in "12345":
         part, = corpus.split(utterances, session, "clean")
         assert {u.session for u in part.test} == {session}
@@ -418,11 +418,11 @@ def test_an_iemocap_without_the_four_labels(tmp_path, wav):
 
 def test_check_files(tmp_path, wav):
     good = Utterance("a", wav, 400)
-    corpus.check_files([good])
+    preflight.check_files([good])
     bad = [Utterance(f"m{number}", tmp_path / f"m{number}.wav", 400) for number in range(4)]
-    refused(lambda: corpus.check_files([good, *bad]), "4 of 5 sound files", tmp_path / "m0.wav", tmp_path / "m2.wav",
+    refused(lambda: preflight.check_files([good, *bad]), "4 of 5 sound files", tmp_path / "m0.wav", tmp_path / "m2.wav",
             "no such file", "...")
-    refused(lambda: corpus.check_files([Utterance("a", wav, 401)]), "1 of 1", wav, "400 samples", "says 401")
+    refused(lambda: preflight.check_files([Utterance("a", wav, 401)]), "1 of 1", wav, "400 samples", "says 401")
 
 
 def prepare(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:

@@ -112,6 +112,16 @@ def test_the_readmes_audit_map_names_what_exists():
     assert all(list(places(row[2])) and list(places(row[3])) for row in mapped)
 
 
+def test_every_promise_names_tests_that_exist():
+    """Those marked slow are said to be."""
+    promises = [row for row in rows(small.ROOT / "docs" / "RELIABILITY.md") if "`test_" in "".join(row)]
+    assert len(promises) >= 15
+    for row in promises:
+        wrong = [found for place in places(row[1]) if (found := wrong_place(*place))]
+        assert not [found for found in wrong if "not run by default" not in found], wrong
+        assert not wrong or "slow" in row[1], wrong
+
+
 @pytest.mark.parametrize("path", [README, AUDIT], ids=lambda path: path.name)
 def test_flags_exist(path, flags):
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", path.read_text(encoding="utf-8"))) - THEIRS

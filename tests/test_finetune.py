@@ -11,7 +11,7 @@ import ranks
 import torch
 import torch.nn.functional as F
 
-from framealign import distributed, finetune, optim
+from framealign import checkpoint, distributed, finetune, optim
 from framealign.config import SELECTIONS, FinetuneConfig, derive_seed
 from framealign.data import Crop, Waveforms, frame_counts
 from framealign.finetune import AttentionPooling, EmotionModel, MeanPooling
@@ -359,7 +359,7 @@ def test_last_never_selects_even_where_there_is_a_validation_part(micro, tones, 
     part = split(tones, "1", "clean")[0]
     results = run(micro, tones, tmp_path, settings(selection="last", epochs=4, lr=5e-3), part)
     assert results["selected_epoch"] == 4 and not any("valid_ua" in line for line in read_log(tmp_path))
-    last = torch.load(tmp_path / "checkpoints" / "00000004" / "state.pt", weights_only=True)
+    last = torch.load(checkpoint.newest(tmp_path) / "state.pt", weights_only=True)
     assert last["best"]["epoch"] == 4
     assert same_to_the_bit(weights(tmp_path / "recogniser"), weights(tmp_path / "checkpoints" / "00000004"))
 
@@ -401,10 +401,10 @@ def test_resuming_is_bit_identical(micro, tones, tmp_path, monkeypatch, stops):
                 file.write(json.dumps({"update": stop + 1, "loss": 0.0}) + '\n{"upda')
     assert run(micro, tones, tmp_path / "parts", config) == results
     for name in ("predictions.csv", "results.json", "recogniser/model.safetensors", "recogniser/config.json",
-                 "checkpoints/00000004/model.safetensors", "checkpoints/00000003/model.safetensors"):
+                 "checkpoints/00000008/model.safetensors", "checkpoints/00000006/model.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
     assert read_log(tmp_path / "whole") == read_log(tmp_path / "parts")
-    a, b = (torch.load(tmp_path / name / "checkpoints" / "00000004" / "state.pt", weights_only=True)
+    a, b = (torch.load(tmp_path / name / "checkpoints" / "00000008" / "state.pt", weights_only=True)
             for name in ("whole", "parts"))
     assert a["best"] == b["best"] and a["record"] == b["record"]
     for x, y in zip(a["optimizer"]["state"].values(), b["optimizer"]["state"].values(), strict=True):
@@ -448,7 +448,16 @@ def test_gradients_that_are_not_finite_are_skipped_counted_and_stop_the_run(micr
     monkeypatch.setattr(finetune, "train_step", lambda *rest: poison(step(*rest), rest[0], rest[-1] == 1))
     before = base(micro).state_dict()
     run(micro, tones, tmp_path / "one", settings(batch_size=4, micro_batch_size=4, selection="last"))
-    assert [line["skipped_updates"] for line in read_log(tmp_path / "one")] == [1, 1, 1]
+    lines = read_log(tmp_path / "one")
+    assert [line["skipped_updates"] for line in lines if "loss" in line] == [1, 1, 1]
+    skips = [line for line in lines if "skipped_batch" in line]
+    assert [(line["epoch"], line["skipped_batch"]) for line in skips] == [(1, 2), (2, 2), (3, 2)]
+    heard = [u for u in tones if u.session != "1"]
+    for line in skips:
+        drawn = list(finetune.training_batches(
+            frame_counts(heard), torch.tensor([LABELS.index(u.label) for u in heard]),
+            settings(batch_size=4, selection="last"), line["epoch"]))[1]
+        assert line["utterances"] == sorted({heard[crop.utterance].id for crop in drawn})
     assert all(torch.isfinite(x).all() for x in weights(tmp_path / "one" / "recogniser").values())
     monkeypatch.setattr(finetune, "train_step", lambda *rest: poison(step(*rest), rest[0], True))
     config = settings(batch_size=1, micro_batch_size=1, epochs=4, selection="last")

@@ -11,12 +11,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LEVELS = {
     0: ["allocator", "config", "frames", "files", "distributed", "log", "metrics"],
-    1: ["audio", "mfcc", "kmeans", "masking", "optim", "overrides", "parameters", "stages",
+    1: ["audio", "mfcc", "kmeans", "lock", "masking", "optim", "overrides", "parameters", "stages", "stopping",
         "unpickle", "utterances", "voice"],
     2: ["convolutions", "huggingface", "centroids", "synth"],
     3: ["model", "corpus", "data", "checkpoint", "interop"],
     4: ["units"],
-    5: ["pretrain", "finetune"],
+    5: ["pretrain", "finetune", "preflight"],
     6: ["session", "recognise"],
     7: ["alignment", "report"],
     8: ["benchmark", "demo", "commands", "verify"],

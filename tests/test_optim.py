@@ -148,3 +148,17 @@ def test_twenty_skipped_in_a_row_stop_the_run():
     for number in (20, 50):
         with pytest.raises(ValueError, match=f"^update 70: the last {number} gradients were not finite; look at"):
             optim.stop_if_skipping({"skipped": torch.tensor(float(number)), "updates": torch.tensor(float(number))}, 70)
+
+
+@pytest.mark.parametrize("loss, is_finite", [(1.5, True), (0.0, True), (np.nan, False), (np.inf, False),
+                                             (-np.inf, False)])
+def test_a_loss_that_is_not_finite_spoils_its_own_gradient(loss, is_finite):
+    """Which would be 1 whatever the loss is; a finite loss keeps its gradient to the bit."""
+    x = torch.tensor(loss, requires_grad=True)
+    optim.only_if_finite(x).backward()
+    assert (float(x.grad) == 1.0) if is_finite else torch.isnan(x.grad)
+
+
+def test_which_updates_were_skipped():
+    flags = [torch.tensor(float(x)) for x in (0, 1, 0, 0, 1)]
+    assert optim.skipped_steps(flags, 100) == [97, 100] and optim.skipped_steps([], 7) == []

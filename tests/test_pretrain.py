@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ranks
+import soundfile
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -516,6 +517,48 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(micro, tones, tmp_
     assert same_to_the_bit(weights[0], weights[1]) and not same_to_the_bit(weights[1], weights[2])
     assert float(third["in_a_row"]) == 1 and float(fourth["in_a_row"]) == 0
     assert all(torch.isfinite(x).all() for x in weights[2].values())
+
+
+def test_skipped_updates_are_logged_with_their_utterances_once(micro, tones, tmp_path, monkeypatch):
+    """Also where the run is stopped between the skipped update and the log's next line; loss or gradient alike."""
+    made, loss_of = random_units(tones), pretrain.masked_prediction_loss
+    config = settings(updates=9, log_every_updates=4, valid_fraction=0)
+
+    def train(run: Path, stops: tuple, factor: float) -> list[dict]:
+        done = 0
+        for stop in stops:
+            calls = itertools.count(3 * done)
+            monkeypatch.setattr(pretrain, "masked_prediction_loss", lambda logits, units: loss_of(logits, units) + (
+                factor if next(calls) in (7, 16) else 0.0))                     # in updates 3 and 6
+            pretrain.pretrain(base(micro), tones, made, config, run, CPU, stop_after=stop)
+            done = stop
+        return read_log(run)
+    whole = train(tmp_path / "whole", (None,), torch.inf)       # an infinite loss of which every gradient is finite
+    skips = [line for line in whole if "skipped_update" in line]
+    assert [(line["update"], line["skipped_update"]) for line in skips] == [(4, 3), (8, 6)]
+    stream = list(itertools.islice(pretraining_micro_batches(frame_counts(tones), config), 18))
+    for line in skips:
+        crops = [crop for group in stream[3 * line["skipped_update"] - 3:3 * line["skipped_update"]] for crop in group]
+        assert line["utterances"] == sorted({tones[crop.utterance].id for crop in crops})
+    assert [line["skipped_updates"] for line in whole if "lr" in line] == [1, 1, 0]
+    assert train(tmp_path / "parts", (3, 7, None), torch.inf) == whole
+
+
+def test_utterances_of_a_frame_or_two_train(micro, tones, tmp_path):
+    """From 400 samples up: what is too short to hide anything of adds nothing, and nothing becomes NaN."""
+    short = []
+    for number, samples in enumerate((400, 401, 719, 720, 1040, 1500, 2500, 400, 400, 9000)):
+        waveform = audio.load(tones[number].path).repeat(2)[:samples].numpy()
+        soundfile.write(tmp_path / f"{number}.wav", waveform, 16_000, "FLOAT")
+        short.append(dataclasses.replace(tones[number], path=tmp_path / f"{number}.wav", num_samples=samples))
+    config = settings(min_seconds=0.025, max_seconds=0.5, batch_seconds=0.04, micro_batch_seconds=0.04, updates=12,
+                      valid_fraction=0)              # many updates of one frame alone
+    for chosen in (short, [short[0], short[7], short[8]]):
+        run = tmp_path / str(len(chosen))
+        pretrain.pretrain(base(micro), chosen, random_units(chosen), config, run, CPU)
+        state, _ = read_state(run)
+        assert all(torch.isfinite(x).all() for x in state.values())
+        assert sum(line["skipped_updates"] for line in read_log(run)) == 0
 
 
 @pytest.mark.parametrize("log_every, stopped", ((7, 21), (25, 25)))

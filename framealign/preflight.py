@@ -1,0 +1,99 @@
+"""What is checked before the hours: sound files, the codebook's width, who is in which part, room on the disk.
+
+Sound files are compared with the manifest, by their headers. (Units are compared with frames where they are read:
+`Units.check`; speakers in two parts are found where parts are made: `utterances.split`.)
+"""
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from math import prod
+from pathlib import Path
+
+from framealign import audio, log
+from framealign.config import FinetuneConfig, HubertConfig, PretrainConfig
+from framealign.data import frame_counts
+from framealign.parameters import shapes
+from framealign.units import Codebook
+from framealign.utterances import Split, Utterance
+
+STORED_BYTES, WEIGHT_BYTES = 2, 4                   # of a kept frame's number (float16), of a parameter (float32)
+
+
+def check_files(utterances: Sequence[Utterance]) -> None:
+    """Compare every sound file's header with the manifest: it is there, readable, and as long as `num_samples` says.
+
+    Raises one ValueError with the number of bad files and the first three.
+    """
+    with ThreadPoolExecutor(4) as pool:             # on a network's disk it is the waiting that counts
+        found = pool.map(_difference, utterances)
+        bad = [text for text in log.progress(found, len(utterances), "checking sound files") if text]
+    if bad:
+        raise ValueError(f"{len(bad)} of {len(utterances)} sound files are not as the manifest says: "
+                         f"{' | '.join(bad[:3])}{' | ...' if len(bad) > 3 else ''}; mend them or make the manifest "
+                         "again")
+
+
+def _difference(utterance: Utterance) -> str:
+    """What is wrong with an utterance's sound file by its header; "" where nothing is."""
+    try:
+        found = audio.length(utterance.path)
+    except (ValueError, OSError) as error:
+        return str(error)
+    wanted = utterance.num_samples
+    return "" if found == wanted else f"{utterance.path}: {found} samples at 16 kHz, the manifest says {wanted}"
+
+
+def given_codebook(path: str, width: int) -> Codebook:
+    """A codebook from a file. Raises ValueError where it does not label frames of that width."""
+    codebook = Codebook.read(path)
+    if codebook.centroids.shape[1] != width:
+        raise ValueError(f"{path}: a codebook of {codebook.centroids.shape[1]} dimensions cannot label frames of "
+                         f"{width}; give one that was fitted on this model or feature")
+    return codebook
+
+
+def frames_bytes(utterances: list[Utterance], width: int) -> int:
+    """Bytes of all frames of these utterances where they are kept, `width` numbers each."""
+    return int(frame_counts(utterances).sum()) * width * STORED_BYTES
+
+
+def training_bytes(model: HubertConfig, config: PretrainConfig | FinetuneConfig) -> int:
+    """Bytes of a training run at most: its checkpoints (weights and two moments), one being written, and the result.
+
+    Heads are small beside the encoder and left out.
+    """
+    weights = sum(prod(shape) for shape in shapes(model).values()) * WEIGHT_BYTES
+    return weights * (3 * (config.keep_checkpoints + 1) + 1)
+
+
+def check_room(folder: Path, wanted: dict[Path, int]) -> None:
+    """Say what will be written below `folder` and raise ValueError where the disk has not the room for it.
+
+    wanted: bytes of each folder when all of it is written; what is there already is taken off.
+    """
+    there = {place: sum(path.stat().st_size for path in place.rglob("*") if path.is_file() and not path.is_symlink())
+             for place in wanted}
+    needed = sum(max(0, size - there[place]) for place, size in wanted.items())
+    disk = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(disk).free
+    log.say(f"{folder}: up to {gigabytes(needed)} will be written, {gigabytes(free)} are free")
+    if needed > free:
+        largest = max(wanted, key=lambda place: wanted[place] - there[place])
+        raise ValueError(f"{folder}: up to {gigabytes(needed)} will be written ({gigabytes(wanted[largest])} of it in "
+                         f"{largest}), only {gigabytes(free)} are free; make room or choose another folder")
+
+
+def gigabytes(number: int) -> str:
+    return f"{number / 1e9:.2f} GB"
+
+
+def say_parts(part: Split) -> None:
+    """Say how many utterances of each class, and which speakers, each part of a split has."""
+    for name in ("train", "valid", "test"):
+        utterances = getattr(part, name)
+        labels, speakers = Counter(u.label for u in utterances), sorted({u.speaker for u in utterances if u.speaker})
+        shown = ", ".join(speakers[:10]) + (" ..." if len(speakers) > 10 else "")
+        log.say(f"{part.name} {name}: {len(utterances)} utterances ("
+                + ", ".join(f"{number} {label}" for label, number in sorted(labels.items()))
+                + f"), {len(speakers)} speakers ({shown})")
