@@ -14,7 +14,7 @@ LEVELS = {
     1: ["audio", "mfcc", "kmeans", "masking", "optim", "overrides", "parameters", "stages",
         "unpickle", "utterances", "voice"],
     2: ["huggingface", "centroids", "synth"],
-    3: ["model", "corpus", "data", "checkpoint", "interop"],
+    3: ["model", "corpus", "data", "checkpoint", "interop", "windows"],
     4: ["units"],
     5: ["pretrain", "finetune"],
     6: ["session", "recognise"],
