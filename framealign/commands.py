@@ -1,10 +1,8 @@
 """What the scripts in `bin/` call: the library's steps with files in and files out, each checked before it is begun."""
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -15,7 +13,6 @@ from framealign.frames import FRAME_RATE
 from framealign.mfcc import WIDTH
 from framealign.model import Hubert
 from framealign.pretrain import pretrain
-from framealign.recognise import Recogniser
 from framealign.session import both_ways, class_names, given_codebook
 from framealign.stages import nothing_half_made, remove_empty
 from framealign.units import Units, make_units, mfcc_store, state_store
@@ -217,18 +214,3 @@ def export(source: str, target: str, encoder_only: bool, form: str) -> None:
         labels = getattr(found, "labels", None) if head else None
         huggingface.write(target, found.config, found.state, head, do_normalize=do_normalize, labels=labels)
     log.say(f"{target}: {'recogniser' if head else 'encoder'} of {place}, {form} format")
-
-
-def print_results(model: str, sounds: list[str], timeline: bool, device: str) -> None:
-    """One line per file with the emotion and its probabilities; with `timeline` a JSON object with every frame."""
-    recogniser = Recogniser.from_pretrained(model, device)
-    for sound in sounds:
-        result = recogniser(sound)
-        if timeline:
-            rounded = {"attention": np.round(result.attention, 6).tolist(),
-                       "posterior": np.round(result.posterior, 4).tolist()}
-            log.say(json.dumps({"path": sound, "emotion": result.emotion, "probabilities": result.probabilities,
-                                "labels": recogniser.labels, "frames_per_second": FRAME_RATE, **rounded}))
-        else:
-            shares = "  ".join(f"{label} {share:.2f}" for label, share in result.probabilities.items())
-            log.say(f"{sound}\t{result.emotion}\t{shares}")

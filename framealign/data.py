@@ -98,8 +98,8 @@ class FrameStore:
 
     @classmethod
     def fill(cls, directory: str | Path, utterances: list, width: int,
-             compute: Callable[[list[Tensor]], list[Tensor | Iterator[Tensor]]], key: str, do_normalize: bool, what: str,
-             dtype: str = "float16", batch_seconds: float = 60.0) -> "FrameStore":
+             compute: Callable[[list[Tensor]], list[Tensor | Iterator[Tensor]]], key: str, do_normalize: bool,
+             what: str, dtype: str = "float16", batch_seconds: float = 60.0) -> "FrameStore":
         """Compute and keep every utterance's frames, sharded over ranks; kept ones of the same `key` are reused.
 
         compute takes a list of waveforms (N,) and gives for each its frames (T, width), or an iterator of them in

@@ -35,14 +35,21 @@ class AttentionPooling(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(hidden_size))                    # w
 
+    def score(self, states: Tensor) -> Tensor:
+        """What the softmax over an utterance's frames is taken of: states (..., D) -> (...), in -1..1."""
+        return torch.tanh(states @ self.weight)
+
     def attention(self, states: Tensor, is_valid: Tensor) -> Tensor:
         """states (B, T, D), is_valid (B, T): weights (B, T), 0 beyond each end, sum 1."""
-        score = torch.tanh(states @ self.weight)                                # (B, T)
-        return score.masked_fill(~is_valid, -torch.inf).softmax(-1)
+        return self.score(states).masked_fill(~is_valid, -torch.inf).softmax(-1)
 
 
 class MeanPooling(nn.Module):
     """Plain mean over real frames."""
+
+    def score(self, states: Tensor) -> Tensor:
+        """The same for every frame: states (..., D) -> (...)."""
+        return states.new_zeros(states.shape[:-1])
 
     def attention(self, states: Tensor, is_valid: Tensor) -> Tensor:
         """states (B, T, D), is_valid (B, T): equal weights (B, T), 0 beyond each end, sum 1."""

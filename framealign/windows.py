@@ -1,4 +1,4 @@
-"""Long sound through the encoder in windows that overlap, stitched on frame boundaries: memory does not grow with length.
+"""Long sound through the encoder in windows that overlap, stitched on frame boundaries: memory stays bounded.
 
 What is no longer than `WHOLE` is never cut. Of longer sound every frame is computed once, in a window with `CONTEXT`
 frames on either side that are dropped afterwards. Exact, up to rounding: normalisation and the group norm of the first
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 WHOLE = 3000                                        # frames, 60 s: of one window, its context included
 CONTEXT = 250                                       # frames, 5 s, heard before and after what is kept
-BLOCK = 1 << 18                                     # outputs of the first convolution whose statistics are summed at once
+BLOCK = 1 << 18                                     # outputs of the first convolution, their statistics summed at once
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def features(hubert: nn.Module, waveform: Tensor, device: torch.device, whole: i
         yield windows[0].kept, hubert.frontend(waveform[None].to(device))
         return
     first, *others = hubert.feature_extractor.conv_layers
-    statistics = group_norm(first, waveform, device) if first.norm == "group" else None
+    statistics = group_norm(first, waveform) if first.norm == "group" else None
     hop = math.prod(config.conv_stride)
     for window in windows:
         size = window.stop - window.start
@@ -90,18 +90,19 @@ def states(hubert: nn.Module, waveform: Tensor, layer: int | None, device: torch
         yield state[0, kept]
 
 
-def group_norm(first: nn.Module, waveform: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The first convolution's group norm over a whole waveform (N,) as scale and shift (1, C, 1), summed by blocks.
+def group_norm(first: nn.Module, waveform: Tensor) -> tuple[Tensor, Tensor]:
+    """The first convolution's group norm over a whole waveform (N,) on the CPU: scale and shift (1, C, 1).
 
-    As `model.ConvLayer.group_norm_of`, which holds all of an utterance's input windows at once.
+    As `model.ConvLayer.group_norm_of`, which holds all of an utterance's input windows at once; here by blocks.
     """
     (kernel,), (stride,) = first.conv.kernel_size, first.conv.stride
-    exact = torch.float32 if device.type == "mps" else torch.float64
+    exact = torch.float64
     count = (len(waveform) - kernel) // stride + 1
     sums, squares = torch.zeros(kernel, dtype=exact), torch.zeros(kernel, kernel, dtype=exact)
     for start in range(0, count, BLOCK):
         stop = min(start + BLOCK, count)
-        inputs = waveform[start * stride:(stop - 1) * stride + kernel].to(exact).unfold(0, kernel, stride)  # (n, kernel)
+        samples = waveform[start * stride:(stop - 1) * stride + kernel]
+        inputs = samples.to(exact).unfold(0, kernel, stride)                    # (n, kernel)
         sums, squares = sums + inputs.sum(0), squares + inputs.T @ inputs
     mu, weight = sums / count, first.conv.weight[:, 0].detach().cpu().to(exact)     # (kernel,), (C, kernel)
     covariance = squares / count - mu[:, None] * mu

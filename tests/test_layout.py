@@ -12,14 +12,14 @@ ROOT = Path(__file__).parents[1]
 LEVELS = {
     0: ["config", "frames", "files", "distributed", "log", "metrics"],
     1: ["audio", "mfcc", "kmeans", "masking", "optim", "overrides", "parameters", "stages",
-        "unpickle", "utterances", "voice"],
-    2: ["huggingface", "centroids", "synth"],
+        "unpickle", "utterances", "voice", "segments"],
+    2: ["huggingface", "centroids", "synth", "formats"],
     3: ["model", "corpus", "data", "checkpoint", "interop", "windows"],
     4: ["units"],
     5: ["pretrain", "finetune"],
     6: ["session", "recognise"],
     7: ["alignment", "report"],
-    8: ["demo", "commands", "verify"],
+    8: ["demo", "commands", "verify", "hearing"],
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules}
 WITHIN = {("log", "distributed")}                   # the one import inside a level: only rank 0 speaks

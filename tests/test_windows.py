@@ -1,6 +1,5 @@
 """Windows: each frame once with its context, what is exact is the whole sound's, and memory stays flat."""
 import dataclasses
-import itertools
 
 import numpy as np
 import pytest
@@ -79,7 +78,8 @@ def test_states_above_attend_to_their_window(hubert):
     """Layer 2 of a window is what the encoder makes of that window's features: the definition, window by window."""
     waveform = sound(320 * 100 + 80)
     whole = hubert.frontend(waveform[None])
-    for window, piece in itertools.zip_longest(windows.plan(100, 40, 4), windows.states(hubert, waveform, 2, CPU, 40, 4)):
+    pieces = windows.states(hubert, waveform, 2, CPU, 40, 4)
+    for window, piece in zip(windows.plan(100, 40, 4), pieces, strict=True):
         *_, wanted = hubert.layers(whole[:, window.start:window.stop])
         torch.testing.assert_close(piece, wanted[0, window.kept], rtol=0, atol=1e-4)
 
