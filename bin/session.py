@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import sys
 
-from framealign import config, distributed, log, overrides, report, session
+from framealign import config, distributed, experiment, log, overrides, session
 
 
 def main() -> None:
@@ -23,8 +23,7 @@ def main() -> None:
                                       dataclasses.fields(session.SessionConfig)
                                       if getattr(args, field.name) is not None})
     with distributed.ranks(distributed.choose_device(chosen.device)):
-        session.run_sessions(chosen, overrides.parse_settings(args.settings))
-        log.say(report.table(report.collect(chosen.run, chosen.method, chosen.selection)))
+        experiment.run(chosen, overrides.parse_settings(args.settings))
 
 
 if __name__ == "__main__":

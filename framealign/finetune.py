@@ -244,6 +244,10 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
         elapsed = time.monotonic() - began
         journal.write(line | {"seconds_left": round(elapsed / (epoch - first) * (config.epochs - epoch))},
                       show=epoch % max(1, config.epochs // 10) == 0)
+        if config.test_every_epoch and config.selection in ("clean", "last"):   # selects nothing: `report.as_reference`
+            noted = predict(model, source, counts, indices["test"], config.test_max_seconds, device, autocast)
+            journal.write({name: line[name] for name in ("update", "epoch")} | {
+                "test_predicted": noted.argmax(-1).tolist()}, show=False)
         if not selecting or best is None or line["valid_ua"] > best["valid_ua"]:
             best = {"epoch": epoch, "valid_ua": line.get("valid_ua")}
             if distributed.rank() == 0:
