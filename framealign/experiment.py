@@ -1,4 +1,4 @@
-"""One fold or all, one seed or several, one method or the paper's three: runs what is missing, then says the numbers."""
+"""One fold or all, one seed or several, one method or the paper's three: runs what is missing, says the numbers."""
 import dataclasses
 from pathlib import Path
 

@@ -217,6 +217,8 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
     epoch, best, in_a_row = restore(model, optimizer, run, record)
     journal = log.Log(run / "log.jsonl")
     journal.keep_until(epoch)
+    epochs = log.Log(run / "epochs.jsonl")          # for `report.as_reference`
+    epochs.keep_until(epoch)
     wrapped, autocast = distributed.replicate(model, device), distributed.autocast(device, precision)
     selecting = {"last": [], "best-test": indices["test"]}.get(config.selection, indices["valid"])
     per_epoch = -(-len(train) // config.batch_size)
@@ -244,10 +246,9 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
         elapsed = time.monotonic() - began
         journal.write(line | {"seconds_left": round(elapsed / (epoch - first) * (config.epochs - epoch))},
                       show=epoch % max(1, config.epochs // 10) == 0)
-        if config.test_every_epoch and config.selection in ("clean", "last"):   # selects nothing: `report.as_reference`
+        if config.test_every_epoch:
             noted = predict(model, source, counts, indices["test"], config.test_max_seconds, device, autocast)
-            journal.write({name: line[name] for name in ("update", "epoch")} | {
-                "test_predicted": noted.argmax(-1).tolist()}, show=False)
+            epochs.write({"update": line["update"], "epoch": epoch, "predicted": noted.argmax(-1).tolist()}, show=False)
         if not selecting or best is None or line["valid_ua"] > best["valid_ua"]:
             best = {"epoch": epoch, "valid_ua": line.get("valid_ua")}
             if distributed.rank() == 0:

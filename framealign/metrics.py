@@ -152,11 +152,15 @@ def resampled(true: ArrayLike, predicted: ArrayLike, groups: ArrayLike, num_clas
     confusion(true, predicted, num_classes)                                     # checks the classes
     cell = true * num_classes + predicted                                       # (U,)
     generator = np.random.default_rng(seed)
-    drawn = np.empty((draws, num_classes, num_classes))
-    for draw in range(draws):
-        times = np.bincount(generator.integers(len(names), size=len(names)), minlength=len(names))
-        drawn[draw] = np.bincount(cell, times[group], num_classes ** 2).reshape(num_classes, num_classes)
-    return drawn
+    G, cells = len(names), num_classes ** 2
+    of_group = np.bincount(group * cells + cell, minlength=G * cells).reshape(G, cells).astype(float)
+    drawn, block = [], max(1, 10 ** 6 // G)         # draws at once: some megabytes
+    for first in range(0, draws, block):
+        chosen = generator.integers(G, size=(min(block, draws - first), G))
+        place = chosen + G * np.arange(len(chosen))[:, None]
+        times = np.bincount(place.ravel(), minlength=chosen.size).reshape(-1, G)        # (block, G)
+        drawn.append(times @ of_group)                                          # (block, C x C)
+    return np.concatenate(drawn).reshape(draws, num_classes, num_classes)
 
 
 MEASURES: dict[str, Callable] = {"wa": wa, "ua": ua, "macro_f1": macro_f1}

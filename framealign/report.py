@@ -1,8 +1,8 @@
 """The numbers of a run with the protocol beside them: per fold, pooled and by subset, as a table and as `results.json`.
 
 What the reference prints (mean of the best validation score and the test score of that epoch, each speaker of the
-held-out session validating once) is computed from the same training as a second row, marked optimistic: fine-tuning
-notes what each epoch would say of the test part, and uses it for nothing else.
+held-out session validating once) is computed from the same training as a second row, marked optimistic, where
+fine-tuning noted what each epoch says of the test part (`finetune.test_every_epoch`): it uses that for nothing else.
 """
 import csv
 import json
@@ -90,9 +90,9 @@ def as_reference(fold: dict, utterances: dict) -> dict | None:
     there are not two speakers.
     """
     rows = read_predictions(fold["place"] / "predictions.csv")
-    log = fold["place"] / "log.jsonl"
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
-    noted = {line["epoch"]: line["test_predicted"] for line in lines if "test_predicted" in line}
+    kept = fold["place"] / "epochs.jsonl"
+    lines = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()] if kept.exists() else []
+    noted = {line["epoch"]: line["predicted"] for line in lines}
     speakers = np.array([utterances[row["id"]].speaker for row in rows])
     if not noted or len(set(speakers)) < 2 or any(len(one) != len(rows) for one in noted.values()):
         return None

@@ -53,7 +53,8 @@ class SessionConfig:
     redo: str = ""                                  # a stage's name or `all`: remake it where it stands
 
     def __post_init__(self):
-        for name, known in (("method", (*METHODS, "all")), ("selection", SELECTIONS), ("validate_on", ("session", "speaker")),
+        for name, known in (("method", (*METHODS, "all")), ("selection", SELECTIONS),
+                            ("validate_on", ("session", "speaker")),
                             ("pretrain_data", ("transductive", "inductive"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"--{name.replace('_', '-')} must be one of {', '.join(known)}, "

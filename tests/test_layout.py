@@ -17,7 +17,7 @@ LEVELS = {
     3: ["model", "corpus", "data", "checkpoint", "interop", "windows"],
     4: ["units"],
     5: ["pretrain", "finetune"],
-    6: ["session", "recognise"],
+    6: ["session", "recognise", "portable"],
     7: ["alignment", "report"],
     8: ["demo", "commands", "verify", "hearing", "comparison"],
     9: ["experiment"],
