@@ -47,7 +47,7 @@ class Portable(nn.Module):
 
 def export(directory: str | Path, target: str | Path) -> None:
     """Write the recogniser of a model directory as a program, with any batch size and length. Raises ValueError."""
-    model = EmotionModel.from_pretrained(directory)
+    model = EmotionModel.from_pretrained(directory).requires_grad_(False)
     example = torch.randn(2, 16_000, generator=torch.Generator().manual_seed(0)), torch.tensor([16_000, 9_000])
     free = {"waveform": {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}, "num_samples": {0: torch.export.Dim.AUTO}}
     with torch.no_grad():

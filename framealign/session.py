@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from framealign import corpus, distributed, files, log
+from framealign import card, corpus, distributed, files, log
 from framealign.config import SELECTIONS, HubertConfig, as_dict, preset
 from framealign.finetune import finetune, scores, split_ids
 from framealign.model import Hubert
@@ -235,6 +235,7 @@ class Recipe:
             if distributed.rank() == 0:
                 results = found[0] if len(splits) == 1 else both_ways(folder, found, self.utterances)
                 files.write_json(folder / "results.json", results | {"protocol": protocol})
+                card.write(folder / "recogniser", results | {"protocol": protocol}, splits)
             distributed.barrier()
 
         settings = self.common | {"finetune": as_dict(config), "session": self.config.session, "classes": self.classes,

@@ -17,6 +17,7 @@ from framealign.finetune import EmotionModel
 from framealign.mfcc import mfcc
 from framealign.model import Hubert
 from framealign.overrides import with_overrides
+from framealign.recognise import Recogniser
 from framealign.units import Codebook, Units
 
 KMEANS = KMeansConfig(seeding_frames=500, full_passes=2, seeding_tries=1)
@@ -296,6 +297,18 @@ def test_export_to_torchaudios_names(tuned, tmp_path):
     wanted = interop.to_torchaudio(huggingface.read(tuned / "checkpoints" / "00000002").state)
     found = safetensors.torch.load_file(tmp_path / "ta.safetensors")
     assert set(found) == set(wanted) and all(torch.equal(found[name], x) for name, x in wanted.items())
+
+
+def test_export_as_a_program(tuned, tones, tmp_path):
+    """Of a run its newest checkpoint; the same answer as the exported directory; an encoder alone is refused."""
+    commands.export(str(tuned), str(tmp_path / "a.pt2"), False, "torch-export")
+    waveform = audio.load(tones[3].path)
+    found = torch.export.load(tmp_path / "a.pt2").module()(waveform[None], torch.tensor([len(waveform)]))[0][0]
+    wanted = Recogniser.from_pretrained(tuned / "checkpoints" / "00000002")(waveform).probabilities
+    assert found.tolist() == pytest.approx(list(wanted.values()), abs=2e-5)
+    with pytest.raises(ValueError, match="--to torch-export writes a recogniser: leave out --encoder"):
+        commands.export(str(tuned), str(tmp_path / "b.pt2"), True, "torch-export")
+    assert not (tmp_path / "b.pt2").exists()
 
 
 def test_export_of_the_unit_head_leaves_it_out(table, units, base, tmp_path):

@@ -13,7 +13,7 @@ LEVELS = {
     0: ["config", "frames", "files", "distributed", "log", "metrics"],
     1: ["audio", "mfcc", "kmeans", "masking", "optim", "overrides", "parameters", "stages",
         "unpickle", "utterances", "voice", "segments"],
-    2: ["huggingface", "centroids", "synth", "formats"],
+    2: ["huggingface", "centroids", "synth", "formats", "card"],
     3: ["model", "corpus", "data", "checkpoint", "interop", "windows"],
     4: ["units"],
     5: ["pretrain", "finetune"],
