@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--encoder", action="store_true", help="leave out pooling, classifier and prediction head")
     parser.add_argument("--to", choices=("huggingface", "torchaudio", "torch-export"), default="huggingface",
                         help="torchaudio: a safetensors file of a state dict in torchaudio.models' names; "
-                        "torch-export: a program that torch loads without framealign: sound at 16 kHz -> probabilities over time")
+                        "torch-export: a program that torch loads without framealign, from sound at 16 kHz on")
     args = parser.parse_args()
     commands.export(args.source, args.target, args.encoder, args.to)
 

@@ -45,7 +45,8 @@ def text(results: dict, splits: list[Split]) -> str:
         f"HuBERT encoder, attention pooling, linear classifier: {', '.join(classes)}. Input: mono sound at "
         f"{SAMPLE_RATE} Hz. Made by framealign, split {results['split']}.", "",
         "```python", "from framealign import Recogniser",
-        'result = Recogniser.from_pretrained("this/directory")("a.wav")', "```", "", "## Results", "", "| measure | reported | 95 % interval of the test predictions |", "|---|--:|--:|",
+        'result = Recogniser.from_pretrained("this/directory")("a.wav")', "```", "", "## Results", "",
+        "| measure | reported | 95 % interval of the test predictions |", "|---|--:|--:|",
         *(f"| {name} | {value} | {limit} |" for name, value, limit in rows), optimistic,
         "| truth \\ predicted | " + " | ".join(classes) + " | recall |", "|---|" + "--:|" * (len(classes) + 1),
         *(f"| {name} | {' | '.join(map(str, row))} | {100 * test['recall'][name]:.1f} % |"
