@@ -1,8 +1,8 @@
 """A trained recogniser on new sound: the emotion, its probabilities, and both over time (50 frames a second).
 
-Sound of up to a minute is recognised whole, longer sound in overlapping windows (`windows.py`): hours of it need no
-more memory than their waveform. The utterance's answer is the same formula either way: because the classifier is
-linear, its logits are the mean of the frames' logits, weighted by the attention.
+Sound of up to a minute is recognised whole, longer sound in overlapping windows (`windows.py`): hours of it need memory
+for a few copies of their waveform, not for states. The utterance's answer is the same formula either way: because the
+classifier is linear, its logits are the mean of the frames' logits, weighted by the attention.
 """
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
