@@ -1,25 +1,33 @@
 #!/usr/bin/env python3
-"""Pool the folds of a run: WA, UA, macro-F1, recalls, confusion, intervals, with the protocol beside them.
+"""The numbers of a run with the protocol beside them: per fold, pooled, by subset, over seeds, against another run.
 
-    bin/evaluate.py runs/iemocap
-    bin/evaluate.py runs/iemocap --method tapt
+    bin/evaluate.py runs/iemocap                        # writes results.json there
+    bin/evaluate.py runs/iemocap --method all           # the ablation: finetune, tapt, align with paired differences
+    bin/evaluate.py --compare runs/iemocap:tapt runs/iemocap:align      # or two runs, or two predictions.csv
 """
 import argparse
 import sys
 
-from framealign import allocator, config, log, report, session
+from framealign import allocator, comparison, config, experiment, log, session
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="folder of a session run")
-    parser.add_argument("--method", default="align", choices=session.METHODS,
-                        help="whose test is reported; default align")
+    parser.add_argument("run", nargs="?", help="folder of a session run, or of several seeds")
+    parser.add_argument("--method", default="", choices=("", *session.METHODS, "all"), metavar="METHOD",
+                        help="finetune, tapt, align, or all beside each other; default: the furthest that was run")
     parser.add_argument("--selection", default="", choices=("", *config.SELECTIONS), metavar="SELECTION",
                         help="which protocol's folds; default: the one that was run")
+    parser.add_argument("--compare", nargs=2, metavar="RUN",
+                        help="paired bootstrap of two runs on the same utterances: RUN, RUN:METHOD or predictions.csv")
     args = parser.parse_args()
     allocator.keep_freed_memory()
-    log.say(report.table(report.collect(args.run, args.method, args.selection)))
+    if bool(args.run) == bool(args.compare):
+        raise ValueError("give either a run's folder or --compare with two; --help shows examples")
+    if args.compare:
+        log.say(comparison.comparison(*args.compare, args.method, args.selection))
+    else:
+        log.say(experiment.evaluate(args.run, args.method, args.selection))
 
 
 if __name__ == "__main__":

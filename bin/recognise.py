@@ -1,24 +1,28 @@
 #!/usr/bin/env python3
-"""The emotion in sound files, by a trained recogniser.
+"""The emotion in sound files, by a trained recogniser; also over time.
 
-    bin/recognise.py runs/demo/session1/recogniser a.wav b.flac
-    bin/recognise.py runs/demo/session1/recogniser a.wav --timeline     # and 50 times a second
+    bin/recognise.py runs/demo/session1/recogniser a.wav folder 'takes/*.flac'
+    bin/recognise.py runs/demo/session1/recogniser a.wav --timeline             # segments, start and end in seconds
+    find . -name '*.mp3' | bin/recognise.py runs/demo/session1/recogniser - --format csv > emotions.csv
+    bin/recognise.py runs/demo/session1/recogniser talks --format textgrid --out grids      # for Praat
+
+Exit status: 0, 1 (some sounds could not be recognised: a line for each on stderr) or 2 (none could).
 """
 import argparse
 import sys
 
-from framealign import commands, log
+from framealign import config, hearing, log
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a recogniser's directory")
-    parser.add_argument("sound", nargs="+", help="sound files: any rate, channels and format soundfile reads")
-    parser.add_argument("--timeline", action="store_true",
-                        help="a line of JSON per file, with attention and posterior of each frame, 50 a second")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps; default auto")
+    parser.add_argument("sound", nargs="+", help="sound files, folders, patterns, or - for a list on standard input; "
+                        "any rate, channels, length and format soundfile reads")
+    config.add_flags(parser, hearing.RecogniseRun)
     args = parser.parse_args()
-    commands.print_results(args.model, args.sound, args.timeline, args.device)
+    if status := hearing.run(args.model, args.sound, config.from_flags(args, hearing.RecogniseRun())):
+        sys.exit(status)
 
 
 if __name__ == "__main__":

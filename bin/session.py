@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import sys
 
-from framealign import allocator, config, distributed, log, overrides, report, session
+from framealign import allocator, config, distributed, experiment, log, overrides, session
 
 
 def main() -> None:
@@ -24,10 +24,7 @@ def main() -> None:
                                       dataclasses.fields(session.SessionConfig)
                                       if getattr(args, field.name) is not None})
     with distributed.ranks(distributed.choose_device(chosen.device)):
-        session.run_sessions(chosen, overrides.parse_settings(args.settings))
-        if chosen.preflight:
-            return
-        log.say(report.table(report.collect(chosen.run, chosen.method, chosen.selection)))
+        experiment.run(chosen, overrides.parse_settings(args.settings))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
 """What the scripts in `bin/` call: the library's steps with files in and files out, each checked before it is begun."""
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from framealign import checkpoint, corpus, distributed, files, huggingface, interop, lock, log
+from framealign import card, checkpoint, corpus, distributed, files, huggingface, interop, lock, log, portable
 from framealign.config import FinetuneConfig, KMeansConfig, PretrainConfig, preset
 from framealign.finetune import finetune
 from framealign.frames import FRAME_RATE
@@ -16,7 +14,6 @@ from framealign.mfcc import WIDTH
 from framealign.model import Hubert
 from framealign.preflight import check_files, check_room, frames_bytes, given_codebook, training_bytes
 from framealign.pretrain import pretrain
-from framealign.recognise import Recogniser
 from framealign.session import both_ways
 from framealign.stages import nothing_half_made, remove_empty
 from framealign.units import Codebook, Units, make_units, mfcc_store, state_store
@@ -204,6 +201,8 @@ def finetune_run(config: FinetuneRun, settings: FinetuneConfig) -> None:
     if len(splits) > 1 and distributed.rank() == 0:
         results = both_ways(run, found, utterances)
         files.write_json(run / "results.json", results)
+    if distributed.rank() == 0:
+        card.write(run / "recogniser", results, splits)
     reported = ", ".join(f"{name} {100 * value:.1f} %" for name, value in results["reported"].items())
     log.say(f"{results['split']}: {reported} ({settings.selection} selection, epoch {results['selected_epoch']}); "
             f"{run / 'results.json'}")
@@ -212,8 +211,8 @@ def finetune_run(config: FinetuneRun, settings: FinetuneConfig) -> None:
 def export(source: str, target: str, encoder_only: bool, form: str) -> None:
     """Write a run's newest checkpoint, a checkpoint, a model directory or a fairseq .pt as a Hugging Face directory.
 
-    form "torchaudio": the encoder's state dict in torchaudio.models' names, as one safetensors file. Raises ValueError
-    where `target` exists already.
+    form "torchaudio": the encoder's state dict in torchaudio.models' names, as one safetensors file; "torch-export":
+    the recogniser as one program (`portable`). Raises ValueError where `target` exists already.
     """
     place = Path(source)
     if Path(target).exists():
@@ -226,25 +225,16 @@ def export(source: str, target: str, encoder_only: bool, form: str) -> None:
         found = huggingface.read(place)
         do_normalize = found.do_normalize
     head = {} if encoder_only else {n: x for n, x in found.head.items() if n.startswith(("pooling.", "classifier."))}
-    if form == "torchaudio":
+    if form == "torch-export":
+        if encoder_only:
+            raise ValueError("--to torch-export writes a recogniser: leave out --encoder")
+        portable.export(place, target)
+    elif form == "torchaudio":
         with files.write_atomically(target) as temporary:
             save_file({name: x.contiguous() for name, x in interop.to_torchaudio(found.state).items()}, temporary)
     else:
         labels = getattr(found, "labels", None) if head else None
         huggingface.write(target, found.config, found.state, head, do_normalize=do_normalize, labels=labels)
+        if head and (place / "README.md").exists():     # the model card
+            shutil.copyfile(place / "README.md", Path(target) / "README.md")
     log.say(f"{target}: {'recogniser' if head else 'encoder'} of {place}, {form} format")
-
-
-def print_results(model: str, sounds: list[str], timeline: bool, device: str) -> None:
-    """One line per file with the emotion and its probabilities; with `timeline` a JSON object with every frame."""
-    recogniser = Recogniser.from_pretrained(model, device)
-    for sound in sounds:
-        result = recogniser(sound)
-        if timeline:
-            rounded = {"attention": np.round(result.attention, 6).tolist(),
-                       "posterior": np.round(result.posterior, 4).tolist()}
-            log.say(json.dumps({"path": sound, "emotion": result.emotion, "probabilities": result.probabilities,
-                                "labels": recogniser.labels, "frames_per_second": FRAME_RATE, **rounded}))
-        else:
-            shares = "  ".join(f"{label} {share:.2f}" for label, share in result.probabilities.items())
-            log.say(f"{sound}\t{result.emotion}\t{shares}")

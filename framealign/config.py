@@ -146,6 +146,7 @@ class FinetuneConfig:
     selection: str = "clean"                        # clean, last, speaker, reference or best-test
     max_seconds: float = 6.0                        # of a training crop; 0: whole utterances
     test_max_seconds: float = 0.0                   # 0: whole utterances
+    test_every_epoch: bool = False                  # also note what each epoch says of the test part; selects nothing
     mask_start_fraction: float = 0.08               # time masking in training
     mask_span_frames: int = 10                      # 20 ms each
     mask_min_spans: int = 0                         # where they fit

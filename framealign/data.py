@@ -5,7 +5,7 @@ encoder's output, or states to be clustered). A crop is cut in whole frames, so 
 """
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +99,12 @@ class FrameStore:
             frames = _typed(torch.from_numpy(np.array(frames)), self.index["dtype"])
         return frames.float()
 
+    def pieces(self, utterances: Iterable[int], size: int = 3000) -> Iterator[Tensor]:
+        """All frames of these utterances in order, (t, F) float32: at most `size`, a minute, of one at a time."""
+        for u in utterances:
+            for start in range(0, int(self.counts[u]), size):
+                yield self.read(u, start, min(start + size, int(self.counts[u])))
+
     def batch(self, crops: list[Crop]) -> tuple[Tensor, Tensor]:
         """Crops, zero-padded at the end: (B, T, F) float32 frames and each one's number of frames (B,) int64."""
         cut = [self.read(crop.utterance, crop.start, crop.start + crop.frames) for crop in crops]
@@ -113,14 +119,14 @@ class FrameStore:
         return self
 
     @classmethod
-    def fill(cls, directory: str | Path, utterances: list, width: int, compute: Callable[[list[Tensor]], list[Tensor]],
-             key: str, do_normalize: bool, what: str, dtype: str = "float16", batch_seconds: float = 60.0
-             ) -> "FrameStore":
+    def fill(cls, directory: str | Path, utterances: list, width: int,
+             compute: Callable[[list[Tensor]], list[Tensor | Iterator[Tensor]]], key: str, do_normalize: bool,
+             what: str, dtype: str = "float16", batch_seconds: float = 60.0) -> "FrameStore":
         """Compute and keep every utterance's frames, sharded over ranks; kept ones of the same `key` are reused.
 
-        compute takes a list of waveforms (N,) and gives a frames tensor (T, width) for each. Their size is said before.
-        dtype: float16, bfloat16 or float32. Raises ValueError where the number of frames is not frames(N), with the
-        utterance.
+        compute takes a list of waveforms (N,) and gives for each its frames (T, width), or an iterator of them in
+        pieces (t, width). Their size is said before. dtype: float16, bfloat16 or float32. Raises ValueError where the
+        number of frames is not frames(N), with the utterance.
         """
         directory, counts = Path(directory), frame_counts(utterances)
         try:
@@ -148,12 +154,16 @@ class FrameStore:
         files.reserve(directory / names[rank])
         for group in log.progress(groups, len(groups), what, "batches"):
             for u, frames in zip(group, compute([load_checked(utterances[u], do_normalize) for u in group])):
-                if len(frames) != counts[u]:
-                    raise ValueError(f"utterance {utterances[u].id}: the model gives {len(frames)} frames, "
+                found = 0
+                for piece in [frames] if isinstance(frames, Tensor) else frames:
+                    start, found = place[u] + found, found + len(piece)
+                    if found <= counts[u]:
+                        piece = piece.to("cpu", getattr(torch, dtype))
+                        shard[start:start + len(piece)] = \
+                            (piece.view(torch.int16) if dtype == "bfloat16" else piece).numpy()
+                if found != counts[u]:
+                    raise ValueError(f"utterance {utterances[u].id}: the model gives {found} frames, "
                                      f"{int(counts[u])} were expected (one every 320 samples)")
-                frames = frames.to("cpu", getattr(torch, dtype))
-                shard[place[u]:place[u] + len(frames)] = \
-                    (frames.view(torch.int16) if dtype == "bfloat16" else frames).numpy()
         shard.flush()
         distributed.barrier()
         if rank == 0:

@@ -36,14 +36,21 @@ class AttentionPooling(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(hidden_size))                    # w
 
+    def score(self, states: Tensor) -> Tensor:
+        """What the softmax over an utterance's frames is taken of: states (..., D) -> (...), in -1..1."""
+        return torch.tanh(states @ self.weight)
+
     def attention(self, states: Tensor, is_valid: Tensor) -> Tensor:
         """states (B, T, D), is_valid (B, T): weights (B, T), 0 beyond each end, sum 1."""
-        score = torch.tanh(states @ self.weight)                                # (B, T)
-        return score.masked_fill(~is_valid, -torch.inf).softmax(-1)
+        return self.score(states).masked_fill(~is_valid, -torch.inf).softmax(-1)
 
 
 class MeanPooling(nn.Module):
     """Plain mean over real frames."""
+
+    def score(self, states: Tensor) -> Tensor:
+        """The same for every frame: states (..., D) -> (...)."""
+        return states.new_zeros(states.shape[:-1])
 
     def attention(self, states: Tensor, is_valid: Tensor) -> Tensor:
         """states (B, T, D), is_valid (B, T): equal weights (B, T), 0 beyond each end, sum 1."""
@@ -226,6 +233,8 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
     checkpoint.prune(run, done, config.keep_checkpoints)
     journal = log.Log(run / "log.jsonl")
     journal.keep_until(epoch)
+    epochs = log.Log(run / "epochs.jsonl")          # for `report.as_reference`
+    epochs.keep_until(epoch)
     wrapped, autocast = distributed.replicate(model, device), distributed.autocast(device, precision)
     selecting = {"last": [], "best-test": indices["test"]}.get(config.selection, indices["valid"])
     updates = config.epochs * per_epoch
@@ -261,6 +270,9 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
         elapsed = time.monotonic() - began
         journal.write(line | {"seconds_left": round(elapsed / (epoch - first) * (config.epochs - epoch))},
                       show=epoch % max(1, config.epochs // 10) == 0)
+        if config.test_every_epoch:
+            noted = predict(model, source, counts, indices["test"], config.test_max_seconds, device, autocast)
+            epochs.write({"update": line["update"], "epoch": epoch, "predicted": noted.argmax(-1).tolist()}, show=False)
         is_best = not selecting or best is None or line["valid_ua"] > best["valid_ua"]
         if is_best:
             best = {"epoch": epoch, "valid_ua": line.get("valid_ua"), "update": done}

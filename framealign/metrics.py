@@ -110,6 +110,40 @@ def bootstrap_interval(true: ArrayLike, predicted: ArrayLike, groups: ArrayLike,
     Returns {"wa": (low, high), "ua": ..., "macro_f1": ...}. Raises ValueError without utterances.
     Source: Efron and Tibshirani 1993, ch. 13.
     """
+    drawn = resampled(true, predicted, groups, num_classes, draws, seed)
+    return {name: interval(measure(drawn), level) for name, measure in MEASURES.items()}
+
+
+def paired_difference(true: ArrayLike, first: ArrayLike, second: ArrayLike, groups: ArrayLike, num_classes: int,
+                      draws: int = 1000, seed: int = 0, level: float = 0.95) -> dict[str, dict]:
+    """How much better `second` is than `first` on the same utterances: difference, interval and two-sided p.
+
+    true (U,); first, second (R, U): class numbers of R runs each (seeds), whose measures are averaged; groups (U,). In
+    each draw both see the same groups, so that what makes an utterance hard for both cancels out. p: twice the share
+    of draws on the other side of 0 (at least 1 / draws). Returns {"wa": {"difference", "interval", "p"}, "ua", ...}.
+    Source: Efron and Tibshirani 1993, ch. 16; Koehn 2004.
+    """
+    sides = []
+    for predicted in (np.atleast_2d(first), np.atleast_2d(second)):
+        drawn = np.stack([resampled(true, one, groups, num_classes, draws, seed) for one in predicted])
+        whole = np.stack([confusion(true, one, num_classes) for one in predicted])
+        sides.append({name: (np.mean(measure(whole)), measure(drawn).mean(0)) for name, measure in MEASURES.items()})
+    found = {}
+    for name in MEASURES:
+        (before, drawn_before), (after, drawn_after) = sides[0][name], sides[1][name]
+        change = drawn_after - drawn_before                                     # (draws,)
+        tail = min((change <= 0).mean(), (change >= 0).mean())
+        found[name] = {"difference": float(after - before), "interval": interval(change, level),
+                       "p": float(min(1.0, 2 * max(tail, 0.5 / draws)))}
+    return found
+
+
+def resampled(true: ArrayLike, predicted: ArrayLike, groups: ArrayLike, num_classes: int, draws: int,
+              seed: int) -> np.ndarray:
+    """Confusion matrices of `draws` draws of as many groups as there are, with replacement: (draws, C, C).
+
+    The same groups and seed draw alike, whatever was predicted. Raises ValueError as `bootstrap_interval`.
+    """
     true, predicted = _labels(true, predicted)
     groups = np.asarray(groups)
     if not len(true) or len(groups) != len(true):
@@ -118,14 +152,24 @@ def bootstrap_interval(true: ArrayLike, predicted: ArrayLike, groups: ArrayLike,
     confusion(true, predicted, num_classes)                                     # checks the classes
     cell = true * num_classes + predicted                                       # (U,)
     generator = np.random.default_rng(seed)
-    drawn = np.empty((draws, num_classes, num_classes))
-    for draw in range(draws):
-        times = np.bincount(generator.integers(len(names), size=len(names)), minlength=len(names))
-        drawn[draw] = np.bincount(cell, times[group], num_classes ** 2).reshape(num_classes, num_classes)
+    G, cells = len(names), num_classes ** 2
+    of_group = np.bincount(group * cells + cell, minlength=G * cells).reshape(G, cells).astype(float)
+    drawn, block = [], max(1, 10 ** 6 // G)         # draws at once: some megabytes
+    for first in range(0, draws, block):
+        chosen = generator.integers(G, size=(min(block, draws - first), G))
+        place = chosen + G * np.arange(len(chosen))[:, None]
+        times = np.bincount(place.ravel(), minlength=chosen.size).reshape(-1, G)        # (block, G)
+        drawn.append(times @ of_group)                                          # (block, C x C)
+    return np.concatenate(drawn).reshape(draws, num_classes, num_classes)
+
+
+MEASURES: dict[str, Callable] = {"wa": wa, "ua": ua, "macro_f1": macro_f1}
+
+
+def interval(drawn: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """The middle `level` of drawn values."""
     tail = 100 * (1 - level) / 2
-    measures: dict[str, Callable] = {"wa": wa, "ua": ua, "macro_f1": macro_f1}
-    return {name: tuple(float(x) for x in np.percentile(measure(drawn), [tail, 100 - tail]))
-            for name, measure in measures.items()}
+    return tuple(float(x) for x in np.percentile(drawn, [tail, 100 - tail]))
 
 
 def _labels(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -1,14 +1,26 @@
-"""A trained recogniser on new sound: the emotion, its probabilities, and both over time (50 frames a second)."""
-from dataclasses import dataclass
+"""A trained recogniser on new sound: the emotion, its probabilities, and both over time (50 frames a second).
+
+Sound of up to a minute is recognised whole, longer sound in overlapping windows (`windows.py`): hours of it need memory
+for a few copies of their waveform, not for states. The utterance's answer is the same formula either way: because the
+classifier is linear, its logits are the mean of the frames' logits, weighted by the attention.
+"""
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from framealign import audio, distributed
+from framealign import audio, distributed, windows
+from framealign.data import groups_by_length
 from framealign.finetune import EmotionModel
-from framealign.frames import RECEPTIVE_FIELD
+from framealign.frames import RECEPTIVE_FIELD, SAMPLE_RATE
+from framealign.model import Hubert
+from framealign.units import Codebook, padded
+
+BATCH_SECONDS = 60.0                                # of one padded batch on a GPU; a CPU takes one sound at a time
+WAITING_BATCHES = 8                                 # of sound that are read before they are sorted by length
 
 
 @dataclass(frozen=True)
@@ -18,18 +30,43 @@ class Result:
     probabilities: dict[str, float]                 # of each class, sum 1
     posterior: np.ndarray                           # (T, classes): the classifier applied to single frames
     attention: np.ndarray                           # (T,): how much each frame counted, sum 1
+    units: np.ndarray | None = None                 # (T,) int64: nearest centroids, where a codebook was given
+    seconds: float = 0.0                            # of sound
+
+
+class UnitReader:
+    """Sound -> units: states of one layer of an encoder, nearest centroid of a codebook fitted on such states."""
+
+    def __init__(self, hubert: Hubert, codebook: Codebook, layer: int | None = None):
+        """layer: None for the one that the codebook's record names. Raises ValueError where these do not fit."""
+        layer = codebook.record.get("layer") if layer is None else layer
+        if not isinstance(layer, int) or not 0 <= layer <= hubert.config.num_hidden_layers:
+            raise ValueError(f"--layer must say whose states the codebook was fitted on, 0 to "
+                             f"{hubert.config.num_hidden_layers}, got {layer}")
+        if codebook.centroids.shape[1] != hubert.config.hidden_size:
+            raise ValueError(f"a codebook of {codebook.centroids.shape[1]} dimensions cannot label states of "
+                             f"{hubert.config.hidden_size}; give the model that it was fitted on")
+        self.hubert, self.codebook, self.layer = hubert, codebook, layer
+
+    @torch.inference_mode()
+    def __call__(self, waveform: Tensor, device: torch.device) -> np.ndarray:
+        """Units of a waveform as the file holds it, (N,): (T,) int64."""
+        waveform = audio.preprocess(waveform, self.hubert.do_normalize)
+        pieces = windows.states(self.hubert.to(device), waveform, self.layer, device)
+        return torch.cat([self.codebook.assign(piece.float()).cpu() for piece in pieces]).numpy()
 
 
 class Recogniser:
     """`Recogniser.from_pretrained(directory)("a.wav")`, or with a (N,) waveform at 16 kHz as a sound file holds it."""
 
-    def __init__(self, model: EmotionModel, device: torch.device | str = "cpu"):
-        self.model, self.device = model.eval().to(device), torch.device(device)
+    def __init__(self, model: EmotionModel, device: torch.device | str = "cpu", units: UnitReader | None = None):
+        self.model, self.device, self.units = model.eval().to(device), torch.device(device), units
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, device: str = "cpu") -> "Recogniser":
+    def from_pretrained(cls, directory: str | Path, device: str = "cpu", units: UnitReader | None = None
+                        ) -> "Recogniser":
         """Read a recogniser's directory. Raises ValueError for a directory without one."""
-        return cls(EmotionModel.from_pretrained(directory), distributed.choose_device(device))
+        return cls(EmotionModel.from_pretrained(directory), distributed.choose_device(device), units)
 
     @property
     def labels(self) -> list[str]:
@@ -40,20 +77,77 @@ class Recogniser:
         return self.batch([sound])[0]
 
     def batch(self, sounds: list) -> list[Result]:
-        """Recognise several at once; padding never changes a result."""
-        if not sounds:
-            return []
-        waveforms = [self._prepare(sound) for sound in sounds]
-        inputs = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True).to(self.device)
-        lengths = torch.tensor([len(x) for x in waveforms], device=self.device)
-        probabilities, attention, posterior = (x.cpu().numpy() for x in self.model.over_time(inputs, lengths))
-        counts = self.model.hubert.num_frames(lengths).tolist()
-        return [Result(self.labels[int(p.argmax())], dict(zip(self.labels, p.tolist())), y[:T], a[:T])
-                for p, a, y, T in zip(probabilities, attention, posterior, counts)]
+        """Recognise several in one padded batch; padding never changes a result."""
+        waveforms = [self._waveform(sound) for sound in sounds]
+        return self._recognise(waveforms, len(waveforms) * max(map(len, waveforms), default=0))
 
-    def _prepare(self, sound: str | Path | Tensor | np.ndarray) -> Tensor:
-        """A file's or a given waveform as the encoder hears it, (N,) float32; ValueError for what is no speech."""
-        waveform = audio.load(sound) if isinstance(sound, (str, Path)) else torch.as_tensor(sound)
+    def listen(self, sounds: Iterable, batch_seconds: float | None = None
+               ) -> Iterator[tuple[object, Result | Exception]]:
+        """Each sound with its result, in order, or with the error that this one alone caused.
+
+        batch_seconds: of sound in one padded batch, padding included; 0: one by one, which is faster on a CPU and what
+        None means there. Memory holds `WAITING_BATCHES` batches at most, or one longer sound.
+        """
+        if batch_seconds is None:
+            batch_seconds = 0.0 if self.device.type == "cpu" else BATCH_SECONDS
+        budget, waiting, size = round(batch_seconds * SAMPLE_RATE), [], 0
+        for sound in sounds:
+            try:
+                waiting.append((sound, self._waveform(sound)))
+                size += len(waiting[-1][1])
+            except (ValueError, OSError) as error:
+                waiting.append((sound, error))
+            if size >= WAITING_BATCHES * budget:
+                yield from self._answers(waiting, budget)
+                waiting, size = [], 0
+        yield from self._answers(waiting, budget)
+
+    def _answers(self, waiting: list[tuple[object, Tensor | Exception]], budget: int
+                 ) -> Iterator[tuple[object, Result | Exception]]:
+        results = iter(self._recognise([x for _, x in waiting if isinstance(x, Tensor)], budget))
+        for sound, x in waiting:
+            yield sound, next(results) if isinstance(x, Tensor) else x
+
+    @torch.inference_mode()
+    def _recognise(self, waveforms: list[Tensor], budget: int) -> list[Result]:
+        """Results of waveforms (N,) as they are in the file, in order; budget: samples of one padded batch."""
+        found: dict[int, Result] = {}
+        lengths = [len(waveform) for waveform in waveforms]
+        counts = self.model.hubert.num_frames(torch.tensor(lengths, dtype=torch.int64)).tolist()
+        short = [i for i, T in enumerate(counts) if T <= windows.WHOLE]
+        for group in groups_by_length(lengths, short, budget):
+            inputs, samples = padded([self._prepared(waveforms[i]) for i in group], self.device)
+            answers = (x.cpu() for x in self.model.over_time(inputs, samples))
+            for i, probabilities, attention, posterior in zip(group, *answers):
+                found[i] = self._result(probabilities, attention[:counts[i]], posterior[:counts[i]])
+        for i in {*range(len(waveforms))} - {*short}:
+            found[i] = self._result(*self._by_windows(self._prepared(waveforms[i])))
+        return [replace(found[i], seconds=len(waveform) / SAMPLE_RATE,
+                        units=self.units(waveform, self.device) if self.units else None)
+                for i, waveform in enumerate(waveforms)]
+
+    def _by_windows(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `EmotionModel.over_time` for one long preprocessed waveform (N,); softmax over frames in float64."""
+        scores, logits = [], []
+        for states in windows.states(self.model.hubert, waveform, None, self.device):   # (t, D)
+            scores.append(self.model.pooling.score(states.float()).cpu())
+            logits.append(self.model.classifier(states.float()).cpu())
+        scores, logits = torch.cat(scores).double(), torch.cat(logits)          # (T,), (T, classes)
+        attention = scores.softmax(0)
+        return (attention @ logits.double()).softmax(0).float(), attention.float(), logits.softmax(1)
+
+    def _result(self, probabilities: Tensor, attention: Tensor, posterior: Tensor) -> Result:
+        shares = dict(zip(self.labels, probabilities.tolist()))
+        return Result(max(shares, key=shares.get), shares, posterior.numpy(), attention.numpy())
+
+    def _prepared(self, waveform: Tensor) -> Tensor:
+        return audio.preprocess(waveform, self.model.hubert.do_normalize)
+
+    def _waveform(self, sound: str | Path | Tensor | np.ndarray) -> Tensor:
+        """A file's or a given waveform, (N,) float32, as it is; ValueError for what is no speech."""
+        if isinstance(sound, (str, Path)):
+            return audio.load(sound)                # checks all that follows
+        waveform = torch.as_tensor(sound)
         if not waveform.is_floating_point():
             raise ValueError(f"a waveform must hold floats in -1..1, holds {waveform.dtype}: divide by the full scale")
         waveform = waveform.float()
@@ -64,4 +158,4 @@ class Recogniser:
             raise ValueError("a waveform must be finite, it holds NaN or infinite samples")
         if waveform.min() == waveform.max():
             raise ValueError("all samples of a waveform are equal, nothing to hear")
-        return audio.preprocess(waveform, self.model.hubert.do_normalize)
+        return waveform

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from framealign import corpus, distributed, files, lock, log, preflight
+from framealign import card, corpus, distributed, files, lock, log, preflight
 from framealign.config import SELECTIONS, HubertConfig, as_dict, preset
 from framealign.finetune import finetune
 from framealign.metrics import scores
@@ -42,19 +42,21 @@ class SessionConfig:
     preset: str = "base"                            # tiny, small, base or large
     run: str = "runs/session"                       # folder of all stages
     session: str = "1"                              # held out; `all`: each in turn
-    method: str = "align"                           # finetune, tapt or align
+    method: str = "align"                           # finetune, tapt or align; `all`: one after the other
     selection: str = "clean"                        # clean, last, speaker, reference or best-test
     validate_on: str = "session"                    # of clean: a whole training session, or one speaker of it
     pretrain_data: str = "transductive"             # or inductive: not even the held-out session's sound
     classes: str = ",".join(CLASSES)                # separated by commas, in the order of the classifier
     seed: int = 0                                   # of every random draw
+    seeds: str = ""                                 # several instead, e.g. 1,2,3: a run of each in `seed1`, `seed2` ...
     device: str = "auto"                            # auto, cpu, cuda or mps
     precision: str = "auto"                         # auto, float32 or bfloat16
     redo: str = ""                                  # a stage's name or `all`: remake it where it stands
     preflight: bool = False                         # check all that can be checked before the hours, and nothing else
 
     def __post_init__(self):
-        for name, known in (("method", METHODS), ("selection", SELECTIONS), ("validate_on", ("session", "speaker")),
+        for name, known in (("method", (*METHODS, "all")), ("selection", SELECTIONS),
+                            ("validate_on", ("session", "speaker")),
                             ("pretrain_data", ("transductive", "inductive"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"--{name.replace('_', '-')} must be one of {', '.join(known)}, "
@@ -237,6 +239,7 @@ class Recipe:
             if distributed.rank() == 0:
                 results = found[0] if len(splits) == 1 else both_ways(folder, found, self.utterances)
                 files.write_json(folder / "results.json", results | {"protocol": protocol})
+                card.write(folder / "recogniser", results | {"protocol": protocol}, splits)
             distributed.barrier()
 
         settings = self.common | {"finetune": as_dict(config), "session": self.config.session, "classes": self.classes,
@@ -301,9 +304,13 @@ def described(utterances: list[Utterance]) -> str:
     return f"{len(utterances)} utterances (digest {identity(utterances)})"
 
 
-def run_sessions(config: SessionConfig, overrides: dict[str, str]) -> dict[str, dict]:
-    """Run one fold, or with session = "all" every fold in turn: results by held-out session."""
-    utterances, remade = read_utterances(config), set()
+def run_sessions(config: SessionConfig, overrides: dict[str, str], remade: set[Path] | None = None
+                 ) -> dict[str, dict]:
+    """Run one fold, or with session = "all" every fold in turn: results by held-out session.
+
+    remade: stages redone before, for another method; it grows.
+    """
+    utterances, remade = read_utterances(config), set() if remade is None else remade
     sessions = [config.session]
     if config.session == "all":
         sessions = sorted({u.session for u in utterances if u.label}, key=lambda name: (len(name), name)) or [""]

@@ -5,7 +5,7 @@ make the units of task-adaptive pretraining and the pseudo-emotion units of the 
 """
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from framealign import centroids, distributed, files, kmeans, log
+from framealign import centroids, distributed, files, kmeans, log, windows
 from framealign.config import FinetuneConfig, KMeansConfig, PretrainConfig
 from framealign.data import FrameStore, Waveforms, frame_counts
 from framealign.mfcc import mfcc
@@ -173,14 +173,17 @@ def state_store(hubert: Hubert, layer: int, utterances: list, directory: Path, d
     if not 0 <= layer <= hubert.config.num_hidden_layers:
         raise ValueError(f"layer must be in [0, {hubert.config.num_hidden_layers}], got {layer}")
     return _filled(hubert, directory, utterances, hubert.config.hidden_size,
-                   lambda waveforms: hubert.states_of(waveforms, layer), f"layer {layer}", device, precision)
+                   lambda waveforms: hubert.states_of(waveforms, layer),
+                   lambda waveform: windows.states(hubert, waveform, layer, device), f"layer {layer}", device, precision)
 
 
 def frontend_store(hubert: Hubert, utterances: list, directory: Path, device: torch.device,
                    dtype: str = "float16") -> FrameStore:
     """Output of the (frozen) conv encoder for every utterance: what training would otherwise compute every epoch."""
     return _filled(hubert, directory, utterances, hubert.config.conv_dim[-1],
-                   lambda waveforms: [hubert.features_of(x) for x in waveforms], "frontend", device, dtype=dtype)
+                   lambda waveforms: [hubert.features_of(x) for x in waveforms],
+                   lambda waveform: (x[0, kept] for kept, x in windows.features(hubert, waveform, device)), "frontend",
+                   device, dtype=dtype)
 
 
 def frame_source(hubert: Hubert, utterances: list, config: PretrainConfig | FinetuneConfig, directory: Path,
@@ -193,16 +196,25 @@ def frame_source(hubert: Hubert, utterances: list, config: PretrainConfig | Fine
 
 
 def _filled(hubert: Hubert, directory: Path, utterances: list, width: int,
-            forward: Callable[[list[Tensor]], list[Tensor]], what: str, device: torch.device,
-            precision: str = "float32", dtype: str = "float16") -> FrameStore:
-    """Compute and keep, or find kept, what `forward` gives for these utterances: (N,) each -> (T, width) each."""
+            forward: Callable[[list[Tensor]], list[Tensor]], by_windows: Callable[[Tensor], Iterator[Tensor]],
+            what: str, device: torch.device, precision: str = "float32", dtype: str = "float16") -> FrameStore:
+    """Compute and keep, or find kept, what `forward` gives for these utterances: (N,) each -> (T, width) each.
+
+    by_windows: of one waveform (N,) longer than a window, the same in pieces (t, width). It comes alone in its batch.
+    """
     hubert = hubert.to(device).eval()
+
+    def compute(waveforms: list[Tensor]) -> list[Tensor | Iterator[Tensor]]:
+        if len(waveforms) == 1 and hubert.num_frames(torch.tensor(len(waveforms[0]))) > windows.WHOLE:
+            return [by_windows(waveforms[0])]
+        return forward([x.to(device) for x in waveforms])
+
     state = hubert.feature_extractor.state_dict() if what == "frontend" else hubert.state_dict()
     key = files.digest_of([what, hubert.do_normalize, digest_of_state(state), identity(utterances), precision])
     # One context for all: weights are rounded to bfloat16 once. On a CPU longer groups leave the caches.
     with torch.inference_mode(), distributed.autocast(device, precision)():
-        return FrameStore.fill(directory, utterances, width, lambda batch: forward([x.to(device) for x in batch]), key,
-                               hubert.do_normalize, what, dtype, 20.0 if device.type == "cpu" else 120.0)
+        return FrameStore.fill(directory, utterances, width, compute, key, hubert.do_normalize, what, dtype,
+                               20.0 if device.type == "cpu" else 120.0)
 
 
 def padded(waveforms: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -232,8 +244,8 @@ def make_units(store: FrameStore, utterances: list, num_clusters: int, config: K
     mine = range(*bounds[distributed.rank():distributed.rank() + 2])
     if codebook is None:
         log.say(f"k-means: {num_clusters} clusters, {int(store.counts.sum())} frames")
-        codebook = Codebook.fit(lambda: (store.read(u) for u in mine), num_clusters, config.seed, config, record)
-    own = np.concatenate([np.zeros(0, np.int32), *(codebook.assign(store.read(u)).int().numpy() for u in mine)])
+        codebook = Codebook.fit(lambda: store.pieces(mine), num_clusters, config.seed, config, record)
+    own = np.concatenate([np.zeros(0, np.int32), *(codebook.assign(x).int().numpy() for x in store.pieces(mine))])
     flat = torch.from_numpy(np.concatenate(distributed.all_gather_objects(own)))
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), store.counts.cumsum(0)])
     record = {**record, "manifest": identity(utterances),

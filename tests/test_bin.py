@@ -126,7 +126,8 @@ def test_torchrun_leaves_our_flags_alone(script, name):
 @pytest.mark.parametrize("name, words", [
     ("pretrain", ["seconds", "audio per update", "20 ms each", "learning rate", "utterances"]),
     ("finetune", ["20 ms each", "utterances per update", "0: whole utterances"]), ("units", ["clusters", "passes"]),
-    ("session", ["pretrain.updates=500", "`scratch`"]), ("recognise", ["50 a second"]), ("prepare", ["5531"])])
+    ("session", ["pretrain.updates=500", "`scratch`"]), ("prepare", ["5531"]),
+    ("recognise", ["50 frames/s", "seconds: no segment is shorter"])])
 def test_help_says_units(script, name, words):
     text = " ".join(script(name, "--help").out.split())
     assert not [word for word in words if word not in text]
@@ -213,7 +214,7 @@ def test_pretrain_from_scratch_finetune_export_recognise(good, table, units, ton
     sounds = [u.path for u in tones[:3]]
     lines = good("recognise", tmp_path / "exported", *sounds, "--device", "cpu").splitlines()
     assert [line.split("\t")[0] for line in lines] == [*map(str, sounds)]
-    one, = good("recognise", tmp_path / "exported", sounds[0], "--timeline").splitlines()
+    one, = good("recognise", tmp_path / "exported", sounds[0], "--timeline", "--format", "jsonl").splitlines()
     found = Recogniser.from_pretrained(tmp_path / "exported")(sounds[0])
     assert json.loads(one)["emotion"] == found.emotion == lines[0].split("\t")[1]
     assert np.abs(np.array(json.loads(one)["attention"]) - found.attention).max() < 1e-5
@@ -240,11 +241,36 @@ def test_session_and_evaluate_print_the_table(good, tree, base, finished, tmp_pa
     assert good("evaluate", finished, "--method", "finetune") == table
     assert good("evaluate", finished, "--method", "finetune", "--selection", "clean") == table
     rows = [line.split() for line in table.splitlines()]
-    assert [row[0] for row in rows[2:7]] == ["1", "2", "3", "mean", "pooled"] and rows[6][-1] == "24"
+    assert [row[0] for row in rows[2:8]] == ["1", "2", "3", "mean", "deviation", "pooled"] and rows[7][-1] == "24"
+    assert files.read_json(finished / "results.json")["finetune"]["pooled"]["wa"] == pytest.approx(
+        float(rows[7][1]) / 100, abs=6e-4)
     out = good("session", *args, "--method", "align", "--run", tmp_path / "run", "--set", "pretrain.updates=2")
     assert "protocol: method align, " in out and (tmp_path / "run" / "session1" / "recogniser" / "config.json").exists()
     stage = files.read_json(tmp_path / "run" / "tapt-pretrain" / "stage.json")
     assert stage["settings"]["pretrain"]["updates"] == 2
+
+
+def test_three_methods_and_two_seeds_share_stages_and_are_compared(good, tree, base, tmp_path):
+    """The ablation on two folds' worth of stages: what depends on nothing is made once; the table and the pairs."""
+    args = ["--iemocap", tree, "--allow-partial", "--hubert", base, "--preset", "tiny", "--device", "cpu", *small.FLAGS,
+            "--set", "finetune.epochs=1", "--set", "finetune.test_every_epoch=true", "--run", tmp_path / "run"]
+    out = good("session", *args, "--method", "all", "--seeds", "1,2")
+    assert out.count("[tapt-pretrain] done") == out.count("[tapt-pretrain] kept") == 2    # align keeps it
+    table = out[out.index("protocol: "):]
+    assert table.count("tapt - finetune: WA") == table.count("align - tapt: WA") == 1 and "seed 1 2" in table
+    assert good("evaluate", tmp_path / "run", "--method", "all") == table
+    assert files.read_json(tmp_path / "run" / "seed2" / "results.json").keys() == {"finetune", "tapt", "align"}
+    for fold in (tmp_path / "run").glob("seed*/session1/finetune"):
+        noted, = (json.loads(line) for line in (fold / "epochs.jsonl").read_text().splitlines())
+        last = [line.split(",")[2] for line in (fold / "predictions.csv").read_text().splitlines()[1:]]
+        assert [corpus.CLASSES[i] for i in noted["predicted"]] == last          # of the only epoch
+    one = good("evaluate", tmp_path / "run" / "seed1", "--method", "tapt")
+    assert "as the released code chooses them: optimistic" in one
+    seeds = good("evaluate", tmp_path / "run")
+    assert "method align" in seeds and [line.split()[0] for line in seeds.splitlines()[2:]] == ["1", "2", "mean",
+                                                                                               "deviation"]
+    pair = [f"{tmp_path}/run/seed{seed}:tapt" for seed in (1, 2)]
+    assert f"{pair[1]} - {pair[0]}: WA " in good("evaluate", "--compare", *pair)
 
 
 def test_session_on_a_table_of_real_speech(good, shared, base, tmp_path):
@@ -410,6 +436,12 @@ def test_rotten_models(script, table, units, base, tmp_path, name, how, words):
      ["no utterance of session 7; there are: 1, 2, 3"]),
     ("session", ["--corpus", "{table}"], ["give the base model"]),
     ("evaluate", ["{}/none"], ["no finished fold of method align; run bin/session.py first"]),
+    ("evaluate", [], ["give either a run's folder or --compare with two"]),
+    ("evaluate", ["--compare", "{table}", "{table}"], ["corpus.tsv: must have the columns id, true and predicted"]),
+    ("session", ["--corpus", "{table}", "--hubert", "{base}", "--seeds", "1,x", "--run", "{}/r"],
+     ["--seeds must be different whole numbers separated by commas, got '1,x'"]),
+    ("session", ["--corpus", "{table}", "--hubert", "{base}", "--method", "all", "--redo", "tapt-units"],
+     ["--redo tapt-units is of one method"]),
     ("units", ["--corpus", "{table}", "--mfcc", "--codebook", "{codebook}", "--out", "{}/u"],
      ["codebook.npy: a codebook of 7 dimensions cannot label frames of 39"]),
     ("units", ["--corpus", "{table}", "--model", "{base}", "--layer", "1", "--codebook", "{codebook}", "--out", "{}/u"],

@@ -1,7 +1,6 @@
 """What the scripts call: the right numbers in the right files, and every mistake before anything is written."""
 import csv
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +10,14 @@ import small
 import soundfile
 import torch
 
-from framealign import audio, commands, corpus, distributed, files, huggingface, interop
+from framealign import audio, commands, corpus, files, huggingface, interop
 from framealign.commands import FinetuneRun, PretrainRun, UnitsRun
 from framealign.config import PRESETS, FinetuneConfig, KMeansConfig, preset
 from framealign.finetune import EmotionModel
 from framealign.mfcc import mfcc
 from framealign.model import Hubert
 from framealign.overrides import with_overrides
+from framealign.recognise import Recogniser
 from framealign.units import Codebook, Units
 
 KMEANS = KMeansConfig(seeding_frames=500, full_passes=2, seeding_tries=1)
@@ -267,7 +267,7 @@ def test_rotten_sound_leaves_nothing(tones, base, units, tmp_path, step, samples
     assert small.digests(tmp_path) == before and not (tmp_path / "run").exists()
 
 
-# Export and recognition
+# Export
 
 @pytest.fixture(scope="module")
 def tuned(tones, base, tmp_path_factory) -> Path:
@@ -299,6 +299,18 @@ def test_export_to_torchaudios_names(tuned, tmp_path):
     assert set(found) == set(wanted) and all(torch.equal(found[name], x) for name, x in wanted.items())
 
 
+def test_export_as_a_program(tuned, tones, tmp_path):
+    """Of a run its newest checkpoint; the same answer as the exported directory; an encoder alone is refused."""
+    commands.export(str(tuned), str(tmp_path / "a.pt2"), False, "torch-export")
+    waveform = audio.load(tones[3].path)
+    found = torch.export.load(tmp_path / "a.pt2").module()(waveform[None], torch.tensor([len(waveform)]))[0][0]
+    wanted = Recogniser.from_pretrained(tuned / "checkpoints" / "00000002")(waveform).probabilities
+    assert found.tolist() == pytest.approx(list(wanted.values()), abs=2e-5)
+    with pytest.raises(ValueError, match="--to torch-export writes a recogniser: leave out --encoder"):
+        commands.export(str(tuned), str(tmp_path / "b.pt2"), True, "torch-export")
+    assert not (tmp_path / "b.pt2").exists()
+
+
 def test_export_of_the_unit_head_leaves_it_out(table, units, base, tmp_path):
     config = PretrainRun(corpus=str(table), units=str(units), init_from=str(base), run=str(tmp_path / "run"))
     commands.pretrain_run(config, SMALL.pretrain)
@@ -316,27 +328,3 @@ def test_export_writes_over_nothing(tuned, tmp_path):
         with pytest.raises(ValueError, match=f"{source}: no such"):
             commands.export(str(tmp_path / source), str(tmp_path / "out"), False, "huggingface")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-
-
-def test_results_are_printed_as_text_and_as_json(tones, tuned, capsys):
-    sounds = [str(u.path) for u in tones[:2]]
-    commands.print_results(str(tuned / "recogniser"), sounds, False, "cpu")
-    lines = capsys.readouterr().out.splitlines()
-    commands.print_results(str(tuned / "recogniser"), sounds, True, "cpu")
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line.split("\t")[:2] for line in lines] == [[one["path"], one["emotion"]] for one in found]
-    for one, utterance in zip(found, tones):
-        T = (utterance.num_samples - 400) // 320 + 1
-        assert np.shape(one["posterior"]) == (T, 4) and np.shape(one["attention"]) == (T,)
-        assert sum(one["attention"]) == pytest.approx(1, abs=1e-4) and one["frames_per_second"] == 50
-        assert one["labels"] == list(one["probabilities"]) == list(corpus.CLASSES)
-        assert one["emotion"] == max(one["probabilities"], key=one["probabilities"].get)
-
-
-def test_what_is_not_a_recogniser_or_not_a_sound_is_said(tones, tuned, base, tmp_path):
-    with pytest.raises(ValueError, match="base: holds an encoder but no recogniser"):
-        commands.print_results(str(base), [str(tones[0].path)], False, "cpu")
-    (tmp_path / "a.wav").write_bytes(b"RIFF")
-    with pytest.raises(ValueError, match="a.wav: truncated, or not a sound file"):
-        commands.print_results(str(tuned / "recogniser"), [str(tmp_path / "a.wav")], False, "cpu")
-    assert distributed.rank() == 0

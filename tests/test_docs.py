@@ -104,6 +104,11 @@ def test_the_rest_of_the_audit_names_what_exists():
     assert named and not [wrong for place in named if (wrong := wrong_place(*place))]
 
 
+def test_the_page_on_long_sound_names_what_exists():
+    named = list(places((small.ROOT / "docs" / "LONG.md").read_text(encoding="utf-8")))
+    assert len(named) >= 5 and not [wrong for place in named if (wrong := wrong_place(*place))]
+
+
 def test_the_readmes_audit_map_names_what_exists():
     mapped = [row for row in rows(README) if len(row) == 4 and "`" in row[2] and "`test_" in row[3]]
     assert len(mapped) >= 15

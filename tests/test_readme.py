@@ -1,7 +1,10 @@
 """What the README tells a reader to type is there and does what it says."""
 import os
 import re
+import runpy
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +41,26 @@ def test_make_knows_the_target(line):
 def test_a_session_without_its_inputs_is_refused_before_anything_is_installed():
     done = subprocess.run(["make", "-n", "session"], cwd=ROOT, capture_output=True, text=True, env=OUTSIDE)
     assert done.returncode != 0 and "IEMOCAP=folder or CORPUS=table" in done.stderr and "pip" not in done.stdout
+
+
+def test_the_lines_on_recognition_run(tmp_path, monkeypatch, capsys):
+    """Every line of the block that begins with bin/recognise.py, on a file, a folder and a pattern that are there."""
+    monkeypatch.chdir(tmp_path)
+    EmotionModel(Hubert.from_pretrained(session.TINY), ["neutral", "happy", "angry", "sad"]).save_pretrained("MODEL")
+    for name in ("a.wav", "talks/b.flac", "talks/c.ogg", "takes/d.mp3"):
+        Path(name).parent.mkdir(exist_ok=True)
+        soundfile.write(name, np.random.default_rng(0).normal(0, 0.1, 8000), 16_000)
+    block, = (block for _, block in BLOCKS if block.startswith("bin/recognise.py"))
+    lines = [line.split("#")[0] for line in block.splitlines()]
+    assert len(lines) == 4
+    for line in lines:
+        script, *words = shlex.split(line)
+        monkeypatch.setattr(sys, "argv", [str(ROOT / script), *words])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        assert end.value.code == 0, line
+    assert sorted(path.name for path in Path("grids").iterdir()) == ["b.TextGrid", "c.TextGrid"]
+    assert Path("recogniser.pt2").stat().st_size > 10_000 and capsys.readouterr().out.count("takes/d.mp3\t") == 1
 
 
 def test_the_python_example_runs(tmp_path, monkeypatch):

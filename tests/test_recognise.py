@@ -6,7 +6,7 @@ import pytest
 import soundfile
 import torch
 
-from framealign import audio, distributed, finetune
+from framealign import audio, distributed, finetune, windows
 from framealign.data import Waveforms, frame_counts
 from framealign.finetune import EmotionModel
 from framealign.frames import num_frames
@@ -161,3 +161,60 @@ def test_directories_and_devices_that_are_not_there(micro, tmp_path):
     made(micro).model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="--device must be auto, cpu, cuda or mps, got gpu"):
         Recogniser.from_pretrained(tmp_path, device="gpu")
+
+
+@pytest.mark.parametrize("batch_seconds", [None, 0.0, 1.0, 60.0])
+def test_listening_keeps_the_order_and_goes_on_after_an_error(micro, tones, tmp_path, batch_seconds):
+    """Batched by length on a GPU, one by one on a CPU: every sound has what it has alone, in its place."""
+    recogniser = made(micro)
+    sounds = [u.path for u in tones]
+    sounds[5:5] = [tmp_path / "gone.wav"]
+    sounds += [torch.zeros(100)]
+    found = list(recogniser.listen(iter(sounds), batch_seconds))
+    assert [sound for sound, _ in found[:-1]] == sounds[:-1] and len(found) == len(sounds)
+    for index, (sound, result) in enumerate(found):
+        if index in (5, len(sounds) - 1):
+            assert isinstance(result, ValueError)
+            continue
+        alone = recogniser(sound)
+        assert result.emotion == alone.emotion and result.seconds == alone.seconds
+        np.testing.assert_allclose(numbers(result), numbers(alone), rtol=0, atol=2e-5 if batch_seconds else 0)
+    assert list(recogniser.listen([])) == []
+
+
+def test_listening_reads_no_further_than_it_must(micro, tones):
+    """A CPU's first result comes after the first sound, however many follow."""
+    taken = []
+    found = made(micro).listen(taken.append(u) or u.path for u in tones)
+    next(found)
+    assert len(taken) == 1
+
+
+def test_windows_give_what_the_whole_gives_where_a_window_holds_it(recogniser, tones, monkeypatch):
+    """The streamed formula on one window is the model's own; seconds are the sound's."""
+    whole = recogniser(tones[2].path)
+    waveform = recogniser._prepared(audio.load(tones[2].path))
+    with torch.inference_mode():
+        probabilities, attention, posterior = recogniser._by_windows(waveform)
+    np.testing.assert_allclose(attention, whole.attention, rtol=1e-5)
+    np.testing.assert_allclose(posterior, whole.posterior, atol=1e-6)
+    np.testing.assert_allclose(probabilities, list(whole.probabilities.values()), atol=1e-6)
+    assert whole.seconds == tones[2].num_samples / 16_000 and whole.units is None
+
+
+def test_more_than_a_minute_goes_through_windows(micro, monkeypatch):
+    """61.5 s: each frame once, distributions, and the answer is the attention-weighted mean of the frames' logits."""
+    recogniser, asked = made(micro), []
+    draw = torch.Generator().manual_seed(3)
+    waveform = torch.randn(984_123, generator=draw) * torch.linspace(0.1, 1, 984_123)
+    states = windows.states
+    monkeypatch.setattr(windows, "states", lambda *args: asked.append(1) or states(*args))
+    result, T = recogniser(waveform), num_frames(984_123)
+    assert asked and result.posterior.shape == (T, 4) and result.attention.shape == (T,)
+    np.testing.assert_allclose(result.posterior.sum(1), 1, atol=1e-5)
+    assert result.attention.sum() == pytest.approx(1, abs=1e-4)
+    with torch.inference_mode():
+        found = torch.cat(list(states(recogniser.model.hubert, recogniser._prepared(waveform), None, "cpu")))
+        logits = recogniser.model.classifier(found).double().numpy()
+    pooled = np.exp(result.attention.astype(np.float64) @ logits)
+    np.testing.assert_allclose(list(result.probabilities.values()), pooled / pooled.sum(), atol=1e-5)

@@ -1,5 +1,7 @@
 """The table of a run against scikit-learn's numbers from the predictions alone; folds that must not be pooled."""
 import csv
+import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -190,3 +192,90 @@ def test_nothing_finished_is_said(tmp_path, make):
 
 def test_columns_are_right_aligned():
     assert aligned([["a", "bbb"], ["cc", "d"]]) == [" a  bbb", "cc    d"]
+
+
+def test_the_table_has_the_deviation_over_folds(five):
+    rows = rows_of(table(collect(five.root, "align")))
+    folds = np.array([[float(cell) for cell in rows[name][:-1]] for name in "12345"])
+    found = [float(cell) for cell in rows["deviation"]]
+    assert np.abs(folds.std(0, ddof=1) - found).max() < 0.11
+    for session in "2345":
+        (five.root / f"session{session}" / "ser-finetune" / "stage.json").unlink()
+    assert "deviation" not in rows_of(table(collect(five.root, "align")))
+
+
+def test_subsets_are_scikit_learns_on_their_utterances(five):
+    """Women and men by the manifest; all are improvised, so that row would say nothing new and is left out."""
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rows = rows_of(table(collect(five.root, "align")))
+    said = {row["id"]: (row["true"], row["predicted"]) for path in five.root.glob("session*/*/predictions.csv")
+            for row in csv.DictReader(path.open())}
+    for name, gender in (("women", "F"), ("men", "M")):
+        true, guess = zip(*(said[u.id] for u in five.utterances if u.gender == gender))
+        numbers = [sklearn.accuracy_score(true, guess), sklearn.balanced_accuracy_score(true, guess),
+                   sklearn.f1_score(true, guess, average="macro")]
+        assert rows[name][:3] == [f"{100 * number:.1f}" for number in numbers] and rows[name][-1] == str(len(true))
+    assert "improvised" not in rows
+    scripted = [dataclasses.replace(u, style="script" if i % 3 else "impro") for i, u in enumerate(five.utterances)]
+    corpus.write(five.root / "corpus.tsv", scripted)
+    true, guess = zip(*(said[u.id] for u in scripted if u.style == "impro"))
+    assert rows_of(table(collect(five.root, "align")))["improvised"][0] == f"{100 * np.mean(np.equal(true, guess)):.1f}"
+
+
+def noted(run: Run, session: str, epochs: int = 5) -> dict[int, list[str]]:
+    """Write what each epoch says of the test part; the classes by epoch."""
+    place, found = run.root / f"session{session}" / "ser-finetune", {}
+    number = sum(u.session == session for u in run.utterances)
+    with open(place / "epochs.jsonl", "w", encoding="utf-8") as file:
+        for epoch in range(1, epochs + 1):
+            guess = run.draw.integers(4, size=number)
+            found[epoch] = [CLASSES[i] for i in guess]
+            file.write(json.dumps({"update": epoch, "epoch": epoch, "predicted": guess.tolist()}) + "\n")
+    return found
+
+
+def test_the_references_number_of_the_same_trainings(five):
+    """In plain words with scikit-learn: each speaker selects an epoch by UA once, valid and test are averaged."""
+    sklearn = pytest.importorskip("sklearn.metrics")
+    means = []
+    for session in "12345":
+        said, chosen = noted(five, session), [u for u in five.utterances if u.session == session]
+        ways = []
+        for speaker in sorted({u.speaker for u in chosen}):
+            valid, test = ([i for i, u in enumerate(chosen) if (u.speaker == speaker) == mine]
+                           for mine in (True, False))
+            score = lambda measure, epoch, part: measure([chosen[i].label for i in part],
+                                                         [said[epoch][i] for i in part])
+            best = max(said, key=lambda epoch: (score(sklearn.balanced_accuracy_score, epoch, valid), -epoch))
+            ways.append([(score(measure, best, valid) + score(measure, best, test)) / 2 for measure in (
+                sklearn.accuracy_score, sklearn.balanced_accuracy_score, lambda a, b: sklearn.f1_score(
+                    a, b, average="macro", zero_division=0))])
+        means.append(np.mean(ways, 0))
+    found = collect(five.root, "align")
+    np.testing.assert_allclose([[one[name] for name in report.NAMES] for one in found["reference"].values()], means)
+    assert rows_of(table(found))["reference"] == [f"{100 * x:.1f}" for x in np.mean(means, 0)]
+    assert "as the released code chooses them: optimistic" in table(found)
+    (five.root / "session2" / "ser-finetune" / "epochs.jsonl").unlink()            # not of all folds: no row
+    assert collect(five.root, "align")["reference"] is None and "reference" not in rows_of(
+        table(collect(five.root, "align")))
+
+
+def test_results_json_is_the_table(five):
+    report.write(five.root, collect(five.root, "align"))
+    five.finish("1", "finetune")
+    report.write(five.root, collect(five.root, "finetune"))
+    found = files.read_json(five.root / "results.json")
+    assert list(found) == ["align", "finetune"] and list(found["align"]["folds"]) == list("12345")
+    rows = rows_of(table(collect(five.root, "align")))
+    for row, numbers in (("mean", found["align"]["mean"]), ("deviation", found["align"]["deviation"]),
+                         ("pooled", found["align"]["pooled"]), ("women", found["align"]["subsets"]["women"]),
+                         ("3", found["align"]["folds"]["3"]["reported"])):
+        assert rows[row][:3] == [f"{100 * numbers[name]:.1f}" for name in report.NAMES]
+    assert found["align"]["protocol"]["selection"] == "clean" and found["finetune"]["deviation"]["ua"] is None
+
+
+def test_methods_that_are_there(five):
+    assert report.methods_of(five.root) == ["align"]
+    five.finish("2", "tapt-finetune-speaker", "speaker")
+    five.finish("3", "finetune")
+    assert report.methods_of(five.root) == ["finetune", "tapt", "align"] and report.methods_of(five.root / "x") == []

@@ -488,7 +488,7 @@ def test_two_ranks_make_what_one_makes(world, finished):
 # What is refused
 
 @pytest.mark.parametrize("changes, message", [
-    ({"method": "tune"}, "--method must be one of finetune, tapt, align, got tune"),
+    ({"method": "tune"}, "--method must be one of finetune, tapt, align, all, got tune"),
     ({"selection": "best"}, "--selection must be one of clean, last, speaker, reference, best-test, got best"),
     ({"pretrain_data": "all"}, "--pretrain-data must be one of transductive, inductive, got all"),
     ({"validate_on": "utterance"}, "--validate-on must be one of session, speaker, got utterance"),

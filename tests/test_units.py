@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import ranks
 import safetensors.torch
+import soundfile
 import torch
 
-from framealign import audio, kmeans
+from framealign import audio, kmeans, windows
 from framealign.config import KMeansConfig
 from framealign.frames import num_frames
 from framealign.mfcc import mfcc
@@ -329,3 +330,23 @@ def test_two_ranks_make_the_units_and_the_codebook_of_one(micro, tones, tmp_path
             np.testing.assert_array_equal(theirs[0], labels)
             np.testing.assert_allclose(theirs[1], centroids, rtol=1e-5, atol=1e-5)
             np.testing.assert_array_equal(theirs[2], counts)
+
+
+def test_more_than_a_minute_is_kept_window_by_window(hubert, tones, tmp_path, cpu):
+    """Conv features are the whole sound's; states are those of `windows`, beside short utterances that are whole."""
+    path = tmp_path / "long.wav"
+    noise = np.random.default_rng(0).standard_normal(977_000) * np.linspace(0.01, 0.2, 977_000)
+    soundfile.write(path, noise, 16_000)
+    utterances = [tones[0], dataclasses.replace(tones[1], id="long", path=path, num_samples=977_000), tones[2]]
+    waveform = audio.preprocess(audio.load(path), hubert.do_normalize)
+    frontend = frontend_store(hubert, utterances, tmp_path / "frontend", cpu)
+    states = state_store(hubert, 2, utterances, tmp_path / "states", cpu)
+    with torch.inference_mode():
+        whole = hubert.frontend(waveform[None])[0]
+        pieces = torch.cat(list(windows.states(hubert, waveform, 2, cpu)))
+        short = hubert.states(audio.preprocess(audio.load(tones[2].path), True)[None], layer=2)[0]
+    torch.testing.assert_close(frontend.read(1), whole, rtol=1e-3, atol=1e-3)   # float16
+    torch.testing.assert_close(states.read(1), pieces.half().float(), rtol=0, atol=2e-3)
+    torch.testing.assert_close(states.read(2), short.half().float(), rtol=0, atol=2e-3)
+    assert torch.equal(torch.cat(list(states.pieces([1, 2], 700))), torch.cat([states.read(1), states.read(2)]))
+    assert max(map(len, states.pieces([0, 1, 2], 700))) == 700

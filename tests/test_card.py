@@ -1,0 +1,47 @@
+"""The model card says what was recorded, and goes where the recogniser goes."""
+import re
+
+import pytest
+import small
+
+from framealign import card, commands, files, session
+from framealign.recognise import Recogniser
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("card")
+    config = small.config(small.write_tree(folder / "tree"), small.write_base(folder / "base"), folder / "run",
+                          method="finetune")
+    session.run_sessions(config, small.SETTINGS | {"finetune.epochs": "1"})
+    return folder / "run" / "session1" / "finetune"
+
+
+def test_the_card_has_the_recorded_numbers(finished):
+    text, results = (finished / "recogniser" / "README.md").read_text(), files.read_json(finished / "results.json")
+    for name, word in (("wa", "WA"), ("ua", "UA"), ("macro_f1", "macro-F1")):
+        low, high = results["test"]["interval_95"][name]
+        assert f"| {word} | {100 * results['reported'][name]:.1f} % | {100 * low:.1f} to {100 * high:.1f} % |" in text
+    for name, row in zip(results["classes"], results["test"]["confusion"]):
+        assert f"| {name} | {' | '.join(map(str, row))} |" in text
+    for words in ("selection: clean", "pretrain data: transductive", "seed: 0", "Utterances: train 8, valid 8, test 8",
+                  "2 speakers in training, 2 others in the test", "## Intended use", "## Limits", "base digest: "):
+        assert words in text
+    assert text.startswith("---\n") and "Optimistic" not in text and not re.search(r"\bNone\b|\bnan\b", text)
+    assert all(len(line) < 400 for line in text.splitlines())
+
+
+def test_an_optimistic_selection_is_marked(finished):
+    results = files.read_json(finished / "results.json") | {"optimistic": True, "selection": "best-test"}
+    recipe_split, = session.Recipe(small.config(finished.parents[2] / "tree", finished.parents[2] / "base",
+                                                finished.parents[1], method="finetune"), small.SETTINGS).splits("clean")
+    assert "**Optimistic**" in card.text(results, [recipe_split])
+
+
+def test_the_card_goes_with_the_recogniser(finished, tmp_path):
+    text = (finished / "recogniser" / "README.md").read_text()
+    commands.export(str(finished / "recogniser"), str(tmp_path / "out"), False, "huggingface")
+    assert (tmp_path / "out" / "README.md").read_text() == text
+    assert Recogniser.from_pretrained(tmp_path / "out").labels
+    commands.export(str(finished / "recogniser"), str(tmp_path / "encoder"), True, "huggingface")
+    assert not (tmp_path / "encoder" / "README.md").exists()

@@ -1,0 +1,147 @@
+"""Results as text, read back by readers of their own: Python's json and csv, small parsers of the other grammars."""
+import csv
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+
+from framealign.formats import FORMATS, shown
+from framealign.recognise import Result
+from framealign.segments import segments
+
+LABELS = ["neutral", "happy", "angry", "sad"]
+PATHS = ["a b/take 1.wav", 'odd "name", with\ttab.flac', "naïve.ogg", "\udcff.wav"]
+
+
+def made(T: int, seed: int, with_units: bool = True) -> Result:
+    draw = np.random.default_rng(seed)
+    posterior = np.repeat(draw.dirichlet(np.full(4, 0.3), size=T // 40 + 1), 40, axis=0)[:T].astype(np.float32)
+    probabilities = dict(zip(LABELS, draw.dirichlet(np.ones(4)).tolist()))
+    units = np.repeat(draw.integers(50, size=T), 3)[:T] if with_units else None
+    return Result(max(probabilities, key=probabilities.get), probabilities, posterior,
+                  draw.dirichlet(np.ones(T)).astype(np.float32), units, (320 * T + 80 + 123) / 16_000)
+
+
+RESULTS = [made(300, 0), made(1, 1), made(1000, 2, False), made(41, 3)]
+
+
+def written(name: str, timeline: bool = False, chosen: slice = slice(None)) -> str:
+    form = FORMATS[name]
+    texts = [form.write(path, one, segments(one), timeline) for path, one in zip(PATHS[chosen], RESULTS[chosen])]
+    return form.first(LABELS, timeline) + form.between.join(texts) + form.last
+
+
+def parse_textgrid(text: str) -> dict[str, list[tuple[float, float, str]]]:
+    """Praat's grammar: a text file is its numbers, quoted strings and <flags> in order; all other words are comment.
+
+    Source: the Praat manual, "TextGrid file formats", section "The shorter shortest text file".
+    """
+    tokens = re.findall(r'"(?:[^"]|"")*"|<\w+>|(?<!\S)-?\d+(?:\.\d+)?(?!\S)', text)
+    take = iter(tokens)
+    string = lambda: next(take)[1:-1].replace('""', '"')
+    number = lambda: float(next(take))
+    assert (string(), string()) == ("ooTextFile", "TextGrid")
+    start, end, exists, size = number(), number(), next(take), number()
+    assert start == 0 and exists == "<exists>"
+    tiers = {}
+    for _ in range(int(size)):
+        assert string() == "IntervalTier"
+        name = string()
+        assert (number(), number()) == (start, end)
+        tiers[name] = [(number(), number(), string()) for _ in range(int(number()))]
+        edges = [x for interval in tiers[name] for x in interval[:2]]
+        assert edges[0] == start and edges[-1] == end and edges[1:-1:2] == edges[2::2]  # Praat wants no gap
+        assert all(first < last for first, last, _ in tiers[name])
+    assert next(take, None) is None
+    return tiers
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_textgrids_follow_praats_grammar(index):
+    result, tiers = RESULTS[index], parse_textgrid(written("textgrid", chosen=slice(index, index + 1)))
+    wanted = segments(result)
+    assert [name for _, _, name in tiers["emotion"]] == [one.emotion for one in wanted]
+    np.testing.assert_allclose([x[:2] for x in tiers["emotion"]], [(one.start, one.end) for one in wanted], atol=1e-6)
+    assert tiers["emotion"][-1][1] == pytest.approx(result.seconds, abs=1e-6)
+    np.testing.assert_allclose([float(text) for *_, text in tiers["confidence"]], [one.confidence for one in wanted],
+                               atol=6e-4)
+    assert ("unit" in tiers) == (result.units is not None)
+    if result.units is not None:
+        again = [int(unit) for first, last, unit in tiers["unit"] for _ in range(round((last - first) * 50))]
+        assert again[:len(result.units)] == result.units.tolist()
+
+
+def test_a_quotation_mark_in_a_class_name_is_doubled():
+    result = Result('so "happy"', {'so "happy"': 1.0}, np.ones((9, 1)), np.full(9, 1 / 9), None, 0.2)
+    text = FORMATS["textgrid"].write("a.wav", result, segments(result), True)
+    assert parse_textgrid(text)["emotion"] == [(0, 0.2, 'so "happy"')]
+
+
+def test_json_and_json_lines_say_the_same():
+    for timeline in (False, True):
+        found = json.loads(written("json", timeline))
+        lines = written("jsonl", timeline).splitlines()
+        assert [json.loads(line) for line in lines] == found and len(found) == 4
+        for one, path, result in zip(found, PATHS, RESULTS):
+            assert one["path"] == shown(path) and one["emotion"] == result.emotion
+            assert one["probabilities"] == result.probabilities and one["seconds"] == result.seconds
+            assert ("posterior" in one) == timeline
+            if timeline:
+                np.testing.assert_allclose(one["posterior"], result.posterior, rtol=1e-4)
+                np.testing.assert_allclose(one["attention"], result.attention, rtol=1e-4)   # however small
+                assert one["units"] == (None if result.units is None else result.units.tolist())
+                assert [(x["start"], x["emotion"]) for x in one["segments"]] == [
+                    (x.start, x.emotion) for x in segments(result)]
+    assert json.loads(FORMATS["json"].first(LABELS, False) + FORMATS["json"].last) == []
+
+
+def test_csv_has_a_row_for_each_sound_or_each_frame():
+    rows = list(csv.DictReader(io.StringIO(written("csv"))))
+    assert [row["path"] for row in rows] == [shown(path) for path in PATHS]
+    for row, result in zip(rows, RESULTS):
+        assert row["emotion"] == result.emotion and float(row["seconds"]) == pytest.approx(result.seconds, abs=1e-3)
+        for name in LABELS:
+            assert float(row[name]) == pytest.approx(result.probabilities[name], abs=1e-6)
+    rows = list(csv.DictReader(io.StringIO(written("csv", True))))
+    assert len(rows) == sum(len(result.attention) for result in RESULTS)
+    mine = [row for row in rows if row["path"] == shown(PATHS[0])]
+    np.testing.assert_allclose([float(row["time"]) for row in mine], np.arange(300) / 50)
+    np.testing.assert_allclose([[float(row[name]) for name in LABELS] for row in mine], RESULTS[0].posterior, atol=5e-5)
+    np.testing.assert_allclose([float(row["attention"]) for row in mine], RESULTS[0].attention, rtol=1e-4)
+    assert [int(row["unit"]) for row in mine] == RESULTS[0].units.tolist()
+    for one in segments(RESULTS[0]):
+        inside = [row["emotion"] for row in mine if one.start <= float(row["time"]) < one.end]
+        assert set(inside) == {one.emotion}
+    assert {row["unit"] for row in rows if row["path"] == shown(PATHS[2])} == {""}
+
+
+def test_the_table_has_a_line_for_each_sound_and_segment():
+    lines = written("table").splitlines()
+    assert [line.split("\t")[:2] for line in lines] == [[shown(p), r.emotion] for p, r in zip(PATHS, RESULTS)]
+    lines = written("table", True, slice(0, 1)).splitlines()[1:]
+    assert [(float(line.split()[0]), float(line.split()[1]), line.split()[2]) for line in lines] == [
+        (round(one.start, 2), round(one.end, 2), one.emotion) for one in segments(RESULTS[0])]
+
+
+def test_audacity_labels_are_three_columns():
+    for line, one in zip(written("audacity", chosen=slice(0, 1)).splitlines(), segments(RESULTS[0]), strict=True):
+        start, end, label = line.split("\t")
+        assert (float(start), float(end)) == pytest.approx((one.start, one.end), abs=1e-6)
+        assert label == f"{one.emotion} {one.confidence:.2f}"
+
+
+def test_rttm_lines_have_ten_fields():
+    lines = [line.split(" ") for line in written("rttm").splitlines()]
+    wanted = [(path, one) for path, result in zip(PATHS, RESULTS) for one in segments(result)]
+    for fields, (path, one) in zip(lines, wanted, strict=True):
+        assert len(fields) == 10 and fields[0] == "SPEAKER" and fields[2] == "1" and fields[7] == one.emotion
+        assert float(fields[3]) == pytest.approx(one.start, abs=1e-3)
+        assert float(fields[4]) == pytest.approx(one.end - one.start, abs=1e-3)
+    assert lines[0][1] == "take_1"
+
+
+def test_paths_stay_in_their_line():
+    assert [shown(path) for path in PATHS] == ["a b/take 1.wav", 'odd "name", with?tab.flac', "naïve.ogg", "\ufffd.wav"]
+    assert all(shown(path).encode("utf-8") for path in PATHS)

@@ -1,0 +1,160 @@
+"""A folder of mixed material: what is found, in what order, what one rotten file costs, and what is written where."""
+import csv
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from framealign import hearing
+from framealign.finetune import EmotionModel
+from framealign.hearing import RecogniseRun, find
+from framealign.model import Hubert
+from framealign.recognise import Recogniser
+from framealign.units import Codebook
+
+LABELS = ["neutral", "happy", "angry", "sad"]
+GOOD = ["a.wav", "b.mp3", "c.ogg", "d.flac", "e.aiff", "sub/stereo.wav"]
+ROTTEN = {"cut.wav": "truncated: the header claims", "empty.wav": "empty file", "quiet.wav": "nothing to hear",
+          "short.wav": "399 samples at 16 kHz", "sub/text.wav": "not a sound file", "nan.wav": "NaN or infinite"}
+
+
+@pytest.fixture(scope="module")
+def model(micro, tmp_path_factory) -> Path:
+    torch.manual_seed(1)
+    model = EmotionModel(Hubert(micro), LABELS)
+    for parameter in [*model.hubert.encoder.parameters(), *model.pooling.parameters(), *model.classifier.parameters()]:
+        torch.nn.init.normal_(parameter, std=0.4)
+    place = tmp_path_factory.mktemp("hearing") / "recogniser"
+    model.save_pretrained(place)
+    return place
+
+
+@pytest.fixture
+def mixed(tmp_path) -> Path:
+    """Good and rotten files, what is no sound, hidden ones, an empty folder."""
+    pytest.importorskip("torchaudio")
+    draw, folder = np.random.default_rng(0), tmp_path / "mixed"
+    for place in ("sub", "empty", ".hidden"):
+        (folder / place).mkdir(parents=True)
+    noise = lambda n: 0.1 * draw.standard_normal(n)
+    soundfile.write(folder / "a.wav", noise(9_000), 16_000)
+    soundfile.write(folder / "b.mp3", noise(44_100), 44_100)
+    soundfile.write(folder / "c.ogg", noise(8_000), 8_000)
+    soundfile.write(folder / "d.flac", noise(48_000), 48_000)
+    soundfile.write(folder / "e.aiff", noise(22_050), 22_050)
+    soundfile.write(folder / "sub" / "stereo.wav", noise((16_000, 2)), 16_000)
+    soundfile.write(folder / "cut.wav", noise(9_000), 16_000)
+    (folder / "cut.wav").write_bytes((folder / "cut.wav").read_bytes()[:9_000])
+    (folder / "empty.wav").touch()
+    soundfile.write(folder / "quiet.wav", np.zeros(9_000), 16_000)
+    soundfile.write(folder / "short.wav", noise(399), 16_000)
+    soundfile.write(folder / "nan.wav", np.full(9_000, np.nan), 16_000, subtype="FLOAT")
+    (folder / "sub" / "text.wav").write_text("no sound " * 500)
+    (folder / "notes.txt").write_text("not listened to")
+    for name in (".hidden/x.wav", ".x.wav"):
+        soundfile.write(folder / name, noise(9_000), 16_000)
+    return folder
+
+
+def test_a_folder_costs_a_line_for_each_rotten_file(model, mixed, capsys):
+    """Every good file is recognised as it is alone, in order; every rotten one has its line; status 1."""
+    assert hearing.run(str(model), [str(mixed)], RecogniseRun(format="csv", device="cpu")) == 1
+    said = capsys.readouterr()
+    rows, recogniser = list(csv.DictReader(io.StringIO(said.out))), Recogniser.from_pretrained(model)
+    assert [row["path"] for row in rows] == [str(mixed / name) for name in GOOD]
+    for row in rows:
+        alone = recogniser(row["path"])
+        assert row["emotion"] == alone.emotion and float(row["seconds"]) == pytest.approx(alone.seconds, abs=1e-3)
+        np.testing.assert_allclose([float(row[name]) for name in LABELS], list(alone.probabilities.values()), atol=1e-6)
+    errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == len(ROTTEN)
+    for name, reason in ROTTEN.items():
+        line, = (line for line in errors if str(mixed / name) in line)
+        assert reason in line
+    assert said.err.splitlines()[-1] == "6 of 12 could not be recognised"
+
+
+def test_what_is_found_in_which_order(mixed, monkeypatch):
+    monkeypatch.chdir(mixed.parent)
+    listed = list(find(["mixed/sub", "mixed/d.flac", "mixed/*.[mo]*", "mixed/**/st*", "-"], [b"mixed/a.wav\n", b"\n",
+                                                                                          b"mixed/sub\r\n", b"-\n"]))
+    assert listed == ["mixed/sub/stereo.wav", "mixed/sub/text.wav", "mixed/d.flac", "mixed/b.mp3", "mixed/c.ogg",
+                      "mixed/sub/stereo.wav", "mixed/a.wav", "mixed/sub/stereo.wav", "mixed/sub/text.wav"]
+    nothing = [str(found) for found in find(["mixed/empty", "mixed/*.xyz", "mixed/gone.wav"])]
+    assert nothing == ["mixed/empty: holds no sound file", "mixed/*.xyz: no file matches", "mixed/gone.wav"]
+    (mixed / "take [1].wav").touch()
+    assert list(find(["mixed/take [1].wav"])) == ["mixed/take [1].wav"]         # a name, though it looks like a pattern
+    if os.sep == "/":
+        assert list(find(["-"], [b"mixed/\xff.wav\n"])) == [os.fsdecode(b"mixed/\xff.wav")]
+
+
+@pytest.mark.parametrize("names, status, last", [
+    (["a.wav"], 0, None), (["a.wav", "gone.wav"], 1, "1 of 2 could not be recognised"),
+    (["gone.wav"], 2, "error: {}/gone.wav: no such file"), (["empty"], 2, "error: {}/empty: holds no sound file"),
+    (["gone.wav", "*.xyz"], 2, "2 of 2 could not be recognised")])
+def test_the_exit_status_says_how_many(model, mixed, capsys, names, status, last):
+    assert hearing.run(str(model), [str(mixed / name) for name in names], RecogniseRun(device="cpu")) == status
+    errors = capsys.readouterr().err.splitlines()
+    assert (errors[-1] if errors else None) == (last and last.format(mixed))
+
+
+def test_json_of_no_sound_is_still_json(model, mixed, capsys):
+    hearing.run(str(model), [str(mixed / "a.wav"), str(mixed / "gone.wav"), str(mixed / "d.flac")],
+                RecogniseRun(format="json", timeline=True, device="cpu"))
+    assert [Path(one["path"]).name for one in json.loads(capsys.readouterr().out)] == ["a.wav", "d.flac"]
+
+
+@pytest.mark.parametrize("form, suffix", [("textgrid", ".TextGrid"), ("audacity", ".txt"), ("json", ".json"),
+                                          ("csv", ".csv")])
+def test_a_folder_of_results_has_a_file_for_each_sound(model, mixed, tmp_path, form, suffix, capsys):
+    (mixed / "sub" / "a.wav").write_bytes((mixed / "a.wav").read_bytes())
+    out = tmp_path / "out"
+    assert hearing.run(str(model), [str(mixed)], RecogniseRun(format=form, out=str(out), device="cpu")) == 1
+    names = [name + suffix for name in ("a", "b", "c", "d", "e", "a-2", "stereo")]
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
+    assert (out / f"a{suffix}").read_text().replace("mixed/a", "") == (out / f"a-2{suffix}").read_text().replace(
+        "mixed/sub/a", "")
+    assert [line.split("\t")[2] for line in capsys.readouterr().out.splitlines()] == [str(out / name) for name in names]
+
+
+def test_units_are_nearest_centroids_of_the_layer(model, mixed, tmp_path, capsys):
+    """The recogniser's own encoder, or another's: as the states of the whole sound are labelled."""
+    draw = torch.Generator().manual_seed(0)
+    Codebook(torch.randn(7, 16, generator=draw), torch.ones(7, dtype=torch.int64), 1.0, {"layer": 1}).write(
+        tmp_path / "codebook.safetensors")
+    codebook, recogniser = Codebook.read(tmp_path / "codebook.safetensors"), Recogniser.from_pretrained(model)
+    torch.manual_seed(5)
+    other = Hubert(recogniser.model.hubert.config)
+    other.save_pretrained(tmp_path / "other")
+    for given, hubert, layer in (({}, recogniser.model.hubert, 1), ({"layer": 2}, recogniser.model.hubert, 2),
+                                 ({"codebook_model": str(tmp_path / "other")}, other.eval(), 1)):
+        hearing.run(str(model), [str(mixed / "a.wav")], RecogniseRun(
+            format="json", timeline=True, codebook=str(tmp_path / "codebook.safetensors"), device="cpu", **given))
+        found, = json.loads(capsys.readouterr().out)
+        samples = torch.from_numpy(soundfile.read(mixed / "a.wav", dtype="float32")[0])
+        samples = (samples - samples.mean()) / (samples.var(correction=0) + 1e-7).sqrt()
+        with torch.inference_mode():
+            states = hubert.states(samples[None], layer=layer)[0]
+        assert found["units"] == torch.cdist(states, codebook.centroids).argmin(1).tolist()
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"format": "xml"}, "--format must be one of table, json, jsonl, csv, textgrid, audacity, rttm, got xml"
+     .replace("textgrid, audacity, rttm", "textgrid, rttm, audacity")),
+    ({"smooth": -1.0}, "--smooth must be 0 or more seconds, got -1.0"),
+    ({"format": "textgrid"}, "holds one sound in a file, 2 are named: give a folder for them with --out"),
+    ({"codebook": "gone.npy"}, "gone.npy"), ({"codebook": "{}/bare.npy"}, "--layer must say whose states .* got None"),
+    ({"codebook": "{}/bare.npy", "layer": 9}, "0 to 2, got 9"),
+    ({"codebook": "{}/wide.npy", "layer": 1}, "a codebook of 9 dimensions cannot label states of 16")])
+def test_wrong_flags_are_one_line_before_anything_is_heard(model, mixed, tmp_path, capsys, changes, message):
+    np.save(tmp_path / "bare.npy", np.zeros((3, 16), np.float32))
+    np.save(tmp_path / "wide.npy", np.zeros((3, 9), np.float32))
+    changes = {name: value.format(tmp_path) if isinstance(value, str) else value for name, value in changes.items()}
+    with pytest.raises(ValueError, match=message):
+        hearing.run(str(model), [str(mixed / "a.wav"), str(mixed / "d.flac")], RecogniseRun(device="cpu", **changes))
+    assert capsys.readouterr().out == ""

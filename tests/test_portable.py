@@ -1,0 +1,69 @@
+"""The exported program: equal to the Python model on any batch and length, and loaded where framealign is not."""
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from framealign import portable
+from framealign.finetune import EmotionModel
+from framealign.model import Hubert
+from framealign.recognise import Recogniser
+
+LABELS = ["neutral", "happy", "angry", "sad"]
+# Run with -I in an empty folder: neither this checkout nor PYTHONPATH is on its path; nor is an installed one found.
+ALONE = """
+import json, sys, torch
+sys.modules["framealign"] = None
+try:
+    import framealign.model
+    sys.exit("framealign can be imported here")
+except ImportError:
+    pass
+extra = {"labels.json": ""}
+program = torch.export.load(sys.argv[1], extra_files=extra).module()
+batches = torch.load(sys.argv[2], weights_only=True)
+torch.save([program(*batch) for batch in batches], sys.argv[3])
+print(json.loads(extra["labels.json"])["labels"])
+"""
+
+
+@pytest.mark.parametrize("norm, do_normalize, pooling", [("group", True, "attention"), ("layer", False, "mean")])
+def test_the_program_is_the_model(micro, tmp_path, norm, do_normalize, pooling):
+    """Batches of 1 to 5 sounds of 25 ms to 2 s, padded; each as the recogniser hears it alone."""
+    torch.manual_seed(1)
+    model = EmotionModel(Hubert(dataclasses.replace(micro, feat_extract_norm=norm), do_normalize), LABELS, pooling)
+    for parameter in [*model.hubert.encoder.parameters(), *model.pooling.parameters(), *model.classifier.parameters()]:
+        torch.nn.init.normal_(parameter, std=0.4)
+    model.save_pretrained(tmp_path / "recogniser")
+    portable.export(tmp_path / "recogniser", tmp_path / "recogniser.pt2")
+    draw, batches, sounds = np.random.default_rng(0), [], []
+    for size in (1, 1, 2, 3, 5, 1):
+        lengths = [400] if not batches else draw.integers(400, 32_000, size=size).tolist()
+        sounds.append([0.1 * torch.randn(n) + 0.05 for n in lengths])
+        padded = torch.nn.utils.rnn.pad_sequence(sounds[-1], batch_first=True)
+        batches.append((torch.nn.functional.pad(padded, (0, max(0, 720 - max(lengths)))), torch.tensor(lengths)))
+    torch.save(batches, tmp_path / "batches.pt")
+    (tmp_path / "elsewhere").mkdir()
+    found = subprocess.run([sys.executable, "-I", "-c", ALONE, *(str(tmp_path / name) for name in (
+        "recogniser.pt2", "batches.pt", "answers.pt"))], cwd=tmp_path / "elsewhere", capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip() == str(LABELS)
+    recogniser = Recogniser.from_pretrained(tmp_path / "recogniser")
+    for answers, batch in zip(torch.load(tmp_path / "answers.pt", weights_only=True), sounds, strict=True):
+        for probabilities, attention, posterior, sound in zip(*answers, batch, strict=True):
+            alone = recogniser(sound)
+            T = len(alone.attention)
+            np.testing.assert_allclose(probabilities, list(alone.probabilities.values()), atol=2e-5)
+            np.testing.assert_allclose(attention[:T], alone.attention, atol=2e-5)
+            np.testing.assert_allclose(posterior[:T], alone.posterior, atol=2e-5)
+            assert not attention[T:].any()
+
+
+def test_an_encoder_alone_is_refused(micro, tmp_path):
+    Hubert(micro).save_pretrained(tmp_path / "encoder")
+    with pytest.raises(ValueError, match="holds an encoder but no recogniser"):
+        portable.export(tmp_path / "encoder", tmp_path / "x.pt2")
+    assert [path.name for path in tmp_path.iterdir()] == ["encoder"]

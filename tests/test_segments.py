@@ -1,0 +1,71 @@
+"""Segments: the best of all namings of the frames, found by trying all; and what a segment promises."""
+import itertools
+
+import numpy as np
+import pytest
+
+from framealign.recognise import Result
+from framealign.segments import runs, segments, smoothed
+
+LABELS = ["neutral", "happy", "angry", "sad"]
+
+
+def value(posterior: np.ndarray, path, cost: float) -> float:
+    return sum(posterior[t, c] for t, c in enumerate(path)) - cost * sum(a != b for a, b in itertools.pairwise(path))
+
+
+def test_no_other_naming_collects_more():
+    draw = np.random.default_rng(0)
+    for _ in range(150):
+        T, C, cost = int(draw.integers(1, 7)), int(draw.integers(1, 4)), float(draw.choice([0, 0.1, 0.4, 1, 3]))
+        posterior = draw.dirichlet(np.full(C, 0.4), size=T)
+        best = max(value(posterior, path, cost) for path in itertools.product(range(C), repeat=T))
+        found = smoothed(posterior, cost)
+        assert found.shape == (T,) and value(posterior, found, cost) == pytest.approx(best, abs=1e-12)
+
+
+def test_without_cost_each_frame_stands_for_itself():
+    posterior = np.random.default_rng(1).dirichlet(np.ones(4), size=500)
+    assert smoothed(posterior, 0).tolist() == posterior.argmax(1).tolist()
+
+
+def result(posterior: np.ndarray, seconds: float = 0.0) -> Result:
+    attention = np.random.default_rng(2).dirichlet(np.ones(len(posterior)))
+    return Result("sad", dict.fromkeys(LABELS, 0.25), posterior, attention, None, seconds)
+
+
+@pytest.mark.parametrize("min_seconds", [0, 0.04, 0.25, 1, 100])
+def test_segments_cover_the_sound_and_none_is_short(min_seconds):
+    draw = np.random.default_rng(3)
+    for T in (1, 2, 30, 400):
+        posterior = draw.dirichlet(np.full(4, 0.3), size=T)
+        posterior = np.repeat(posterior, 7, axis=0)[:T] if T > 30 else posterior
+        found = segments(result(posterior, T / 50 + 0.0123), min_seconds)
+        assert found[0].start == 0 and found[-1].end == pytest.approx(T / 50 + 0.0123)
+        for one, other in itertools.pairwise(found):
+            assert one.end == other.start and one.emotion != other.emotion
+        assert len(found) == 1 or min(one.end - one.start for one in found) >= min_seconds - 1e-9
+        assert sum(one.attention for one in found) == pytest.approx(1)
+        for one in found:
+            first, end = round(one.start * 50), min(T, round(one.end * 50))
+            assert one.confidence == pytest.approx(posterior[first:end, LABELS.index(one.emotion)].mean())
+
+
+def test_a_change_that_is_there_is_found_to_the_frame():
+    """0.8 s of anger in neutral speech, with a flicker of 60 ms elsewhere."""
+    posterior = np.tile([0.8, 0.1, 0.05, 0.05], (200, 1))
+    posterior[50:90] = posterior[120:123] = [0.05, 0.05, 0.85, 0.05]
+    found = segments(result(posterior))
+    assert [(one.start, one.end, one.emotion) for one in found] == [
+        (0, 1, "neutral"), (1, 1.8, "angry"), (1.8, 4, "neutral")]
+
+
+def test_runs_of_equal_values():
+    assert runs([3, 3, 1, 1, 1, 3]) == [(0, 2, 3), (2, 5, 1), (5, 6, 3)]
+    assert runs([7]) == [(0, 1, 7)] and runs([]) == []
+
+
+@pytest.mark.parametrize("seconds", [-0.1, float("inf"), float("nan")])
+def test_an_impossible_length_is_refused(seconds):
+    with pytest.raises(ValueError, match="--smooth must be 0 or more seconds"):
+        segments(result(np.full((5, 4), 0.25)), seconds)
