@@ -17,8 +17,10 @@ def main() -> None:
                         help="whose training and test is shown; default align")
     parser.add_argument("--selection", default="", choices=("", *config.SELECTIONS), metavar="SELECTION",
                         help="which protocol's folds; default: the one that was run")
+    parser.add_argument("--session", default="all", help="whose page is made; default all finished folds")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps; default auto")
     args = parser.parse_args()
-    page.write_all(args.run, args.method, args.selection)
+    page.write_all(args.run, args.method, args.selection, args.session, args.device)
 
 
 if __name__ == "__main__":

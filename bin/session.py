@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import sys
 
-from framealign import config, distributed, log, overrides, report, session
+from framealign import config, distributed, log, overrides, page, report, session
 
 
 def main() -> None:
@@ -18,12 +18,16 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
                         help="replace one setting of the preset, e.g. pretrain.updates=500 (may be repeated)")
     parser.add_argument("--run-folder", dest="run", help="the same as --run, which torchrun takes for one of its own")
+    parser.add_argument("--report", action=argparse.BooleanOptionalAction, default=True,
+                        help="write session<n>/report.html at the end, to be opened in a browser; default: do")
     args = parser.parse_args()
     chosen = session.SessionConfig(**{field.name: getattr(args, field.name) for field in
                                       dataclasses.fields(session.SessionConfig)
                                       if getattr(args, field.name) is not None})
     with distributed.ranks(distributed.choose_device(chosen.device)):
         session.run_sessions(chosen, overrides.parse_settings(args.settings))
+        if args.report and distributed.rank() == 0:
+            page.write_all(chosen.run, chosen.method, chosen.selection, chosen.session, chosen.device)
         log.say(report.table(report.collect(chosen.run, chosen.method, chosen.selection)))
 
 

@@ -58,15 +58,23 @@ class Usage:
     """How often each unit occurs, (K,), and how long it lasts when it does."""
     counts: np.ndarray
     perplexity: float
-    mean_run_frames: float
+    runs: np.ndarray                                # length in frames of every run, (R,)
 
     @property
     def used(self) -> int:
         return int((self.counts > 0).sum())
 
     @property
+    def mean_run_frames(self) -> float:
+        return float(self.runs.mean())
+
+    @property
     def mean_run_ms(self) -> float:
         return 1000 * self.mean_run_frames / FRAME_RATE
+
+    def run_shares(self, longest: int = 12) -> np.ndarray:
+        """Shares of runs of 1, 2, ... frames, (longest,); the last holds the longer ones too."""
+        return np.bincount(self.runs.clip(max=longest), minlength=longest + 1)[1:] / max(1, len(self.runs))
 
 
 def usage(units: Units) -> Usage:
@@ -76,7 +84,7 @@ def usage(units: Units) -> Usage:
     begins[offsets[:-1][np.diff(offsets) > 0]] = True
     begins[1:] |= flat[1:] != flat[:-1]
     counts = np.bincount(flat, minlength=units.num_clusters)
-    return Usage(counts, metrics.perplexity(counts), len(flat) / max(1, int(begins.sum())))
+    return Usage(counts, metrics.perplexity(counts), np.diff(np.append(np.flatnonzero(begins), len(flat))))
 
 
 def frame_emotions(utterances: list, classes: list[str]) -> np.ndarray:
@@ -108,9 +116,21 @@ def lift(counts: np.ndarray) -> np.ndarray:
     emotion, so that rare units do not look telling and nothing is infinite; a unit that never occurs gets 0.
     """
     counts = np.asarray(counts, float)
-    overall = (counts.sum(0) + 1e-9) / (counts.sum() + 1e-9 * counts.shape[1])
+    overall = counts.sum(0) / max(counts.sum(), 1)
     smoothed = counts + 10 * overall
-    return np.log2(smoothed / smoothed.sum(1, keepdims=True) / overall)
+    shares = smoothed / np.maximum(smoothed.sum(1, keepdims=True), 1e-300)
+    return np.log2(np.divide(shares, overall, out=np.ones_like(shares), where=overall > 0))
+
+
+def telling(counts: np.ndarray, limit: int) -> np.ndarray:
+    """Numbers of the `limit` units that say most of the emotion (all that occur, if they are fewer), grouped by the
+    emotion they are most typical of. counts (classes, K): as `together`."""
+    lifted, share = lift(counts), counts / max(counts.sum(), 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts = np.nan_to_num(share * np.log(share / (share.sum(0) * share.sum(1, keepdims=True))), nan=0.0)
+    seen = np.flatnonzero(counts.sum(0) > 0)
+    kept = seen[np.argsort(-parts.sum(0)[seen], kind="stable")[:limit]]
+    return kept[np.lexsort((-lifted[:, kept].max(0), lifted[:, kept].argmax(0)))]
 
 
 def mutual_information(counts: np.ndarray) -> tuple[float, float]:
@@ -145,7 +165,8 @@ def unit_order(centroids: Tensor) -> np.ndarray:
 
 @torch.inference_mode()
 def states_of(model: EmotionModel, utterance) -> Tensor:
-    """What the classifier looks at: the encoder's last layer for one utterance, (T, D)."""
+    """What the classifier looks at: the encoder's last layer for one utterance, (T, D) float32 on the CPU."""
+    device = model.classifier.weight.device
     waveform = audio.preprocess(audio.load(utterance.path), model.hubert.do_normalize)
-    states, _ = model.states(waveform[None], torch.tensor([len(waveform)]))
-    return states[0]
+    states, _ = model.states(waveform[None].to(device), torch.tensor([len(waveform)], device=device))
+    return states[0].cpu()

@@ -31,7 +31,6 @@ def pretraining(records: Sequence[dict], num_clusters: int, clip_norm: float) ->
     """Curves of masked prediction: loss, accuracies, perplexity, learning rate, gradient norm."""
     loss, valid = curve(records, "loss", "hidden frames, training"), curve(records, "valid_loss", "validation", 1)
     hidden, guess = curve(records, "masked_accuracy", "hidden frames"), math.log(num_clusters)
-    norm = curve(records, "gradient_norm", "gradient norm")
     return grid([
         card("Loss, nats per hidden frame", curves([loss, valid], Axes(references=[(guess, "guessing")])),
              f"Normal: starts near guessing (ln {num_clusters} = {guess:.2f}), falls steeply, then slowly; validation "
@@ -46,11 +45,15 @@ def pretraining(records: Sequence[dict], num_clusters: int, clip_norm: float) ->
             Axes(low=0.0)),
              f"Normal: rises towards the number of units in use (of {num_clusters}). Near 1 the same unit is predicted "
              "everywhere: the model has collapsed."),
-        learning_rate(records), gradient(norm, clip_norm, records)])
+        card("Learning rate", curves([curve(records, "lr", "")], Axes(low=0.0)),
+             "Normal: a straight rise (warm-up) to the peak, then a straight fall to 0."),
+        gradient(curve(records, "gradient_norm", ""), clip_norm, records), rate(records)])
 
 
 def finetuning(records: Sequence[dict], num_classes: int, clip_norm: float, selected: int | None) -> str:
-    """Curves of fine-tuning: loss, validation scores with the epoch that was selected, learning rate, gradient norm."""
+    """Curves of fine-tuning: loss, validation scores with the epoch that was selected, gradient norm, learning rate."""
+    lr = sorted({record["lr"] for record in records if "lr" in record})
+    constant = f" Learning rate: {lr[0]:.3g}" + (", constant." if len(lr) == 1 else f" to {lr[-1]:.3g}.") if lr else ""
     loss, guess = curve(records, "loss", "training"), math.log(num_classes)
     ua = curve(records, "valid_ua", "UA")
     upright = (selected, f"selected: epoch {selected}") if selected else None
@@ -64,26 +67,25 @@ def finetuning(records: Sequence[dict], num_classes: int, clip_norm: float, sele
         card("Validation", shown if ua.x else shown.replace("nothing was logged", "nothing is validated: last epoch"),
              "Normal: rises within a few epochs, then wavers; a steady fall while the loss still falls is overfitting. "
              + (f"Best UA {100 * max(ua.y):.1f} %." if ua.x else "")),
-        learning_rate(records, "epoch"),
-        gradient(curve(records, "gradient_norm", "gradient norm"), clip_norm, records, "epoch")])
+        gradient(curve(records, "gradient_norm", ""), clip_norm, records, "epoch", constant)])
 
 
-def learning_rate(records: Sequence[dict], x: str = "update") -> str:
-    lr = curve(records, "lr", "")
-    constant = len(set(lr.y)) == 1
-    return card("Learning rate", curves([lr], Axes(x, low=0.0)),
-                f"Constant, {lr.y[0]:.3g}." if constant else
-                "Normal: a straight rise (warm-up) to the peak, then a straight fall to 0.")
+def rate(records: Sequence[dict]) -> str:
+    """How fast it went."""
+    speed = curve(records, "audio_seconds_per_second", "")
+    return card("Speed, seconds of sound per second", curves([speed], Axes(low=0.0)),
+                "Normal: level after the first updates. A fall means that something else uses the machine.")
 
 
-def gradient(norm: Curve, clip_norm: float, records: Sequence[dict], x: str = "update") -> str:
+def gradient(norm: Curve, clip_norm: float, records: Sequence[dict], x: str = "update", words: str = "") -> str:
     clipped = sum(y > clip_norm for y in norm.y)
     skipped = sum(record.get("skipped_updates") or 0 for record in records)
-    return card("Gradient norm", curves([Curve("", norm.x, norm.y)], Axes(
-        x, references=[(clip_norm, "clipped above")] if clipped or max(norm.y, default=0) > clip_norm / 4 else (),
-        logarithmic=True)),
+    return card("Gradient norm", curves([norm], Axes(
+        x, references=[(clip_norm, "clipped above")] if clipped else (), low=0.0 if min(norm.y, default=0) * 20
+        > max(norm.y, default=0) else None, logarithmic=True)),
         "Normal: settles; single peaks are harmless, a steady rise is not. "
-        f"Above the clipping norm {clip_norm:g} in {clipped} of {len(norm.y)} logged; skipped (not finite): {skipped}.")
+        f"Above the clipping norm {clip_norm:g} in {clipped} of {len(norm.y)} logged; skipped (not finite): {skipped}."
+        + words)
 
 
 def fell(found: Curve) -> str:

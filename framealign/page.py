@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from framealign import alignment, audio, charts, corpus, document, files, learnt, log, logbook, metrics, report, timeline
+from framealign import (alignment, audio, charts, corpus, document, files, learnt, log, logbook, metrics, report, synth,
+                        timeline)
 from framealign.config import derive_seed
-from framealign.data import frame_counts
 from framealign.document import card, facts, grid, section
 from framealign.finetune import EmotionModel
 from framealign.model import Hubert
@@ -27,9 +27,10 @@ TITLES = {"mfcc-units": "Stage 0: units of MFCC", "scratch-1": "Stage 0: HuBERT,
           "scratch-units": "Stage 0: units of its states", "scratch-2": "Stage 0: HuBERT, second iteration",
           "tapt-units": "Stage 1: units of the base model", "tapt-pretrain": "Stage 2: task-adaptive pretraining",
           "tapt-finetune": "Stage 3: fine-tuning on emotion", "align-units": "Stage 4: pseudo-emotion units",
-          "align-pretrain": "Stage 5: pretraining on pseudo-emotion units", "ser-finetune": "Stage 6: fine-tuning, test",
+          "align-pretrain": "Stage 5: pretraining on pseudo-emotion units",
+          "ser-finetune": "Stage 6: fine-tuning and test",
           "finetune": "Fine-tuning of the base model"}
-MAP_POINTS, MAP_UTTERANCES = 1200, 80
+MAP_POINTS, MAP_UTTERANCES, HEAT_UNITS = 1200, 80, 75
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Fold:
     session: str
     method: str
     collected: dict                                 # of `report.collect`: this and the other finished folds
+    device: str = "cpu"                             # what recognises again
 
     @property
     def results(self) -> dict:
@@ -65,11 +67,18 @@ class Fold:
         return next((place for place in places if (place / "stage.json").exists()), None)
 
 
-def write_all(run: str | Path, method: str, selection: str = "") -> list[Path]:
-    """The page of every finished fold, and with more than one fold their overview; the pages' paths."""
+def write_all(run: str | Path, method: str, selection: str = "", session: str = "all", device: str = "auto"
+              ) -> list[Path]:
+    """The page of one finished fold or of all, and with more than one finished fold their overview; the pages' paths.
+
+    Raises ValueError as `report.collect`, or where that fold is not finished.
+    """
     collected = report.collect(run, method, selection)
-    found = [write(Fold(Path(run), name, method, collected)) for name in collected["folds"]]
-    return found + ([overview(Path(run), method, collected)] if len(found) > 1 else [])
+    names = list(collected["folds"]) if session == "all" else [session]
+    if missing := set(names) - set(collected["folds"]):
+        raise ValueError(f"{run}: session {missing.pop()} is not finished; finished: {', '.join(collected['folds'])}")
+    found = [write(Fold(Path(run), name, method, collected, device)) for name in names]
+    return found + ([overview(Path(run), method, collected)] if len(collected["folds"]) > 1 else [])
 
 
 def write(fold: Fold) -> Path:
@@ -78,7 +87,7 @@ def write(fold: Fold) -> Path:
     parts = {"result": ("Result", result(fold)), "training": ("Training", training(fold))}
     units = Labelled.of(fold, utterances)
     if units is not None:
-        parts["units"] = ("Units", units_part(fold, units, utterances))
+        parts["units"] = ("Units", units_part(fold, units))
     parts["map"] = ("Map", map_part(fold, units, utterances))
     parts["sounds"] = ("Sounds", sounds_part(fold, units, utterances))
     title = f"Session {fold.session} held out, method {fold.method}"
@@ -227,30 +236,33 @@ class Labelled:
         return self.codebook.assign(states).numpy()
 
 
-def units_part(fold: Fold, labelled: Labelled, utterances: list) -> str:
+def units_part(fold: Fold, labelled: Labelled) -> str:
     """Usage, runs, and what units say of the emotion."""
     used, num_units = learnt.usage(labelled.units), labelled.units.num_clusters
     emotions = learnt.frame_emotions(labelled.heard, fold.classes)
     counts = learnt.together(labelled.units.units.numpy(), emotions, num_units, len(fold.classes))
     bits, normalised = learnt.mutual_information(counts)
-    lift = learnt.lift(counts)
-    seen = np.flatnonzero(counts.sum(0) > 0)
-    share = counts[:, seen] / counts[:, seen].sum(0)
-    order = seen[np.lexsort((-lift[:, seen].max(0), lift[:, seen].argmax(0)))] if len(seen) else seen
+    order = learnt.telling(counts, HEAT_UNITS)
+    main = counts.max(0).sum() / max(counts.sum(), 1)
     known = "the emotion of the frame, where it was planted" if any(map(alignment.has_truth, labelled.heard)) else \
         "the emotion of the whole utterance, so that pauses count too"
     values = [("units in use", f"{used.used} of {num_units}"), ("perplexity", f"{used.perplexity:.1f}"),
               ("mean run", f"{used.mean_run_frames:.1f} frames, {used.mean_run_ms:.0f} ms"),
               ("frames", f"{len(labelled.units.units):,}"),
               ("mutual information with emotion", f"{bits:.3f} bits"), ("normalised", f"{normalised:.3f}"),
-              ("frames in their unit's main emotion", f"{100 * (share.max(0) * counts[:, seen].sum(0)).sum() / max(counts.sum(), 1):.0f} %")]
-    content = grid([card("In numbers", facts(values), "Perplexity: how many equally frequent units would be as varied. "
-                         "Mean run: how long a unit lasts once it is there; a vowel lasts 50 to 150 ms."),
-                    card("Usage", charts.histogram(used.counts),
-                         "Normal: falls gently. A few towering units and a long empty tail mean a poor codebook."),
-                    card("Emotion by unit", charts.heat_map(lift[:, order], fold.classes, [str(u) for u in order]),
-                         f"Orange and +: the unit occurs at least twice as often in this emotion as overall; blue and −: "
-                         f"at most half as often. Emotion: {known}.", wide=True)])
+              ("frames in their unit's main emotion", f"{100 * main:.0f} %")]
+    some = f" Shown: the {len(order)} that say most of the emotion." if used.used > len(order) else ""
+    content = grid([
+        card("In numbers", facts(values), "Perplexity: how many equally frequent units would be as varied."),
+        card("Usage", charts.histogram(np.sort(used.counts)[::-1] / used.counts.sum(), "units, most frequent first",
+                                       even="all equally often"),
+             "Normal: falls gently. A few towering units and a long empty tail mean a poor codebook."),
+        card("How long a unit lasts", charts.histogram(used.run_shares(), "frames of 20 ms (12: 12 and more)", 1),
+             "Normal: short runs, the more so the more units there are; a vowel lasts 50 to 150 ms. Nothing but runs "
+             "of one frame would be noise."),
+        card("Emotion by unit", charts.heat_map(learnt.lift(counts)[:, order], fold.classes, [str(u) for u in order]),
+             f"Orange and +: the unit occurs at least twice as often in this emotion as overall; blue and −: at most "
+             f"half as often. Emotion: {known}.{some}", wide=True)])
     name = UNITS_OF[fold.method]
     return section("units", f"Units ({name})", content, f"The {num_units} clusters that frames were sorted into, "
                    "the targets of pretraining.")
@@ -259,7 +271,7 @@ def units_part(fold: Fold, labelled: Labelled, utterances: list) -> str:
 def map_part(fold: Fold, labelled: Labelled | None, utterances: list) -> str:
     """The states the classifier looks at, of test utterances, on their two main axes."""
     by_id = {u.id: u for u in utterances}
-    model = EmotionModel.from_pretrained(fold.tested / "recogniser")
+    model = Recogniser.from_pretrained(fold.tested / "recogniser", fold.device).model
     test = [by_id[p.id] for p in learnt.read_predictions(fold.tested / "predictions.csv")]
     draw = np.random.default_rng(derive_seed(fold.seed, "map"))
     test = [test[i] for i in sorted(draw.permutation(len(test))[:MAP_UTTERANCES])]
@@ -275,16 +287,18 @@ def map_part(fold: Fold, labelled: Labelled | None, utterances: list) -> str:
         order = learnt.unit_order(labelled.codebook.centroids)
         names = [str(u) for u in range(len(order))]
         cards.append(card("By unit", charts.scatter(points, units, names, [shade(x) for x in order], False, axes, False,
-                                                    max(3, len(kept) // 60)) + charts.scale_of_shades(),
-                          "Numbers: the more frequent units, at the middle of their points. Colour: where a unit "
-                          "stands among all, along the main axis of the codebook; like units have like colours."))
-    return section("map", "Map", grid(cards), f"{len(kept)} frames of {len(test)} test utterances as the classifier sees "
-                   "them: the last layer's states on their two main axes (PCA). What lies close is alike to the model.")
+                                                    max(3, len(kept) // 60))
+                          + charts.scale_of_shades(("one end", "the other end of the codebook's main axis")),
+                          "Numbers: the more frequent units, at the middle of their points. Like units have like "
+                          "colours."))
+    return section("map", "Map", grid(cards), f"{len(kept)} frames of {len(test)} test utterances as the classifier "
+                   "sees them: the last layer's states on their two main axes (PCA). What lies close is alike to it.")
 
 
 def sounds_part(fold: Fold, labelled: Labelled | None, utterances: list) -> str:
     """Time lines of chosen test utterances."""
-    by_id, recogniser = {u.id: u for u in utterances}, Recogniser.from_pretrained(fold.tested / "recogniser")
+    by_id = {u.id: u for u in utterances}
+    recogniser = Recogniser.from_pretrained(fold.tested / "recogniser", fold.device)
     order = None if labelled is None else learnt.unit_order(labelled.codebook.centroids)
     content = []
     for prediction, why in learnt.chosen(learnt.read_predictions(fold.tested / "predictions.csv"), fold.classes,
@@ -293,13 +307,13 @@ def sounds_part(fold: Fold, labelled: Labelled | None, utterances: list) -> str:
         found = recogniser(utterance.path)
         truth, note = None, why
         if alignment.has_truth(utterance):
-            truth = learnt.synth.planted(utterance.path, len(found.attention))
+            truth = synth.planted(utterance.path, len(found.attention))
             if truth.any() and not truth.all():
                 note += f"; attention finds the emotional frames with AUC {metrics.roc_auc(found.attention, truth):.2f}"
         who = ", ".join(filter(None, (utterance.speaker and f"speaker {utterance.speaker}", utterance.style)))
         content.append(timeline.picture(audio.load(utterance.path).numpy(), found,
                                         None if labelled is None else labelled.label(utterance), truth, utterance.id,
                                         f"{note}{who and '; ' + who}", prediction.true, order))
-    return section("sounds", "Sounds", "".join(content), "Test utterances over time: press play, or click into a picture. "
-                   "The same classifier that judges the whole utterance is read frame by frame; attention says how much "
-                   "each frame counted.")
+    return section("sounds", "Sounds", "".join(content), "Test utterances over time: press play, or click into a "
+                   "picture. The classifier that judges the whole utterance is read frame by frame; attention says how "
+                   "much each frame counted.")

@@ -29,8 +29,8 @@ def number(x: float, places: int = 2) -> str:
 
 
 def element(name: str, content: str | Iterable[str] = "", **attributes: object) -> str:
-    """An element with its content (markup, not escaped). Attributes are escaped; `class_`, `stroke_width` become `class`,
-    `stroke-width`; those that are None are left out, numbers are shortened."""
+    """An element with its content (markup, not escaped). Attributes are escaped and shortened; `class_`, `stroke_width`
+    become `class`, `stroke-width`; those that are None are left out."""
     words = [name]
     for key, value in attributes.items():
         if value is not None:
@@ -77,7 +77,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
         return [low]
     rough = (high - low) / max(count, 1)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * k for k in (1, 2, 5, 10) if power * k >= rough * (1 - 1e-9))
+    step = next(power * k for k in (1, 2, 5, 10) if power * k >= 0.75 * rough)
     first = math.ceil(low / step - 1e-9)
     found = [step * k for k in range(first, math.floor(high / step + 1e-9) + 1)]
     return [0.0 if abs(x) < step * 1e-9 else float(f"{x:.12g}") for x in found]
@@ -127,7 +127,7 @@ def shade(x: float) -> str:
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """An image as a PNG file: (height, width) grey or (height, width, 3) colour, uint8. PNG specification, sections 5, 9.
+    """An image as a PNG file: (height, width) grey or (height, width, 3) colour, uint8. PNG specification, Sec. 5, 9.
 
     Rows are stored as differences to the one above (filter 2), which is what makes spectrograms small.
     """

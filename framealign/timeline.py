@@ -46,8 +46,10 @@ def picture(waveform: np.ndarray, result, units: np.ndarray | None = None, truth
         name = label or "emotional"
         tracks.append(track("planted truth", _runs(np.asarray(truth, int), edges, [None, colours([name])[0]],
                                                    ["", name]), 24, "where it was put"))
-    best = result.posterior.argmax(-1)
-    tracks += [track("emotion", _runs(best, edges, colours(labels), labels), 24, "frame by frame"),
+    step = -(-num_frames // COLUMNS)                # frames of a run at least, where there are too many to be drawn
+    means = np.add.reduceat(result.posterior, np.arange(0, num_frames, step))
+    tracks += [track("emotion", _runs(means.argmax(-1), np.append(edges[:-1:step], 1.0), colours(labels), labels), 24,
+                     "frame by frame"),
                track("posterior", _posterior(result.posterior, edges, labels), 96, "of each class"),
                track("attention", _attention(result.attention, edges), 56, "a frame's weight")]
     if units is not None:
@@ -81,7 +83,7 @@ def page(title: str, pictures: Iterable[str], subtitle: str = "") -> str:
 
 
 def frame_edges(num_frames: int, num_samples: int) -> np.ndarray:
-    """Where frames begin and end on the page, (T + 1,) in 0..1: frame t from 320 t + 40 on, the hop around its centre."""
+    """Where frames begin and end, (T + 1,) in 0..1 of the sound: frame t from 320 t + 40 on, the hop about its centre."""
     inside = (HOP * np.arange(1, num_frames) + (RECEPTIVE_FIELD - HOP) / 2) / num_samples
     return np.concatenate([[0.0], inside, [1.0]])
 
@@ -159,7 +161,8 @@ def axis(seconds: float) -> str:
     marks = "".join(element("span", f"{number(x, 3)} s" if x == 0 else number(x, 3),
                             style=f"left:{100 * x / seconds:.3f}%")
                     for x in ticks(0, seconds, 6) if x <= seconds * 0.985)
-    return element("div", element("div", "", class_="label") + element("div", marks, class_="lane"), class_="track axis")
+    return element("div", element("div", "", class_="label") + element("div", marks, class_="lane"),
+                   class_="track axis")
 
 
 def stretched(content: str | Iterable[str], height: float, **attributes: object) -> str:

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update",
-         "--disable-background-networking", "--disable-sync", "--disable-dev-shm-usage", "--mute-audio",
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-component-update", "--disable-background-networking", "--disable-sync", "--disable-dev-shm-usage", "--mute-audio",
          "--hide-scrollbars", "--remote-debugging-pipe", "--host-resolver-rules=MAP * ~NOTFOUND"]
 
 
@@ -43,7 +43,8 @@ class Browser:
         """One command; its answer."""
         self.number += 1
         message = {"id": self.number, "method": method, "params": params}
-        os.write(self.writes, json.dumps(message | ({"sessionId": self.session} if self.session else {})).encode() + b"\0")
+        message |= {"sessionId": self.session} if self.session else {}
+        os.write(self.writes, json.dumps(message).encode() + b"\0")
         while True:
             found = self.receive()
             if found.get("id") == self.number:
