@@ -272,8 +272,8 @@ def scatter(points: np.ndarray, groups: np.ndarray, names: Sequence[str], fills:
     found = element("svg", "".join([*drawn, *words, *labels]), viewBox=f"-18 0 {size + 22} {size + 18}", role="img",
                     class_="map", aria_label="map")
     if legend:
-        signs = [element("svg", element("path", "", d=mark(kind, 6, 6, 4), fill=fill), viewBox="0 0 12 12", class_="mark")
-                 for kind, fill in zip(kinds, fills)]
+        signs = [element("svg", element("path", "", d=mark(kind, 6, 6, 4), fill=fill), viewBox="0 0 12 12",
+                         class_="mark") for kind, fill in zip(kinds, fills)]
         found += element("p", "".join(element("span", sign + escape(name)) for sign, name in zip(signs, names)),
                          class_="legend")
     return found

@@ -83,7 +83,7 @@ def page(title: str, pictures: Iterable[str], subtitle: str = "") -> str:
 
 
 def frame_edges(num_frames: int, num_samples: int) -> np.ndarray:
-    """Where frames begin and end, (T + 1,) in 0..1 of the sound: frame t from 320 t + 40 on, the hop about its centre."""
+    """Where frames begin and end, (T + 1,) in 0..1 of the sound: frame t from sample 320 t + 40 to 320 t + 360."""
     inside = (HOP * np.arange(1, num_frames) + (RECEPTIVE_FIELD - HOP) / 2) / num_samples
     return np.concatenate([[0.0], inside, [1.0]])
 

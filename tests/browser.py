@@ -10,8 +10,8 @@ from pathlib import Path
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-component-update", "--disable-background-networking", "--disable-sync", "--disable-dev-shm-usage", "--mute-audio",
-         "--hide-scrollbars", "--remote-debugging-pipe", "--host-resolver-rules=MAP * ~NOTFOUND"]
+         "--disable-component-update", "--disable-background-networking", "--disable-sync", "--disable-dev-shm-usage",
+         "--mute-audio", "--hide-scrollbars", "--remote-debugging-pipe", "--host-resolver-rules=MAP * ~NOTFOUND"]
 
 
 class Browser:

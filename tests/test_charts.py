@@ -44,7 +44,8 @@ def test_a_wide_range_of_norms_is_logarithmic():
 
 
 def test_what_was_not_finite_is_left_out():
-    root = markup.read(charts.curves([Curve("a", [1, 2, 3, 4], [1.0, None, math.nan, 3.0]), Curve("b", [1], [math.inf])]))
+    lines = [Curve("a", [1, 2, 3, 4], [1.0, None, math.nan, 3.0]), Curve("b", [1], [math.inf])]
+    root = markup.read(charts.curves(lines))
     assert len(root.all("path", "curve")) == 1 and len(markup.points(root.all("path")[0].attributes["d"])) == 2
     assert "nothing was logged" in charts.curves([Curve("a", [], [])]) and markup.read(charts.curves([]))
 
@@ -57,7 +58,8 @@ def test_one_point_and_equal_points_are_drawn():
 
 
 def test_the_selected_epoch_is_marked():
-    root = markup.read(charts.curves([Curve("UA", [1, 2, 3], [0.2, 0.8, 0.5])], Axes(upright=(2, "selected"), percent=True)))
+    axes = Axes(upright=(2, "selected"), percent=True)
+    root = markup.read(charts.curves([Curve("UA", [1, 2, 3], [0.2, 0.8, 0.5])], axes))
     x, = [one.numbers("x1", "x2") for one in root.all("line", "reference")]
     middle = (charts.LEFT + charts.WIDTH - charts.RIGHT) / 2
     assert x == [middle, middle] and "selected" in texts(root) and any(one.endswith(" %") for one in texts(root))

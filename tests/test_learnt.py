@@ -22,7 +22,8 @@ def test_runs_and_usage_by_hand():
     assert found.counts.tolist() == [2, 2, 3, 3, 0] and found.used == 4
     assert found.runs.tolist() == [2, 1, 2, 1, 1, 3] and found.mean_run_frames == 10 / 6
     assert found.mean_run_ms == pytest.approx(1000 / 30) and found.perplexity == metrics.perplexity([2, 2, 3, 3])
-    assert np.allclose(found.run_shares(2), [3 / 6, 3 / 6]) and np.allclose(found.run_shares(4), [3 / 6, 2 / 6, 1 / 6, 0])
+    assert np.allclose(found.run_shares(2), [3 / 6, 3 / 6])
+    assert np.allclose(found.run_shares(4), [3 / 6, 2 / 6, 1 / 6, 0])
 
 
 def test_runs_are_those_of_itertools():
@@ -113,7 +114,8 @@ def test_best_worst_random_and_the_middle_of_each_class():
 
 
 def test_predictions_are_read_back(tmp_path):
-    rows = [("a,b", "happy", "sad", "0.1", "0.2", "0.3", "0.4"), ("c", "neutral", "neutral", "0.7", "0.1", "0.1", "0.1")]
+    rows = [("a,b", "happy", "sad", "0.1", "0.2", "0.3", "0.4"),
+            ("c", "neutral", "neutral", "0.7", "0.1", "0.1", "0.1")]
     finetune.write_predictions(tmp_path / "p.csv", list(CLASSES), rows)
     assert learnt.read_predictions(tmp_path / "p.csv") == [Prediction("a,b", "happy", "sad", 0.2),
                                                            Prediction("c", "neutral", "neutral", 0.7)]

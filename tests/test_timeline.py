@@ -1,4 +1,4 @@
-"""The picture of one sound: frames stand where they were heard, and what is drawn, played and said is what was given."""
+"""The picture of one sound: frames stand where they were heard; what is drawn, played and said is what was given."""
 import base64
 import io
 import itertools
@@ -175,7 +175,8 @@ def test_a_longer_sound_is_compressed_and_a_very_long_one_left_out():
 
 def test_nothing_escapes_from_names():
     nasty = "</script><script>alert(1)</script>"
-    page = timeline.page(nasty, [timeline.picture(noise(20), heard(20, [nasty, "b"]), title=nasty, note=nasty, label=nasty)])
+    picture = timeline.picture(noise(20), heard(20, [nasty, "b"]), title=nasty, note=nasty, label=nasty)
+    page = timeline.page(nasty, [picture])
     root = markup.read(page)
     assert [script.attributes.get("class") for script in root.all("script")] == ["frames", None]
     assert numbers(root)["labels"] == [nasty, "b"] and root.all("h1")[0].text == nasty
@@ -192,8 +193,9 @@ def test_lengths_that_do_not_fit_are_refused(change, message):
 
 
 def test_a_document_is_whole_and_brings_its_style_and_script():
+    cards = document.grid([document.card("c", "<p>in</p>", "note")])
     page = document.document("a < b", document.head("a < b", "words", [("x", "X")])
-                             + document.section("x", "X", document.grid([document.card("c", "<p>in</p>", "note")]), "said"))
+                             + document.section("x", "X", cards, "said"))
     root = markup.read(page.replace("<!DOCTYPE html>", ""))
     assert root.all("title")[0].text == "a < b" and root.all("section")[0].attributes["id"] == "x"
     assert re.search(r"prefers-color-scheme", root.all("style")[0].text) and "@media print" in page
