@@ -17,7 +17,7 @@ from framealign import checkpoint, distributed, files, huggingface, log, metrics
 from framealign.config import FinetuneConfig, as_dict, derive_seed
 from framealign.corpus import Split
 from framealign.data import Crop, balanced_draw, frame_counts, groups_by_length
-from framealign.frames import frames_in, valid_frames
+from framealign.frames import FRAME_RATE, frames_in, valid_frames
 from framealign.masking import span_mask
 from framealign.model import Hubert
 from framealign.units import frame_source
@@ -208,13 +208,13 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
                                "lr_factor": config.head_lr_factor})
     record = {"finetune": as_dict(config), "classes": classes, "split": split_ids(split)}
     epoch, best, in_a_row = restore(model, optimizer, run, record)
-    journal = log.Log(run / "log.jsonl")
+    journal = log.Log(run / "log.jsonl", config.epochs)
     journal.keep_until(epoch)
     wrapped, autocast = distributed.replicate(model, device), distributed.autocast(device, precision)
     selecting = {"last": [], "best-test": indices["test"]}.get(config.selection, indices["valid"])
     per_epoch = -(-len(train) // config.batch_size)
     update, updates = epoch * per_epoch, config.epochs * per_epoch
-    began, first = time.monotonic(), epoch
+    began, first, seen = time.monotonic(), epoch, 0         # seen: frames
     while epoch < config.epochs and epoch != stop_after:
         epoch += 1
         model.train()
@@ -222,6 +222,7 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
         for index, crops in enumerate(training_batches(counts[train], labels[train], config, epoch)):
             crops = [Crop(int(train[crop.utterance]), crop.start, crop.frames) for crop in crops]
             losses.append(train_step(wrapped, source, crops, labels, config, device, autocast, epoch, index))
+            seen += sum(crop.frames for crop in crops)
             update += 1
             lr = optim.linear_schedule(update, config.lr, 0, updates) if config.lr_decay else config.lr
             norm, skipped = optim.step(optimizer, lr, config.clip_norm)
@@ -235,6 +236,7 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
             matrix = metrics.confusion(labels[selecting].numpy(), found.argmax(-1), len(classes))
             line |= {"valid_wa": float(metrics.wa(matrix)), "valid_ua": float(metrics.ua(matrix))}
         elapsed = time.monotonic() - began
+        line["audio_seconds_per_second"] = round(seen / FRAME_RATE / elapsed, 1)
         journal.write(line | {"seconds_left": round(elapsed / (epoch - first) * (config.epochs - epoch))},
                       show=epoch % max(1, config.epochs // 10) == 0)
         if not selecting or best is None or line["valid_ua"] > best["valid_ua"]:

@@ -169,7 +169,8 @@ def recall_card(classes: list[str], folds: dict) -> str:
 
 def protocol(told: dict) -> str:
     """Every setting that a number depends on."""
-    words = lambda x: ", ".join(map(str, x)) if isinstance(x, list) else str(x)
+    words = lambda x: ", ".join(map(str, x)) if isinstance(x, list) else \
+        ", ".join(f"{key} {value}" for key, value in x.items()) if isinstance(x, dict) else str(x)
     return facts([(key.replace("_", " "), words(value)) for key, value in told.items()])
 
 

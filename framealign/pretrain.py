@@ -206,7 +206,7 @@ def pretrain(hubert: Hubert, utterances: list, units: Units, config: PretrainCon
               "units": files.digest_bytes(units.units.int().numpy().tobytes()),
               "utterances": files.digest_of([(u.id, u.num_samples) for u in utterances])}
     start, totals, in_a_row = restore(model, optimizer, run, record)
-    journal = log.Log(run / "log.jsonl")
+    journal = log.Log(run / "log.jsonl", config.updates)
     journal.keep_until(start)
     wrapped = distributed.replicate(model, device)
     autocast = distributed.autocast(device, precision)
