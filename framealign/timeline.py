@@ -41,21 +41,22 @@ def picture(waveform: np.ndarray, result, units: np.ndarray | None = None, truth
         raise ValueError(f"a waveform must be (N,), N >= {RECEPTIVE_FIELD}, got {waveform.shape}")
     seconds = len(waveform) / SAMPLE_RATE
     edges = frame_edges(num_frames, len(waveform))
-    tracks = [track("sound", _waveform(waveform), 62), track("spectrum", _spectrogram(waveform), 84, "0 to 8 kHz, mel")]
+    tracks = [track("sound", waveform_area(waveform), 62),
+              track("spectrum", spectrogram_image(waveform), 84, "0 to 8 kHz, mel")]
     if truth is not None:
         name = label or "emotional"
-        tracks.append(track("planted truth", _runs(np.asarray(truth, int), edges, [None, colours([name])[0]],
-                                                   ["", name]), 24, "where it was put"))
+        drawn = coloured_runs(np.asarray(truth, int), edges, [None, colours([name])[0]], ["", name])
+        tracks.append(track("planted truth", drawn, 24, "where it was put"))
     step = -(-num_frames // COLUMNS)                # frames of a run at least, where there are too many to be drawn
     means = np.add.reduceat(result.posterior, np.arange(0, num_frames, step))
-    tracks += [track("emotion", _runs(means.argmax(-1), np.append(edges[:-1:step], 1.0), colours(labels), labels), 24,
-                     "frame by frame"),
-               track("posterior", _posterior(result.posterior, edges, labels), 96, "of each class"),
-               track("attention", _attention(result.attention, edges), 56, "a frame's weight")]
+    drawn = coloured_runs(means.argmax(-1), np.append(edges[:-1:step], 1.0), colours(labels), labels)
+    tracks += [track("emotion", drawn, 24, "frame by frame"),
+               track("posterior", posterior_areas(result.posterior, edges, labels), 96, "of each class"),
+               track("attention", attention_area(result.attention, edges), 56, "a frame's weight")]
     if units is not None:
         units = np.asarray(units, int)
         shades = (lambda u: float(order[u])) if order is not None else (lambda u: u / max(1, units.max()))
-        tracks.append(track("units", _strip(units, edges, len(waveform), shades), 26, "one every 20 ms"))
+        tracks.append(track("units", unit_strip(units, edges, len(waveform), shades), 26, "one every 20 ms"))
     content = [heading(result, title, note, label), player(waveform, seconds),
                element("div", ["".join(tracks), axis(seconds), element("div", "", class_="cursor")], class_="tracks",
                        tabindex="0", role="slider", aria_label="position in the sound, in seconds", aria_valuemin="0",
@@ -165,13 +166,26 @@ def axis(seconds: float) -> str:
                    class_="track axis")
 
 
+def image(values: np.ndarray, low: float | None = None, high: float | None = None, name: str = "") -> str:
+    """Numbers over time, (rows, T) with row 0 at the bottom, as an image that fills its lane; low..high: dark..light.
+
+    Default: from the 2nd to the 98th percentile.
+    """
+    values = np.asarray(values, float)[::-1]
+    low, high = (np.percentile(values, q) if x is None else x for x, q in ((low, 2), (high, 98)))
+    palette = np.array([rgb(shade(i / 63)) for i in range(64)], np.uint8)
+    levels = np.clip((values - low) / max(high - low, 1e-12) * 63, 0, 63).round().astype(int)
+    return element("img", "", src=data_uri(png(palette[levels]), "image/png"), alt=name or "image", draggable="false",
+                   class_="pixels").replace("</img>", "")
+
+
 def stretched(content: str | Iterable[str], height: float, **attributes: object) -> str:
     """An SVG that fills its lane; lines keep their width (`vector-effect` in the style)."""
     return element("svg", content, viewBox=f"0 0 {WIDTH} {number(height)}", preserveAspectRatio="none",
                    aria_hidden="true", **attributes)
 
 
-def _waveform(waveform: np.ndarray) -> str:
+def waveform_area(waveform: np.ndarray) -> str:
     """Highest and lowest sample of each column, as an area."""
     columns = np.array_split(waveform, min(COLUMNS // 2, len(waveform)))
     high, low = (np.array([f(part) for part in columns]) for f in (np.max, np.min))
@@ -204,7 +218,7 @@ def spectrogram(waveform: np.ndarray) -> np.ndarray:
     return np.clip(1 + (levels - levels.max()) / DECIBELS, 0, 1)
 
 
-def _spectrogram(waveform: np.ndarray) -> str:
+def spectrogram_image(waveform: np.ndarray) -> str:
     """As an image: dark is loud, high is above; a few levels of grey keep it small."""
     grey = 255 - (np.round(spectrogram(waveform)[::-1] * 24) * (255 / 24)).astype(np.uint8)
     return element("img", "", src=data_uri(png(grey), "image/png"), alt="spectrogram", draggable="false").replace(
@@ -218,7 +232,7 @@ def runs_of(values: np.ndarray) -> list[tuple[int, int, int]]:
     return [(int(values[a]), int(a), int(b)) for a, b in zip(starts, starts[1:])]
 
 
-def _runs(values: np.ndarray, edges: np.ndarray, fills: Sequence[str | None], names: Sequence[str]) -> str:
+def coloured_runs(values: np.ndarray, edges: np.ndarray, fills: Sequence[str | None], names: Sequence[str]) -> str:
     """A strip of coloured runs, the name in those with room for it."""
     shapes, words = [], []
     for value, first, end in runs_of(values):
@@ -245,7 +259,7 @@ def averaged(values: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndar
     return centres, np.array([values[g].mean(0) for g in groups])
 
 
-def _posterior(posterior: np.ndarray, edges: np.ndarray, labels: Sequence[str]) -> str:
+def posterior_areas(posterior: np.ndarray, edges: np.ndarray, labels: Sequence[str]) -> str:
     """Areas that add up to one, the first class lowest."""
     x, shares = averaged(np.asarray(posterior, float), edges)
     x, shares = np.concatenate([[0.0], x, [1.0]]) * WIDTH, np.concatenate([shares[:1], shares, shares[-1:]])
@@ -259,7 +273,7 @@ def _posterior(posterior: np.ndarray, edges: np.ndarray, labels: Sequence[str]) 
     return stretched(areas, 100)
 
 
-def _attention(attention: np.ndarray, edges: np.ndarray) -> str:
+def attention_area(attention: np.ndarray, edges: np.ndarray) -> str:
     """An area over time, its highest point near the top; a dashed line where every frame would count alike."""
     x, values = averaged(np.asarray(attention, float) * len(attention), edges)          # 1: as if all counted alike
     x, values = np.concatenate([[0.0], x, [1.0]]) * WIDTH, np.concatenate([values[:1], values, values[-1:]])
@@ -269,7 +283,7 @@ def _attention(attention: np.ndarray, edges: np.ndarray) -> str:
                       element("path", "", d=path([0, WIDTH], [100 - scale] * 2), class_="even")], 100)
 
 
-def _strip(units: np.ndarray, edges: np.ndarray, num_samples: int, shades) -> str:
+def unit_strip(units: np.ndarray, edges: np.ndarray, num_samples: int, shades) -> str:
     """Units as an image of one pixel per frame, with the number where a run has room for it."""
     pixels = np.array([rgb(shade(shades(u))) for u in units], np.uint8)[None]           # (1, T, 3)
     left, width = 100 * (RECEPTIVE_FIELD - HOP) / 2 / num_samples, 100 * HOP * len(units) / num_samples
