@@ -111,8 +111,8 @@ def steps(heard: Heard) -> Iterator[Step]:
     batch, T = heard.waveform[None], len(heard.units)                           # (1, N)
     yield Step("Waveform to frames", "HuBERT, Sec. II-A; wav2vec 2.0, Sec. 2", "frames.py: num_frames; audio.py: load",
                f"{len(heard.sound):,} samples at 16 kHz are {T} frames = floor(({len(heard.sound):,} - "
-               f"{RECEPTIVE_FIELD}) / {HOP}) + 1. Above, {SHOWN_FRAMES} of them at the loudest place, enlarged: each sees "
-               "25 ms and starts 20 ms after the one before.",
+               f"{RECEPTIVE_FIELD}) / {HOP}) + 1. Above, {SHOWN_FRAMES} of them at the loudest place, enlarged: "
+               "each sees 25 ms and starts 20 ms after the one before.",
                [track("frames", receptive(heard.sound), 110, "enlarged"),
                 track("sound", timeline.waveform_area(heard.sound), 62, "all of it")])
     features = heard.pretrained.frontend(batch)[0]                              # (T, C)
@@ -182,8 +182,9 @@ def recognised(heard: Heard, batch: Tensor) -> Iterator[Step]:
     yield Step("Emotion, once and over time", "alignment paper, Sec. 2.3", "finetune.py: EmotionModel.over_time",
                f"The classifier is linear: read on the pooled state it gives the utterance ({words}), read on single "
                f"frames the posterior ({T}, {len(labels)}).",
-               [*truth, track("posterior", timeline.posterior_areas(posterior, heard.edges, labels), 110),
-                units_track(heard)])
+               [*truth, units_track(heard),
+                track("posterior", timeline.posterior_areas(posterior, heard.edges, labels), 110),
+                timeline.legend(labels)])
 
 
 def standardised(x: Tensor) -> str:
@@ -202,7 +203,8 @@ def share_of(is_right: Tensor) -> str:
 
 def receptive(sound: np.ndarray) -> str:
     """A loud place of the waveform with what each of the first frames from there sees."""
-    first = HOP * (int(np.abs(sound[:max(1, len(sound) - 2 * RECEPTIVE_FIELD - SHOWN_FRAMES * HOP)]).argmax()) // HOP)
+    loudest = int(np.abs(sound[:max(1, len(sound) - RECEPTIVE_FIELD - SHOWN_FRAMES * HOP)]).argmax())
+    first = HOP * max(0, loudest // HOP - 2)
     piece = sound[first:first + HOP * (SHOWN_FRAMES - 1) + RECEPTIVE_FIELD]
     frames = num_frames(len(piece))
     across = WIDTH / len(piece)
