@@ -162,7 +162,7 @@ def recalls(classes: Sequence[str], rows: Sequence[tuple[str, Sequence[float | N
     across, shapes, y = linear(0, 1, 96, WIDTH - 20), [], 4.0
     for mark in (0, 0.5, 1):
         shapes += [line(across(mark), 0, across(mark), height - 12, class_="gridline"),
-                   text(across(mark), height + 2, f"{100 * mark:.0f} %", text_anchor="middle")]
+                   text(across(mark), height + 8, f"{100 * mark:.0f} %", text_anchor="middle")]
     for index, (name, colour) in enumerate(zip(classes, colours(classes))):
         shapes.append(text(4, y + 12, name, class_="strong"))
         y += 18
@@ -179,7 +179,7 @@ def recalls(classes: Sequence[str], rows: Sequence[tuple[str, Sequence[float | N
                                 style=f"fill:{ink(colour)}" if inside else None)]
             y += bar
         y += gap + 2
-    return _svg(shapes, WIDTH, height + 8, "recall of each class")
+    return _svg(shapes, WIDTH, height + 13, "recall of each class")
 
 
 def histogram(shares: Sequence[float], x: str, first: int = 0, even: str = "") -> str:

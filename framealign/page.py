@@ -126,8 +126,9 @@ def overview(run: Path, method: str, collected: dict) -> Path:
                      recall_card(classes, folds)])
     title = f"{len(folds)} folds, method {method}"
     body = document.head(title, "framealign: one session held out at a time, pooled over all test utterances")
-    body += element("nav", links) + element("main", section("result", "Result", content)
-                                            + section("protocol", "Protocol", protocol(collected["protocol"])))
+    body += element("nav", links)
+    body += element("main", section("result", "Result", content
+                                    + card("Protocol: what the numbers mean", protocol(collected["protocol"]))))
     return save(run / file_name(method), document.document(title, body))
 
 
@@ -171,7 +172,7 @@ def protocol(told: dict) -> str:
     """Every setting that a number depends on."""
     words = lambda x: ", ".join(map(str, x)) if isinstance(x, list) else \
         ", ".join(f"{key} {value}" for key, value in x.items()) if isinstance(x, dict) else str(x)
-    return facts([(key.replace("_", " "), words(value)) for key, value in told.items()])
+    return facts([(key.replace("_", " "), words(value)) for key, value in told.items() if key != "optimistic"])
 
 
 def training(fold: Fold) -> str:

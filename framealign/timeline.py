@@ -20,7 +20,6 @@ COLUMNS = 1500                                      # at most, of anything drawn
 MAX_FRAMES = 15_000                                 # whose numbers are kept for the cursor: all of them up to 5 minutes
 BANDS, FFT, DECIBELS = 80, 512, 65                  # of the spectrogram: rows, samples, range
 FLAC_BYTES, AUDIO_BYTES = 160_000, 1_200_000        # larger becomes Ogg Vorbis; what is larger still is left out
-LABELLED = 0.055                                    # a run shorter than this share of the sound has no room for a word
 
 
 def picture(waveform: np.ndarray, result, units: np.ndarray | None = None, truth: np.ndarray | None = None,
@@ -244,8 +243,8 @@ def coloured_runs(values: np.ndarray, edges: np.ndarray, fills: Sequence[str | N
 
 
 def _word(name: str, left: float, width: float, colour: str) -> str:
-    """A word in the middle of a run, if it is wide enough on the narrowest screen or else on a wide one."""
-    if width < LABELLED:
+    """A word in the middle of a run, if there is room for it on the narrowest screen or else on a wide one."""
+    if width < 0.0125 * len(name) + 0.01:
         return ""
     kind = "word" if width > 0.03 * len(name) + 0.02 else "word wide-only"
     return element("span", escape(name), class_=kind, style=f"left:{100 * left:.2f}%;width:{100 * width:.2f}%;"
@@ -289,12 +288,6 @@ def unit_strip(units: np.ndarray, edges: np.ndarray, num_samples: int, shades) -
     left, width = 100 * (RECEPTIVE_FIELD - HOP) / 2 / num_samples, 100 * HOP * len(units) / num_samples
     image = element("img", "", src=data_uri(png(pixels), "image/png"), alt="units", class_="strip", draggable="false",
                     style=f"left:{left:.3f}%;width:{width:.3f}%").replace("</img>", "")
-    words = []
-    for unit, first, end in runs_of(units):
-        width = edges[end] - edges[first]
-        if width > 0.014:
-            kind = "word" if width > 0.06 else "word wide-only"
-            words.append(element("span", str(unit), class_=kind,
-                                 style=f"left:{100 * edges[first]:.2f}%;width:{100 * width:.2f}%;"
-                                       f"color:{ink(shade(shades(unit)))}"))
+    words = [_word(str(unit), edges[first], edges[end] - edges[first], ink(shade(shades(unit))))
+             for unit, first, end in runs_of(units)]
     return image + "".join(words)
