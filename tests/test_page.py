@@ -23,20 +23,10 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tree(folder) -> Path:
-    return small.write_tree(folder / "tree")
-
-
-@pytest.fixture(scope="module")
-def base(folder) -> Path:
-    return small.write_base(folder / "base")
-
-
-@pytest.fixture(scope="module")
-def run(tree, base, folder) -> Path:
+def run(small_tree, small_base, folder) -> Path:
     """The whole method on two folds, with their pages."""
     for held_out in "12":
-        session.run_sessions(small.config(tree, base, folder / "run", session=held_out), small.SETTINGS)
+        session.run_sessions(small.config(small_tree, small_base, folder / "run", session=held_out), small.SETTINGS)
     page.write_all(folder / "run", "align", device="cpu")
     return folder / "run"
 
@@ -135,8 +125,8 @@ def test_a_fold_that_is_not_finished_is_named(run):
     ({"method": "finetune"}, ["result", "training", "map", "sounds"]),
     ({"method": "tapt", "pretrain_data": "inductive"}, ["result", "training", "units", "map", "sounds"]),
     ({"method": "align", "hubert": "scratch", "selection": "reference", "pretrain_data": "inductive"}, None)])
-def test_every_method_and_protocol_has_a_page(tree, base, tmp_path, change, places):
-    session.run_sessions(small.config(tree, change.get("hubert", base), tmp_path / "run",
+def test_every_method_and_protocol_has_a_page(small_tree, small_base, tmp_path, change, places):
+    session.run_sessions(small.config(small_tree, change.get("hubert", small_base), tmp_path / "run",
                                       **{k: v for k, v in change.items() if k != "hubert"}), small.SETTINGS)
     path, = page.write_all(tmp_path / "run", change["method"], device="cpu")
     root = opened(path)
@@ -161,15 +151,15 @@ def test_units_of_sound_that_was_not_heard_are_those_that_were_heard_alike(run):
     assert np.concatenate(same).mean() > 0.98
 
 
-def test_a_corpus_of_other_names_without_truth(tree, base, tmp_path):
+def test_a_corpus_of_other_names_without_truth(small_tree, small_base, tmp_path):
     """Labels of one's own, with markup in names; no planted truth; a table instead of a tree."""
     lines = ["path\tlabel\tsession\tspeaker"]
-    for index, path in enumerate(sorted(Path(tree).rglob("*.wav"))):
+    for index, path in enumerate(sorted(small_tree.rglob("*.wav"))):
         shutil.copy(path, tmp_path / f"{index}.wav")
         lines.append(f"{index}.wav\t{('a&b', 'fear')[index % 2]}\t{path.stem[4]}\t{path.stem[:6]}")
     (tmp_path / "table.tsv").write_text("\n".join(lines) + "\n")
-    chosen = session.SessionConfig(corpus=str(tmp_path / "table.tsv"), hubert=str(base), preset="tiny", device="cpu",
-                                   run=str(tmp_path / "run"), classes="a&b,fear")
+    chosen = session.SessionConfig(corpus=str(tmp_path / "table.tsv"), hubert=str(small_base), preset="tiny",
+                                   device="cpu", run=str(tmp_path / "run"), classes="a&b,fear")
     session.run_sessions(chosen, small.SETTINGS)
     path, = page.write_all(tmp_path / "run", "align", device="cpu")
     root = opened(path)

@@ -32,19 +32,9 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tree(folder) -> Path:
-    return small.write_tree(folder / "tree")
-
-
-@pytest.fixture(scope="module")
-def base(folder) -> Path:
-    return small.write_base(folder / "base")
-
-
-@pytest.fixture(scope="module")
-def run(tree, base, folder) -> Path:
+def run(small_tree, small_base, folder) -> Path:
     """A finished fold of the whole method."""
-    session.run_sessions(small.config(tree, base, folder / "run"), small.SETTINGS)
+    session.run_sessions(small.config(small_tree, small_base, folder / "run"), small.SETTINGS)
     return folder / "run"
 
 
@@ -121,10 +111,11 @@ def test_a_lesson_of_what_is_not_there_is_refused(run, arguments, message):
 
 
 @pytest.fixture(scope="module")
-def stand_in(tree, base, folder):
+def stand_in(small_tree, small_base, folder):
     """What replaces the paths of IEMOCAP.md."""
     soundfile.write(folder / "some.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
-    return {"/data/IEMOCAP": str(tree), "/models/hubert-base-ls960": str(base), "runs/iemocap-tiny": str(folder / "t"),
+    return {"/data/IEMOCAP": str(small_tree), "/models/hubert-base-ls960": str(small_base),
+            "runs/iemocap-tiny": str(folder / "t"),
             "runs/iemocap": str(folder / "r"), "/data/some.wav": str(folder / "some.wav"),
             "/data/iemocap.tsv": str(folder / "iemocap.tsv")}
 
