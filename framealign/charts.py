@@ -214,7 +214,7 @@ def heat_map(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], li
 
 def _heat_block(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], piece: range, limit: float) -> str:
     """Some columns of the map; every block is as wide as a full one."""
-    left, top, size, shapes = 60.0, 18.0, 25.0, []
+    left, top, size, shapes = max(60.0, 12 + 8.0 * max(map(len, rows))), 18.0, 25.0, []
     for i, column in enumerate(piece):
         shapes.append(text(left + (i + 0.5) * size, top - 5, columns[column], text_anchor="middle"))
     for r, row in enumerate(rows):

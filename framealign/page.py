@@ -255,7 +255,8 @@ def units_part(fold: Fold, labelled: Labelled) -> str:
               ("frames in their unit's main emotion", f"{100 * main:.0f} %")]
     some = f" Shown: the {len(order)} that say most of the emotion." if used.used > len(order) else ""
     content = grid([
-        card("In numbers", facts(values), "Perplexity: how many equally frequent units would be as varied."),
+        card("In numbers", facts(values), "Perplexity: how many equally frequent units would be as varied. "
+             "Mutual information grows with the number of units too: compare only equal numbers."),
         card("Usage", charts.histogram(np.sort(used.counts)[::-1] / used.counts.sum(), "units, most frequent first",
                                        even="all equally often"),
              "Normal: falls gently. A few towering units and a long empty tail mean a poor codebook."),

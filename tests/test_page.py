@@ -1,7 +1,9 @@
 """report.html of small runs: its numbers are the run's, it needs nothing else, a browser shows it without complaint."""
 import dataclasses
 import re
+import runpy
 import shutil
+import sys
 from pathlib import Path
 
 import browser
@@ -9,9 +11,11 @@ import markup
 import numpy as np
 import pytest
 import small
+import torch
 from test_timeline import heard, noise
 
-from framealign import corpus, document, files, page, report, session, svg, timeline
+from framealign import corpus, document, files, learnt, page, report, session, svg, timeline
+from framealign.recognise import Recogniser
 from framealign.units import Codebook
 
 needs_browser = pytest.mark.skipif(not browser.CHROMIUM, reason="no Chromium (chromium, google-chrome) on the PATH")
@@ -149,6 +153,46 @@ def test_units_of_sound_that_was_not_heard_are_those_that_were_heard_alike(run):
     unheard = dataclasses.replace(labelled, place={})
     same = [labelled.label(u) == unheard.label(u) for u in utterances]
     assert np.concatenate(same).mean() > 0.98
+
+
+def called(name: str, *words: object) -> int:
+    """Run a script of bin/ in this process: its exit status."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(sys, "argv", [name, *map(str, words)])
+    try:
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(small.ROOT / "bin" / f"{name}.py"), run_name="__main__")
+    finally:
+        patch.undo()
+    return end.value.code
+
+
+def test_a_session_ends_with_its_page_unless_told_not_to(small_tree, small_base, tmp_path, capsys):
+    """The table stays the last that is said."""
+    words = ["--iemocap", small_tree, "--allow-partial", "--hubert", small_base, "--preset", "tiny", "--device", "cpu",
+             *small.FLAGS, "--method", "finetune", "--run", tmp_path / "run"]
+    path = tmp_path / "run" / "session1" / "report-finetune.html"
+    assert called("session", *words, "--no-report") == 0 and not path.exists()
+    capsys.readouterr()
+    assert called("session", *words) == 0 and path.exists()
+    said = capsys.readouterr().out
+    assert 0 < said.index(f"{path}: 0.") < said.index("protocol: ")
+    path.unlink()
+    assert called("report", tmp_path / "run", "--method", "finetune") == 0 and path.exists()
+
+
+def test_a_run_without_pages_to_make_is_refused_in_one_line(tmp_path, capsys):
+    assert called("report", tmp_path) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_states_on_the_map_are_those_the_classifier_reads(run):
+    recogniser = Recogniser.from_pretrained(run / "session1" / "recogniser")
+    utterance = corpus.read(run / "corpus.tsv")[0]
+    states = learnt.states_of(recogniser.model, utterance)
+    with torch.inference_mode():
+        posterior = recogniser.model.classifier(states).softmax(-1).numpy()
+    assert np.abs(posterior - recogniser(utterance.path).posterior).max() < 1e-5
 
 
 def test_a_corpus_of_other_names_without_truth(small_tree, small_base, tmp_path):
