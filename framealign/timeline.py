@@ -244,7 +244,7 @@ def coloured_runs(values: np.ndarray, edges: np.ndarray, fills: Sequence[str | N
 
 def _word(name: str, left: float, width: float, colour: str) -> str:
     """A word in the middle of a run, if there is room for it on the narrowest screen or else on a wide one."""
-    if width < (0.008 * len(name) + 0.006 if name.isdigit() else 0.0125 * len(name) + 0.01):
+    if width < (0.008 * len(name) + 0.006 if name.isdigit() else 0.0095 * len(name) + 0.008):
         return ""
     kind = "word" if width > 0.03 * len(name) + 0.02 else "word wide-only"
     return element("span", escape(name), class_=kind, style=f"left:{100 * left:.2f}%;width:{100 * width:.2f}%;"
