@@ -112,7 +112,7 @@ def test_the_readmes_audit_map_names_what_exists():
     assert all(list(places(row[2])) and list(places(row[3])) for row in mapped)
 
 
-@pytest.mark.parametrize("path", [README, AUDIT], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [README, AUDIT, AUDIT.with_name("IEMOCAP.md")], ids=lambda path: path.name)
 def test_flags_exist(path, flags):
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", path.read_text(encoding="utf-8"))) - THEIRS
     assert named and not named - flags

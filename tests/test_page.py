@@ -213,7 +213,10 @@ def test_a_corpus_of_other_names_without_truth(small_tree, small_base, tmp_path)
 
 @pytest.fixture(scope="module")
 def window(tmp_path_factory) -> browser.Browser:
-    found = browser.Browser(tmp_path_factory.mktemp("profile"))
+    try:
+        found = browser.Browser(tmp_path_factory.mktemp("profile"))
+    except (RuntimeError, TimeoutError, OSError) as error:
+        pytest.skip(f"{browser.CHROMIUM} does not start: {error}")
     yield found
     found.close()
 

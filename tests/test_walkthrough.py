@@ -150,17 +150,11 @@ def test_the_commands_for_iemocap_run(stand_in, folder):
         assert (folder / place).exists(), place
 
 
-@pytest.mark.parametrize("path", [WALKTHROUGH, IEMOCAP], ids=lambda path: path.name)
-def test_flags_and_variables_exist(path):
-    text = path.read_text(encoding="utf-8")
-    helps = " ".join(subprocess.run([sys.executable, small.ROOT / "bin" / f"{name}.py", "--help"], capture_output=True,
-                                    text=True, env=small.ENVIRONMENT).stdout for name in
-                     sorted(set(re.findall(r"bin/(\w+)\.py", text)) | {"session"}))
-    flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) - {"--nproc_per_node"}
-    assert not [flag for flag in flags if flag not in helps]
-    variables = set(re.findall(r"\b([A-Z]+)=", text))
+def test_variables_of_make_exist():
+    """NAME=value on the IEMOCAP page is a variable that the Makefile reads."""
+    named = set(re.findall(r"\b([A-Z]+)=", IEMOCAP.read_text(encoding="utf-8")))
     makefile = (small.ROOT / "Makefile").read_text(encoding="utf-8")
-    assert all(re.search(rf"\$[({{](?:or )?\$?\(?{name}\b|\b{name}\b \?=", makefile) for name in variables)
+    assert len(named) >= 5 and all(re.search(rf"\$\({name}\)", makefile) for name in named)
 
 
 def test_the_arithmetic_of_time_and_disk():
