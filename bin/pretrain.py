@@ -15,7 +15,10 @@ def main() -> None:
     config.add_flags(parser, commands.PretrainRun)
     config.add_flags(parser, config.PretrainConfig)
     parser.add_argument("--run-folder", dest="run", help="the same as --run, which torchrun takes for one of its own")
+    parser.add_argument("--tensorboard", action="store_true",
+                        help="also write TensorBoard's event files (needs the package tensorboard)")
     args = parser.parse_args()
+    log.use_tensorboard(args.tensorboard)
     allocator.keep_freed_memory()
     chosen = config.from_flags(args, commands.PretrainRun())
     with distributed.ranks(distributed.choose_device(chosen.device)):

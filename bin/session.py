@@ -18,13 +18,18 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
                         help="replace one setting of the preset, e.g. pretrain.updates=500 (may be repeated)")
     parser.add_argument("--run-folder", dest="run", help="the same as --run, which torchrun takes for one of its own")
+    parser.add_argument("--report", action=argparse.BooleanOptionalAction, default=True,
+                        help="write session<n>/report.html at the end, to be opened in a browser; default: do")
+    parser.add_argument("--tensorboard", action="store_true",
+                        help="also write TensorBoard's event files (needs the package tensorboard)")
     args = parser.parse_args()
+    log.use_tensorboard(args.tensorboard)
     allocator.keep_freed_memory()
     chosen = session.SessionConfig(**{field.name: getattr(args, field.name) for field in
                                       dataclasses.fields(session.SessionConfig)
                                       if getattr(args, field.name) is not None})
     with distributed.ranks(distributed.choose_device(chosen.device)):
-        experiment.run(chosen, overrides.parse_settings(args.settings))
+        experiment.run(chosen, overrides.parse_settings(args.settings), args.report)
 
 
 if __name__ == "__main__":

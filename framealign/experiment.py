@@ -2,7 +2,7 @@
 import dataclasses
 from pathlib import Path
 
-from framealign import comparison, distributed, log, report, session
+from framealign import comparison, distributed, log, page, report, session
 
 
 def seed_numbers(text: str) -> list[int]:
@@ -14,10 +14,11 @@ def seed_numbers(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def run(config: session.SessionConfig, overrides: dict[str, str]) -> None:
+def run(config: session.SessionConfig, overrides: dict[str, str], pages: bool = True) -> None:
     """Run every fold, method and seed that is asked for, sharing stages; then write results and say the table.
 
-    Seeds have a folder each, `seed1` and so on, below config.run. Raises ValueError as `session.run_sessions`.
+    Seeds have a folder each, `seed1` and so on, below config.run. pages: write `report.html` too.
+    Raises ValueError as `session.run_sessions`.
     """
     seeds, methods = seed_numbers(config.seeds), session.METHODS if config.method == "all" else [config.method]
     if len(methods) > 1 and config.redo not in ("", "all"):
@@ -32,6 +33,9 @@ def run(config: session.SessionConfig, overrides: dict[str, str]) -> None:
             if not session.run_sessions(chosen, overrides, remade):
                 return                              # nothing was to be run
     if distributed.rank() == 0:
+        for place in places.values() if pages else ():
+            for method in methods:
+                page.write_all(str(place), method, config.selection, config.session, config.device)
         log.say(summary(config, methods))
 
 

@@ -17,7 +17,7 @@ from framealign import checkpoint, distributed, files, huggingface, log, metrics
 from framealign.config import FinetuneConfig, as_dict, derive_seed
 from framealign.corpus import Split
 from framealign.data import Crop, balanced_draw, frame_counts, groups_by_length, send
-from framealign.frames import frames_in, valid_frames
+from framealign.frames import FRAME_RATE, frames_in, valid_frames
 from framealign.masking import span_mask
 from framealign.metrics import scores
 from framealign.model import Hubert
@@ -231,14 +231,14 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
     if best is not None and best["update"] == done:         # killed between the checkpoint and what was chosen by it
         save_best(model, run)
     checkpoint.prune(run, done, config.keep_checkpoints)
-    journal = log.Log(run / "log.jsonl")
+    journal = log.Log(run / "log.jsonl", config.epochs)
     journal.keep_until(epoch)
     epochs = log.Log(run / "epochs.jsonl")          # for `report.as_reference`
     epochs.keep_until(epoch)
     wrapped, autocast = distributed.replicate(model, device), distributed.autocast(device, precision)
     selecting = {"last": [], "best-test": indices["test"]}.get(config.selection, indices["valid"])
     updates = config.epochs * per_epoch
-    began, first = time.monotonic(), epoch
+    began, first, seen = time.monotonic(), epoch, 0         # seen: frames
     steps = stopping.Steps(range(epoch + 1, min(config.epochs, stop_after or config.epochs) + 1))
     for epoch in steps:
         model.train()
@@ -247,6 +247,7 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
         losses, flags = kept
         for index, crops in enumerate(batches[position:], position):
             losses.append(train_step(wrapped, source, crops, labels, config, device, autocast, epoch, index))
+            seen += sum(crop.frames for crop in crops)
             done += 1
             lr = optim.linear_schedule(done, config.lr, 0, updates) if config.lr_decay else config.lr
             norm, skipped = optim.step(optimizer, lr, config.clip_norm)
@@ -268,6 +269,7 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
             matrix = metrics.confusion(labels[selecting].numpy(), found.argmax(-1), len(classes))
             line |= {"valid_wa": float(metrics.wa(matrix)), "valid_ua": float(metrics.ua(matrix))}
         elapsed = time.monotonic() - began
+        line["audio_seconds_per_second"] = round(seen / FRAME_RATE / elapsed, 1)
         journal.write(line | {"seconds_left": round(elapsed / (epoch - first) * (config.epochs - epoch))},
                       show=epoch % max(1, config.epochs // 10) == 0)
         if config.test_every_epoch:

@@ -3,6 +3,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import time
@@ -13,6 +14,19 @@ from framealign import distributed
 
 ASKED_TO_STOP = 75                                  # exit status: EX_TEMPFAIL of sysexits.h, "try again"
 _said: set[str] = set()
+_tensorboard = False
+
+
+def use_tensorboard(wanted: bool) -> None:
+    """From now on every `Log` also writes TensorBoard's event files. Raises ValueError where it is not installed."""
+    global _tensorboard
+    if wanted:
+        try:
+            import torch.utils.tensorboard          # noqa: F401
+        except ImportError:
+            raise ValueError("--tensorboard needs the package tensorboard: pip install tensorboard, or leave the flag "
+                             "out (log.jsonl and report.html have the same numbers)") from None
+    _tensorboard = wanted
 
 
 def say(text: str) -> None:
@@ -55,11 +69,23 @@ def progress(items: Iterable, total: int, what: str, unit: str = "") -> Iterator
         print("\x1b[K", file=sys.stderr, end="\r", flush=True)
 
 
-class Log:
-    """`log.jsonl`: one JSON object per line, written by rank 0; the same numbers go to the screen."""
+# What a record's numbers are called on the screen, in this order: (key, words, how it is written).
+SHOWN = (("loss", "loss", "{:.3f}"), ("valid_loss", "validation loss", "{:.3f}"),
+         ("masked_accuracy", "hidden", "{:.1%}"), ("unmasked_accuracy", "visible", "{:.1%}"),
+         ("valid_masked_accuracy", "hidden", "{:.1%}"), ("valid_unmasked_accuracy", "visible", "{:.1%}"),
+         ("valid_ua", "UA", "{:.1%}"), ("valid_wa", "WA", "{:.1%}"), ("lr", "lr", "{:.3g}"),
+         ("gradient_norm", "gradient", "{:.3g}"), ("audio_seconds_per_second", "", "{:.0f} s of sound/s"))
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+
+class Log:
+    """`log.jsonl`: one JSON object per line, written by rank 0; the same numbers go to the screen.
+
+    total: updates or epochs of the stage, whose name is that of the folder. With it the screen is told in words: on a
+    terminal in one line that is rewritten, elsewhere a line each.
+    """
+
+    def __init__(self, path: str | Path, total: int | None = None):
+        self.path, self.total, self.board = Path(path), total, None
 
     def write(self, record: dict, show: bool = True) -> None:
         """Append a record; keys carry units. Floats are kept in full in the file, shortened on the screen.
@@ -77,8 +103,40 @@ class Log:
                 os.fsync(file.fileno())             # on the disk before the checkpoint that follows it
         except OSError as error:
             raise OSError(f"{self.path}: a record could not be written ({error.strerror})") from None
-        if show:
-            say("  ".join(f"{key} {_short(value)}" for key, value in record.items()))
+        if _tensorboard:
+            self._write_event(record)
+        if self.total and sys.stdout.isatty() and sys.stderr.isatty():
+            last = record.get("update", 0) >= self.total and "seconds_left" in record
+            words = self.words(record)[:shutil.get_terminal_size().columns - 1]
+            print(words, file=sys.stderr, end="\x1b[K\n" if last else "\x1b[K\r", flush=True)
+        elif show:
+            say(self.words(record) if self.total else
+                "  ".join(f"{key} {_short(value)}" for key, value in record.items()))
+
+    def words(self, record: dict) -> str:
+        """[align-pretrain] update 150 of 600  loss 3.021  hidden 23.4%  ...  148 s of sound/s  3 min 20 s left."""
+        stage = self.path.parent.name
+        stage = f"{self.path.parent.parent.name}/{stage}" if stage.startswith("way") else stage
+        step = "epoch" if "epoch" in record else "update"
+        said = [f"[{stage}] {step} {record.get(step)} of {self.total}"]
+        said += [f"{name} {form.format(record[key])}".strip() for key, name, form in SHOWN
+                 if isinstance(record.get(key), (int, float))]
+        if record.get("skipped_updates"):
+            said.append(f"skipped {record['skipped_updates']}")
+        if "seconds_left" in record:
+            said.append(f"{clock(record['seconds_left'])} left")
+        return "  ".join(said)
+
+    def _write_event(self, record: dict) -> None:
+        """The numbers of a record as TensorBoard's scalars, in a folder beside the log."""
+        from torch.utils.tensorboard import SummaryWriter
+        step = record.get("update", 0)
+        if self.board is None:                      # of a resumed run, what came after the checkpoint is dropped
+            self.board = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=step)
+        for key, value in record.items():
+            if isinstance(value, (int, float)) and key not in ("update", "epoch"):
+                self.board.add_scalar(key, value, step)
+        self.board.flush()
 
     def keep_until(self, update: int) -> None:
         """Drop the records after `update`: a resumed run writes them again."""

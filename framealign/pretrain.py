@@ -224,7 +224,7 @@ def pretrain(hubert: Hubert, utterances: list, units: Units, config: PretrainCon
               "utterances": files.digest_of([(u.id, u.num_samples) for u in utterances])}
     start, totals, flags, in_a_row = restore(model, optimizer, run, record)
     checkpoint.prune(run, start, config.keep_checkpoints)
-    journal = log.Log(run / "log.jsonl")
+    journal = log.Log(run / "log.jsonl", config.updates)
     journal.keep_until(start)
     wrapped = distributed.replicate(model, device)
     autocast = distributed.autocast(device, precision)

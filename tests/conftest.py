@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small
 import soundfile
 import torch
 
@@ -55,3 +56,15 @@ def tones(tmp_path_factory) -> list[Utterance]:
 @pytest.fixture
 def cpu() -> torch.device:
     return torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def small_tree(tmp_path_factory) -> Path:
+    """The smallest IEMOCAP tree with which the recipe runs, of synthetic speech."""
+    return small.write_tree(tmp_path_factory.mktemp("small") / "tree")
+
+
+@pytest.fixture(scope="session")
+def small_base(tmp_path_factory) -> Path:
+    """The smallest base model with which the recipe runs, of random weights."""
+    return small.write_base(tmp_path_factory.mktemp("small") / "base")

@@ -51,7 +51,8 @@ def run(micro, tones, folder: Path, config: FinetuneConfig, part: Split | None =
 
 def read_log(folder: Path) -> list[dict]:
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds_left"} for line in lines]
+    timing = {"seconds_left", "audio_seconds_per_second"}
+    return [{key: value for key, value in line.items() if key not in timing} for line in lines]
 
 
 def read_predictions(folder: Path) -> list[dict[str, str]]:

@@ -150,3 +150,65 @@ def test_a_fault_of_the_program_keeps_its_traceback():
     with pytest.raises(IndexError, match="ours"):
         log.command(main)
     assert log.command(lambda: None) == 0
+
+
+PRETRAINED = {"update": 150, "loss": 3.0213, "masked_accuracy": 0.234, "unmasked_accuracy": 0.751, "lr": 5e-4,
+              "gradient_norm": 1.25, "skipped_updates": 0, "audio_seconds_per_second": 148.3, "seconds_left": 200}
+TUNED = {"update": 3, "epoch": 3, "loss": 0.74, "lr": 1e-4, "valid_wa": 0.7, "valid_ua": 0.708, "skipped_updates": 2,
+         "test_predicted": [1, 2], "seconds_left": 12}
+
+
+def test_a_stage_is_told_in_words_in_a_log(tmp_path, capsys):
+    log.Log(tmp_path / "align-pretrain" / "log.jsonl", 600).write(PRETRAINED)
+    log.Log(tmp_path / "ser-finetune" / "way2" / "log.jsonl", 8).write(TUNED)
+    log.Log(tmp_path / "align-pretrain" / "log.jsonl", 600).write({"update": 150, "valid_loss": math.nan})
+    log.Log(tmp_path / "align-pretrain" / "log.jsonl", 600).write({"update": 150, "loss": 1.0}, show=False)
+    assert capsys.readouterr() == (
+        "[align-pretrain] update 150 of 600  loss 3.021  hidden 23.4%  visible 75.1%  lr 0.0005  gradient 1.25  "
+        "148 s of sound/s  3 min 20 s left\n"
+        "[ser-finetune/way2] epoch 3 of 8  loss 0.740  UA 70.8%  WA 70.0%  lr 0.0001  skipped 2  12 s left\n"
+        "[align-pretrain] update 150 of 600  validation loss nan\n", "")
+
+
+def test_on_a_terminal_it_is_one_line_no_wider_than_the_window(tmp_path, capsys, monkeypatch):
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    journal = log.Log(tmp_path / "align-pretrain" / "log.jsonl", 600)
+    journal.write(PRETRAINED, show=False)
+    journal.write(PRETRAINED | {"update": 600, "seconds_left": 0})
+    said, live = capsys.readouterr()
+    first, last = live.split("\x1b[K\r")
+    assert said == "" and len(first) == 59 and first.startswith("[align-pretrain] update 150 of 600  loss 3.021")
+    assert last.startswith("[align-pretrain] update 600 of 600") and last.endswith("\x1b[K\n")
+    assert len(lines(tmp_path / "align-pretrain" / "log.jsonl")) == 2
+
+
+@pytest.fixture
+def tensorboard(monkeypatch):
+    pytest.importorskip("tensorboard")
+    log.use_tensorboard(True)
+    yield
+    log.use_tensorboard(False)
+
+
+def test_tensorboard_reads_the_numbers_back(tmp_path, tensorboard):
+    """TensorBoard's own reader; a resumed run's numbers replace those after its checkpoint."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    for loss in (3.0, 2.0):
+        journal = log.Log(tmp_path / "s" / "log.jsonl", 30)
+        for step in (10, 20, 30) if loss == 3.0 else (20, 30):
+            journal.write(TUNED | {"update": step, "loss": loss + step}, show=False)
+        journal.board.close()
+    found = EventAccumulator(str(tmp_path / "s" / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in found.Scalars("loss")] == [(10, 13.0), (20, 22.0), (30, 32.0)]
+    assert set(found.Tags()["scalars"]) == set(TUNED) - {"update", "epoch", "test_predicted"}
+
+
+def test_without_tensorboard_the_flag_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match="needs the package tensorboard: pip install"):
+        log.use_tensorboard(True)
+    log.use_tensorboard(False)
+    log.Log(tmp_path / "log.jsonl", 3).write({"update": 1}, show=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]

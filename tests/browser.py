@@ -1,0 +1,110 @@
+"""Headless Chromium, driven over a pipe (the DevTools protocol): open a page, run script in it, click, look at it."""
+import base64
+import json
+import os
+import select
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-component-update", "--disable-background-networking", "--disable-sync", "--disable-dev-shm-usage",
+         "--mute-audio", "--hide-scrollbars", "--remote-debugging-pipe", "--host-resolver-rules=MAP * ~NOTFOUND"]
+
+
+class Browser:
+    """One Chromium with one page. `complaints`: what the page wrote to the console, or threw, or failed to load."""
+
+    def __init__(self, profile: Path):
+        here_reads, there_writes = os.pipe()
+        there_reads, here_writes = os.pipe()
+        # Chromium reads commands from descriptor 3 and answers on 4; the shell puts the pipes there.
+        command = ["bash", "-c", f'exec "$@" 3<&{there_reads} 4>&{there_writes}', "bash", CHROMIUM, *FLAGS,
+                   f"--user-data-dir={profile}", "about:blank"]
+        self.process = subprocess.Popen(command, pass_fds=(there_reads, there_writes), stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.DEVNULL)
+        os.close(there_reads), os.close(there_writes)
+        self.reads, self.writes, self.number, self.rest, self.session = here_reads, here_writes, 0, b"", None
+        self.complaints: list[str] = []
+        self.loaded = False
+        target = next(x for x in self.send("Target.getTargets")["targetInfos"] if x["type"] == "page")
+        self.session = self.send("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.send(f"{domain}.enable")
+
+    def close(self) -> None:
+        os.close(self.writes), os.close(self.reads)
+        self.process.terminate()
+        self.process.wait(20)
+
+    def send(self, method: str, **params) -> dict:
+        """One command; its answer."""
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": params}
+        message |= {"sessionId": self.session} if self.session else {}
+        os.write(self.writes, json.dumps(message).encode() + b"\0")
+        while True:
+            found = self.receive()
+            if found.get("id") == self.number:
+                if "error" in found:
+                    raise RuntimeError(f"{method}: {found['error']}")
+                return found["result"]
+
+    def receive(self, seconds: float = 60) -> dict:
+        """The next message; events are noted. Raises TimeoutError where none comes."""
+        end = time.monotonic() + seconds
+        while b"\0" not in self.rest:
+            if not select.select([self.reads], [], [], max(0, end - time.monotonic()))[0]:
+                raise TimeoutError("Chromium does not answer")
+            found = os.read(self.reads, 1 << 20)
+            if not found:
+                raise RuntimeError("Chromium has ended")
+            self.rest += found
+        text, _, self.rest = self.rest.partition(b"\0")
+        message = json.loads(text)
+        method, params = message.get("method"), message.get("params", {})
+        if method == "Page.loadEventFired":
+            self.loaded = True
+        elif method == "Runtime.exceptionThrown":
+            self.complaints.append(json.dumps(params["exceptionDetails"])[:400])
+        elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
+            self.complaints.append(json.dumps(params["args"])[:400])
+        elif method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
+            self.complaints.append(params["entry"]["text"][:400])
+        elif method == "Network.requestWillBeSent" and params["request"]["url"].split(":")[0] not in ("file", "data"):
+            self.complaints.append(f"asks for {params['request']['url'][:200]}")
+        return message
+
+    def open(self, path: Path, width: int, height: int = 900, dark: bool = False, media: str = "screen") -> None:
+        """Load a file in a window of that width (CSS pixels)."""
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
+                  mobile=width < 600)
+        self.send("Emulation.setEmulatedMedia", media=media,
+                  features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.loaded, self.complaints = False, []
+        self.send("Page.navigate", url=path.resolve().as_uri())
+        while not self.loaded:
+            self.receive()
+        self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def run(self, script: str):
+        """The value of an expression in the page (of a promise: what it comes to)."""
+        found = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True,
+                          userGesture=True)
+        if "exceptionDetails" in found:
+            raise RuntimeError(json.dumps(found["exceptionDetails"])[:600])
+        return found["result"].get("value")
+
+    def click(self, x: float, y: float) -> None:
+        """Press and release the left button at a point of the window."""
+        for kind in ("mousePressed", "mouseReleased"):
+            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1, buttons=1)
+
+    def screenshot(self, path: Path, whole: bool = True) -> None:
+        """A PNG of the page as it is."""
+        found = self.send("Page.captureScreenshot", captureBeyondViewport=whole, **(
+            {"clip": {"x": 0, "y": 0, "scale": 1, "width": self.run("document.documentElement.clientWidth"),
+                      "height": self.run("document.documentElement.scrollHeight")}} if whole else {}))
+        path.write_bytes(base64.b64decode(found["data"]))

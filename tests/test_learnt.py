@@ -1,0 +1,132 @@
+"""Numbers of what was learnt, against brute force, scikit-learn and numpy."""
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from framealign import finetune, learnt, metrics, synth
+from framealign.learnt import Prediction
+from framealign.units import Units
+from framealign.utterances import CLASSES, Utterance
+
+
+def units_of(rows: list[list[int]], num_clusters: int) -> Units:
+    return Units(torch.tensor([u for row in rows for u in row], dtype=torch.int32),
+                 torch.tensor([0, *np.cumsum([len(row) for row in rows])]), num_clusters, {})
+
+
+def test_runs_and_usage_by_hand():
+    rows = [[1, 1, 2], [2, 2], [0], [0, 3, 3, 3]]
+    found = learnt.usage(units_of(rows, 5))
+    assert found.counts.tolist() == [2, 2, 3, 3, 0] and found.used == 4
+    assert found.runs.tolist() == [2, 1, 2, 1, 1, 3] and found.mean_run_frames == 10 / 6
+    assert found.mean_run_ms == pytest.approx(1000 / 30) and found.perplexity == metrics.perplexity([2, 2, 3, 3])
+    assert np.allclose(found.run_shares(2), [3 / 6, 3 / 6])
+    assert np.allclose(found.run_shares(4), [3 / 6, 2 / 6, 1 / 6, 0])
+
+
+def test_runs_are_those_of_itertools():
+    draw = np.random.default_rng(0)
+    rows = [draw.integers(0, 3, draw.integers(1, 30)).tolist() for _ in range(40)]
+    wanted = [len(list(group)) for row in rows for _, group in itertools.groupby(row)]
+    assert learnt.usage(units_of(rows, 3)).runs.tolist() == wanted
+
+
+@pytest.fixture(scope="module")
+def meeting() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Units and emotions of 3,000 frames that depend on each other, 300 of them without an emotion; their counts."""
+    draw = np.random.default_rng(0)
+    emotions = draw.integers(0, 4, 3000)
+    units = np.where(draw.random(3000) < 0.5, emotions * 2, draw.integers(0, 9, 3000))
+    emotions[:300] = -1
+    return units, emotions, learnt.together(units, emotions, 10, 4)
+
+
+def test_frames_without_an_emotion_do_not_count(meeting):
+    units, emotions, counts = meeting
+    assert counts.sum() == 2700 and counts.shape == (4, 10)
+    assert all(counts[e, u] == ((emotions == e) & (units == u)).sum() for e in range(4) for u in range(10))
+
+
+def test_mutual_information_is_scikit_learns(meeting):
+    units, emotions, counts = meeting
+    bits, normalised = learnt.mutual_information(counts)
+    known = emotions >= 0
+    assert normalised == pytest.approx(metrics.nmi(units[known], emotions[known]), abs=1e-12)
+    sklearn = pytest.importorskip("sklearn.metrics")
+    assert bits == pytest.approx(sklearn.mutual_info_score(units[known], emotions[known]) / np.log(2), abs=1e-12)
+    assert learnt.mutual_information(np.array([[4, 0]])) == (0.0, 0.0)
+
+
+def test_lift_is_how_much_more_often_a_unit_occurs(meeting):
+    *_, counts = meeting
+    found = learnt.lift(counts)
+    for e, u in itertools.product(range(4), range(9)):
+        overall = counts[:, u].sum() / counts.sum()
+        wanted = (counts[e, u] + 10 * overall) / (counts[e].sum() + 10) / overall
+        assert found[e, u] == pytest.approx(np.log2(wanted), abs=1e-6)
+    assert np.allclose(found[:, 9], 0, atol=1e-6) and np.isfinite(found).all()      # unit 9 never occurs
+
+
+def test_the_most_telling_units_come_first_and_grouped(meeting):
+    *_, counts = meeting
+    found = learnt.telling(counts, 4)
+    assert set(found.tolist()) == {0, 2, 4, 6}      # those that were made to depend on the emotion
+    typical = learnt.lift(counts).argmax(0)
+    assert (np.diff(typical[learnt.telling(counts, 99)]) >= 0).all() and len(learnt.telling(counts, 99)) == 9
+    assert len(learnt.telling(np.zeros((4, 3), int), 5)) == 0
+
+
+def test_main_axes_are_numpys_eigenvectors():
+    x = torch.tensor(np.random.default_rng(0).normal(0, 1, (200, 6)) @ np.diag([5, 3, 1, 1, 0.5, 0.1]))
+    points, share = learnt.principal_axes(x)
+    values, vectors = np.linalg.eigh(np.cov(x.numpy().T))
+    assert np.allclose(share, values[::-1][:2] / values.sum())
+    for axis in range(2):
+        wanted = (x.numpy() - x.numpy().mean(0)) @ vectors[:, -1 - axis]
+        assert np.allclose(points[:, axis], wanted) or np.allclose(points[:, axis], -wanted)
+    again, _ = learnt.principal_axes(x.flip(0))
+    assert torch.allclose(again.flip(0), points)    # the sign too does not depend on the order
+    same, share = learnt.principal_axes(torch.ones(5, 3))
+    assert torch.isfinite(same).all() and torch.isfinite(share).all()
+
+
+def test_units_are_ordered_along_the_codebook():
+    centroids = torch.tensor([[3.0, 0.1], [1.0, 0.0], [2.0, -0.1], [0.0, 0.0]])
+    found = learnt.unit_order(centroids)
+    assert np.allclose(found, [1, 1 / 3, 2 / 3, 0]) and learnt.unit_order(centroids[:1]).tolist() == [0]
+
+
+def test_best_worst_random_and_the_middle_of_each_class():
+    draw = np.random.default_rng(0)
+    predictions = [Prediction(f"u{i}", CLASSES[i % 4], CLASSES[int(draw.integers(4))], float(p))
+                   for i, p in enumerate(draw.permutation(40) / 40)]
+    found = learnt.chosen(predictions, list(CLASSES), 3)
+    ordered = sorted(predictions, key=lambda p: p.of_truth)
+    assert found[0][0] == ordered[-1] and found[1][0] == ordered[0] and len(found) in (6, 7)
+    assert len({p.id for p, _ in found}) == len(found) and found == learnt.chosen(predictions, list(CLASSES), 3)
+    for name in CLASSES:
+        own = [p for p in ordered if p.true == name]
+        assert own[5] in [p for p, _ in found]
+    only = learnt.chosen(predictions[:1], list(CLASSES), 0)
+    assert [p.id for p, _ in only] == ["u0"] and only[0][1].startswith("best")
+
+
+def test_predictions_are_read_back(tmp_path):
+    rows = [("a,b", "happy", "sad", "0.1", "0.2", "0.3", "0.4"),
+            ("c", "neutral", "neutral", "0.7", "0.1", "0.1", "0.1")]
+    finetune.write_predictions(tmp_path / "p.csv", list(CLASSES), rows)
+    assert learnt.read_predictions(tmp_path / "p.csv") == [Prediction("a,b", "happy", "sad", 0.2),
+                                                           Prediction("c", "neutral", "neutral", 0.7)]
+
+
+def test_emotion_of_a_frame_is_planted_or_the_utterances(tmp_path):
+    (tmp_path / "a").with_suffix(synth.TRUTH_SUFFIX).write_text("2\t4\tanger\n")
+    known = Utterance("a", tmp_path / "a.wav", 400 + 320 * 4, label="angry")
+    others = [Utterance(name, tmp_path / f"{name}.wav", 400 + 320, label=label)
+              for name, label in (("b", "sad"), ("c", ""), ("d", "neutral"))]
+    found = learnt.frame_emotions([known, *others], list(CLASSES))
+    assert found.tolist() == [0, 0, 2, 2, 0, 3, 3, -1, -1, 0, 0]
+    assert learnt.frame_emotions([known], ["angry", "sad"]).tolist() == [0] * 5     # without neutral: the utterance's
+    assert learnt.frame_emotions([], list(CLASSES)).tolist() == []

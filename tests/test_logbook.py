@@ -1,0 +1,56 @@
+"""Logs become curves; what is said below them is what the log holds."""
+import json
+import math
+
+import markup
+import pytest
+
+from framealign import logbook
+
+PRETRAINING = [{"update": u, "loss": 5.0 - u / 100, "masked_accuracy": u / 1000, "unmasked_accuracy": u / 500,
+                "unit_perplexity": 10.0 + u, "lr": 1e-3, "gradient_norm": 12.0 if u == 20 else 1.0,
+                "skipped_updates": 1, "audio_seconds_per_second": 100.0, "seconds_left": 1} for u in (10, 20, 30)] \
+    + [{"update": 30, "valid_loss": 4.8, "valid_masked_accuracy": 0.1, "valid_unit_perplexity": 9.0}]
+TUNING = [{"update": e, "epoch": e, "loss": 1.4 / e, "lr": 1e-4, "gradient_norm": 1.0, "skipped_updates": 0,
+           "valid_wa": 0.3, "valid_ua": 0.2 * e} for e in (1, 2, 3)]
+
+
+def captions(root: markup.Element) -> list[str]:
+    return [one.text for one in root.all("figcaption")]
+
+
+def test_a_torn_line_is_left_out(tmp_path):
+    text = "".join(json.dumps(record) + "\n" for record in PRETRAINING)
+    (tmp_path / "log.jsonl").write_text(text + '{"update": 40, "lo')
+    assert logbook.read(tmp_path / "log.jsonl") == PRETRAINING
+    (tmp_path / "log.jsonl").write_text('[1]\n{"loss": 1}\nnull\n{"update": 3}\n')
+    assert logbook.read(tmp_path / "log.jsonl") == [{"update": 3}]
+    assert logbook.read(tmp_path / "none.jsonl") == []
+
+
+def test_a_curve_takes_what_is_there():
+    found = logbook.curve(PRETRAINING, "valid_loss", "v")
+    assert found.x == [30] and found.y == [4.8] and logbook.curve(PRETRAINING, "loss", "l").x == [10, 20, 30]
+    assert logbook.curve([{"update": 1, "loss": None}], "loss", "l").x == []
+
+
+def test_pretraining_has_its_six_charts():
+    root = markup.read(logbook.pretraining(PRETRAINING, 50, 10.0))
+    assert len(captions(root)) == 6 and len(root.all("svg")) > 6
+    notes = [one.text for one in root.all("p", "note")]
+    for words in (f"ln 50 = {math.log(50):.2f}", "from 4.90 to 4.70", "validation: 4.80"):
+        assert words in notes[0]
+    assert "3.0 %" in notes[1] and "Above the clipping norm 10 in 1 of 3 logged; skipped (not finite): 3." in notes[4]
+
+
+def test_finetuning_has_its_three_charts_and_the_selected_epoch():
+    root = markup.read(logbook.finetuning(TUNING, 4, 10.0, 3))
+    assert captions(root) == ["Loss, nats per utterance", "Validation", "Gradient norm"]
+    notes = [one.text for one in root.all("p", "note")]
+    assert "Best UA 60.0 %" in notes[1] and "Learning rate: 0.0001, constant." in notes[2]
+    assert "selected: epoch 3" in [one.text for one in root.all("text")]
+
+
+@pytest.mark.parametrize("records", [[], [{"update": 1}], TUNING[:1], [{"update": 1, "loss": None, "lr": 0.0}]])
+def test_short_logs_have_pictures_too(records):
+    assert markup.read(logbook.finetuning(records, 4, 10.0, 1)) and markup.read(logbook.pretraining(records, 2, 10.0))

@@ -1,0 +1,346 @@
+"""report.html of small runs: its numbers are the run's, it needs nothing else, a browser shows it without complaint."""
+import dataclasses
+import re
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import browser
+import markup
+import numpy as np
+import pytest
+import small
+import torch
+from test_timeline import heard, noise
+
+from framealign import corpus, document, files, learnt, page, report, session, svg, timeline
+from framealign.recognise import Recogniser
+from framealign.units import Codebook
+
+needs_browser = pytest.mark.skipif(not browser.CHROMIUM, reason="no Chromium (chromium, google-chrome) on the PATH")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("page")
+
+
+@pytest.fixture(scope="module")
+def run(small_tree, small_base, folder) -> Path:
+    """The whole method on two folds, with their pages."""
+    for held_out in "12":
+        session.run_sessions(small.config(small_tree, small_base, folder / "run", session=held_out), small.SETTINGS)
+    page.write_all(folder / "run", "align", device="cpu")
+    return folder / "run"
+
+
+def opened(path: Path) -> markup.Element:
+    return markup.read(path.read_text(encoding="utf-8"))
+
+
+def part(root: markup.Element, place: str) -> markup.Element:
+    found, = [one for one in root.all("section") if one.attributes["id"] == place]
+    return found
+
+
+def test_every_part_is_there_and_nothing_comes_from_elsewhere(run):
+    for held_out in "12":
+        path = run / f"session{held_out}" / "report.html"
+        assert path.stat().st_size < document.LIMIT_BYTES
+        content = path.read_text(encoding="utf-8")
+        assert not markup.fetched(content)
+        root = markup.read(content)
+        assert [one.attributes["id"] for one in root.all("section")] == ["result", "training", "units", "map", "sounds"]
+        assert [one.attributes["href"] for one in root.all("nav")[0].all("a")] == \
+            ["#result", "#training", "#units", "#map", "#sounds"]
+    assert markup.fetched((run / "report.html").read_text(encoding="utf-8")) == \
+        ["session1/report.html", "session2/report.html"]
+
+
+def test_numbers_are_those_of_the_results(run):
+    results = files.read_json(run / "session1" / "ser-finetune" / "results.json")
+    root = opened(run / "session1" / "report.html")
+    result = part(root, "result")
+    values = [one.text for one in result.all("div", "value")]
+    assert values == [f"{100 * results['reported'][name]:.1f} %" for name in ("ua", "wa", "macro_f1")]
+    for name in ("ua", "wa", "macro_f1"):
+        low, high = results["test"]["interval_95"][name]
+        assert f"95 %: {100 * low:.1f} to {100 * high:.1f}" in result.text
+    counts = [int(cell.all("small")[0].text) for cell in result.all("table", "confusion")[0].all("td")]
+    assert counts == sum(results["test"]["confusion"], [])
+    facts = dict(zip((one.text for one in result.all("dt")), (one.text for one in result.all("dd"))))
+    assert facts["selection"] == "clean" and facts["pretrain data"] == "transductive" and facts["method"] == "align"
+    assert facts["test"] == str(results["num_utterances"]["test"]) and facts["classes"] == "neutral, happy, angry, sad"
+
+
+def test_the_overview_pools_the_folds(run):
+    found = report.collect(run, "align")
+    root = opened(run / "report.html")
+    values = [one.text for one in root.all("div", "value")]
+    assert values == [f"{100 * found['pooled'][name]:.1f} %" for name in ("ua", "wa", "macro_f1")]
+    counts = [int(cell.all("small")[0].text) for cell in root.all("table", "confusion")[0].all("td")]
+    assert counts == sum(found["pooled"]["confusion"], [])
+    rows = [[cell.text for cell in row.all("td")] for row in root.all("table", "plain")[0].all("tr")[1:]]
+    for row, fold in zip(rows, found["folds"].values()):
+        assert row[:3] == [f"{100 * fold['reported'][name]:.1f}" for name in ("wa", "ua", "macro_f1")]
+
+
+def test_every_stage_that_trained_has_its_curves(run):
+    stages = [one.text for one in part(opened(run / "session1" / "report.html"), "training").all("summary")]
+    assert [stage.partition(":")[0] for stage in stages] == ["Stage 2", "Stage 3", "Stage 5", "Stage 6"]
+
+
+def test_units_are_those_of_the_run(run):
+    units = part(opened(run / "session2" / "report.html"), "units")
+    facts = dict(zip((one.text for one in units.all("dt")), (one.text for one in units.all("dd"))))
+    counts = Codebook.read(run / "session2" / "align-units" / "codebook.safetensors").counts
+    assert facts["units in use"] == f"{int((counts > 0).sum())} of 5" and facts["frames"] == f"{int(counts.sum()):,}"
+    assert "where it was planted" in units.text
+
+
+def test_sounds_are_test_utterances_each_once_with_truth_and_units(run):
+    root = part(opened(run / "session1" / "report.html"), "sounds")
+    names = [one.text for one in root.all("h3")]
+    assert len(names) == len(set(names)) >= 4 and all(name.startswith("Ses01") for name in names)
+    utterances = {u.id: u for u in corpus.read(run / "corpus.tsv")}
+    for figure, name in zip(root.all("figure", "timeline"), names):
+        assert figure.all("audio") and figure.all("div", "units") and figure.all("div", "planted")
+        assert utterances[name].label in figure.all("p", "verdict")[0].text
+    notes = " ".join(one.text for one in root.all("p", "note"))
+    assert "best" in notes and "worst" in notes and "attention finds the emotional frames with AUC" in notes
+
+
+def test_a_page_can_be_made_again_and_is_the_same(run):
+    before = (run / "session1" / "report.html").read_bytes()
+    pages = [run / "session1" / "report.html", run / "report.html"]
+    assert page.write_all(run, "align", session="1", device="cpu") == pages
+    assert (run / "session1" / "report.html").read_bytes() == before
+
+
+def test_a_fold_that_is_not_finished_is_named(run):
+    with pytest.raises(ValueError, match="session 3 is not finished; finished: 1, 2"):
+        page.write_all(run, "align", session="3")
+    with pytest.raises(ValueError, match="no finished fold of method finetune"):
+        page.write_all(run, "finetune")
+
+
+@pytest.mark.parametrize("change, places", [
+    ({"method": "finetune"}, ["result", "training", "map", "sounds"]),
+    ({"method": "tapt", "pretrain_data": "inductive"}, ["result", "training", "units", "map", "sounds"]),
+    ({"method": "align", "hubert": "scratch", "selection": "reference", "pretrain_data": "inductive"}, None)])
+def test_every_method_and_protocol_has_a_page(small_tree, small_base, tmp_path, change, places):
+    session.run_sessions(small.config(small_tree, change.get("hubert", small_base), tmp_path / "run",
+                                      **{k: v for k, v in change.items() if k != "hubert"}), small.SETTINGS)
+    path, = page.write_all(tmp_path / "run", change["method"], device="cpu")
+    root = opened(path)
+    assert path.name == page.file_name(change["method"])
+    assert [one.attributes["id"] for one in root.all("section")] == (places or ["result", "training", "units", "map",
+                                                                                "sounds"])
+    assert ("Optimistic" in root.text) == (change.get("selection") == "reference")
+    if change["method"] != "finetune":              # inductive: units of utterances that were not heard are computed
+        assert all(figure.all("div", "units") for figure in root.all("figure", "timeline"))
+    if change.get("hubert") == "scratch":
+        stages = [one.text.partition(":")[0] for one in part(root, "training").all("summary")]
+        assert stages == ["Stage 0", "Stage 0", "Stage 2", "Stage 3", "Stage 5", "Stage 6", "Stage 6"]
+
+
+def test_units_of_sound_that_was_not_heard_are_those_that_were_heard_alike(run):
+    """Computed for an utterance of the corpus, they are the stored ones, but for frames that half precision moved."""
+    utterances = corpus.read(run / "corpus.tsv")
+    fold = page.Fold(run, "1", "align", report.collect(run, "align"))
+    labelled = page.Labelled.of(fold, utterances)
+    unheard = dataclasses.replace(labelled, place={})
+    same = [labelled.label(u) == unheard.label(u) for u in utterances]
+    assert np.concatenate(same).mean() > 0.98
+
+
+def called(name: str, *words: object) -> int:
+    """Run a script of bin/ in this process: its exit status."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(sys, "argv", [name, *map(str, words)])
+    try:
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(small.ROOT / "bin" / f"{name}.py"), run_name="__main__")
+    finally:
+        patch.undo()
+    return end.value.code
+
+
+def test_a_session_ends_with_its_page_unless_told_not_to(small_tree, small_base, tmp_path, capsys):
+    """The table stays the last that is said."""
+    words = ["--iemocap", small_tree, "--allow-partial", "--hubert", small_base, "--preset", "tiny", "--device", "cpu",
+             *small.FLAGS, "--method", "finetune", "--run", tmp_path / "run"]
+    path = tmp_path / "run" / "session1" / "report-finetune.html"
+    assert called("session", *words, "--no-report") == 0 and not path.exists()
+    capsys.readouterr()
+    assert called("session", *words) == 0 and path.exists()
+    said = capsys.readouterr().out
+    assert 0 < said.index(f"{path}: 0.") < said.index("protocol: ")
+    path.unlink()
+    assert called("report", tmp_path / "run", "--method", "finetune") == 0 and path.exists()
+
+
+def test_a_run_without_pages_to_make_is_refused_in_one_line(tmp_path, capsys):
+    assert called("report", tmp_path) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_states_on_the_map_are_those_the_classifier_reads(run):
+    recogniser = Recogniser.from_pretrained(run / "session1" / "recogniser")
+    utterance = corpus.read(run / "corpus.tsv")[0]
+    states = learnt.states_of(recogniser.model, utterance)
+    with torch.inference_mode():
+        posterior = recogniser.model.classifier(states).softmax(-1).numpy()
+    assert np.abs(posterior - recogniser(utterance.path).posterior).max() < 1e-5
+
+
+def test_a_corpus_of_other_names_without_truth(small_tree, small_base, tmp_path):
+    """Labels of one's own, with markup in names; no planted truth; a table instead of a tree."""
+    lines = ["path\tlabel\tsession\tspeaker"]
+    for index, path in enumerate(sorted(small_tree.rglob("*.wav"))):
+        shutil.copy(path, tmp_path / f"{index}.wav")
+        lines.append(f"{index}.wav\t{('a&b', 'fear')[index % 2]}\t{path.stem[4]}\t{path.stem[:6]}")
+    (tmp_path / "table.tsv").write_text("\n".join(lines) + "\n")
+    chosen = session.SessionConfig(corpus=str(tmp_path / "table.tsv"), hubert=str(small_base), preset="tiny",
+                                   device="cpu", run=str(tmp_path / "run"), classes="a&b,fear")
+    session.run_sessions(chosen, small.SETTINGS)
+    path, = page.write_all(tmp_path / "run", "align", device="cpu")
+    root = opened(path)
+    assert "a&b" in root.text and not root.all("div", "planted") and "AUC" not in part(root, "sounds").text
+    assert "the emotion of the whole utterance" in part(root, "units").text
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory) -> browser.Browser:
+    try:
+        found = browser.Browser(tmp_path_factory.mktemp("profile"))
+    except (RuntimeError, TimeoutError, OSError) as error:
+        pytest.skip(f"{browser.CHROMIUM} does not start: {error}")
+    yield found
+    found.close()
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [360, 1400])
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_shows_the_pages_without_complaint(run, window, width, dark):
+    """No message in the console, nothing asked for, nothing wider than the window; dark is dark."""
+    for path in (run / "session1" / "report.html", run / "report.html"):
+        window.open(path, width, dark=dark)
+        assert window.complaints == []
+        assert window.run("document.documentElement.scrollWidth") == width
+        assert window.run("document.documentElement.scrollHeight") > 600
+        wide = window.run("""[...document.querySelectorAll("main *")].filter(x => !x.closest(".lane, .scroll, svg"))
+            .filter(x => x.getBoundingClientRect().right > innerWidth + 0.5).map(x => x.className + " " + x.tagName)""")
+        assert wide == []
+        colour = window.run("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", colour)[:3])) < 100) == dark
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [360, 1400])
+def test_text_is_large_enough_to_be_read(run, window, width):
+    """No letter on the page is smaller than 8.5 px, wherever a picture is scaled down."""
+    window.open(run / "session1" / "report.html", width)
+    smallest = window.run("""Math.min(...[...document.querySelectorAll("svg text")].map(x =>
+        parseFloat(getComputedStyle(x).fontSize) * x.getScreenCTM().a || 99))""")
+    plain = window.run("""Math.min(...[...document.querySelectorAll("p, td, th, dt, dd, small, span")].map(x =>
+        parseFloat(getComputedStyle(x).fontSize)))""")
+    assert min(smallest, plain) >= 8.5
+
+
+@needs_browser
+def test_every_text_stands_out_from_what_is_below_it(run, window):
+    """Contrast of the words of page, notes and headings with the card is at least 4.5, light and dark."""
+    for dark in (False, True):
+        window.open(run / "session1" / "report.html", 1400, dark=dark)
+        card, *words = window.run("""[".card|backgroundColor", ".note|color", "h2|color", ".card|color", ".right|color",
+            ".wrong|color", "nav a|color", "dt|color"].map(x => x.split("|")).filter(x => document.querySelector(x[0]))
+            .map(x => getComputedStyle(document.querySelector(x[0]))[x[1]])""")
+        hexadecimal = lambda text: "#" + "".join(f"{int(c):02x}" for c in re.findall(r"\d+", text)[:3])
+        assert all(svg.contrast(hexadecimal(card), hexadecimal(word)) >= 4.5 for word in words), (card, words)
+
+
+CURSOR = """[document.querySelector(".clock").textContent, +document.querySelector(".tracks").ariaValueNow,
+    document.querySelector(".cursor").getBoundingClientRect().left, document.querySelector(".readout").textContent]"""
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [360, 1400])
+def test_the_cursor_goes_where_one_clicks_and_says_what_is_there(window, tmp_path, width):
+    result, units = heard(100), np.arange(100) // 10
+    (tmp_path / "a.html").write_text(timeline.page("a", [timeline.picture(noise(100), result, units)]))
+    window.open(tmp_path / "a.html", width)
+    box = window.run("(b => [b.left, b.width, b.top])(document.querySelector('.wave').closest('.lane')"
+                     ".getBoundingClientRect())")
+    for share in (0.25, 0.7):
+        window.click(box[0] + share * box[1], box[2] + 10)
+        clock, now, left, readout = window.run(CURSOR)
+        seconds = share * (320 * 100 + 80) / 16_000
+        assert now == pytest.approx(seconds, abs=2.1 / box[1] * 2) and clock.startswith(f"{now:.2f} / 2.00")
+        assert left == pytest.approx(box[0] + share * box[1], abs=2.5)
+        t = int(now * 50)
+        best = result.posterior[t].argmax()
+        assert f"{list(result.probabilities)[best]} {round(100 * result.posterior[t, best])} %" in readout
+        assert f"unit {units[t]}" in readout and f"attention {100 * result.attention[t]:.1f} ×" in readout
+        assert window.run("document.querySelector('audio').currentTime") == pytest.approx(now, abs=0.01)
+    window.run("document.querySelector('.tracks').focus()")
+    before = window.run(CURSOR)[1]
+    for key, change in (("ArrowRight", 0.02), ("ArrowLeft", 0.0), ("Home", -before)):
+        window.send("Input.dispatchKeyEvent", type="keyDown", key=key)
+        assert window.run(CURSOR)[1] == pytest.approx(before + change, abs=0.006)
+    assert window.complaints == []
+
+
+@needs_browser
+def test_the_cursor_moves_with_the_sound(window, tmp_path):
+    """Play plays the file that was put in; the cursor follows it to the end; a second sound stops the first."""
+    pictures = [timeline.picture(noise(40, seed=seed), heard(40)) for seed in (0, 1)]
+    (tmp_path / "a.html").write_text(timeline.page("two", pictures))
+    window.open(tmp_path / "a.html", 1400)
+    window.run("document.querySelector('.play').click()")
+    places = window.run("""new Promise(done => { const seen = []; const look = () => {
+        seen.push(+document.querySelector(".tracks").ariaValueNow);
+        if (document.querySelector("audio").ended || seen.length > 400) done(seen); else requestAnimationFrame(look); };
+        look(); })""")
+    assert len(set(places)) > 5 and places == sorted(places) and places[-1] >= 0.75
+    assert window.run("document.querySelector('audio').error") is None
+    assert window.run("document.querySelector('audio').duration") == pytest.approx((320 * 40 + 80) / 16_000, abs=0.03)
+    window.run("document.querySelectorAll('.play')[0].click()")
+    window.run("new Promise(done => setTimeout(done, 100))")
+    window.run("document.querySelectorAll('.play')[1].click()")
+    assert window.run("document.querySelectorAll('audio')[0].paused") is True
+    assert window.complaints == []
+
+
+@needs_browser
+def test_the_switch_turns_the_light_on_and_off(window, tmp_path):
+    (tmp_path / "a.html").write_text(timeline.page("a", [timeline.picture(noise(20), heard(20))]))
+    window.open(tmp_path / "a.html", 1400, dark=True)
+    seen = [window.run("getComputedStyle(document.body).backgroundColor")]
+    for _ in range(2):
+        window.run("document.querySelector('.theme').click()")
+        seen.append(window.run("getComputedStyle(document.body).backgroundColor"))
+    assert seen[0] == seen[2] != seen[1]
+    window.open(tmp_path / "a.html", 700, dark=True, media="print")
+    assert window.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert window.run("getComputedStyle(document.querySelector('.player .play')).display") == "none"
+
+
+@needs_browser
+def test_a_browser_decodes_our_png(window, tmp_path):
+    """Pixels that Chromium reads back from a canvas are those that were written."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    (tmp_path / "a.html").write_text(f'<img src="{svg.data_uri(svg.png(pixels), "image/png")}">')
+    window.open(tmp_path / "a.html", 400)
+    found = window.run("""(async () => { const image = document.querySelector("img"); await image.decode();
+        const canvas = document.createElement("canvas"); canvas.width = 7; canvas.height = 5;
+        const pen = canvas.getContext("2d"); pen.drawImage(image, 0, 0);
+        return [...pen.getImageData(0, 0, 7, 5).data]; })()""")
+    assert np.array_equal(np.array(found).reshape(5, 7, 4)[..., :3], pixels)
+
+
+def test_a_long_sound_fits_into_the_page():
+    """Three minutes of noise: the picture stays below the limit of a page, sound or no sound."""
+    assert len(timeline.page("a", [timeline.picture(noise(50 * 180), heard(50 * 180))])) < document.LIMIT_BYTES
