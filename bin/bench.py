@@ -25,7 +25,7 @@ from framealign import benchmark, commands, config, distributed, files, interop,
 from framealign.benchmark import Contender
 from framealign.config import PretrainConfig
 from framealign.data import Crop, FrameStore, Waveforms, load_checked, pretraining_micro_batches, send
-from framealign.finetune import EmotionModel
+from framealign.emotion import EmotionModel
 from framealign.frames import frames_in, num_frames, num_samples_of, valid_frames
 from framealign.model import Hubert
 from framealign.units import padded
@@ -181,7 +181,7 @@ def pretraining(bench: Bench) -> list[dict]:
     crops = [Crop(0, 0, frames)] * number
     for conv in ("trained", "kept"):
         hubert = Hubert(shape).to(device)
-        model = pretrain.MaskedPrediction(hubert, bench.args.clusters,
+        model = prediction.MaskedPrediction(hubert, bench.args.clusters,
                                           replace(settings, freeze_conv=conv == "kept")).to(device).train()
         adamw = optim.adamw(model.parameters(), 1e-5, (0.9, 0.98), 1e-6, 0.01)
         with torch.no_grad():
@@ -189,7 +189,7 @@ def pretraining(bench: Bench) -> list[dict]:
 
         def our_step(model=model, adamw=adamw, inputs=inputs) -> None:
             is_masked = pretrain.draw_mask(crops, settings, 0)
-            places = tuple(send(x, device) for x in pretrain.places_of(is_masked))
+            places = tuple(send(x, device) for x in prediction.places_of(is_masked))
             with bench.autocast():
                 loss, _ = model(inputs, units, send(is_masked, device), None, False, None, places)
             (loss / len(places[0])).backward()

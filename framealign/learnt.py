@@ -13,7 +13,7 @@ from torch import Tensor
 from framealign import alignment, audio, metrics, synth
 from framealign.config import derive_seed
 from framealign.data import frame_counts
-from framealign.finetune import EmotionModel
+from framealign.emotion import EmotionModel
 from framealign.frames import FRAME_RATE
 from framealign.units import Units
 

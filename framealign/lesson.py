@@ -13,12 +13,12 @@ from torch import Tensor
 
 from framealign import alignment, audio, checkpoint, corpus, document, files, learnt, page, report, synth, timeline
 from framealign.config import derive_seed
-from framealign.finetune import EmotionModel
+from framealign.emotion import EmotionModel
 from framealign.frames import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, num_frames
 from framealign.masking import span_mask
 from framealign.mfcc import mfcc
 from framealign.model import Hubert
-from framealign.pretrain import UnitHead, masked_prediction_loss
+from framealign.prediction import UnitHead, masked_prediction_loss
 from framealign.svg import element, escape, line, path, rect, shade
 from framealign.timeline import WIDTH, axis, coloured_runs, image, stretched, track, unit_strip
 
@@ -157,7 +157,7 @@ def hidden_and_predicted(heard: Heard, batch: Tensor) -> Iterator[Step]:
     right = logits.argmax(-1) == units
     rank = torch.as_tensor(heard.order).argsort()                               # units as rows, like ones together
     yield Step("Predicting hidden units", "HuBERT, Sec. II-E and Eq. 1",
-               "pretrain.py: unit_logits, masked_prediction_loss",
+               "prediction.py: unit_logits, masked_prediction_loss",
                f"Cosine of each projected state to each of {logits.shape[1]} codewords, over temperature 0.1: logits "
                f"{tuple(logits.shape)}. Mean cross-entropy of the hidden frames: {loss:.2f} nats (guessing: "
                f"{np.log(logits.shape[1]):.2f}); right: {share_of(right[hidden])} of the hidden, "
@@ -174,12 +174,12 @@ def recognised(heard: Heard, batch: Tensor) -> Iterator[Step]:
     labels, T = heard.recogniser.labels, len(heard.units)
     truth = [] if heard.truth is None else [track("planted truth", coloured_runs(
         heard.truth.astype(int), heard.edges, [None, "#b83227"], ["", "emotional"]), 24, "where it was put")]
-    yield Step("Attention pooling", "alignment paper, Sec. 2.3", "finetune.py: AttentionPooling.attention",
+    yield Step("Attention pooling", "alignment paper, Sec. 2.3", "emotion.py: AttentionPooling.attention",
                f"Weights softmax(tanh(h . w)) over the frames, ({T},), sum 1; the weighted mean of the states is what "
                "is classified. Dashed: if every frame counted alike. tanh keeps any weight within e² of any other.",
                [*truth, track("attention", timeline.attention_area(attention, heard.edges), 70)])
     words = ", ".join(f"{name} {100 * p:.0f} %" for name, p in zip(labels, probabilities))
-    yield Step("Emotion, once and over time", "alignment paper, Sec. 2.3", "finetune.py: EmotionModel.over_time",
+    yield Step("Emotion, once and over time", "alignment paper, Sec. 2.3", "emotion.py: EmotionModel.over_time",
                f"The classifier is linear: read on the pooled state it gives the utterance ({words}), read on single "
                f"frames the posterior ({T}, {len(labels)}).",
                [*truth, units_track(heard),

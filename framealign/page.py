@@ -13,7 +13,7 @@ from framealign import (alignment, audio, charts, corpus, document, files, learn
                         timeline)
 from framealign.config import derive_seed
 from framealign.document import card, facts, grid, section
-from framealign.finetune import EmotionModel
+from framealign.emotion import EmotionModel
 from framealign.model import Hubert
 from framealign.recognise import Recogniser
 from framealign.session import TINY

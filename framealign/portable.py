@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from framealign import files
-from framealign.finetune import EmotionModel
+from framealign.emotion import EmotionModel
 from framealign.frames import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, num_samples_of
 
 

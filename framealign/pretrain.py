@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from framealign import checkpoint, distributed, files, log, optim, stopping
 from framealign.config import PretrainConfig, as_dict, derive_seed
@@ -20,101 +19,8 @@ from framealign.data import (Crop, ahead, batch_ids, frame_counts, micro_batches
 from framealign.frames import FRAME_RATE, frames_in
 from framealign.masking import span_mask
 from framealign.model import Hubert
+from framealign.prediction import MaskedPrediction, exact, frame_weights, places_of
 from framealign.units import Units, frame_source
-
-
-def unit_logits(x: Tensor, codewords: Tensor, temperature: float = 0.1) -> Tensor:
-    """Cosine similarity of frames (S, P) to codewords (K, P), over temperature: (S, K). HuBERT, Sec. II-E."""
-    x, codewords = F.normalize(x, dim=-1), F.normalize(codewords, dim=-1)
-    return x @ codewords.T / temperature            # one matmul: (S, K, P) is never held
-
-
-class UnitHead(nn.Module):
-    """Projection D -> P and one codeword per unit; default linear initialisation, codewords uniform in [0, 1)."""
-
-    def __init__(self, hidden_size: int, projection_size: int, num_clusters: int, temperature: float):
-        super().__init__()
-        self.final_proj = nn.Linear(hidden_size, projection_size)
-        self.codewords = nn.Parameter(torch.rand(num_clusters, projection_size))
-        self.temperature = temperature
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """frames (S, D): logits (S, K) in float32, whatever the encoder's precision."""
-        with torch.autocast(frames.device.type, enabled=False):
-            return unit_logits(self.final_proj(frames.float()), self.codewords, self.temperature)
-
-
-def masked_prediction_loss(logits: Tensor, units: Tensor) -> Tensor:
-    """Cross-entropy in nats, summed over hidden frames: logits (S, K), units (S,): (). HuBERT, Eq. 1, alpha 1."""
-    return F.cross_entropy(logits, units, reduction="sum")
-
-
-class MaskedPrediction(nn.Module):
-    """Encoder and unit head; its forward is one micro-batch from waveform (or kept conv features) to summed loss."""
-
-    def __init__(self, hubert: Hubert, num_clusters: int, config: PretrainConfig):
-        super().__init__()
-        self.hubert = hubert
-        self.head = UnitHead(hubert.config.hidden_size, config.projection_size, num_clusters, config.temperature)
-        self.freeze_conv, self.feature_penalty = config.freeze_conv, config.feature_penalty
-        self.unmasked_weight = config.unmasked_weight
-        hubert.feature_extractor.requires_grad_(not config.freeze_conv)
-
-    def forward(self, inputs: Tensor, units: Tensor, is_masked: Tensor, is_kept: list[bool] | None,
-                look_at_unmasked: bool, num_samples: Tensor | None = None, places: tuple[Tensor, Tensor] | None = None
-                ) -> tuple[Tensor, dict[str, Tensor]]:
-        """inputs (B, N) samples or (B, T, C) kept features, all T frames real; units, is_masked (B, T).
-
-        num_samples (B,): samples of each, None for all N; whole utterances of T frames may differ by less than a hop.
-        places: `places_of(is_masked)`, worked out where the mask was drawn, so that a GPU is not waited for.
-        Returns the loss summed over hidden frames, and sums for the log (all on the device): loss, frames and correct
-        hidden ones, how often each unit was predicted, and, if looked at, visible frames and correct ones among them.
-        """
-        features = inputs
-        if inputs.ndim == 2:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_conv):
-                features = self.hubert.frontend(inputs, num_samples)            # (B, T, C)
-        *_, states = self.hubert.layers(features, None, is_masked, is_kept)     # (B, T, D)
-        hidden_at, seen_at = places or places_of(is_masked)                     # (S,), (B T - S,)
-        states, units = states.flatten(0, 1), units.flatten()                   # (B T, D), (B T,)
-        target = units.index_select(0, hidden_at)                               # (S,)
-        logits = self.head(states.index_select(0, hidden_at))                   # (S, K)
-        loss = masked_prediction_loss(logits, target)
-        predicted = logits.detach().argmax(-1)
-        sums = {"loss": loss.detach().to(exact(loss.device)), "masked": is_masked.sum(),
-                "masked_correct": (predicted == target).sum(),
-                "predicted": histogram(predicted, logits.shape[1])}
-        if look_at_unmasked or self.unmasked_weight > 0:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self.unmasked_weight > 0):
-                seen = self.head(states.index_select(0, seen_at))               # logits of visible frames
-            visible = units.index_select(0, seen_at)
-            if self.unmasked_weight > 0:
-                loss = loss + self.unmasked_weight * masked_prediction_loss(seen, visible)
-            sums |= {"unmasked": (~is_masked).sum(), "unmasked_correct": (seen.argmax(-1) == visible).sum()}
-        if not self.freeze_conv:                    # wav2vec 2.0's penalty, here per frame that counts, like the loss
-            counted = frame_weights(is_masked, self.unmasked_weight).sum()
-            loss = loss + self.feature_penalty * features.float().square().mean() * counted
-        if is_kept is not None and distributed.world_size() > 1:
-            for index, block in enumerate(self.hubert.encoder.layers):
-                if not is_kept[index]:              # a dropped block still takes part in the gradient reduction
-                    loss = loss + 0.0 * sum(p.sum() for p in block.parameters())
-        return loss, sums
-
-
-def histogram(units: Tensor, num_clusters: int) -> Tensor:
-    """How often each of K units is among these (S,): (K,) int64; bincount asks a GPU for the largest and waits."""
-    return units.new_zeros(num_clusters).scatter_add_(0, units, torch.ones_like(units))
-
-
-def places_of(is_masked: Tensor) -> tuple[Tensor, Tensor]:
-    """Where hidden and where visible frames lie in a mask (B, T), read row by row: indices (S,) and (B T - S,)."""
-    flat = is_masked.flatten()
-    return flat.nonzero().squeeze(1), (~flat).nonzero().squeeze(1)
-
-
-def frame_weights(is_masked: Tensor, unmasked_weight: float) -> Tensor:
-    """How much each frame's loss counts: 1 where hidden, `unmasked_weight` where not. (B, T) bool: (B, T) float."""
-    return torch.where(is_masked, 1.0, unmasked_weight)
 
 
 def crop_units(units: Units, crops: list[Crop]) -> Tensor:
@@ -171,11 +77,6 @@ def add_up(totals: dict[str, Tensor], sums: dict[str, Tensor]) -> None:
     """Add `sums` to `totals` in place; nothing leaves the device."""
     for key, value in sums.items():
         totals[key] = totals[key] + value if key in totals else value
-
-
-def exact(device: torch.device) -> torch.dtype:
-    """The float type for sums over many frames: float64 wherever the device has it."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 SUMS = ("loss", "masked", "masked_correct", "unmasked", "unmasked_correct")

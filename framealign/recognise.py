@@ -14,7 +14,7 @@ from torch import Tensor
 
 from framealign import audio, distributed, windows
 from framealign.data import groups_by_length
-from framealign.finetune import EmotionModel
+from framealign.emotion import EmotionModel
 from framealign.frames import RECEPTIVE_FIELD, SAMPLE_RATE
 from framealign.model import Hubert
 from framealign.units import Codebook, padded

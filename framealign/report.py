@@ -13,7 +13,7 @@ import numpy as np
 
 from framealign import corpus, files, metrics
 from framealign.config import SELECTIONS
-from framealign.finetune import scores
+from framealign.metrics import scores
 from framealign.session import METHODS, tested_stage
 from framealign.session import TESTED as STAGES
 from framealign.stages import difference

@@ -174,7 +174,8 @@ def state_store(hubert: Hubert, layer: int, utterances: list, directory: Path, d
         raise ValueError(f"layer must be in [0, {hubert.config.num_hidden_layers}], got {layer}")
     return _filled(hubert, directory, utterances, hubert.config.hidden_size,
                    lambda waveforms: hubert.states_of(waveforms, layer),
-                   lambda waveform: windows.states(hubert, waveform, layer, device), f"layer {layer}", device, precision)
+                   lambda waveform: windows.states(hubert, waveform, layer, device), f"layer {layer}", device,
+                   precision)
 
 
 def frontend_store(hubert: Hubert, utterances: list, directory: Path, device: torch.device,

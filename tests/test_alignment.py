@@ -90,7 +90,7 @@ def test_mean_and_median_are_over_utterances(truths):
 
 
 def test_a_real_recogniser_is_asked_for_its_attention_and_the_true_class(truths, micro, tmp_path):
-    from framealign.finetune import EmotionModel
+    from framealign.emotion import EmotionModel
     from framealign.model import Hubert
     utterances, truth = truths
     torch.manual_seed(0)

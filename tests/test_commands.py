@@ -13,7 +13,7 @@ import torch
 from framealign import audio, commands, corpus, files, huggingface, interop
 from framealign.commands import FinetuneRun, PretrainRun, UnitsRun
 from framealign.config import PRESETS, FinetuneConfig, KMeansConfig, preset
-from framealign.finetune import EmotionModel
+from framealign.emotion import EmotionModel
 from framealign.mfcc import mfcc
 from framealign.model import Hubert
 from framealign.overrides import with_overrides

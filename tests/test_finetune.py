@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from framealign import checkpoint, distributed, finetune, optim
 from framealign.config import SELECTIONS, FinetuneConfig, derive_seed
 from framealign.data import Crop, Waveforms, frame_counts
-from framealign.finetune import AttentionPooling, EmotionModel, MeanPooling
+from framealign.emotion import AttentionPooling, EmotionModel, MeanPooling
 from framealign.frames import frames_in, num_samples_of
 from framealign.masking import span_mask
 from framealign.model import Hubert

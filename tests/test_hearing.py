@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from framealign import hearing
-from framealign.finetune import EmotionModel
+from framealign.emotion import EmotionModel
 from framealign.hearing import RecogniseRun, find
 from framealign.model import Hubert
 from framealign.recognise import Recogniser

@@ -15,7 +15,7 @@ LEVELS = {
         "segments", "stages", "stopping", "unpickle", "utterances", "voice"],
     2: ["card", "centroids", "convolutions", "formats", "huggingface", "logbook", "synth", "timeline"],
     3: ["model", "corpus", "data", "checkpoint", "interop", "windows"],
-    4: ["units"],
+    4: ["emotion", "prediction", "units"],
     5: ["pretrain", "finetune", "preflight"],
     6: ["session", "recognise", "portable"],
     7: ["alignment", "report"],

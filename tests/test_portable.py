@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from framealign import portable
-from framealign.finetune import EmotionModel
+from framealign.emotion import EmotionModel
 from framealign.model import Hubert
 from framealign.recognise import Recogniser
 

@@ -18,7 +18,7 @@ from framealign.data import Crop, FrameStore, Waveforms, frame_counts, pretraini
 from framealign.frames import frames_in
 from framealign.interop import to_torchaudio, torchaudio_arguments
 from framealign.model import Hubert
-from framealign.pretrain import MaskedPrediction, masked_prediction_loss, unit_logits
+from framealign.prediction import MaskedPrediction, masked_prediction_loss, unit_logits
 from framealign.units import Units, frontend_store
 from framealign.utterances import CLASSES
 
@@ -229,7 +229,7 @@ def test_a_step_asks_the_device_for_nothing(micro, looks, weight):
     model = MaskedPrediction(base(micro), 5, config).train()
     optimizer = optim.adamw(model.parameters(), 1e-3, (0.9, 0.98), 1e-6, 0.01)
     features, units, is_masked = torch.randn(3, 20, 8), torch.randint(5, (3, 20)), torch.rand(3, 20) < 0.5
-    places = pretrain.places_of(is_masked)
+    places = prediction.places_of(is_masked)
     expected, _ = model.eval()(features, units, is_masked, None, looks)
     assert torch.equal(expected, model(features, units, is_masked, None, looks, None, places)[0])
     for enabled in (False, True):
@@ -501,7 +501,7 @@ def test_a_frozen_conv_encoder_stays_to_the_bit_and_a_trained_one_moves(micro, t
 def test_a_gradient_that_is_not_finite_is_skipped_and_counted(micro, tones, tmp_path, monkeypatch):
     """Update 3 is poisoned: weights and moments are those of update 2, and training goes on."""
     made, calls = random_units(tones), []
-    loss_of = pretrain.masked_prediction_loss
+    loss_of = prediction.masked_prediction_loss
 
     def poisoned(logits, units):
         calls.append(torch.is_grad_enabled())
@@ -521,7 +521,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(micro, tones, tmp_
 
 def test_skipped_updates_are_logged_with_their_utterances_once(micro, tones, tmp_path, monkeypatch):
     """Also where the run is stopped between the skipped update and the log's next line; loss or gradient alike."""
-    made, loss_of = random_units(tones), pretrain.masked_prediction_loss
+    made, loss_of = random_units(tones), prediction.masked_prediction_loss
     config = settings(updates=9, log_every_updates=4, valid_fraction=0)
 
     def train(run: Path, stops: tuple, factor: float) -> list[dict]:

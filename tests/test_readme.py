@@ -13,7 +13,7 @@ import soundfile
 import torch
 
 from framealign import session
-from framealign.finetune import EmotionModel
+from framealign.emotion import EmotionModel
 from framealign.model import Hubert
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ import torch
 
 from framealign import audio, distributed, finetune, windows
 from framealign.data import Waveforms, frame_counts
-from framealign.finetune import EmotionModel
+from framealign.emotion import EmotionModel
 from framealign.frames import num_frames
 from framealign.model import Hubert
 from framealign.recognise import Recogniser
