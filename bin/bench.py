@@ -5,8 +5,7 @@
     bin/bench.py --what all --corpus emodb4.tsv --rounds 5 --out bench.json
 
 The first row of each table is what the others are compared with. Weights are random unless --hubert names a directory.
-Peers that are not installed are left out, which is said. It is the one script that imports peers, and so the one that
-is longer than a verb.
+Peers that are not installed are left out, which is said. The one script that imports peers, so longer than a verb.
 """
 import argparse
 import importlib.util
@@ -21,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framealign import benchmark, commands, config, distributed, files, interop, kmeans, log, optim, pretrain
+from framealign import benchmark, commands, config, distributed, files, interop, kmeans, log, optim, prediction,\
+    pretrain
 from framealign.benchmark import Contender
 from framealign.config import PretrainConfig
 from framealign.data import Crop, FrameStore, Waveforms, load_checked, pretraining_micro_batches, send

@@ -1,7 +1,7 @@
-"""The recogniser: encoder, attention pooling, a linear classifier (alignment paper, Sec. 2.3); trained by `finetune.py`.
+"""The recogniser: encoder, attention pooling, a linear classifier (alignment paper, Sec. 2.3).
 
 Because the classifier is linear in the pooled state, applied to single frames it gives the emotion over time: the same
-weights are read frame by frame, and the attention says how much each frame counted.
+weights are read frame by frame, and the attention says how much each frame counted. `finetune.py` trains it.
 """
 from pathlib import Path
 

@@ -23,7 +23,7 @@ from framealign.model import Hubert
 from framealign.overrides import with_overrides
 from framealign.pretrain import pretrain
 from framealign.stages import Stage, link, nothing_half_made, run_stage
-from framealign.units import Codebook, Units, digest_of_state, identity, make_units, mfcc_store, state_store
+from framealign.units import Codebook, Units, described, digest_of_state, make_units, mfcc_store, state_store
 from framealign.utterances import CLASSES, Utterance, class_names, split_ids
 
 METHODS = ("finetune", "tapt", "align")
@@ -297,11 +297,6 @@ class Recipe:
 
     def _seeded(self, config):
         return dataclasses.replace(config, seed=self.config.seed)
-
-
-def described(utterances: list[Utterance]) -> str:
-    """Which utterances these are, for a record: their number and a digest of ids, paths and lengths in their order."""
-    return f"{len(utterances)} utterances (digest {identity(utterances)})"
 
 
 def run_sessions(config: SessionConfig, overrides: dict[str, str], remade: set[Path] | None = None

@@ -229,6 +229,11 @@ def identity(utterances: list) -> str:
     return files.digest_of([(u.id, str(u.path), u.num_samples) for u in utterances])
 
 
+def described(utterances: list) -> str:
+    """Which utterances these are, for a record: their number and a digest of ids, paths and lengths in their order."""
+    return f"{len(utterances)} utterances (digest {identity(utterances)})"
+
+
 def digest_of_state(state: dict[str, Tensor]) -> str:
     """Digest of names and values of a state dict."""
     return files.digest_of([(name, files.digest_bytes(x.detach().cpu().contiguous().numpy().tobytes()))

@@ -11,7 +11,7 @@ import ranks
 import torch
 import torch.nn.functional as F
 
-from framealign import checkpoint, distributed, finetune, optim
+from framealign import checkpoint, distributed, finetune, huggingface, optim
 from framealign.config import SELECTIONS, FinetuneConfig, derive_seed
 from framealign.data import Crop, Waveforms, frame_counts
 from framealign.emotion import AttentionPooling, EmotionModel, MeanPooling
@@ -168,7 +168,7 @@ def test_directories_that_hold_no_recogniser(micro, tmp_path):
     for name, head in (("bias gone", {k: x for k, x in model.head().items() if k != "classifier.bias"}),
                        ("a module more", model.head() | {"projector.weight": torch.zeros(3)}),
                        ("narrower", model.head() | {"pooling.weight": torch.zeros(3)})):
-        finetune.huggingface.write(tmp_path / name, micro, model.hubert.state_dict(), head, do_normalize=True,
+        huggingface.write(tmp_path / name, micro, model.hubert.state_dict(), head, do_normalize=True,
                                    labels=LABELS)
         with pytest.raises(ValueError, match=f"{name}.*parameters do not fit"):
             EmotionModel.from_pretrained(tmp_path / name)

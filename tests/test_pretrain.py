@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from framealign import audio, data, optim, pretrain
+from framealign import audio, data, optim, prediction, pretrain
 from framealign.config import HubertConfig, PretrainConfig, derive_seed
 from framealign.data import Crop, FrameStore, Waveforms, frame_counts, pretraining_micro_batches
 from framealign.frames import frames_in
@@ -506,7 +506,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(micro, tones, tmp_
     def poisoned(logits, units):
         calls.append(torch.is_grad_enabled())
         return loss_of(logits, units) * (float("nan") if sum(calls) == 8 else 1.0)     # micro-batch 2 of update 3
-    monkeypatch.setattr(pretrain, "masked_prediction_loss", poisoned)
+    monkeypatch.setattr(prediction, "masked_prediction_loss", poisoned)
     config = settings(save_every_updates=1, keep_checkpoints=9, updates=5, valid_fraction=0)
     pretrain.pretrain(base(micro), tones, made, config, tmp_path, CPU)
     assert [line["skipped_updates"] for line in read_log(tmp_path) if "lr" in line] == [0, 0, 1, 0, 0]
@@ -528,7 +528,7 @@ def test_skipped_updates_are_logged_with_their_utterances_once(micro, tones, tmp
         done = 0
         for stop in stops:
             calls = itertools.count(3 * done)
-            monkeypatch.setattr(pretrain, "masked_prediction_loss", lambda logits, units: loss_of(logits, units) + (
+            monkeypatch.setattr(prediction, "masked_prediction_loss", lambda logits, units: loss_of(logits, units) + (
                 factor if next(calls) in (7, 16) else 0.0))                     # in updates 3 and 6
             pretrain.pretrain(base(micro), tones, made, config, run, CPU, stop_after=stop)
             done = stop
@@ -564,7 +564,7 @@ def test_utterances_of_a_frame_or_two_train(micro, tones, tmp_path):
 @pytest.mark.parametrize("log_every, stopped", ((7, 21), (25, 25)))
 def test_twenty_skipped_in_a_row_stop_the_run(micro, tones, tmp_path, monkeypatch, log_every, stopped):
     """Whatever the interval of the log, at which this is looked at; also across an interruption."""
-    monkeypatch.setattr(pretrain, "masked_prediction_loss", lambda logits, units: logits.sum() * float("nan"))
+    monkeypatch.setattr(prediction, "masked_prediction_loss", lambda logits, units: logits.sum() * float("nan"))
     config = settings(updates=50, log_every_updates=log_every, valid_fraction=0, batch_seconds=2)
     pretrain.pretrain(base(micro), tones, random_units(tones), config, tmp_path, CPU, stop_after=10)
     with pytest.raises(ValueError, match=f"update {stopped}: the last {stopped} gradients were not finite"):

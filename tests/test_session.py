@@ -228,7 +228,7 @@ def test_a_second_run_makes_nothing(world, spoilt, capsys):
     ({"tapt_clusters": "7"}, {}, "tapt-units", r"settings\.clusters was 8, is 7"),
     ({"align_layer": "2"}, {}, "align-units", r"settings\.layer was 1, is 2"),
     ({"kmeans.full_passes": "1"}, {}, "tapt-units", r"settings\.kmeans\.full_passes was 2, is 1"),
-    ({"finetune.lr": "0.5"}, {}, "tapt-finetune", r"settings\.finetune\.lr was 0\.001, is 0\.5"),
+    ({"finetune.lr": "0.5"}, {}, "tapt-finetune", r"settings\.finetune\.lr was \S+, is 0\.5"),
     ({"finetune.lr": "0.5"}, {"method": "finetune"}, "finetune", r"settings\.finetune\.lr"),
     ({}, {"seed": 1}, "tapt-units", r"settings\.seed was 0, is 1"),
     ({}, {"selection": "last"}, "tapt-finetune", r"settings\.finetune\.selection was clean, is last"),
