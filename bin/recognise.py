@@ -5,6 +5,7 @@
     bin/recognise.py runs/demo/session1/recogniser a.wav --timeline             # segments, start and end in seconds
     find . -name '*.mp3' | bin/recognise.py runs/demo/session1/recogniser - --format csv > emotions.csv
     bin/recognise.py runs/demo/session1/recogniser talks --format textgrid --out grids      # for Praat
+    bin/recognise.py runs/demo/session1/recogniser a.wav --html a.html          # a picture that can be played
 
 Exit status: 0, 1 (some sounds could not be recognised: a line for each on stderr) or 2 (none could).
 """

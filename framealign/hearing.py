@@ -1,6 +1,6 @@
 """What `bin/recognise.py` does: find the sounds that were named, recognise each, write the results as they come.
 
-A picture, or anything else that is made of results, is one more consumer of `heard`.
+With --html also one page with a picture of each sound that was recognised: `timeline.picture`.
 """
 import glob
 import os
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from framealign import files
+from framealign import audio, files, timeline
 from framealign.formats import FORMATS, shown
 from framealign.model import Hubert
 from framealign.recognise import Recogniser, Result, UnitReader
@@ -29,6 +29,7 @@ class RecogniseRun:
     format: str = "table"                           # table, json, jsonl, csv, textgrid, audacity or rttm
     smooth: float = 0.25                            # seconds: no segment is shorter; 0: each frame for itself
     out: str = ""                                   # folder for one file per sound; "": everything on standard output
+    html: str = ""                                  # also this file: a page with a playable picture of each sound
     codebook: str = ""                              # codebook.safetensors: also each frame's unit (with --timeline)
     codebook_model: str = ""                        # model whose states it was fitted on; "": the recogniser's encoder
     layer: int = -1                                 # of those states; -1: what the codebook's own record says
@@ -102,7 +103,7 @@ def run(model: str, names: list[str], config: RecogniseRun) -> int:
         raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {config.format}")
     if not 0 <= config.smooth < float("inf"):
         raise ValueError(f"--smooth must be 0 or more seconds, got {config.smooth}")
-    form, failed, number = FORMATS[config.format], [], 0
+    form, failed, number, figures = FORMATS[config.format], [], 0, []
     recogniser = load(model, config)
     sounds = find(names, sys.stdin.buffer if "-" in names else ())
     if form.single and not config.out:
@@ -121,8 +122,13 @@ def run(model: str, names: list[str], config: RecogniseRun) -> int:
             sys.stdout.write((form.between if number else first) + text)
             sys.stdout.flush()
         number += 1
+        if config.html:                             # the sound is read again: results of hours do not wait in memory
+            figures.append(timeline.picture(audio.load(path).numpy(), result, result.units, title=shown(path)))
     if number and not config.out:
         sys.stdout.write(form.last)
+    if figures:
+        files.write_text(config.html, timeline.page("Recognised", figures, f"{number} sounds by {shown(model)}"))
+        print(f"{config.html}: open it in a browser", file=sys.stderr)
     if failed and len(failed) + number > 1:
         print(f"{len(failed)} of {len(failed) + number} could not be recognised", file=sys.stderr)
     return 0 if not failed and number else 1 if number else 2

@@ -158,3 +158,13 @@ def test_wrong_flags_are_one_line_before_anything_is_heard(model, mixed, tmp_pat
     with pytest.raises(ValueError, match=message):
         hearing.run(str(model), [str(mixed / "a.wav"), str(mixed / "d.flac")], RecogniseRun(device="cpu", **changes))
     assert capsys.readouterr().out == ""
+
+
+def test_a_page_has_a_picture_of_each_sound_that_was_recognised(model, mixed, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert hearing.run(str(model), [str(mixed)], RecogniseRun(html=str(page))) == 1
+    assert str(page) in capsys.readouterr().err
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<figure") == text.count("<audio") == len(GOOD)
+    assert all(Path(name).name in text for name in GOOD) and "text.wav" not in text
+    assert "http://" not in text.replace("http://www.w3.org", "") and "https://" not in text
