@@ -225,7 +225,7 @@ PRESETS = {
                                 num_conv_pos_embeddings=32, num_conv_pos_embedding_groups=8, feat_proj_dropout=0.0,
                                 hidden_dropout=0.05, attention_dropout=0.0, layerdrop=0.0),
                    PretrainConfig(updates=600, warmup_updates=60, peak_lr=1e-3, batch_seconds=32,
-                                  micro_batch_seconds=32, max_seconds=6, projection_size=64,
+                                  micro_batch_seconds=32, max_seconds=6, projection_size=64, unmasked_weight=1.0,
                                   log_every_updates=50, valid_every_updates=200, save_every_updates=200),
                    FinetuneConfig(epochs=24, lr=3e-4, lr_decay=True, head_lr_factor=10.0, batch_size=16,
                                   micro_batch_size=16, max_seconds=2.0),
