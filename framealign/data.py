@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from framealign import audio, distributed, files, log
-from framealign.config import PretrainConfig, derive_seed
+from framealign.config import KEPT_TYPES, PretrainConfig, derive_seed
 from framealign.frames import HOP, SAMPLE_RATE, frames_in, num_frames, num_samples_of
 
 
@@ -79,6 +79,8 @@ class FrameStore:
         if not isinstance(shards, list) or not shards or not all(
                 isinstance(name, str) and re.fullmatch(r"[\w.-]{1,100}\.npy", name) for name in shards):
             raise ValueError(f"{directory}: its index.json names no shards; delete it and run again")
+        if type(self.index.get("group_frames")) is not int or self.index.get("dtype") not in KEPT_TYPES:
+            raise ValueError(f"{directory}: its index.json says no group_frames or dtype; delete it and run again")
         try:
             self.maps = [np.load(self.directory / name, mmap_mode="r", allow_pickle=False) for name in shards]
         except OSError as error:
