@@ -8,7 +8,7 @@
 import argparse
 import sys
 
-from framealign import allocator, comparison, config, experiment, log, session
+from framealign import comparison, config, experiment, log, session
 
 
 def main() -> None:
@@ -21,7 +21,6 @@ def main() -> None:
     parser.add_argument("--compare", nargs=2, metavar="RUN",
                         help="paired bootstrap of two runs on the same utterances: RUN, RUN:METHOD or predictions.csv")
     args = parser.parse_args()
-    allocator.keep_freed_memory()
     if bool(args.run) == bool(args.compare):
         raise ValueError("give either a run's folder or --compare with two; --help shows examples")
     if args.compare:

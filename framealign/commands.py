@@ -164,7 +164,8 @@ def pretrain_run(config: PretrainRun, settings: PretrainConfig) -> None:
     torch.manual_seed(settings.seed)
     hubert = Hubert.from_pretrained(config.init_from) if config.init_from else Hubert(chosen.model, chosen.do_normalize)
     run, width = Path(config.run), hubert.config.conv_dim[-1] if settings.cache_frontend and settings.freeze_conv else 0
-    check_room(run, {run: training_bytes(hubert.config, settings) + frames_bytes(utterances, width)})
+    check_room(run, {run: training_bytes(hubert.config, settings)
+                     + frames_bytes(utterances, width, settings.kept_type)})
     if config.preflight:
         return
     with lock.held(run), nothing_half_made(run / "frontend"):

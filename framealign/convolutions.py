@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from framealign.frames import conv_inputs, conv_length
+
 CHUNK_FRAMES = 100                                  # 2 s: 6 MB of the first layer's output in bfloat16, 13 in float32
 GPU_CHUNK_FRAMES = 1500                             # 30 s: kernels large enough to be worth starting
 
@@ -25,11 +27,8 @@ def features(layers: nn.ModuleList, waveform: Tensor, dtype: torch.dtype, chunk_
     """
     chunk_frames = chunk_frames or (CHUNK_FRAMES if waveform.device.type == "cpu" else GPU_CHUNK_FRAMES)
     kernels, strides = ([getattr(layer.conv, name)[0] for layer in layers] for name in ("kernel_size", "stride"))
-    hop, seen, frames = math.prod(strides), 1, len(waveform)
-    for kernel, stride in zip(kernels, strides):
-        frames = (frames - kernel) // stride + 1
-    for kernel, stride in zip(reversed(kernels), reversed(strides)):
-        seen = (seen - 1) * stride + kernel         # samples that one frame sees
+    hop, seen = math.prod(strides), conv_inputs(1, kernels, strides)            # samples from frame to frame, in one
+    frames = conv_length(len(waveform), kernels, strides)
     prepared = [_prepare(layer, waveform, dtype) for layer in layers]
     found = []
     for first in range(0, frames, chunk_frames):

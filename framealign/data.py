@@ -143,9 +143,8 @@ class FrameStore:
             (directory / "index.json").unlink(missing_ok=True)
             directory.mkdir(parents=True, exist_ok=True)
         distributed.barrier()
-        bytes_each = torch.finfo(getattr(torch, dtype)).bits // 8
         log.say(f"{what}: {int(counts.sum())} frames of {width} x {dtype}, "
-                f"{int(counts.sum()) * width * bytes_each / 1e9:.3g} GB in {directory}")
+                f"{kept_bytes(counts, width, dtype) / 1e9:.3g} GB in {directory}")
         names = [f"frames-{shard:05d}-of-{world:05d}.npy" for shard in range(world)]
         group_frames = round(batch_seconds * SAMPLE_RATE) // HOP
         groups = _groups(counts, group_frames)[rank::world]
@@ -174,6 +173,11 @@ class FrameStore:
                 "utterances": len(utterances), "frames": int(counts.sum())})
         distributed.barrier()
         return cls(directory, counts)
+
+
+def kept_bytes(counts: Tensor, width: int, dtype: str) -> int:
+    """Bytes of utterances of `counts` (U,) frames, `width` numbers each, kept as float16, bfloat16 or float32."""
+    return int(counts.sum()) * width * torch.finfo(getattr(torch, dtype)).bits // 8
 
 
 def _typed(stored: Tensor, dtype: str) -> Tensor:

@@ -3,6 +3,8 @@
 Frame t sees samples [320 t, 320 t + 400). Everything that counts or cuts frames uses this module, so that label t,
 unit t and feature t always speak of the same samples.
 """
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -31,11 +33,18 @@ def frames_in(seconds: float) -> int:
     return num_frames(max(RECEPTIVE_FIELD, round(seconds * SAMPLE_RATE)))
 
 
-def conv_length(length: int | Tensor, kernels: tuple[int, ...], strides: tuple[int, ...]) -> int | Tensor:
+def conv_length(length: int | Tensor, kernels: Sequence[int], strides: Sequence[int]) -> int | Tensor:
     """Outputs of a stack of unpadded convolutions over `length` inputs (int, or an integer tensor of any shape)."""
     for kernel, stride in zip(kernels, strides):
         length = (length - kernel) // stride + 1
     return length
+
+
+def conv_inputs(outputs: int, kernels: Sequence[int], strides: Sequence[int]) -> int:
+    """Inputs that a stack of unpadded convolutions needs for so many outputs, and no more: `conv_length` backwards."""
+    for kernel, stride in zip(reversed(kernels), reversed(strides)):
+        outputs = (outputs - 1) * stride + kernel
+    return outputs
 
 
 def valid_frames(counts: Tensor, longest: int) -> Tensor:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from framealign import audio, log
 from framealign.config import FinetuneConfig, HubertConfig, PretrainConfig
-from framealign.data import frame_counts
+from framealign.data import frame_counts, kept_bytes
 from framealign.parameters import shapes
 from framealign.units import Codebook
 from framealign.utterances import Split, Utterance
 
-STORED_BYTES, WEIGHT_BYTES = 2, 4                   # of a kept frame's number (float16), of a parameter (float32)
+WEIGHT_BYTES = 4                                    # of a parameter (float32)
 
 
 def check_files(utterances: Sequence[Utterance]) -> None:
@@ -53,9 +53,9 @@ def given_codebook(path: str, width: int) -> Codebook:
     return codebook
 
 
-def frames_bytes(utterances: list[Utterance], width: int) -> int:
-    """Bytes of all frames of these utterances where they are kept, `width` numbers each."""
-    return int(frame_counts(utterances).sum()) * width * STORED_BYTES
+def frames_bytes(utterances: list[Utterance], width: int, dtype: str = "float16") -> int:
+    """Bytes of all frames of these utterances where they are kept, `width` numbers of that type each."""
+    return kept_bytes(frame_counts(utterances), width, dtype)
 
 
 def training_bytes(model: HubertConfig, config: PretrainConfig | FinetuneConfig) -> int:

@@ -141,9 +141,9 @@ class Recipe:
         """Bytes that each folder may take on the disk at most, of stages that are not finished."""
         made = {stage.folder: stage.room for stage in self.stages()
                 if stage.make and not (stage.folder / "stage.json").exists()}
-        kept = self.preset.finetune.freeze_conv and self.preset.finetune.cache_frontend
-        width = self.model.conv_dim[-1] if kept else 0
-        return made | {self.root / "frontend": preflight.frames_bytes(self.utterances, width)}
+        tuned = self.preset.finetune
+        width = self.model.conv_dim[-1] if tuned.freeze_conv and tuned.cache_frontend else 0
+        return made | {self.root / "frontend": preflight.frames_bytes(self.utterances, width, tuned.kept_type)}
 
     def splits(self, selection: str) -> list[corpus.Split]:
         """Who is trained, selected and tested on. Raises ValueError where the corpus does not allow the protocol."""

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from framealign.frames import conv_inputs
+
 WHOLE = 3000                                        # frames, 60 s: of one window, its context included
 CONTEXT = 250                                       # frames, 5 s, heard before and after what is kept
 BLOCK = 1 << 18                                     # outputs of the first convolution, their statistics summed at once
@@ -66,9 +68,7 @@ def features(hubert: nn.Module, waveform: Tensor, device: torch.device, whole: i
     statistics = group_norm(first, waveform) if first.norm == "group" else None
     hop = math.prod(config.conv_stride)
     for window in windows:
-        size = window.stop - window.start
-        for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride)):
-            size = (size - 1) * stride + kernel     # inputs that give so many outputs; in the end, samples
+        size = conv_inputs(window.stop - window.start, config.conv_kernel, config.conv_stride)      # samples
         x = waveform[None, None, hop * window.start:hop * window.start + size].to(device)   # (1, 1, n)
         if statistics is None:
             x = first(x, None)                                                  # (1, C, t)

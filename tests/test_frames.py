@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from framealign.config import HubertConfig
-from framealign.frames import (FRAME_RATE, HOP, RECEPTIVE_FIELD, SAMPLE_RATE, conv_length, frames_in, num_frames,
-                               num_samples_of, valid_frames)
+from framealign.frames import (FRAME_RATE, HOP, RECEPTIVE_FIELD, SAMPLE_RATE, conv_inputs, conv_length, frames_in,
+                               num_frames, num_samples_of, valid_frames)
 
 KERNELS, STRIDES = HubertConfig().conv_kernel, HubertConfig().conv_stride
 LENGTHS = np.arange(400, 50_001)
@@ -95,3 +95,10 @@ def test_valid_frames():
     found = valid_frames(torch.tensor([3, 0, 5]), 5)
     assert found.dtype == torch.bool
     assert found.tolist() == [[True] * 3 + [False] * 2, [False] * 5, [True] * 5]
+
+
+def test_inputs_of_so_many_outputs_are_the_fewest():
+    assert conv_inputs(1, KERNELS, STRIDES) == RECEPTIVE_FIELD
+    for outputs in range(1, 400, 7):
+        needed = conv_inputs(outputs, KERNELS, STRIDES)
+        assert conv_length(needed, KERNELS, STRIDES) == outputs == conv_length(needed - 1, KERNELS, STRIDES) + 1

@@ -76,6 +76,8 @@ def test_base_models_checkpoints_are_estimated_by_their_parameters():
     assert preflight.training_bytes(HubertConfig(), PretrainConfig()) == pytest.approx(expected, rel=1e-3)
     utterances = [Utterance("a", Path("/a"), 16_000 * 10)]
     assert preflight.frames_bytes(utterances, 768) == 499 * 768 * 2
+    assert preflight.frames_bytes(utterances, 768, "bfloat16") == 499 * 768 * 2
+    assert preflight.frames_bytes(utterances, 768, "float32") == 499 * 768 * 4
 
 
 @pytest.mark.slow
