@@ -5,7 +5,8 @@ EXTRAS ?= oracle
 VENV := .venv
 RUN ?= runs/session
 S ?= 1
-METHOD ?= align
+METHOD ?=
+CLUSTERS ?=
 PRESET ?= $(if $(filter tiny,$(HUBERT)),tiny,base)
 SEED ?= 0
 SEEDS ?=
@@ -13,7 +14,7 @@ FLAGS ?=
 
 input = $(if $(IEMOCAP),--iemocap "$(IEMOCAP)",$(if $(CORPUS),--corpus "$(CORPUS)",$(error give IEMOCAP=folder or CORPUS=table)))
 session = $(VENV)/bin/python bin/session.py $(input) --hubert "$(or $(HUBERT),$(error give HUBERT=a model directory, tiny or scratch))" \
-	$(if $(CODEBOOK),--codebook "$(CODEBOOK)") --preset $(PRESET) --method $(METHOD) --seed $(SEED)$(if $(SEEDS), --seeds $(SEEDS)) --run-folder "$(RUN)" $(FLAGS)
+	$(if $(CODEBOOK),--codebook "$(CODEBOOK)") --preset $(PRESET)$(if $(METHOD), --method $(METHOD)) --seed $(SEED)$(if $(CLUSTERS), --clusters $(CLUSTERS))$(if $(SEEDS), --seeds $(SEEDS)) --run-folder "$(RUN)" $(FLAGS)
 
 .PHONY: demo test slow-test gpu-test inputs session sessions ablation tiny-base clean help
 
@@ -42,14 +43,14 @@ gpu-test: $(VENV)/ready  ## the tests that need a CUDA device
 inputs:
 	@: $(session)
 
-session: inputs $(VENV)/ready  ## one fold: make session S=1 IEMOCAP=folder HUBERT=folder [METHOD= PRESET= RUN= SEED= CODEBOOK=]
+session: inputs $(VENV)/ready  ## one fold: make session S=1 IEMOCAP=folder HUBERT=folder [METHOD= CLUSTERS= PRESET= RUN= SEED= CODEBOOK=]
 	$(session) --session $(S)
 
 sessions: inputs $(VENV)/ready  ## every fold, then the pooled table [SEEDS=1,2,3]
 	$(session) --session all
 
 ablation: METHOD := all
-ablation: inputs $(VENV)/ready  ## every fold by finetune, tapt and align, sharing stages; the paper's table [SEEDS=1,2,3]
+ablation: inputs $(VENV)/ready  ## every fold by finetune, tapt, align and multiscale, sharing stages; the paper's table [SEEDS=1,2,3]
 	$(session) --session all
 
 tiny-base: $(VENV)/ready  ## pretrain the committed tiny base model again (16 minutes on one core)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from framealign import benchmark, commands, config, distributed, files, interop, kmeans, log, optim, prediction,\
     pretrain
 from framealign.benchmark import Contender
-from framealign.config import PretrainConfig
+from framealign.config import KMeansConfig, PretrainConfig
 from framealign.data import Crop, FrameStore, Waveforms, load_checked, pretraining_micro_batches, send
 from framealign.emotion import EmotionModel
 from framealign.frames import frames_in, num_frames, num_samples_of, valid_frames
@@ -152,7 +153,7 @@ def pretraining(bench: Bench) -> list[dict]:
     settings, shape = PretrainConfig(), replace(bench.config, layerdrop=0.0)
     frames = frames_in(bench.args.longest)
     waveform = torch.randn(number, num_samples_of(frames), device=device)
-    units = torch.randint(bench.args.clusters, (number, frames), device=device)
+    units = torch.randint(bench.args.clusters, (1, number, frames), device=device)     # of one codebook
     flop = {conv: number * benchmark.training_flop(bench.config, waveform.shape[1], conv)
             for conv in ("kept", "trained")}
     seconds, contenders = number * bench.args.longest, []
@@ -169,7 +170,7 @@ def pretraining(bench: Bench) -> list[dict]:
 
         def their_step() -> None:
             with bench.autocast():
-                hidden, seen, penalty = theirs(waveform, units)
+                hidden, seen, penalty = theirs(waveform, units[0])
             loss = sum(weight * F.cross_entropy(logits.float(), torch.zeros_like(logits[:, 0], dtype=torch.int64),
                                                 reduction="sum") for weight, logits in ((1.0, hidden), (0.0, seen)))
             (loss / len(hidden) + 10 * penalty).backward()
@@ -181,7 +182,7 @@ def pretraining(bench: Bench) -> list[dict]:
     crops = [Crop(0, 0, frames)] * number
     for conv in ("trained", "kept"):
         hubert = Hubert(shape).to(device)
-        model = prediction.MaskedPrediction(hubert, bench.args.clusters,
+        model = prediction.MaskedPrediction(hubert, [bench.args.clusters],
                                           replace(settings, freeze_conv=conv == "kept")).to(device).train()
         adamw = optim.adamw(model.parameters(), 1e-5, (0.9, 0.98), 1e-6, 0.01)
         with torch.no_grad():
@@ -254,22 +255,23 @@ def clustering(bench: Bench) -> list[dict]:
         noise = torch.randn(number, width, generator=torch.Generator().manual_seed(0)).to(found)
         frames = found.repeat(-(-number // len(found)), 1)[:number] + 0.1 * found.std(0) * noise
         what = f"{len(found)} states of layer {bench.args.layer}, repeated with a tenth of their deviation as noise"
-    contenders, inertias = [], {}
-
-    def ours() -> None:
-        inertias["framealign"] = kmeans.fit(frames, clusters)[2]
-
+    place, inertias = tempfile.TemporaryDirectory(), {}
+    np.save(Path(place.name) / "frames.npy", frames.cpu().numpy())
+    on_disk, few = [np.load(Path(place.name) / "frames.npy", mmap_mode="r")], KMeansConfig(max_frames=number // 20)
+    fits = {"framealign": lambda: kmeans.fit(frames, clusters)[2],
+            "framealign, from disk, a twentieth held": lambda: kmeans.fit(on_disk, clusters, few, bench.device)[2]}
     if "sklearn" in bench.against:
         from sklearn.cluster import MiniBatchKMeans
 
-        def theirs() -> None:
+        def theirs() -> float:
             model = MiniBatchKMeans(clusters, init="k-means++", max_iter=100, batch_size=10_000, tol=0.0,
                                     max_no_improvement=100, n_init=20, reassignment_ratio=0.0, compute_labels=False,
                                     random_state=0)
             model.fit(frames.cpu().numpy())
-            inertias["scikit-learn"] = kmeans.inertia(frames, torch.from_numpy(model.cluster_centers_).to(frames))
-        contenders.append(Contender("scikit-learn", theirs, 0.0, 0.0, bench.keeps[1]))
-    contenders.append(Contender("framealign", ours, 0.0, 0.0, bench.keeps[0]))
+            return kmeans.inertia(frames, torch.from_numpy(model.cluster_centers_).to(frames))
+        fits = {"scikit-learn": theirs} | fits
+    contenders = [Contender(name, lambda name=name, fit=fit: inertias.update({name: fit()}), 0.0, 0.0,
+                            bench.keeps[name == "scikit-learn"]) for name, fit in fits.items()]
     records = benchmark.compete(contenders, bench.args.rounds, bench.device, torch.float32, warm_up=False)
     for record in records:
         record["inertia"] = inertias[record["name"]]
@@ -292,18 +294,16 @@ def data(bench: Bench) -> list[dict]:
             soundfile.write(path, (0.1 * waveform / waveform.abs().max()).cpu().numpy(), 16_000)
             utterances.append(Utterance(str(index), path, len(waveform)))
         counts = torch.tensor([num_frames(u.num_samples) for u in utterances])
-        settings = PretrainConfig(min_seconds=0.1)
-        crops = next(pretraining_micro_batches(counts, settings))
-        sizes = {u.num_samples: int(n) for u, n in zip(utterances, counts)}
-        width = bench.config.conv_dim[-1]
+        crops = next(pretraining_micro_batches(counts, PretrainConfig(min_seconds=0.1)))
+        sizes, width = {u.num_samples: int(n) for u, n in zip(utterances, counts)}, bench.config.conv_dim[-1]
         store = FrameStore.fill(Path(folder) / "frames", utterances, width, lambda waveforms: [
             torch.randn(sizes[len(x)], width) for x in waveforms], "bench", False, "kept frames")
-        held = FrameStore(Path(folder) / "frames", counts).hold(bench.device)
-        seconds = sum(crop.frames for crop in crops) / 50
-        sources = {"sound": Waveforms(utterances, False), "kept frames on disk": store, "kept frames in memory": held}
-        contenders = [Contender(f"framealign, {name}", lambda source=source: source.batch(crops), 0.0, seconds)
+        kept, frames = FrameStore(Path(folder) / "frames", counts).hold(bench.device), sum(c.frames for c in crops)
+        sources = {"FLAC": Waveforms(utterances, False, 0), "sound in memory": Waveforms(utterances, False),
+                   "kept frames on disk": store, "kept frames in memory": kept}
+        contenders = [Contender(f"framealign, {name}", lambda source=source: source.batch(crops), 0.0, frames / 50)
                       for name, source in sources.items()]
-        return [bench.contest(f"Reading a micro-batch of {seconds:.0f} s", contenders)]
+        return [bench.contest(f"Reading a micro-batch of {frames / 50:.0f} s", contenders)]
 
 
 CONTESTS = {"forward": forward, "extract": extract, "pretrain": pretraining, "finetune": finetuning,

@@ -3,6 +3,7 @@
 
     bin/units.py --corpus corpus.tsv --mfcc --clusters 100 --out runs/units
     bin/units.py --corpus corpus.tsv --model hubert-base-ls960 --layer 9 --codebook km500.bin --out runs/units
+    bin/units.py --corpus corpus.tsv --model recogniser --layer 9 --clusters 32,64,128 --out runs/units
 """
 import argparse
 import sys

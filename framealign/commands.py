@@ -7,16 +7,15 @@ import torch
 from safetensors.torch import save_file
 
 from framealign import card, checkpoint, corpus, distributed, files, huggingface, interop, lock, log, portable
-from framealign.config import FinetuneConfig, KMeansConfig, PretrainConfig, preset
-from framealign.finetune import finetune
+from framealign.config import FinetuneConfig, KMeansConfig, PretrainConfig, cluster_numbers, preset
+from framealign.finetune import both_ways, finetune
 from framealign.frames import FRAME_RATE
 from framealign.mfcc import WIDTH
 from framealign.model import Hubert
 from framealign.preflight import check_files, check_room, frames_bytes, given_codebook, training_bytes
 from framealign.pretrain import pretrain
-from framealign.session import both_ways
 from framealign.stages import nothing_half_made, remove_empty
-from framealign.units import Codebook, Units, make_units, mfcc_store, state_store
+from framealign.units import Codebook, Units, mfcc_store, state_store, unit_files, write_units
 from framealign.utterances import CLASSES, OPTIMISTIC, class_names
 
 
@@ -28,7 +27,7 @@ class UnitsRun:
     model: str = ""                                 # model directory
     layer: int = 9                                  # whose states are clustered; 0: the block stack's input
     codebook: str = ""                              # given: used as it is; else one is fitted
-    clusters: int = 500                             # of the fitted codebook
+    clusters: str = "500"                           # of the fitted codebook; several (32,64,128): of one for each
     out: str = "runs/units"                         # folder for codebook.safetensors, units.safetensors
     km: bool = False                                # also write units.km, fairseq's text
     device: str = "auto"                            # auto, cpu, cuda or mps
@@ -39,7 +38,7 @@ class UnitsRun:
 class PretrainRun:
     """What is pretrained on what."""
     corpus: str = ""                                # manifest, table, or fairseq .tsv
-    units: str = ""                                 # units.safetensors or fairseq's .km of the same corpus
+    units: str = ""                                 # units.safetensors or fairseq's .km of this corpus; several: a,b,c
     init_from: str = ""                             # model directory to start from (encoder only); "": from scratch
     preset: str = "base"                            # tiny, small, base or large: settings; from scratch also the shape
     run: str = "runs/pretrain"                      # folder for checkpoints, log.jsonl, encoder
@@ -105,14 +104,17 @@ def make_units_run(config: UnitsRun, kmeans: KMeansConfig) -> None:
     distributed.autocast(device, config.precision)  # an unknown one is an error now
     hubert = None if config.mfcc else Hubert.from_pretrained(config.model)
     width = hubert.config.hidden_size if hubert else WIDTH
-    codebook = given_codebook(config.codebook, width) if config.codebook else None
+    codebook, clusters = given_codebook(config.codebook, width) if config.codebook else None, \
+        cluster_numbers(config.clusters)
+    if codebook is not None and len(clusters) > 1:
+        raise ValueError(f"--codebook gives one codebook, --clusters {config.clusters} asks for several")
     check_room(out, {out: frames_bytes(utterances, width)})
     with lock.held(out):
-        make_units_in(out, config, kmeans, utterances, hubert, codebook, device)
+        make_units_in(out, config, kmeans, utterances, hubert, codebook, clusters, device)
 
 
 def make_units_in(out: Path, config: UnitsRun, kmeans: KMeansConfig, utterances: list, hubert: Hubert | None,
-                  codebook: Codebook | None, device: torch.device) -> None:
+                  codebook: Codebook | None, clusters: list[int], device: torch.device) -> None:
     """The same with everything read, in a folder that is ours."""
     with nothing_half_made(out / "features"):
         if hubert is None:
@@ -122,19 +124,18 @@ def make_units_in(out: Path, config: UnitsRun, kmeans: KMeansConfig, utterances:
             record = {"layer": config.layer, "model": store.index["key"]}
     record |= {"frame_rate": FRAME_RATE, "seed": kmeans.seed, "codebook": config.codebook or "fitted"}
     try:
-        units, codebook = make_units(store, utterances, config.clusters, kmeans, codebook, record)
-        if distributed.rank() == 0:
-            codebook.write(out / "codebook.safetensors")
-            units.write(out / "units.safetensors")
-            if config.km:
-                units.write_km(out / "units.km")
+        made = write_units(out, store, utterances, clusters, kmeans, codebook, record)
+        for (_, name), (units, _) in zip(unit_files(clusters), made):
+            if distributed.rank() == 0 and config.km:
+                units.write_km((out / name).with_suffix(".km"))
     except ValueError:                              # for example fewer frames than clusters
         drop_features(out)
         raise
     drop_features(out)
-    used = int((torch.bincount(units.units, minlength=units.num_clusters) > 0).sum())
-    log.say(f"{out}: {len(units.units)} units of {len(utterances)} utterances, {used} of {units.num_clusters} in use, "
-            f"inertia {codebook.inertia:.4g}")
+    for units, codebook in made:
+        used = int((torch.bincount(units.units, minlength=units.num_clusters) > 0).sum())
+        log.say(f"{out}: {len(units.units)} units of {len(utterances)} utterances, {used} of {units.num_clusters} in "
+                f"use, inertia {codebook.inertia:.4g}")
 
 
 def drop_features(out: Path) -> None:
@@ -157,8 +158,10 @@ def pretrain_run(config: PretrainRun, settings: PretrainConfig) -> None:
     device, chosen = distributed.choose_device(config.device), preset(config.preset)
     distributed.autocast(device, config.precision)  # an unknown one is an error now
     utterances = read_corpus(config.corpus)
-    units = Units.read_km(config.units) if config.units.endswith(".km") else Units.read(config.units)
-    units.check(utterances, config.units)
+    units = []
+    for path in [config.units] if Path(config.units).exists() else config.units.split(","):
+        units.append(Units.read_km(path) if path.endswith(".km") else Units.read(path))
+        units[-1].check(utterances, path)
     if not config.init_from and settings.freeze_conv:
         raise ValueError("from scratch the conv encoder must train too: leave out --freeze-conv, or give --init-from")
     torch.manual_seed(settings.seed)

@@ -10,7 +10,7 @@ import numpy as np
 
 from framealign import metrics, report
 from framealign.report import NAMES, Predictions, aligned
-from framealign.session import METHODS
+from framealign.session import METHODS, PAPERS
 from framealign.utterances import Utterance
 
 DRAWS = 2000
@@ -45,8 +45,9 @@ def predictions_of(what: str | Path, method: str = "", selection: str = "") -> l
 
 
 def default_method(run: str | Path) -> str:
-    """The furthest method that has a finished fold; `align` where there is none."""
-    return (report.methods_of(run) or ["align"])[-1]
+    """The furthest of the paper's methods that has a finished fold, else another; `align` where there is none."""
+    found = report.methods_of(run) or ["align"]
+    return next((method for method in reversed(PAPERS) if method in found), found[-1])
 
 
 def in_order_of(first: Predictions, other: Predictions, where: str) -> Predictions:

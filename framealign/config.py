@@ -206,6 +206,7 @@ class Preset:
     tapt_clusters: int = 500
     align_layer: int = 9                            # states clustered into pseudo-emotion units
     align_clusters: int = 50
+    multiscale_clusters: str = "32,64,128"          # of method multiscale: a codebook and a prediction head for each
     scratch_clusters: int = 100                     # of MFCC, when HuBERT is made from scratch
     scratch_layer: int = 6                          # states clustered for its second iteration
     scratch: PretrainConfig = PretrainConfig(freeze_conv=False)     # of each of the two iterations
@@ -236,6 +237,16 @@ PRESETS = {
                                           unmasked_weight=1.0, freeze_conv=False, log_every_updates=100,
                                           valid_every_updates=500)),
 }
+
+
+def cluster_numbers(text: str) -> list[int]:
+    """"32,64,128" -> [32, 64, 128]. Raises ValueError for what is no list of different whole numbers above 0."""
+    words = [word.strip() for word in text.split(",")]
+    if any(not (word.isascii() and word.isdigit() and len(word) < 7 and int(word)) for word in words) \
+            or len({int(word) for word in words}) < len(words):
+        raise ValueError(f"--clusters must be a number from 1 to 999999, or different ones separated by commas, "
+                         f"got {text!r}")
+    return [int(word) for word in words]
 
 
 def preset(name: str) -> Preset:

@@ -4,7 +4,9 @@ Two sources give the same batches: `Waveforms` reads sound, `FrameStore` reads f
 encoder's output, or states to be clustered). A crop is cut in whole frames, so frame t of it keeps its label.
 """
 import itertools
+import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +21,9 @@ from framealign.config import KEPT_TYPES, PretrainConfig, derive_seed
 from framealign.frames import HOP, SAMPLE_RATE, frames_in, num_frames, num_samples_of
 
 
+SAVE_SECONDS = 10.0                                 # between two notes of how far a frame store has been filled
+
+
 @dataclass(frozen=True)
 class Crop:
     """Frames [start, start + frames) of utterance number `utterance` of a list."""
@@ -28,23 +33,41 @@ class Crop:
 
 
 class Waveforms:
-    """Crops read from sound files; each utterance is prepared whole (`do_normalize`), then cut."""
+    """Crops of sound files, several read at once; each utterance is prepared whole (`do_normalize`), then cut.
 
-    def __init__(self, utterances: list, do_normalize: bool):
+    What was read stays in memory as int16, up to `held_bytes` in all; sound that int16 does not hold exactly
+    (resampled, averaged over channels, of more bits) is read again each time.
+    """
+
+    def __init__(self, utterances: list, do_normalize: bool, held_bytes: int = 2 ** 31):
         self.utterances, self.do_normalize = utterances, do_normalize
+        self.room, self.held = held_bytes, {}       # bytes left; utterance: (N,) int16
+        self.pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
 
     def batch(self, crops: list[Crop]) -> tuple[Tensor, Tensor]:
         """Crops, zero-padded at the end: (B, N) float32 samples and each one's number of samples (B,) int64.
 
         A crop starts on sample 320 x start and ends with its last frame; a whole utterance keeps the few samples after.
         """
+        absent = list(dict.fromkeys(crop.utterance for crop in crops if crop.utterance not in self.held))
+        read = dict(zip(absent, self.pool.map(lambda u: load_checked(self.utterances[u], False), absent)))
+        self.hold(read)
         cut = []
         for crop in crops:
-            waveform = load_checked(self.utterances[crop.utterance], self.do_normalize)
+            waveform = read[crop.utterance] if crop.utterance in read else self.held[crop.utterance].float() / 2 ** 15
+            waveform = audio.preprocess(waveform, self.do_normalize)            # (N,) of the whole utterance
             whole = crop.start == 0 and crop.frames == num_frames(len(waveform))
             first = HOP * crop.start
             cut.append(waveform if whole else waveform[first:first + num_samples_of(crop.frames)])
         return torch.nn.utils.rnn.pad_sequence(cut, batch_first=True), torch.tensor([len(x) for x in cut])
+
+    def hold(self, read: dict[int, Tensor]) -> None:
+        """Keep waveforms (N,) by utterance as int16, as long as there is room, where that is exact."""
+        for utterance, waveform in read.items():
+            short = (waveform * 2 ** 15).clamp(-2 ** 15, 2 ** 15 - 1).to(torch.int16)
+            if short.nbytes <= self.room and torch.equal(short.float() / 2 ** 15, waveform):
+                self.held[utterance] = short
+                self.room -= short.nbytes
 
 
 def load_checked(utterance, do_normalize: bool) -> Tensor:
@@ -126,6 +149,7 @@ class FrameStore:
              what: str, dtype: str = "float16", batch_seconds: float = 60.0) -> "FrameStore":
         """Compute and keep every utterance's frames, sharded over ranks; kept ones of the same `key` are reused.
 
+        What was interrupted continues: every few seconds `done-<rank>.json` says how many groups are in the shard.
         compute takes a list of waveforms (N,) and gives for each its frames (T, width), or an iterator of them in
         pieces (t, width). Their size is said before. dtype: float16, bfloat16 or float32. Raises ValueError where the
         number of frames is not frames(N), with the utterance.
@@ -149,19 +173,22 @@ class FrameStore:
         group_frames = round(batch_seconds * SAMPLE_RATE) // HOP
         groups = _groups(counts, group_frames)[rank::world]
         place = _places(counts, sorted(itertools.chain(*groups)))
-        shard = np.lib.format.open_memmap(directory / names[rank], mode="w+",
-                                          dtype="int16" if dtype == "bfloat16" else dtype,
-                                          shape=(int(counts[list(place)].sum()), width))
+        shape, done = (int(counts[list(place)].sum()), width), directory / f"done-{rank:05d}-of-{world:05d}.json"
+        wanted = {"key": key, "dtype": dtype, "group_frames": group_frames, "shape": list(shape)}
+        first = _groups_done(done, wanted, directory / names[rank])
+        if first:
+            log.say(f"{what}: continues after {first} of {len(groups)} batches")
+        shard = np.lib.format.open_memmap(directory / names[rank], mode="r+" if first else "w+", shape=shape,
+                                          dtype="int16" if dtype == "bfloat16" else dtype)
         files.reserve(directory / names[rank])
-        for group in log.progress(groups, len(groups), what, "batches"):
+        saved = time.monotonic()
+        for number, group in enumerate(log.progress(groups[first:], len(groups) - first, what, "batches"), first):
+            if number > first and time.monotonic() - saved >= SAVE_SECONDS:
+                shard.flush()
+                files.write_json(done, wanted | {"groups": number})
+                saved = time.monotonic()
             for u, frames in zip(group, compute([load_checked(utterances[u], do_normalize) for u in group])):
-                found = 0
-                for piece in [frames] if isinstance(frames, Tensor) else frames:
-                    start, found = place[u] + found, found + len(piece)
-                    if found <= counts[u]:
-                        piece = piece.to("cpu", getattr(torch, dtype))
-                        shard[start:start + len(piece)] = \
-                            (piece.view(torch.int16) if dtype == "bfloat16" else piece).numpy()
+                found = _put(shard[place[u]:place[u] + int(counts[u])], frames, getattr(torch, dtype))
                 if found != counts[u]:
                     raise ValueError(f"utterance {utterances[u].id}: the model gives {found} frames, "
                                      f"{int(counts[u])} were expected (one every 320 samples)")
@@ -171,8 +198,31 @@ class FrameStore:
             files.write_json(directory / "index.json", {
                 "key": key, "width": width, "dtype": dtype, "shards": names, "group_frames": group_frames,
                 "utterances": len(utterances), "frames": int(counts.sum())})
+        done.unlink(missing_ok=True)
         distributed.barrier()
         return cls(directory, counts)
+
+
+def _put(room: np.ndarray, frames: Tensor | Iterator[Tensor], dtype: torch.dtype) -> int:
+    """Write an utterance's frames (T, F), or pieces (t, F) of them, into its place (T, F): how many T they are."""
+    found = 0
+    for piece in [frames] if isinstance(frames, Tensor) else frames:
+        if found + len(piece) <= len(room):
+            piece = piece.to("cpu", dtype)
+            room[found:found + len(piece)] = (piece.view(torch.int16) if dtype == torch.bfloat16 else piece).numpy()
+        found += len(piece)
+    return found
+
+
+def _groups_done(path: Path, wanted: dict, shard: Path) -> int:
+    """How many groups an interrupted `FrameStore.fill` had put into its shard; 0 where that cannot be continued."""
+    try:
+        found = files.read_json(path)
+        groups = found.pop("groups")
+        kept = np.load(shard, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError, KeyError):
+        return 0
+    return groups if found == wanted and list(kept.shape) == wanted["shape"] and type(groups) is int else 0
 
 
 def kept_bytes(counts: Tensor, width: int, dtype: str) -> int:

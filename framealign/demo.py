@@ -40,7 +40,7 @@ def run(config: DemoConfig, settings: dict[str, str]) -> dict:
     began, root = time.monotonic(), Path(config.run)    # and the numbers are the same on any number of cores
     tree = make_corpus(root / "corpus", CORPUS_SEED, 5, UTTERANCES_PER_SPEAKER)
     rows = {}
-    for method in session.METHODS:
+    for method in session.PAPERS:
         log.say(f"== method {method}")
         chosen = session.SessionConfig(iemocap=str(tree), allow_partial=True, hubert=config.hubert, preset="tiny",
                                        run=str(root), session=config.session, method=method, seed=config.seed,

@@ -27,7 +27,7 @@ def run(config: session.SessionConfig, overrides: dict[str, str], pages: bool = 
     for seed, place in places.items():
         remade: set[Path] = set()
         for method in methods:
-            chosen = dataclasses.replace(config, seed=seed, seeds="", run=str(place), method=method)
+            chosen = dataclasses.replace(config.of(method), seed=seed, seeds="", run=str(place))
             if seeds:
                 log.say(f"== seed {seed}")
             if not session.run_sessions(chosen, overrides, remade):

@@ -21,8 +21,9 @@ from framealign.frames import FRAME_RATE, frames_in
 from framealign.masking import span_mask
 from framealign.metrics import scores
 from framealign.model import Hubert
+from framealign.stages import link
 from framealign.units import frame_source
-from framealign.utterances import OPTIMISTIC, check_parts, split_ids
+from framealign.utterances import OPTIMISTIC, Utterance, check_parts, split_ids
 
 
 def training_batches(counts: Tensor, labels: Tensor, config: FinetuneConfig, epoch: int):
@@ -259,3 +260,25 @@ def restore(model: EmotionModel, optimizer, run: Path, record: dict
     losses = [torch.tensor(loss * share, device=device) for loss in training["losses"]]
     flags = [torch.tensor(flag, device=device) for flag in training["flags"]]
     return training["update"], (losses, flags), training["best"], training["in_a_row"].to(device)
+
+
+def both_ways(folder: Path, found: list[dict], utterances: list[Utterance]) -> dict:
+    """One result of the two trainings of a fold, in which each speaker is tested once: all predictions in one file.
+
+    Reported are the means of both trainings' scores; recalls, confusion and intervals are those of all predictions.
+    """
+    lines = [(folder / f"way{i + 1}" / "predictions.csv").read_text(encoding="utf-8").splitlines()
+             for i in range(len(found))]
+    joined = lines[0][:1] + [line for part in lines for line in part[1:]]
+    files.write_text(folder / "predictions.csv", "\n".join(joined) + "\n")
+    link(folder / "recogniser", folder / "way1" / "recogniser")
+    rows, classes = list(csv.DictReader(joined)), found[0]["classes"]
+    true, predicted = (np.array([classes.index(row[name]) for row in rows]) for name in ("true", "predicted"))
+    group = {u.id: u.dialogue or u.speaker or u.id for u in utterances}
+    numbers = {part: sum(way["num_utterances"][part] for way in found) for part in ("valid", "test")}
+    return {name: value for name, value in found[0].items() if name != "valid"} | {
+        "split": ", ".join(way["split"] for way in found), "selected_epoch": [way["selected_epoch"] for way in found],
+        "num_utterances": {"train": found[0]["num_utterances"]["train"], **numbers},
+        "test": scores(true, predicted, classes, [group[row["id"]] for row in rows], found[0]["seed"]),
+        "reported": {name: sum(way["reported"][name] for way in found) / len(found) for name in found[0]["reported"]},
+        "ways": found}

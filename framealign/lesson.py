@@ -92,7 +92,7 @@ def listen(fold: page.Fold, utterance, utterances: list) -> Heard:
     if newest is None:
         raise ValueError(f"{folder}: has no checkpoint left, so that its unit head is not known; remake the stage")
     hubert = Hubert.from_pretrained(folder / "encoder").eval()
-    tensors = {name.removeprefix("head."): x for name, x in newest[1].items()}
+    tensors = {name.removeprefix("heads.0."): x for name, x in newest[1].items()}
     num_clusters, projection = tensors["codewords"].shape
     settings = files.read_json(folder / "stage.json")["settings"]["pretrain"]
     head = UnitHead(hubert.config.hidden_size, projection, num_clusters, settings["temperature"])

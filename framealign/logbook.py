@@ -27,13 +27,19 @@ def curve(records: Sequence[dict], key: str, name: str, kind: int = 0) -> Curve:
     return Curve(name, [x for x, _ in found], [y for _, y in found], kind)
 
 
-def pretraining(records: Sequence[dict], num_clusters: int, clip_norm: float) -> str:
-    """Curves of masked prediction: loss, accuracies, perplexity, learning rate, gradient norm."""
+def pretraining(records: Sequence[dict], num_clusters: list[int], clip_norm: float) -> str:
+    """Curves of masked prediction: loss, accuracies, perplexity, learning rate, gradient norm.
+
+    num_clusters: of each codebook; of several, losses and perplexities are (geometric) means.
+    """
+    guess = sum(map(math.log, num_clusters)) / len(num_clusters)
+    clusters = ", ".join(map(str, num_clusters))
+    guessing = f"{'mean of ' if len(num_clusters) > 1 else ''}ln {clusters} = {guess:.2f}"
     loss, valid = curve(records, "loss", "hidden frames, training"), curve(records, "valid_loss", "validation", 1)
-    hidden, guess = curve(records, "masked_accuracy", "hidden frames"), math.log(num_clusters)
+    hidden = curve(records, "masked_accuracy", "hidden frames")
     return grid([
         card("Loss, nats per hidden frame", curves([loss, valid], Axes(references=[(guess, "guessing")])),
-             f"Normal: starts near guessing (ln {num_clusters} = {guess:.2f}), falls steeply, then slowly; validation "
+             f"Normal: starts near guessing ({guessing}), falls steeply, then slowly; validation "
              f"stays close. {fell(loss)}{ended(valid)}"),
         card("Units predicted right", curves(
             [hidden, curve(records, "unmasked_accuracy", "visible frames", 1),
@@ -43,7 +49,7 @@ def pretraining(records: Sequence[dict], num_clusters: int, clip_norm: float) ->
         card("Perplexity of the predicted units", curves(
             [curve(records, "unit_perplexity", "training"), curve(records, "valid_unit_perplexity", "validation", 1)],
             Axes(low=0.0)),
-             f"Normal: rises towards the number of units in use (of {num_clusters}). Near 1 the same unit is predicted "
+             f"Normal: rises towards the number of units in use (of {clusters}). Near 1 the same unit is predicted "
              "everywhere: the model has collapsed."),
         card("Learning rate", curves([curve(records, "lr", "")], Axes(low=0.0)),
              "Normal: a straight rise (warm-up) to the peak, then a straight fall to 0."),

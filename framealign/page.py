@@ -18,18 +18,21 @@ from framealign.model import Hubert
 from framealign.recognise import Recogniser
 from framealign.session import TINY
 from framealign.svg import colours, element, shade
-from framealign.units import Codebook, Units
+from framealign.units import Codebook, Units, unit_files
 
 ORDER = ("mfcc-units", "scratch-1", "scratch-units", "scratch-2", "tapt-units", "tapt-pretrain", "tapt-finetune",
-         "align-units", "align-pretrain")
-UNITS_OF = {"align": "align-units", "tapt": "tapt-units"}
+         "align-units", "align-pretrain", "multiscale-units", "multiscale-pretrain")
+UNITS_OF = {"tapt": "tapt-units", "align": "align-units", "multiscale": "multiscale-units"}
 TITLES = {"mfcc-units": "Stage 0: units of MFCC", "scratch-1": "Stage 0: HuBERT, first iteration",
           "scratch-units": "Stage 0: units of its states", "scratch-2": "Stage 0: HuBERT, second iteration",
           "tapt-units": "Stage 1: units of the base model", "tapt-pretrain": "Stage 2: task-adaptive pretraining",
           "tapt-finetune": "Stage 3: fine-tuning on emotion", "align-units": "Stage 4: pseudo-emotion units",
           "align-pretrain": "Stage 5: pretraining on pseudo-emotion units",
-          "ser-finetune": "Stage 6: fine-tuning and test",
+          "multiscale-units": "Stage 4: pseudo-emotion units of several codebooks",
+          "multiscale-pretrain": "Stage 5: pretraining on units of several codebooks",
+          "ser-finetune": "Stage 6: fine-tuning and test", "multiscale-finetune": "Stage 6: fine-tuning and test",
           "finetune": "Fine-tuning of the base model"}
+BEFORE = {"finetune": ORDER[:4], "tapt": ORDER[:6], "align": ORDER[:9], "multiscale": ORDER[:7] + ORDER[9:]}
 MAP_POINTS, MAP_UTTERANCES, HEAT_UNITS = 1200, 80, 75
 
 
@@ -178,10 +181,9 @@ def protocol(told: dict) -> str:
 def training(fold: Fold) -> str:
     """Curves of every stage that trained."""
     content = ""
-    for name in (*ORDER, fold.results["place"].name):
+    for name in (*BEFORE[fold.method], fold.results["place"].name):
         place = fold.results["place"] if name == fold.results["place"].name else fold.stage(name)
-        if place is None or fold.method == "finetune" and name in ORDER[4:] or \
-                fold.method == "tapt" and name in ORDER[6:]:
+        if place is None:
             continue
         record, logs = files.read_json(place / "stage.json"), sorted(place.glob("way*/log.jsonl"))
         for path in logs or [place / "log.jsonl"]:
@@ -204,7 +206,10 @@ def training(fold: Fold) -> str:
 
 @dataclass
 class Labelled:
-    """The units a method was aligned to: codebook, units of what was heard, and how to label other utterances."""
+    """The units a method was aligned to: codebook, units of what was heard, and how to label other utterances.
+
+    Of several codebooks it is the middle one by size.
+    """
     codebook: Codebook
     units: Units
     place: dict[str, int]                           # utterance id -> its number among those heard
@@ -219,12 +224,14 @@ class Labelled:
             return None
         told = fold.results["protocol"]
         heard = corpus.pretraining_utterances(utterances, fold.session, told["pretrain_data"])
-        if fold.method == "align":
+        if fold.method in ("align", "multiscale"):
             hubert = EmotionModel.from_pretrained(fold.stage("tapt-finetune") / "recogniser").hubert
         else:
             named = {"tiny": TINY, "scratch": (fold.stage("scratch-2") or Path()) / "encoder"}
             hubert = Hubert.from_pretrained(named.get(told["hubert"], Path(told["hubert"])))
-        return cls(Codebook.read(stage / "codebook.safetensors"), Units.read(stage / "units.safetensors"),
+        numbers = files.read_json(stage / "stage.json")["settings"]["clusters"]
+        codebook, units = unit_files(numbers)[numbers.index(sorted(numbers)[len(numbers) // 2])]
+        return cls(Codebook.read(stage / codebook), Units.read(stage / units),
                    {u.id: i for i, u in enumerate(heard)}, heard, hubert.eval())
 
     def label(self, utterance) -> np.ndarray:
@@ -268,7 +275,8 @@ def units_part(fold: Fold, labelled: Labelled) -> str:
              f"half as often. Emotion: {known}.{some}", wide=True)])
     name = UNITS_OF[fold.method]
     return section("units", f"Units ({name})", content, f"The {num_units} clusters that frames were sorted into, "
-                   "the targets of pretraining.")
+                   "the targets of pretraining"
+                   + ("; of several codebooks the middle one." if fold.method == "multiscale" else "."))
 
 
 def map_part(fold: Fold, labelled: Labelled | None, utterances: list) -> str:

@@ -39,12 +39,17 @@ def masked_prediction_loss(logits: Tensor, units: Tensor) -> Tensor:
 
 
 class MaskedPrediction(nn.Module):
-    """Encoder and unit head; its forward is one micro-batch from waveform (or kept conv features) to summed loss."""
+    """Encoder and unit heads; its forward is one micro-batch from waveform (or kept conv features) to summed loss.
 
-    def __init__(self, hubert: Hubert, num_clusters: int, config: PretrainConfig):
+    num_clusters: K of each codebook that is predicted. Of several (HuBERT, Sec. II-C: an ensemble of clusterings, here
+    coarse and fine ones) each has a head of its own; losses and accuracies are means over the C codebooks.
+    """
+
+    def __init__(self, hubert: Hubert, num_clusters: list[int], config: PretrainConfig):
         super().__init__()
         self.hubert = hubert
-        self.head = UnitHead(hubert.config.hidden_size, config.projection_size, num_clusters, config.temperature)
+        self.heads = nn.ModuleList(UnitHead(hubert.config.hidden_size, config.projection_size, K, config.temperature)
+                                   for K in num_clusters)
         self.freeze_conv, self.feature_penalty = config.freeze_conv, config.feature_penalty
         self.unmasked_weight = config.unmasked_weight
         hubert.feature_extractor.requires_grad_(not config.freeze_conv)
@@ -52,34 +57,38 @@ class MaskedPrediction(nn.Module):
     def forward(self, inputs: Tensor, units: Tensor, is_masked: Tensor, is_kept: list[bool] | None,
                 look_at_unmasked: bool, num_samples: Tensor | None = None, places: tuple[Tensor, Tensor] | None = None
                 ) -> tuple[Tensor, dict[str, Tensor]]:
-        """inputs (B, N) samples or (B, T, C) kept features, all T frames real; units, is_masked (B, T).
+        """inputs (B, N) samples or (B, T, F) kept features, all T frames real; units (C, B, T), is_masked (B, T).
 
         num_samples (B,): samples of each, None for all N; whole utterances of T frames may differ by less than a hop.
         places: `places_of(is_masked)`, worked out where the mask was drawn, so that a GPU is not waited for.
-        Returns the loss summed over hidden frames, and sums for the log (all on the device): loss, frames and correct
-        hidden ones, how often each unit was predicted, and, if looked at, visible frames and correct ones among them.
+        Returns the loss summed over hidden frames, and sums for the log (all on the device) over frames and codebooks:
+        loss, hidden frames and correct ones, how often each unit was predicted (codebook after codebook), and, if
+        looked at, visible frames and correct ones among them.
         """
         features = inputs
         if inputs.ndim == 2:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_conv):
-                features = self.hubert.frontend(inputs, num_samples)            # (B, T, C)
+                features = self.hubert.frontend(inputs, num_samples)            # (B, T, F)
         *_, states = self.hubert.layers(features, None, is_masked, is_kept)     # (B, T, D)
         hidden_at, seen_at = places or places_of(is_masked)                     # (S,), (B T - S,)
-        states, units = states.flatten(0, 1), units.flatten()                   # (B T, D), (B T,)
-        target = units.index_select(0, hidden_at)                               # (S,)
-        logits = self.head(states.index_select(0, hidden_at))                   # (S, K)
-        loss = masked_prediction_loss(logits, target)
-        predicted = logits.detach().argmax(-1)
-        sums = {"loss": loss.detach().to(exact(loss.device)), "masked": is_masked.sum(),
-                "masked_correct": (predicted == target).sum(),
-                "predicted": histogram(predicted, logits.shape[1])}
-        if look_at_unmasked or self.unmasked_weight > 0:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self.unmasked_weight > 0):
-                seen = self.head(states.index_select(0, seen_at))               # logits of visible frames
-            visible = units.index_select(0, seen_at)
-            if self.unmasked_weight > 0:
-                loss = loss + self.unmasked_weight * masked_prediction_loss(seen, visible)
-            sums |= {"unmasked": (~is_masked).sum(), "unmasked_correct": (seen.argmax(-1) == visible).sum()}
+        states, looks = states.flatten(0, 1), look_at_unmasked or self.unmasked_weight > 0       # (B T, D)
+        hidden, sums, loss = states.index_select(0, hidden_at), [], 0.0         # (S, D)
+        for head, labels in zip(self.heads, units.flatten(1)):                  # labels of one codebook: (B T,)
+            target, logits = labels.index_select(0, hidden_at), head(hidden)    # (S,), (S, K)
+            own, predicted = masked_prediction_loss(logits, target), logits.detach().argmax(-1)
+            sums.append({"loss": own.detach().to(exact(own.device)), "masked": is_masked.sum(),
+                         "masked_correct": (predicted == target).sum(),
+                         "predicted": histogram(predicted, logits.shape[1])})
+            if looks:
+                with torch.set_grad_enabled(torch.is_grad_enabled() and self.unmasked_weight > 0):
+                    seen = head(states.index_select(0, seen_at))                # logits of visible frames
+                visible = labels.index_select(0, seen_at)
+                sums[-1] |= {"unmasked": (~is_masked).sum(), "unmasked_correct": (seen.argmax(-1) == visible).sum()}
+                if self.unmasked_weight > 0:
+                    own = own + self.unmasked_weight * masked_prediction_loss(seen, visible)
+            loss = loss + own / len(self.heads)
+        predicted = torch.cat([one.pop("predicted") for one in sums])           # (sum of K,)
+        sums = {name: sum(one[name] for one in sums) for name in sums[0]} | {"predicted": predicted}
         if not self.freeze_conv:                    # wav2vec 2.0's penalty, here per frame that counts, like the loss
             counted = frame_weights(is_masked, self.unmasked_weight).sum()
             loss = loss + self.feature_penalty * features.float().square().mean() * counted

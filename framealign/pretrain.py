@@ -23,9 +23,10 @@ from framealign.prediction import MaskedPrediction, exact, frame_weights, places
 from framealign.units import Units, frame_source
 
 
-def crop_units(units: Units, crops: list[Crop]) -> Tensor:
-    """Units of each crop, all of one length: (B, T) int64. Frame t of a crop has the unit of that very frame."""
-    return torch.stack([units.of(crop.utterance)[crop.start:crop.start + crop.frames] for crop in crops])
+def crop_units(units: list[Units], crops: list[Crop]) -> Tensor:
+    """Units of each crop, all of one length, by each of C codebooks: (C, B, T) int64. Frame t has its very own unit."""
+    return torch.stack([torch.stack([one.of(crop.utterance)[crop.start:crop.start + crop.frames] for crop in crops])
+                        for one in units])
 
 
 def draw_mask(crops: list[Crop], config: PretrainConfig, *name: object) -> Tensor:
@@ -58,7 +59,7 @@ def hold_out(counts: Tensor, config: PretrainConfig) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def validate(model: MaskedPrediction, source, units: Units, counts: Tensor, config: PretrainConfig,
+def validate(model: MaskedPrediction, source, units: list[Units], counts: Tensor, config: PretrainConfig,
              device: torch.device, autocast) -> dict[str, float]:
     """Masked prediction of the held-out utterances, always under the same masks, in evaluation mode."""
     model.eval()
@@ -70,7 +71,12 @@ def validate(model: MaskedPrediction, source, units: Units, counts: Tensor, conf
                             draw_mask(crops, config, "valid", u).to(device), None, True)
         add_up(totals, sums)
     model.train()
-    return {f"valid_{key}": value for key, value in ratios(totals, units.num_clusters, device).items()}
+    return {f"valid_{key}": value for key, value in ratios(totals, numbers_of(units), device).items()}
+
+
+def numbers_of(units: list[Units]) -> list[int]:
+    """K of each codebook."""
+    return [one.num_clusters for one in units]
 
 
 def add_up(totals: dict[str, Tensor], sums: dict[str, Tensor]) -> None:
@@ -91,37 +97,42 @@ def over_ranks(totals: dict[str, Tensor], num_clusters: int, device: torch.devic
     return {name: x[0] for name, x in zip(SUMS, sums)} | {"predicted": predicted}
 
 
-def ratios(totals: dict[str, Tensor], num_clusters: int, device: torch.device) -> dict[str, float]:
-    """Sums over all ranks as loss per hidden frame (nats), accuracies, and perplexity of the predicted units."""
-    *sums, predicted = (x.tolist() for x in over_ranks(totals, num_clusters, device).values())
+def ratios(totals: dict[str, Tensor], num_clusters: list[int], device: torch.device) -> dict[str, float]:
+    """Sums over all ranks as loss per hidden frame (nats), accuracies, and perplexity of the predicted units.
+
+    Of several codebooks the (geometric) mean.
+    """
+    *sums, predicted = (x.tolist() for x in over_ranks(totals, sum(num_clusters), device).values())
     loss, masked, correct, unmasked, unmasked_correct = sums
-    shares = [n / masked for n in predicted if n]
+    shares = [n / masked * len(num_clusters) for n in predicted if n]           # of each codebook they add up to 1
     return {"loss": loss / max(masked, 1), "masked_accuracy": correct / max(masked, 1),
             "unmasked_accuracy": unmasked_correct / max(unmasked, 1),
-            "unit_perplexity": math.exp(-sum(p * math.log(p) for p in shares))}
+            "unit_perplexity": math.exp(-sum(p * math.log(p) for p in shares) / len(num_clusters))}
 
 
-def pretrain(hubert: Hubert, utterances: list, units: Units, config: PretrainConfig, run: str | Path,
+def pretrain(hubert: Hubert, utterances: list, units: Units | list[Units], config: PretrainConfig, run: str | Path,
              device: torch.device, precision: str = "auto", frontend: Path | None = None,
              stop_after: int | None = None) -> Path:
-    """Pretrain `hubert` (in place) to predict `units`; continues from the newest checkpoint in `run`, if there is one.
+    """Pretrain `hubert` (in place) to predict `units`, or those of several codebooks at once.
 
-    Returns `run/encoder`, a Hugging Face directory without the head. frontend: where the frozen conv encoder's output
-    is kept (default: `run/frontend`). stop_after ends early, after that update's checkpoint, as an interruption would.
-    Every rank calls it alike; the global batch does not depend on their number. Raises ValueError for units of other
-    utterances, and where `run` has a checkpoint of another configuration. It stays whole so that the loop reads top to
-    bottom.
+    Continues from the newest checkpoint in `run`, if there is one. Returns `run/encoder`, a Hugging Face directory
+    without the heads. frontend: where the frozen conv encoder's output is kept (default: `run/frontend`). stop_after
+    ends early, after that update's checkpoint, as an interruption would. Every rank calls it alike; the global batch
+    does not depend on their number. Raises ValueError for units of other utterances, and where `run` has a checkpoint
+    of another configuration. It stays whole so that the loop reads top to bottom.
     """
     run, rank, world = Path(run), distributed.rank(), distributed.world_size()
-    units.check(utterances, "units")
+    units = [units] if isinstance(units, Units) else units
+    for one in units:
+        one.check(utterances, "units")
     torch.manual_seed(derive_seed(config.seed, "head"))
-    model = MaskedPrediction(hubert, units.num_clusters, config).to(device).train()
+    model = MaskedPrediction(hubert, numbers_of(units), config).to(device).train()
     train_counts, valid_counts = hold_out(frame_counts(utterances), config)
     source = frame_source(hubert, utterances, config, frontend or run / "frontend", device)
     optimizer = optim.adamw(model.parameters(), config.peak_lr, (config.adam_beta1, config.adam_beta2),
                             config.adam_eps, config.weight_decay)
-    record = {"pretrain": as_dict(config), "num_clusters": units.num_clusters,
-              "units": files.digest_bytes(units.units.int().numpy().tobytes()),
+    record = {"pretrain": as_dict(config), "num_clusters": numbers_of(units),
+              "units": [files.digest_bytes(one.units.int().numpy().tobytes()) for one in units],
               "utterances": files.digest_of([(u.id, u.num_samples) for u in utterances])}
     start, totals, flags, in_a_row = restore(model, optimizer, run, record)
     checkpoint.prune(run, start, config.keep_checkpoints)
@@ -163,7 +174,7 @@ def pretrain(hubert: Hubert, utterances: list, units: Units, config: PretrainCon
                 journal.write({"update": update, "skipped_update": number, "utterances": ids})
             optim.stop_if_skipping({"skipped": in_a_row, "updates": in_a_row}, update)
             elapsed = time.monotonic() - began
-            journal.write({"update": update, **ratios(totals, units.num_clusters, device), "lr": lr,
+            journal.write({"update": update, **ratios(totals, numbers_of(units), device), "lr": lr,
                            "gradient_norm": float(norm), "skipped_updates": len(bad),
                            "audio_seconds_per_second": round(seen / elapsed, 1),
                            "seconds_left": round(elapsed / (update - start) * (config.updates - update))})
@@ -188,7 +199,7 @@ def pretrain(hubert: Hubert, utterances: list, units: Units, config: PretrainCon
     return run / "encoder"
 
 
-def _load(stream, per_update: int, source, units: Units, config: PretrainConfig, update: int):
+def _load(stream, per_update: int, source, units: list[Units], config: PretrainConfig, update: int):
     """Yield each update's share of this rank: micro-batches (inputs, their lengths, units, mask, places of hidden and
     of visible frames, weight); then what the loss of all ranks is divided by, and their seconds of audio.
 
@@ -224,10 +235,10 @@ def save(model: MaskedPrediction, optimizer, run: Path, update: int, totals: dic
 
     flags: which updates since then were skipped, on every rank the same.
     """
-    head = {f"head.{name}": x for name, x in model.head.state_dict().items()}
+    heads = {f"heads.{name}": x for name, x in model.heads.state_dict().items()}
     if totals:
-        totals = over_ranks(totals, len(model.head.codewords), in_a_row.device)
-    checkpoint.save(run, update, model.hubert.config, model.hubert.state_dict(), head,
+        totals = over_ranks(totals, sum(len(head.codewords) for head in model.heads), in_a_row.device)
+    checkpoint.save(run, update, model.hubert.config, model.hubert.state_dict(), heads,
                     {"update": update, "optimizer": optimizer.state_dict(), "totals": totals,
                      "flags": [float(flag) for flag in flags], "in_a_row": in_a_row,
                      "record": files.digest_of(record)}, model.hubert.do_normalize, keep)
@@ -244,12 +255,12 @@ def restore(model: MaskedPrediction, optimizer, run: Path, record: dict
     found, device = checkpoint.latest(run), next(model.parameters()).device
     if found is None:
         return 0, {}, [], torch.zeros((), device=device)
-    state, head, training = found
+    state, heads, training = found
     if training["record"] != files.digest_of(record):
         raise ValueError(f"{run}: its checkpoint was made with another configuration, other units or other utterances; "
                          "continue with those, or choose another run directory")
     model.hubert.load(state, str(run))
-    model.head.load_state_dict({name.removeprefix("head."): x for name, x in head.items()})
+    model.heads.load_state_dict({name.removeprefix("heads."): x for name, x in heads.items()})
     optimizer.load_state_dict(training["optimizer"])
     log.say(f"{run}: continues after update {training['update']}")
     totals = {key: x.to(device) for key, x in training["totals"].items() if distributed.rank() == 0}

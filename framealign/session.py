@@ -4,30 +4,33 @@ Frame-level emotional state alignment (Li et al. 2024): phase 1 `tapt-units`, `t
 `align-units`; phase 2 `align-pretrain`; phase 3 `ser-finetune`. `--method tapt` and `--method finetune` are the paper's
 ablation: they stop after phase 1's fine-tuning, or fine-tune the base HuBERT at once. Stages that do not depend on the
 session (transductive pretraining) are made once and shared by all folds.
+
+`--method multiscale` goes beyond the paper: `align` with units of several codebooks, coarse and fine, at once.
 """
-import csv
 import dataclasses
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from framealign import card, corpus, distributed, files, lock, log, preflight
-from framealign.config import SELECTIONS, HubertConfig, as_dict, preset
-from framealign.finetune import finetune
-from framealign.metrics import scores
+from framealign.config import SELECTIONS, HubertConfig, as_dict, cluster_numbers, preset
+from framealign.data import FrameStore
+from framealign.finetune import both_ways, finetune
 from framealign.model import Hubert
 from framealign.overrides import with_overrides
 from framealign.pretrain import pretrain
 from framealign.stages import Stage, link, nothing_half_made, run_stage
-from framealign.units import Codebook, Units, described, digest_of_state, make_units, mfcc_store, state_store
+from framealign.units import Codebook, Units, described, digest_of_state, mfcc_store, state_store, unit_files,\
+    write_units
 from framealign.utterances import CLASSES, Utterance, class_names, split_ids
 
-METHODS = ("finetune", "tapt", "align")
-TESTED = {"finetune": "finetune", "tapt": "tapt-finetune", "align": "ser-finetune"}     # the stage a method reports
+PAPERS = ("finetune", "tapt", "align")              # the paper's methods
+METHODS = (*PAPERS, "multiscale")
+TESTED = {"finetune": "finetune", "tapt": "tapt-finetune", "align": "ser-finetune",     # the stage a method reports
+          "multiscale": "multiscale-finetune"}
 TINY = Path(__file__).parent / "tiny"               # the committed base model of the preset `tiny`
 
 
@@ -42,7 +45,8 @@ class SessionConfig:
     preset: str = "base"                            # tiny, small, base or large
     run: str = "runs/session"                       # folder of all stages
     session: str = "1"                              # held out; `all`: each in turn
-    method: str = "align"                           # finetune, tapt or align; `all`: one after the other
+    method: str = ""                                # finetune, tapt, align (default), multiscale; `all`: one by one
+    clusters: str = ""                              # of align, e.g. 50, or of multiscale, 32,64,128; "": the preset's
     selection: str = "clean"                        # clean, last, speaker, reference or best-test
     validate_on: str = "session"                    # of clean: a whole training session, or one speaker of it
     pretrain_data: str = "transductive"             # or inductive: not even the held-out session's sound
@@ -55,6 +59,11 @@ class SessionConfig:
     preflight: bool = False                         # check all that can be checked before the hours, and nothing else
 
     def __post_init__(self):
+        meant = "multiscale" if self.clusters and len(cluster_numbers(self.clusters)) > 1 else "align"
+        if not self.method:
+            object.__setattr__(self, "method", meant)
+        if self.clusters and self.method not in (meant, "all"):
+            raise ValueError(f"--clusters {self.clusters} is for --method {meant}, got {self.method}")
         for name, known in (("method", (*METHODS, "all")), ("selection", SELECTIONS),
                             ("validate_on", ("session", "speaker")),
                             ("pretrain_data", ("transductive", "inductive"))):
@@ -66,6 +75,11 @@ class SessionConfig:
         if not self.hubert:
             raise ValueError("give the base model: --hubert with a model directory, tiny or scratch")
         class_names(self.classes)
+
+    def of(self, method: str) -> "SessionConfig":
+        """The same for one of the methods of `all`; clusters go to the one that takes so many."""
+        taken = self.clusters and method == ("multiscale" if len(cluster_numbers(self.clusters)) > 1 else "align")
+        return dataclasses.replace(self, method=method, clusters=self.clusters if taken else "")
 
 
 def read_utterances(config: SessionConfig) -> list[Utterance]:
@@ -127,13 +141,15 @@ class Recipe:
         method, selection, base = self.config.method, self.config.selection, before[-1]
         if method == "finetune":
             return [*before, self._finetune(tested_stage(method, selection), base, selection)]
-        units = self._units("tapt-units", base, self.preset.tapt_layer, self.preset.tapt_clusters, self.shared)
+        units = self._units("tapt-units", base, self.preset.tapt_layer, [self.preset.tapt_clusters], self.shared)
         tapt = self._pretrain("tapt-pretrain", base, units, self.shared)
         if method == "tapt":
             return [*before, units, tapt, self._finetune(tested_stage(method, selection), tapt, selection)]
         first = self._finetune(TESTED["tapt"], tapt, honest(selection))
-        pseudo = self._units("align-units", first, self.preset.align_layer, self.preset.align_clusters, self.fold)
-        align = self._pretrain("align-pretrain", base, pseudo, self.fold)
+        default = self.preset.align_clusters if method == "align" else self.preset.multiscale_clusters
+        pseudo = self._units(f"{method}-units", first, self.preset.align_layer,
+                             cluster_numbers(self.config.clusters or str(default)), self.fold)
+        align = self._pretrain(f"{method}-pretrain", base, pseudo, self.fold)
         return [*before, units, tapt, first, pseudo, align,
                 self._finetune(tested_stage(method, selection), align, selection)]
 
@@ -169,7 +185,7 @@ class Recipe:
     def _check(self, model: HubertConfig) -> None:
         """Raise ValueError where the base model lacks a layer whose states are wanted, or a given codebook's width."""
         self.model = model
-        used = {"finetune": (), "tapt": ("tapt_layer",), "align": ("tapt_layer", "align_layer")}[self.config.method]
+        used = {"finetune": (), "tapt": ("tapt_layer",)}.get(self.config.method, ("tapt_layer", "align_layer"))
         for name in (*used, *(["scratch_layer"] if self.config.hubert == "scratch" else [])):
             if not 0 <= (layer := getattr(self.preset, name)) <= model.num_hidden_layers:
                 raise ValueError(f"{name} is {layer}, the base model has blocks 1 to {model.num_hidden_layers}; choose "
@@ -194,8 +210,8 @@ class Recipe:
                      "test_crop_seconds": tuned.test_max_seconds or "none"}
         return told
 
-    def _units(self, name: str, model: Stage, layer: int, clusters: int, place: Path) -> Stage:
-        """Layer states of a model -> codebook -> units."""
+    def _units(self, name: str, model: Stage, layer: int, clusters: list[int], place: Path) -> Stage:
+        """Layer states of a model -> codebook -> units, for each number of clusters."""
         given = self.config.codebook if name == "tapt-units" else ""
         utterances = self.heard
 
@@ -204,12 +220,11 @@ class Recipe:
             store = state_store(self._load(self._model(model)), layer, utterances, folder / "states", self.device)
             record = {"layer": layer, "model": model.digests, "frame_rate": 50, "seed": self.config.seed,
                       "codebook": given or "fitted"}
-            self._write_units(folder, *make_units(store, utterances, clusters, self._seeded(self.preset.kmeans),
-                                                  codebook, record))
+            self._write_units(folder, store, clusters, codebook, record)
 
         settings = self.common | {"layer": layer, "clusters": clusters, "kmeans": as_dict(self.preset.kmeans),
                                    "heard": described(utterances), "codebook": files.digest(given) if given else ""}
-        return Stage(name, place / name, ("codebook.safetensors", "units.safetensors"), settings, [model], make,
+        return Stage(name, place / name, tuple(sum(unit_files(clusters), ())), settings, [model], make,
                      protocol=self._protocol(), room=preflight.frames_bytes(utterances, self.model.hidden_size))
 
     def _pretrain(self, name: str, start: Stage, units: Stage, place: Path) -> Stage:
@@ -217,8 +232,8 @@ class Recipe:
         config = self._seeded(self.preset.pretrain)
 
         def make(folder: Path) -> None:
-            pretrain(self._load(self._model(start)), self.heard, Units.read(units.product("units.safetensors")), config,
-                     folder, self.device, self.config.precision, self.shared / "frontend")
+            pretrain(self._load(self._model(start)), self.heard, self._read_units(units), config, folder, self.device,
+                     self.config.precision, self.shared / "frontend")
 
         settings = self.common | {"pretrain": as_dict(config), "heard": described(self.heard),
                                   "precision": self.config.precision}
@@ -257,15 +272,13 @@ class Recipe:
         def mfcc_units(folder: Path) -> None:
             store = mfcc_store(self.heard, folder / "mfcc")
             record = {"feature": "mfcc", "seed": self.config.seed, "frame_rate": 50}
-            self._write_units(folder, *make_units(store, self.heard, chosen.scratch_clusters,
-                                                  self._seeded(chosen.kmeans), None, record))
+            self._write_units(folder, store, [chosen.scratch_clusters], None, record)
 
         def iteration(units: Stage) -> Callable[[Path], None]:
             def make(folder: Path) -> None:
                 torch.manual_seed(self.config.seed)
-                pretrain(Hubert(chosen.model, chosen.do_normalize), self.heard,
-                         Units.read(units.product("units.safetensors")), config, folder, self.device,
-                         self.config.precision)
+                pretrain(Hubert(chosen.model, chosen.do_normalize), self.heard, self._read_units(units), config,
+                         folder, self.device, self.config.precision)
             return make
 
         heard, protocol = self.common | {"heard": described(self.heard)}, self._protocol()
@@ -277,19 +290,23 @@ class Recipe:
         room = preflight.training_bytes(chosen.model, config)
         first = Stage("scratch-1", place / "scratch-1", ("encoder",), settings, [mfcc], iteration(mfcc),
                       protocol=protocol, room=room)
-        states = self._units("scratch-units", first, chosen.scratch_layer, chosen.tapt_clusters, place)
+        states = self._units("scratch-units", first, chosen.scratch_layer, [chosen.tapt_clusters], place)
         second = Stage("scratch-2", place / "scratch-2", ("encoder",), settings, [states], iteration(states),
                        protocol=protocol, room=room)
         return [mfcc, first, states, second]
 
-    def _write_units(self, folder: Path, units: Units, codebook: Codebook) -> None:
-        """Write both products and drop the features they were made of."""
+    def _write_units(self, folder: Path, store: FrameStore, clusters: list[int], codebook: Codebook | None,
+                     record: dict) -> None:
+        """Make and write a stage's products, and drop the features they were made of."""
+        write_units(folder, store, self.heard, clusters, self._seeded(self.preset.kmeans), codebook, record)
         if distributed.rank() == 0:
-            codebook.write(folder / "codebook.safetensors")
-            units.write(folder / "units.safetensors")
             for kept in ("states", "mfcc"):
                 shutil.rmtree(folder / kept, ignore_errors=True)
         distributed.barrier()
+
+    def _read_units(self, stage: Stage) -> list[Units]:
+        """The units of a stage, of each codebook."""
+        return [Units.read(stage.product(name)) for name in stage.products if name.startswith("units")]
 
     def _model(self, stage: Stage) -> Path:
         """The directory of a stage's model."""
@@ -325,25 +342,3 @@ def run_sessions(config: SessionConfig, overrides: dict[str, str], remade: set[P
             log.say(f"== session {name} held out, method {config.method}")
             results[name] = recipe.run(remade)
     return results
-
-
-def both_ways(folder: Path, found: list[dict], utterances: list[Utterance]) -> dict:
-    """One result of the two trainings of a fold, in which each speaker is tested once: all predictions in one file.
-
-    Reported are the means of both trainings' scores; recalls, confusion and intervals are those of all predictions.
-    """
-    lines = [(folder / f"way{i + 1}" / "predictions.csv").read_text(encoding="utf-8").splitlines()
-             for i in range(len(found))]
-    joined = lines[0][:1] + [line for part in lines for line in part[1:]]
-    files.write_text(folder / "predictions.csv", "\n".join(joined) + "\n")
-    link(folder / "recogniser", folder / "way1" / "recogniser")
-    rows, classes = list(csv.DictReader(joined)), found[0]["classes"]
-    true, predicted = (np.array([classes.index(row[name]) for row in rows]) for name in ("true", "predicted"))
-    group = {u.id: u.dialogue or u.speaker or u.id for u in utterances}
-    numbers = {part: sum(way["num_utterances"][part] for way in found) for part in ("valid", "test")}
-    return {name: value for name, value in found[0].items() if name != "valid"} | {
-        "split": ", ".join(way["split"] for way in found), "selected_epoch": [way["selected_epoch"] for way in found],
-        "num_utterances": {"train": found[0]["num_utterances"]["train"], **numbers},
-        "test": scores(true, predicted, classes, [group[row["id"]] for row in rows], found[0]["seed"]),
-        "reported": {name: sum(way["reported"][name] for way in found) / len(found) for name in found[0]["reported"]},
-        "ways": found}

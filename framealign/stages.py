@@ -151,8 +151,8 @@ def nothing_half_made(*stores: Path) -> Iterator[None]:
     except (ValueError, OSError):
         for store in stores if distributed.rank() == 0 else ():
             if not (store / "index.json").exists():
-                for shard in store.glob("frames-*-of-*.npy"):
-                    shard.unlink()
+                for part in (*store.glob("frames-*-of-*.npy"), *store.glob("done-*-of-*.json")):
+                    part.unlink()
                 remove_empty(store)
                 remove_empty(store.parent)
         raise

@@ -240,6 +240,23 @@ def digest_of_state(state: dict[str, Tensor]) -> str:
                             for name, x in sorted(state.items())])
 
 
+def unit_files(clusters: list[int]) -> list[tuple[str, str]]:
+    """Names of the codebook and the units file for each number of clusters; of several they tell the number."""
+    parts = [""] if len(clusters) == 1 else [f"-{number}" for number in clusters]
+    return [(f"codebook{part}.safetensors", f"units{part}.safetensors") for part in parts]
+
+
+def write_units(folder: Path, store: FrameStore, utterances: list, clusters: list[int], config: KMeansConfig,
+                codebook: Codebook | None, record: dict) -> list[tuple[Units, Codebook]]:
+    """`make_units` for each number of clusters from the same frames; all made, they are written into `folder`."""
+    made = [make_units(store, utterances, number, config, codebook, record) for number in clusters]
+    if distributed.rank() == 0:
+        for names, (units, found) in zip(unit_files(clusters), made):
+            found.write(folder / names[0])
+            units.write(folder / names[1])
+    return made
+
+
 def make_units(store: FrameStore, utterances: list, num_clusters: int, config: KMeansConfig,
                codebook: Codebook | None, record: dict) -> tuple[Units, Codebook]:
     """Units of every utterance from its kept frames, by the codebook given or by one fitted to them.

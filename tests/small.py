@@ -17,6 +17,7 @@ PRETRAINING = {"updates": "4", "warmup_updates": "1", "batch_seconds": "8", "mic
                "valid_every_updates": "2", "log_every_updates": "2", "valid_fraction": "0.1"}
 # What is replaced in the preset `tiny`, as `--set` takes it.
 SETTINGS = {"do_normalize": "false", "tapt_layer": "1", "tapt_clusters": "8", "align_layer": "1", "align_clusters": "5",
+            "multiscale_clusters": "3,5",
             "scratch_clusters": "6", "scratch_layer": "1", "finetune.epochs": "2", "finetune.batch_size": "8",
             "finetune.micro_batch_size": "8", "kmeans.full_passes": "2", "kmeans.seeding_tries": "1",
             "model.hidden_size": "16", "model.num_hidden_layers": "2", "model.num_attention_heads": "2",

@@ -250,16 +250,17 @@ def test_session_and_evaluate_print_the_table(good, tree, base, finished, tmp_pa
     assert stage["settings"]["pretrain"]["updates"] == 2
 
 
-def test_three_methods_and_two_seeds_share_stages_and_are_compared(good, tree, base, tmp_path):
+def test_all_methods_and_two_seeds_share_stages_and_are_compared(good, tree, base, tmp_path):
     """The ablation on two folds' worth of stages: what depends on nothing is made once; the table and the pairs."""
     args = ["--iemocap", tree, "--allow-partial", "--hubert", base, "--preset", "tiny", "--device", "cpu", *small.FLAGS,
             "--set", "finetune.epochs=1", "--set", "finetune.test_every_epoch=true", "--run", tmp_path / "run"]
     out = good("session", *args, "--method", "all", "--seeds", "1,2")
-    assert out.count("[tapt-pretrain] done") == out.count("[tapt-pretrain] kept") == 2    # align keeps it
+    assert out.count("[tapt-pretrain] done") == 2 and out.count("[tapt-pretrain] kept") == 4    # the others keep it
     table = out[out.index("protocol: "):]
-    assert table.count("tapt - finetune: WA") == table.count("align - tapt: WA") == 1 and "seed 1 2" in table
+    assert table.count("tapt - finetune: WA") == table.count("align - tapt: WA") == \
+        table.count("multiscale - align: WA") == 1 and "seed 1 2" in table
     assert good("evaluate", tmp_path / "run", "--method", "all") == table
-    assert files.read_json(tmp_path / "run" / "seed2" / "results.json").keys() == {"finetune", "tapt", "align"}
+    assert files.read_json(tmp_path / "run" / "seed2" / "results.json").keys() == {*session.METHODS}
     for fold in (tmp_path / "run").glob("seed*/session1/finetune"):
         noted, = (json.loads(line) for line in (fold / "epochs.jsonl").read_text().splitlines())
         last = [line.split(",")[2] for line in (fold / "predictions.csv").read_text().splitlines()[1:]]
@@ -478,9 +479,11 @@ def test_other_mistakes(script, table, tree, base, units, tmp_path, monkeypatch,
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 @pytest.mark.parametrize("words, status, said", [
     (["session", "S=2", "IEMOCAP=/a b", "HUBERT=tiny", "RUN=r"], 0,
-     r'bin/session\.py --iemocap "/a b" --hubert "tiny"\s+--preset tiny --method align .* --run-folder "r" +--session'),
+     r'bin/session\.py --iemocap "/a b" --hubert "tiny"\s+--preset tiny --seed 0 +--run-folder "r" +--session'),
     (["sessions", "CORPUS=c.tsv", "HUBERT=/m", "METHOD=tapt", "CODEBOOK=k.bin", "FLAGS=--redo all"], 0,
      r'--corpus "c\.tsv" --hubert "/m"\s+--codebook "k\.bin" --preset base --method tapt .*--redo all --session all'),
+    (["session", "CORPUS=c.tsv", "HUBERT=tiny", "CLUSTERS=32,64,128"], 0,
+     "--preset tiny --seed 0 --clusters 32,64,128 --run-folder"),
     (["session", "HUBERT=tiny"], 2, "give IEMOCAP=folder or CORPUS=table"),
     (["session", "IEMOCAP=/a"], 2, "give HUBERT=a model directory, tiny or scratch"),
 ])

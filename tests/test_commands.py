@@ -71,7 +71,7 @@ def test_settings_of_pretraining_depend_on_where_it_starts():
 
 def test_mfcc_units_are_the_nearest_centroids(tones, table, tmp_path, capsys):
     out = tmp_path / "units"
-    commands.make_units_run(UnitsRun(corpus=str(table), mfcc=True, clusters=6, out=str(out), km=True), KMEANS)
+    commands.make_units_run(UnitsRun(corpus=str(table), mfcc=True, clusters="6", out=str(out), km=True), KMEANS)
     assert sorted(path.name for path in out.iterdir()) == ["codebook.safetensors", "units.km", "units.safetensors"]
     units, codebook = Units.read(out / "units.safetensors"), Codebook.read(out / "codebook.safetensors")
     units.check(tones, "units")
@@ -100,12 +100,35 @@ def test_state_units_of_a_layer_by_a_given_codebook(tones, table, base, tmp_path
     assert units.record["layer"] == 2 and units.record["codebook"].endswith("given.npy")
 
 
+def test_several_codebooks_are_made_and_predicted_together(table, base, tmp_path):
+    """bin/units.py with several numbers: the files of each alone; bin/pretrain.py takes them all."""
+    for clusters in ("4,6", "4", "6"):
+        out = str(tmp_path / clusters)
+        commands.make_units_run(UnitsRun(corpus=str(table), mfcc=True, clusters=clusters, out=out, km=True), KMEANS)
+    names = [f"{what}-{number}.{kind}" for number in (4, 6) for what, kind in (
+        ("codebook", "safetensors"), ("units", "safetensors"), ("units", "km"))]
+    assert sorted(path.name for path in (tmp_path / "4,6").iterdir()) == sorted(names)
+    for name in names:
+        one, number = name.split("-")[0], name.split("-")[1].split(".")[0]
+        alone = tmp_path / number / name.replace(f"-{number}", "")
+        assert (tmp_path / "4,6" / name).read_bytes() == alone.read_bytes(), one
+    units = ",".join(str(tmp_path / number / "units.safetensors") for number in ("4", "6"))
+    commands.pretrain_run(PretrainRun(corpus=str(table), units=units, init_from=str(base), preset="tiny",
+                                      run=str(tmp_path / "run"), device="cpu"), SMALL.pretrain)
+    assert files.read_json(tmp_path / "run" / "pretrain.json")["num_clusters"] == [4, 6]
+    with pytest.raises(ValueError, match="gives one codebook, --clusters 4,6 asks for several"):
+        np.save(tmp_path / "given.npy", np.zeros((4, 39), np.float32))
+        commands.make_units_run(UnitsRun(corpus=str(table), mfcc=True, clusters="4,6",
+                                         codebook=str(tmp_path / "given.npy"), out=str(tmp_path / "x")), KMEANS)
+    assert not (tmp_path / "x").exists()
+
+
 @pytest.mark.parametrize("changes, message", [
     ({"corpus": ""}, "--corpus is needed"), ({}, "give either --mfcc or --model"),
     ({"mfcc": True, "model": "x"}, "give either --mfcc or --model"),
     ({"model": "nowhere"}, "nowhere: no such directory"), ({"mfcc": True, "device": "tpu"}, "--device must be"),
     ({"model": "base", "layer": 3}, r"layer must be in \[0, 2\], got 3"),
-    ({"mfcc": True, "clusters": 10 ** 6}, "1000000"),
+    ({"mfcc": True, "clusters": "1000000"}, "1000000"),
     ({"mfcc": True, "codebook": "wide.npy"}, "codebook of 16 dimensions cannot label frames of 39"),
     ({"model": "base", "codebook": "mfcc.npy"}, "codebook of 39 dimensions cannot label frames of 16"),
     ({"mfcc": True, "codebook": "gone.npy"}, "gone.npy"),
@@ -257,7 +280,7 @@ def test_rotten_sound_leaves_nothing(tones, base, units, tmp_path, step, samples
     table, run, before = str(tmp_path / "corpus.tsv"), str(tmp_path / "run"), small.digests(tmp_path)
     with pytest.raises(ValueError, match=message) as error:
         if step == "units":
-            commands.make_units_run(UnitsRun(corpus=table, mfcc=True, clusters=4, out=run), KMEANS)
+            commands.make_units_run(UnitsRun(corpus=table, mfcc=True, clusters="4", out=run), KMEANS)
         elif step == "pretrain":
             commands.pretrain_run(PretrainRun(corpus=table, units=str(units), init_from=str(base), run=run),
                                   SMALL.pretrain)

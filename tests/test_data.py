@@ -12,7 +12,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from framealign import audio, distributed
+from framealign import audio, data, distributed
 from framealign.config import HubertConfig, PretrainConfig
 from framealign.data import (Crop, FrameStore, Waveforms, ahead, balanced_draw, frame_counts, groups_by_length,
                              load_checked, pretraining_micro_batches)
@@ -79,7 +79,7 @@ def test_frame_t_of_a_crop_has_the_label_of_its_own_samples(source, marked, tmp_
 
 
 def check_labels(source: str, crops: list[Crop], units: Units, marked: list[Utterance], folder: Path) -> None:
-    labels = crop_units(units, crops)               # (B, T)
+    labels, = crop_units([units], crops)            # (B, T)
     if source == "store":
         frames, lengths = fill(folder, marked).batch(crops)
         assert torch.equal(frames[..., 0].long(), labels) and torch.equal(frames[..., 1].long(), labels + 1)
@@ -102,6 +102,34 @@ def test_an_utterance_is_prepared_whole_then_cut(marked):
         expected = ((sound - sound.mean()) / np.sqrt(sound.var() + 1e-7))[320 * crop.start:320 * crop.start + n]
         np.testing.assert_allclose(row[:n].numpy(), expected, atol=1e-5)
         assert not row[n:].any()
+
+
+@pytest.mark.parametrize("subtype, is_held", [("PCM_16", True), ("PCM_24", False), ("FLOAT", False)])
+def test_sound_that_was_read_is_held_where_int16_is_exact(tmp_path, subtype, is_held):
+    """Held, it is the same to the bit without its file; else its file is read again."""
+    noise = []
+    for u, length in enumerate(LENGTHS):
+        soundfile.write(tmp_path / f"{u}.wav", np.random.default_rng(u).uniform(-1, 1, length), 16_000, subtype)
+        noise.append(Utterance(f"noise{u}", tmp_path / f"{u}.wav", length))
+    crops, source = crops_of(frame_counts(noise), 12), Waveforms(noise, do_normalize=True)
+    first = source.batch(crops)
+    assert all(torch.equal(a, b) for a, b in zip(first, source.batch(crops)))
+    for path in tmp_path.glob("*.wav"):
+        path.unlink()
+    if is_held:
+        assert all(torch.equal(a, b) for a, b in zip(first, source.batch(crops)))
+    else:
+        with pytest.raises(ValueError, match="no such file"):
+            source.batch(crops)
+
+
+def test_no_more_is_held_than_there_is_room_for(marked):
+    source = Waveforms(marked, False, held_bytes=2 * 16_000 + 2 * 400)
+    for _ in range(2):
+        for u in range(len(marked)):
+            waveform, _ = source.batch([Crop(u, 0, num_frames(LENGTHS[u]))])
+            assert torch.equal(waveform[0], load_checked(marked[u], False))
+    assert sum(x.nbytes for x in source.held.values()) == 2 * 16_000 + 2 * 400 and set(source.held) == {0, 1}
 
 
 def test_both_sources_agree_through_a_local_encoder(tmp_path):
@@ -385,3 +413,31 @@ def test_reading_ahead_of_an_endless_stream_can_stop():
     assert [next(stream) for _ in range(5)] == list(range(5)) and threading.active_count() == before + 1
     stream.close()
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("change", ["nothing", "key", "shard", "note"])
+def test_an_interrupted_store_continues_with_the_same_bits(marked, tmp_path, monkeypatch, change):
+    """Interrupted in the fifth of ten groups, four are kept; none for another key or where a part is damaged."""
+    monkeypatch.setattr(data, "SAVE_SECONDS", 0.0)
+    whole, heard = fill(tmp_path / "whole", marked, batch_seconds=0.1), []
+
+    def compute(waveforms: list[Tensor]) -> list[Tensor]:
+        heard.extend(len(x) for x in waveforms)
+        if len(heard) == 5 and not resumed:
+            raise KeyboardInterrupt
+        return first_and_last_sample(waveforms)
+    place, resumed = tmp_path / "store", False
+    with pytest.raises(KeyboardInterrupt):
+        fill(place, marked, compute, batch_seconds=0.1)
+    assert heard == sorted(LENGTHS)[:5] and not (place / "index.json").exists()
+    if change == "shard":
+        np.save(place / "frames-00000-of-00001.npy", np.zeros((3, 2), np.float32))
+    if change == "note":
+        (place / "done-00000-of-00001.json").write_text('{"groups": 4')
+    resumed = True
+    heard.clear()
+    found = fill(place, marked, compute, batch_seconds=0.1, key="other" if change == "key" else "k")
+    assert heard == sorted(LENGTHS)[4 if change == "nothing" else 0:]
+    for u in range(len(marked)):
+        assert torch.equal(found.read(u), whole.read(u))
+    assert sorted(path.name for path in place.iterdir()) == ["frames-00000-of-00001.npy", "index.json"]

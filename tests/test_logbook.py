@@ -35,7 +35,7 @@ def test_a_curve_takes_what_is_there():
 
 
 def test_pretraining_has_its_six_charts():
-    root = markup.read(logbook.pretraining(PRETRAINING, 50, 10.0))
+    root = markup.read(logbook.pretraining(PRETRAINING, [50], 10.0))
     assert len(captions(root)) == 6 and len(root.all("svg")) > 6
     notes = [one.text for one in root.all("p", "note")]
     for words in (f"ln 50 = {math.log(50):.2f}", "from 4.90 to 4.70", "validation: 4.80"):
@@ -53,4 +53,4 @@ def test_finetuning_has_its_three_charts_and_the_selected_epoch():
 
 @pytest.mark.parametrize("records", [[], [{"update": 1}], TUNING[:1], [{"update": 1, "loss": None, "lr": 0.0}]])
 def test_short_logs_have_pictures_too(records):
-    assert markup.read(logbook.finetuning(records, 4, 10.0, 1)) and markup.read(logbook.pretraining(records, 2, 10.0))
+    assert markup.read(logbook.finetuning(records, 4, 10.0, 1)) and markup.read(logbook.pretraining(records, [2], 10.0))

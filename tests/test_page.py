@@ -127,6 +127,7 @@ def test_a_fold_that_is_not_finished_is_named(run):
 
 @pytest.mark.parametrize("change, places", [
     ({"method": "finetune"}, ["result", "training", "map", "sounds"]),
+    ({"method": "multiscale"}, None),
     ({"method": "tapt", "pretrain_data": "inductive"}, ["result", "training", "units", "map", "sounds"]),
     ({"method": "align", "hubert": "scratch", "selection": "reference", "pretrain_data": "inductive"}, None)])
 def test_every_method_and_protocol_has_a_page(small_tree, small_base, tmp_path, change, places):
@@ -140,6 +141,9 @@ def test_every_method_and_protocol_has_a_page(small_tree, small_base, tmp_path, 
     assert ("Optimistic" in root.text) == (change.get("selection") == "reference")
     if change["method"] != "finetune":              # inductive: units of utterances that were not heard are computed
         assert all(figure.all("div", "units") for figure in root.all("figure", "timeline"))
+    if change["method"] == "multiscale":            # of codebooks of 3 and 5 the larger is drawn
+        assert "The 5 clusters" in part(root, "units").text
+        assert f"mean of ln 3, 5 = {np.log(15) / 2:.2f}" in part(root, "training").text
     if change.get("hubert") == "scratch":
         stages = [one.text.partition(":")[0] for one in part(root, "training").all("summary")]
         assert stages == ["Stage 0", "Stage 0", "Stage 2", "Stage 3", "Stage 5", "Stage 6", "Stage 6"]

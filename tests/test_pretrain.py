@@ -134,7 +134,7 @@ def test_loss_and_every_gradient_are_torchaudios(micro, shape, freeze_conv):
     models = pytest.importorskip("torchaudio").models
     hubert = base(micro, **QUIET, **shape)
     config = settings(freeze_conv=freeze_conv)
-    model = MaskedPrediction(hubert, 7, config)
+    model = MaskedPrediction(hubert, [7], config)
     for parameter in model.parameters():            # norms and biases too: initial values would hide a swap
         torch.nn.init.normal_(parameter, std=0.3)
     theirs = models.wav2vec2.model.hubert_pretrain_model(
@@ -151,7 +151,7 @@ def test_loss_and_every_gradient_are_those_of_torchaudios_base():
     models = pytest.importorskip("torchaudio").models
     hubert = Hubert(dataclasses.replace(HubertConfig(), feat_proj_dropout=0.0, hidden_dropout=0.0,
                                         attention_dropout=0.0, layerdrop=0.0))
-    model = MaskedPrediction(hubert, 500, PretrainConfig(freeze_conv=False))
+    model = MaskedPrediction(hubert, [500], PretrainConfig(freeze_conv=False))
     theirs = models.hubert_pretrain_base(
         encoder_projection_dropout=0.0, encoder_attention_dropout=0.0, encoder_ff_interm_dropout=0.0,
         encoder_dropout=0.0, encoder_layer_drop=0.0, feature_grad_mult=None, num_classes=500)
@@ -160,7 +160,7 @@ def test_loss_and_every_gradient_are_those_of_torchaudios_base():
 
 def same_loss_and_gradients(model, theirs, freeze_conv):
     """Give `theirs` our weights and our mask; compare loss, counts and all gradients on random sound and units."""
-    hubert, head = model.hubert, model.head.state_dict()
+    hubert, head = model.hubert, model.heads[0].state_dict()
     theirs.load_state_dict(to_torchaudio(hubert.state_dict(), head))
     generator = torch.Generator().manual_seed(0)
     waveform = torch.randn(3, 9_000, generator=generator)
@@ -173,40 +173,72 @@ def same_loss_and_gradients(model, theirs, freeze_conv):
     frames = int(is_masked.sum())
     expected = F.cross_entropy(masked, torch.zeros(frames, dtype=torch.int64), reduction="sum")
     expected = expected + (0 if freeze_conv else 10.0 * penalty * frames)
-    loss, sums = model(waveform, units, is_masked, None, True)
+    loss, sums = model(waveform, units[None], is_masked, None, True)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert int(sums["masked"]) == frames and int(sums["unmasked"]) == 81 - frames
     for name, logits in (("masked_correct", masked), ("unmasked_correct", unmasked)):
         assert int(sums[name]) == int((logits[:, 1:] < logits[:, :1]).all(1).sum())
     loss.backward(), expected.backward()
     found = to_torchaudio({name: p.grad for name, p in hubert.named_parameters() if p.grad is not None},
-                          {name: p.grad for name, p in model.head.named_parameters()})
+                          {name: p.grad for name, p in model.heads[0].named_parameters()})
     wanted = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
     wanted = {name: x for name, x in wanted.items() if not (freeze_conv and "feature_extractor" in name)}
     assert_equal_gradients(found, wanted)
 
 
 def test_sums_for_the_log_are_what_a_count_gives(micro):
-    model = MaskedPrediction(base(micro, **QUIET), 5, settings()).eval()
+    model = MaskedPrediction(base(micro, **QUIET), [5], settings()).eval()
     generator = torch.Generator().manual_seed(2)
     features = torch.randn(4, 30, 8, generator=generator)
     units, is_masked = torch.randint(5, (4, 30), generator=generator), torch.rand(4, 30, generator=generator) < 0.6
-    _, sums = model(features, units, is_masked, None, True)
+    _, sums = model(features, units[None], is_masked, None, True)
     *_, states = model.hubert.layers(features, None, is_masked)
-    logits = model.head(states).detach().double()
+    logits = model.heads[0](states).detach().double()
     best, log_p = logits.argmax(-1), logits.log_softmax(-1)
     loss = -sum(float(log_p[b, t, units[b, t]]) for b in range(4) for t in range(30) if is_masked[b, t])
     shares = torch.bincount(best[is_masked], minlength=5) / is_masked.sum()
-    found = pretrain.ratios(sums, 5, CPU)
+    found = pretrain.ratios(sums, [5], CPU)
     assert found["loss"] == pytest.approx(loss / int(is_masked.sum()), rel=1e-5)
     assert found["masked_accuracy"] == pytest.approx(float((best == units)[is_masked].double().mean()))
     assert found["unmasked_accuracy"] == pytest.approx(float((best == units)[~is_masked].double().mean()))
     assert found["unit_perplexity"] == pytest.approx(float(torch.exp(torch.special.entr(shares).sum())), rel=1e-5)
     doubled: dict = {}
     pretrain.add_up(doubled, sums), pretrain.add_up(doubled, sums)
-    assert pretrain.ratios(doubled, 5, CPU) == pytest.approx(found)
-    assert pretrain.ratios({}, 5, CPU) == {"loss": 0, "masked_accuracy": 0, "unmasked_accuracy": 0,
+    assert pretrain.ratios(doubled, [5], CPU) == pytest.approx(found)
+    assert pretrain.ratios({}, [5], CPU) == {"loss": 0, "masked_accuracy": 0, "unmasked_accuracy": 0,
                                            "unit_perplexity": 1}
+
+
+@pytest.mark.parametrize("unmasked_weight", [0.0, 0.5])
+def test_several_codebooks_are_the_mean_of_each_alone(micro, unmasked_weight):
+    """Loss, every gradient and the numbers of the log: those of models with one head each, averaged."""
+    config, generator = settings(unmasked_weight=unmasked_weight), torch.Generator().manual_seed(4)
+    features, is_masked = torch.randn(3, 20, 8, generator=generator), torch.rand(3, 20, generator=generator) < 0.6
+    sizes = [3, 5, 9]
+    units = torch.stack([torch.randint(size, (3, 20), generator=generator) for size in sizes])     # (C, B, T)
+    together = MaskedPrediction(base(micro, **QUIET), sizes, config)
+    loss, sums = together(features, units, is_masked, None, True)
+    loss.backward()
+    gradient = {name: torch.zeros_like(p) for name, p in together.named_parameters() if p.requires_grad}
+    losses, numbers = [], []
+    for index, size in enumerate(sizes):
+        alone = MaskedPrediction(base(micro, **QUIET), [size], config)
+        alone.hubert.load_state_dict(together.hubert.state_dict())
+        alone.heads[0].load_state_dict(together.heads[index].state_dict())
+        one, counted = alone(features, units[index:index + 1], is_masked, None, True)
+        one.backward()
+        losses.append(one.item())
+        numbers.append(pretrain.ratios(counted, [size], CPU))
+        for name, p in alone.named_parameters():
+            if p.requires_grad:
+                gradient[name.replace("heads.0", f"heads.{index}")] += p.grad / len(sizes)
+    assert loss.item() == pytest.approx(sum(losses) / 3, rel=1e-6)
+    assert_equal_gradients({name: p.grad for name, p in together.named_parameters() if p.requires_grad}, gradient)
+    found = pretrain.ratios(sums, sizes, CPU)
+    perplexities = [one.pop("unit_perplexity") for one in numbers]
+    assert found.pop("unit_perplexity") == pytest.approx(float(np.prod(perplexities)) ** (1 / 3), rel=1e-6)
+    for name, value in found.items():
+        assert value == pytest.approx(np.mean([one[name] for one in numbers]), rel=1e-6), name
 
 
 # Batches, masks, held-out utterances
@@ -226,9 +258,9 @@ class NothingAsked(TorchDispatchMode):
 def test_a_step_asks_the_device_for_nothing(micro, looks, weight):
     """Forward, backward, clipping, update and skipping, given where the hidden frames lie, in bfloat16 too."""
     config = settings(unmasked_weight=weight)
-    model = MaskedPrediction(base(micro), 5, config).train()
+    model = MaskedPrediction(base(micro), [5], config).train()
     optimizer = optim.adamw(model.parameters(), 1e-3, (0.9, 0.98), 1e-6, 0.01)
-    features, units, is_masked = torch.randn(3, 20, 8), torch.randint(5, (3, 20)), torch.rand(3, 20) < 0.5
+    features, units, is_masked = torch.randn(3, 20, 8), torch.randint(5, (1, 3, 20)), torch.rand(3, 20) < 0.5
     places = prediction.places_of(is_masked)
     expected, _ = model.eval()(features, units, is_masked, None, looks)
     assert torch.equal(expected, model(features, units, is_masked, None, looks, None, places)[0])
@@ -246,7 +278,7 @@ def test_a_step_asks_the_device_for_nothing(micro, looks, weight):
 def test_a_crop_has_the_units_of_its_own_frames(tones):
     made = random_units(tones, 1000)
     crops = [Crop(4, 3, 9), Crop(0, 0, 9), Crop(23, 7, 9)]
-    found = pretrain.crop_units(made, crops)
+    found, = pretrain.crop_units([made], crops)
     for row, crop in zip(found, crops):
         first = int(made.offsets[crop.utterance]) + crop.start
         assert torch.equal(row, made.units[first:first + 9].long())
@@ -281,13 +313,13 @@ def test_held_out_utterances_never_train_and_the_others_never_validate(tones):
 
 def test_validation_has_fixed_masks_and_leaves_no_trace(micro, tones):
     """The same numbers whatever was drawn before; the loss of each utterance alone, with dropout and layer drop off."""
-    model, made, config = MaskedPrediction(base(micro), 5, settings()).train(), random_units(tones), settings()
+    model, made, config = MaskedPrediction(base(micro), [5], settings()).train(), random_units(tones), settings()
     _, counts = pretrain.hold_out(frame_counts(tones), config)
     source, autocast = Waveforms(tones, True), pretrain.distributed.autocast(CPU, "float32")
-    found = pretrain.validate(model, source, made, counts, config, CPU, autocast)
+    found = pretrain.validate(model, source, [made], counts, config, CPU, autocast)
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    assert pretrain.validate(model, source, made, counts, config, CPU, autocast) == found
+    assert pretrain.validate(model, source, [made], counts, config, CPU, autocast) == found
     assert torch.equal(before, torch.random.get_rng_state()) and all(m.training for m in model.modules())
     model.eval()
     total, frames = 0.0, 0                          # in plain words
@@ -295,7 +327,7 @@ def test_validation_has_fixed_masks_and_leaves_no_trace(micro, tones):
         size = min(int(counts[u]), frames_in(0.6))
         is_masked = pretrain.draw_mask([Crop(u, 0, size)], config, "valid", u)
         waveform = source.batch([Crop(u, 0, size)])[0]
-        loss, _ = model(waveform, made.of(u)[None, :size], is_masked, None, False)
+        loss, _ = model(waveform, made.of(u)[None, None, :size], is_masked, None, False)
         total, frames = total + loss.item(), frames + int(is_masked.sum())
     assert found["valid_loss"] == pytest.approx(total / frames, rel=1e-6)
     assert set(found) == {"valid_loss", "valid_masked_accuracy", "valid_unmasked_accuracy", "valid_unit_perplexity"}
@@ -315,15 +347,15 @@ def test_micro_batches_add_up_to_the_mean_over_all_hidden_frames(micro, tones, t
         return optim_step(optimizer, lr, clip_norm)
     optim_step = optim.step
     monkeypatch.setattr(optim, "step", record)
-    names = [name for name, _ in MaskedPrediction(base(micro), 5, config).named_parameters()
+    names = [name for name, _ in MaskedPrediction(base(micro), [5], config).named_parameters()
              if "feature_extractor" not in name]
     made = random_units(tones)
     pretrain.pretrain(base(micro, **QUIET), tones, made, config, tmp_path, CPU)
 
     hubert = base(micro, **QUIET)
     torch.manual_seed(derive_seed(config.seed, "head"))
-    model = MaskedPrediction(hubert, 5, config)
-    total, weights = 0.0, 0.0
+    model = MaskedPrediction(hubert, [5], config)
+    total, weights, head = 0.0, 0.0, model.heads[0]
     for index, crops in enumerate(itertools.islice(pretraining_micro_batches(frame_counts(tones), config), 4)):
         is_masked = pretrain.draw_mask(crops, config, 1, index)
         for row, crop in enumerate(crops):
@@ -332,7 +364,7 @@ def test_micro_batches_add_up_to_the_mean_over_all_hidden_frames(micro, tones, t
                 sound = sound[320 * crop.start:320 * (crop.start + crop.frames - 1) + 400]
             x = hubert.frontend(sound[None])
             *_, states = hubert.layers(x, None, is_masked[row:row + 1])
-            logits = torch.cosine_similarity(model.head.final_proj(states[0])[:, None], model.head.codewords, dim=-1)
+            logits = torch.cosine_similarity(head.final_proj(states[0])[:, None], head.codewords, dim=-1)
             losses = F.cross_entropy(logits / 0.1, made.of(crop.utterance)[crop.start:crop.start + crop.frames],
                                      reduction="none")
             weight = is_masked[row] + unmasked_weight * ~is_masked[row]
@@ -349,15 +381,15 @@ def test_utterances_of_equal_frames_but_unequal_samples_do_not_meet(micro, tones
     for sound, size in zip(sounds, (8_720, 9_000)):
         soundfile.write(tmp_path / f"{size}.wav", sound[:size], 16_000)
         chosen.append(dataclasses.replace(tones[0], path=tmp_path / f"{size}.wav", num_samples=size))
-    model, crops = MaskedPrediction(base(micro, **QUIET), 5, settings()), [Crop(0, 0, 27), Crop(1, 0, 27)]
+    model, crops = MaskedPrediction(base(micro, **QUIET), [5], settings()), [Crop(0, 0, 27), Crop(1, 0, 27)]
     units, is_masked = torch.arange(54).view(2, 27) % 5, torch.arange(54).view(2, 27) % 3 == 0
     source = Waveforms(chosen, True)
     waveform, lengths = source.batch(crops)
-    together, _ = model(waveform, units, is_masked, None, False, lengths)
-    alone = sum(model(source.batch([crop])[0], units[i:i + 1], is_masked[i:i + 1], None, False)[0]
+    together, _ = model(waveform, units[None], is_masked, None, False, lengths)
+    alone = sum(model(source.batch([crop])[0], units[None, i:i + 1], is_masked[i:i + 1], None, False)[0]
                 for i, crop in enumerate(crops))
     assert together.item() == pytest.approx(alone.item(), rel=1e-6)
-    without, _ = model(waveform, units, is_masked, None, False)
+    without, _ = model(waveform, units[None], is_masked, None, False)
     assert abs(without.item() - alone.item()) > 1e-4 * alone.item()         # what the lengths are for
 
 

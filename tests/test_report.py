@@ -150,7 +150,7 @@ def test_sessions_come_in_order(tmp_path):
 
 def test_each_method_reports_its_own_stage(tmp_path):
     run, found = Run(tmp_path), {}
-    for stage in ("finetune", "tapt-finetune", "ser-finetune"):
+    for stage in ("finetune", "tapt-finetune", "ser-finetune", "multiscale-finetune"):
         run.finish("1", stage)
         found[stage] = files.read_json(tmp_path / "session1" / stage / "results.json")["test"]
     for method, stage in report.STAGES.items():

@@ -17,13 +17,14 @@ import small
 import soundfile
 import torch
 
-from framealign import corpus, files, finetune, metrics, optim, session
+from framealign import checkpoint, corpus, files, finetune, metrics, optim, session
 from framealign.config import preset
 from framealign.model import Hubert
 from framealign.recognise import Recogniser
 from framealign.units import Codebook, Units
 
 ALIGN = ["tapt-units", "tapt-pretrain", "tapt-finetune", "align-units", "align-pretrain", "ser-finetune"]
+MULTISCALE = ["multiscale-units", "multiscale-pretrain", "multiscale-finetune"]
 SHARED_STAGES = ("tapt-units", "tapt-pretrain")
 PLACES = {name: name if name in SHARED_STAGES else f"session1/{name}" for name in (*ALIGN, "finetune")}
 
@@ -60,8 +61,8 @@ def world(tmp_path_factory) -> World:
 
 @pytest.fixture(scope="module")
 def finished(world) -> Path:
-    """All three methods on session 1, not to be changed."""
-    for method in session.METHODS:
+    """The paper's three methods on session 1, not to be changed."""
+    for method in session.PAPERS:
         world.run("finished", method=method)
     return world.folder / "finished"
 
@@ -85,14 +86,15 @@ def made(run: Path, said: str) -> list[str]:
 def test_each_method_has_its_stages_in_order(world):
     names = {method: [stage.name for stage in world.recipe("none", method=method).stages()]
              for method in session.METHODS}
-    assert names == {"finetune": ["base", "finetune"], "tapt": ["base", *ALIGN[:3]], "align": ["base", *ALIGN]}
+    assert names == {"finetune": ["base", "finetune"], "tapt": ["base", *ALIGN[:3]], "align": ["base", *ALIGN],
+                     "multiscale": ["base", *ALIGN[:3], *MULTISCALE]}
     assert [stage.name for stage in world.recipe("none", hubert="scratch").base()] == [
         "mfcc-units", "scratch-1", "scratch-units", "scratch-2"]
     assert not (world.folder / "none").exists()
 
 
 def test_every_stage_leaves_its_products_and_a_record(world, finished):
-    stages = {stage.name: stage for method in session.METHODS
+    stages = {stage.name: stage for method in session.PAPERS
               for stage in world.recipe("finished", method=method).stages() if stage.make}
     assert {name: str(stage.folder.relative_to(finished)) for name, stage in stages.items()} == PLACES
     for stage in stages.values():
@@ -206,13 +208,64 @@ def test_inductive_pretraining_shares_nothing_and_does_not_hear_the_held_out_ses
         assert record["protocol"]["pretrain_data"] == "inductive"
 
 
+# Several codebooks
+
+def test_several_numbers_of_clusters_are_several_codebooks_and_heads(world, spoilt, capsys):
+    """Beside `align` in the same folder, sharing phase 1 with it; both codebooks are of the same frames."""
+    capsys.readouterr()
+    world.run(spoilt, clusters="3,7")
+    run, fold = world.folder / spoilt, world.folder / spoilt / "session1"
+    assert made(run, capsys.readouterr().out) == [f"session1/{name}" for name in MULTISCALE]
+    units = [Units.read(fold / "multiscale-units" / f"units-{number}.safetensors") for number in (3, 7)]
+    assert [one.num_clusters for one in units] == [3, 7] and torch.equal(units[0].offsets, units[1].offsets)
+    for one, number in zip(units, (3, 7)):
+        codebook = Codebook.read(fold / "multiscale-units" / f"codebook-{number}.safetensors")
+        assert torch.equal(torch.bincount(one.units, minlength=number), codebook.counts)
+    _, heads, _ = checkpoint.latest(fold / "multiscale-pretrain")
+    assert [tuple(heads[f"heads.{index}.codewords"].shape)[0] for index in (0, 1)] == [3, 7]
+    assert files.read_json(fold / "multiscale-pretrain" / "pretrain.json")["num_clusters"] == [3, 7]
+    results = files.read_json(fold / "multiscale-finetune" / "results.json")
+    assert os.readlink(fold / "recogniser") == "multiscale-finetune/recogniser" and "ua" in results["reported"]
+    one, two = (Hubert.from_pretrained(fold / f"{name}-pretrain" / "encoder").state_dict()
+                for name in ("align", "multiscale"))
+    assert not torch.equal(one["encoder.layers.1.attention.q_proj.weight"],
+                           two["encoder.layers.1.attention.q_proj.weight"])
+
+
+@pytest.mark.parametrize("given, method, clusters", [
+    ({}, "align", [5]), ({"clusters": "50"}, "align", [50]), ({"clusters": "4,9"}, "multiscale", [4, 9]),
+    ({"method": "multiscale"}, "multiscale", [3, 5]), ({"method": "align", "clusters": "9"}, "align", [9])])
+def test_the_number_of_clusters_says_the_method(world, given, method, clusters):
+    recipe = world.recipe("none", **given)
+    stage = next(stage for stage in recipe.stages() if stage.name == f"{method}-units")
+    assert recipe.config.method == method and stage.settings["clusters"] == clusters
+
+
+@pytest.mark.parametrize("given, message", [
+    ({"clusters": "0"}, "--clusters must be a number from 1 to 999999, or different ones.*, got '0'"),
+    ({"clusters": "32,32"}, "got '32,32'"), ({"clusters": "32;64"}, "got '32;64'"), ({"clusters": ","}, "got ','"),
+    ({"clusters": "32,64", "method": "align"}, "--clusters 32,64 is for --method multiscale, got align"),
+    ({"clusters": "50", "method": "multiscale"}, "--clusters 50 is for --method align, got multiscale"),
+    ({"clusters": "50", "method": "tapt"}, "--clusters 50 is for --method align, got tapt")])
+def test_numbers_of_clusters_that_are_none(given, message):
+    with pytest.raises(ValueError, match=message):
+        session.SessionConfig(corpus="x", hubert="tiny", **given)
+
+
+def test_of_all_methods_one_takes_the_clusters():
+    for clusters, taker in (("50", "align"), ("32,64", "multiscale")):
+        config = session.SessionConfig(corpus="x", hubert="tiny", method="all", clusters=clusters)
+        assert {method: config.of(method).clusters for method in session.METHODS} == {
+            method: clusters if method == taker else "" for method in session.METHODS}
+
+
 # What is kept, stale, remade
 
 def test_a_second_run_makes_nothing(world, spoilt, capsys):
     run = world.folder / spoilt
     times = {path: path.lstat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     before = small.digests(run)
-    for method in ("finetune", "tapt", "align"):
+    for method in session.PAPERS:
         capsys.readouterr()
         world.run(spoilt, method=method)
         said = capsys.readouterr().out
@@ -225,7 +278,7 @@ def test_a_second_run_makes_nothing(world, spoilt, capsys):
 
 @pytest.mark.parametrize("settings, changes, stage, reason", [
     ({"pretrain.updates": "5"}, {}, "tapt-pretrain", r"settings\.pretrain\.updates was 4, is 5"),
-    ({"tapt_clusters": "7"}, {}, "tapt-units", r"settings\.clusters was 8, is 7"),
+    ({"tapt_clusters": "7"}, {}, "tapt-units", r"settings\.clusters was \[8\], is \[7\]"),
     ({"align_layer": "2"}, {}, "align-units", r"settings\.layer was 1, is 2"),
     ({"kmeans.full_passes": "1"}, {}, "tapt-units", r"settings\.kmeans\.full_passes was 2, is 1"),
     ({"finetune.lr": "0.5"}, {}, "tapt-finetune", r"settings\.finetune\.lr was \S+, is 0\.5"),
@@ -417,7 +470,7 @@ def interrupt(monkeypatch, owner: object, name: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("owner, name, calls", [(os, "replace", 60), (optim, "step", 20), (finetune, "predict", 8),
-                                                (session, "make_units", 2), (np.lib.format, "open_memmap", 3)])
+                                                (session, "write_units", 2), (np.lib.format, "open_memmap", 3)])
 def test_interrupted_runs_end_like_uninterrupted_ones(world, finished, monkeypatch, owner, name, calls):
     """Several interruptions of one run, each at a place drawn for it; then the same command once more."""
     run, draw = f"interrupted-{name}", random.Random(name)
@@ -488,7 +541,7 @@ def test_two_ranks_make_what_one_makes(world, finished):
 # What is refused
 
 @pytest.mark.parametrize("changes, message", [
-    ({"method": "tune"}, "--method must be one of finetune, tapt, align, all, got tune"),
+    ({"method": "tune"}, "--method must be one of finetune, tapt, align, multiscale, all, got tune"),
     ({"selection": "best"}, "--selection must be one of clean, last, speaker, reference, best-test, got best"),
     ({"pretrain_data": "all"}, "--pretrain-data must be one of transductive, inductive, got all"),
     ({"validate_on": "utterance"}, "--validate-on must be one of session, speaker, got utterance"),
