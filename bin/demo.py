@@ -7,7 +7,7 @@
 import argparse
 import sys
 
-from framealign import config, demo, distributed, log, overrides
+from framealign import allocator, config, demo, distributed, log, overrides
 
 
 def main() -> None:
@@ -16,6 +16,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
                         help="replace one setting of the preset tiny, e.g. pretrain.updates=100 (may be repeated)")
     args = parser.parse_args()
+    allocator.keep_freed_memory()
     chosen = config.from_flags(args, demo.DemoConfig())
     with distributed.ranks(distributed.choose_device(chosen.device)):
         action = demo.make_tiny_base if chosen.make_tiny_base else demo.run

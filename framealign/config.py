@@ -137,7 +137,7 @@ class FinetuneConfig:
     epochs: int = 40                                # of as many draws as there are training utterances
     lr: float = 1e-4                                # constant, as the reference has it, unless lr_decay
     lr_decay: bool = False                          # linear decay to 0 at the last update
-    head_lr_factor: float = 1.0                     # pooling and classifier learn so many times faster
+    head_lr_factor: float = 1.0                     # the classifier learns so many times faster
     weight_decay: float = 1e-5
     batch_size: int = 64                            # utterances per update
     micro_batch_size: int = 64                      # utterances per forward
@@ -225,13 +225,13 @@ PRESETS = {
                                 hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=384,
                                 num_conv_pos_embeddings=32, num_conv_pos_embedding_groups=8, feat_proj_dropout=0.0,
                                 hidden_dropout=0.05, attention_dropout=0.0, layerdrop=0.0),
-                   PretrainConfig(updates=600, warmup_updates=60, peak_lr=1e-3, batch_seconds=32,
+                   PretrainConfig(updates=1200, warmup_updates=60, peak_lr=1e-3, batch_seconds=32,
                                   micro_batch_seconds=32, max_seconds=6, projection_size=64, unmasked_weight=1.0,
                                   log_every_updates=50, valid_every_updates=200, save_every_updates=200),
-                   FinetuneConfig(epochs=24, lr=3e-4, lr_decay=True, head_lr_factor=10.0, batch_size=16,
-                                  micro_batch_size=16, max_seconds=2.0),
+                   FinetuneConfig(epochs=12, lr=3e-4, lr_decay=True, head_lr_factor=10.0, batch_size=16,
+                                  micro_batch_size=16, max_seconds=0.0, mask_start_fraction=0.03),
                    KMeansConfig(max_frames=100_000, seeding_frames=10_000),
-                   tapt_layer=2, tapt_clusters=200, align_layer=2, align_clusters=50, scratch_layer=1,
+                   tapt_layer=2, tapt_clusters=200, align_layer=1, align_clusters=50, scratch_layer=1,
                    scratch=PretrainConfig(updates=1300, warmup_updates=100, peak_lr=3e-3, batch_seconds=32,
                                           micro_batch_seconds=32, max_seconds=6, projection_size=64,
                                           unmasked_weight=1.0, freeze_conv=False, log_every_updates=100,

@@ -118,9 +118,9 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
     hubert.feature_extractor.requires_grad_(not config.freeze_conv)
     hubert.masked_spec_embed.requires_grad_(config.mask_start_fraction > 0)
     source = frame_source(hubert, utterances, config, frontend or run / "frontend", device)
-    optimizer = optim.adamw(hubert.parameters(), config.lr, (0.9, 0.999), 1e-8, config.weight_decay)
-    optimizer.add_param_group({"params": [*model.pooling.parameters(), *model.classifier.parameters()],
-                               "lr_factor": config.head_lr_factor})
+    optimizer = optim.adamw([*hubert.parameters(), *model.pooling.parameters()], config.lr, (0.9, 0.999), 1e-8,
+                            config.weight_decay)
+    optimizer.add_param_group({"params": model.classifier.parameters(), "lr_factor": config.head_lr_factor})
     record = {"finetune": as_dict(config), "classes": classes, "split": split_ids(split)}
     per_epoch = -(-len(train) // config.batch_size)                             # updates
     done, kept, best, in_a_row = restore(model, optimizer, run, record)
