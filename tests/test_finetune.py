@@ -374,6 +374,23 @@ def test_truncation_of_the_test_is_recorded(micro, tones, tmp_path):
 
 # The loop
 
+def test_only_the_classifier_learns_faster(micro, tones, tmp_path, monkeypatch):
+    """AdamW's first step is as long as the rate: w and the encoder move by it, the classifier by seven times that."""
+    step, moved = optim.step, []
+
+    def measured(optimizer, lr, clip_norm):
+        before = [[p.detach().clone() for p in group["params"]] for group in optimizer.param_groups]
+        found = step(optimizer, lr, clip_norm)
+        moved.append([[float((p.detach() - x).abs().max()) / lr for p, x in zip(group["params"], old)]
+                      for group, old in zip(optimizer.param_groups, before)])
+        return found
+    monkeypatch.setattr(optim, "step", measured)
+    run(micro, tones, tmp_path, settings(epochs=1, lr=1e-4, weight_decay=0.0, head_lr_factor=7.0, batch_size=4))
+    encoder, classifier = moved[1]                  # in the first update w and classifier are 0, so is w's gradient
+    assert max(classifier) == pytest.approx(7, rel=0.3) and max(encoder) < 2 and encoder[-1] == pytest.approx(1, rel=0.3)
+    assert len(classifier) == 2
+
+
 @pytest.mark.parametrize("stops", ((1, 3), (2, 4)))
 def test_resuming_is_bit_identical(micro, tones, tmp_path, monkeypatch, stops):
     """After a stop between two epochs, and after a failure in the middle of one; predictions and recogniser too."""

@@ -117,7 +117,7 @@ def test_the_results_state_the_protocol(finished):
         protocol = results["protocol"]
         assert {"selection": "clean", "validate_on": "session", "pretrain_data": "transductive", "seed": 0,
                 "merged": "excited into happy", "test_crop_seconds": "none",
-                "training_crop_seconds": preset("tiny").finetune.max_seconds,
+                "training_crop_seconds": preset("tiny").finetune.max_seconds or "none",
                 "classes": ["neutral", "happy", "angry", "sad"]}.items() <= protocol.items()
         assert results["num_utterances"] == {"train": 8, "valid": 8, "test": 8} and not results["optimistic"]
         assert all(0 <= value <= 1 for value in results["reported"].values())
