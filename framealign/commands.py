@@ -104,8 +104,8 @@ def make_units_run(config: UnitsRun, kmeans: KMeansConfig) -> None:
     distributed.autocast(device, config.precision)  # an unknown one is an error now
     hubert = None if config.mfcc else Hubert.from_pretrained(config.model)
     width = hubert.config.hidden_size if hubert else WIDTH
-    codebook, clusters = given_codebook(config.codebook, width) if config.codebook else None, \
-        cluster_numbers(config.clusters)
+    codebook = given_codebook(config.codebook, width) if config.codebook else None
+    clusters = cluster_numbers(config.clusters)
     if codebook is not None and len(clusters) > 1:
         raise ValueError(f"--codebook gives one codebook, --clusters {config.clusters} asks for several")
     check_room(out, {out: frames_bytes(utterances, width)})

@@ -134,7 +134,8 @@ def summary(found: dict, config: DemoConfig) -> str:
         *aligned(rows), f"UA of a logistic regression on utterance means: {means}",
         "AUC: emotional frames of non-neutral test utterances against the rest, chance 0.5",
         f"{log.clock(found['seconds'])}; all numbers in {config.run}/demo.json; try "
-        f"bin/recognise.py {config.run}/session{config.session}/recogniser FILE.wav"])
+        f"bin/recognise.py {config.run}/session{config.session}/recogniser FILE.wav,",
+        f"and bin/report.py {config.run} for pictures and sound in session{config.session}/report.html"])
 
 
 def make_tiny_base(config: DemoConfig, settings: dict[str, str]) -> None:

@@ -59,7 +59,7 @@ class SessionConfig:
     preflight: bool = False                         # check all that can be checked before the hours, and nothing else
 
     def __post_init__(self):
-        meant = "multiscale" if self.clusters and len(cluster_numbers(self.clusters)) > 1 else "align"
+        meant = method_of(self.clusters)
         if not self.method:
             object.__setattr__(self, "method", meant)
         if self.clusters and self.method not in (meant, "all"):
@@ -78,8 +78,13 @@ class SessionConfig:
 
     def of(self, method: str) -> "SessionConfig":
         """The same for one of the methods of `all`; clusters go to the one that takes so many."""
-        taken = self.clusters and method == ("multiscale" if len(cluster_numbers(self.clusters)) > 1 else "align")
-        return dataclasses.replace(self, method=method, clusters=self.clusters if taken else "")
+        return dataclasses.replace(self, method=method,
+                                   clusters=self.clusters if method == method_of(self.clusters) else "")
+
+
+def method_of(clusters: str) -> str:
+    """Which method these numbers of clusters are for: one (or none) `align`, several `multiscale`."""
+    return "multiscale" if clusters and len(cluster_numbers(clusters)) > 1 else "align"
 
 
 def read_utterances(config: SessionConfig) -> list[Utterance]:
