@@ -50,7 +50,7 @@ def finetuning(world: Path, run: Path) -> None:
 
 
 def clustering(world: Path, run: Path) -> None:
-    chosen = commands.UnitsRun(corpus=str(world / "corpus.tsv"), model=str(world / "base"), layer=1, clusters=6,
+    chosen = commands.UnitsRun(corpus=str(world / "corpus.tsv"), model=str(world / "base"), layer=1, clusters="6",
                                out=str(run), km=True, device="cpu")
     commands.make_units_run(chosen, KMeansConfig(seed=5, full_passes=3))
 
