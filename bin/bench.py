@@ -3,12 +3,15 @@
 
     bin/bench.py --what forward --preset base --threads 2
     bin/bench.py --what all --corpus emodb4.tsv --rounds 5 --out bench.json
+    torchrun --nproc_per_node 2 bin/bench.py --what ranks --threads 1
 
 The first row of each table is what the others are compared with. Weights are random unless --hubert names a directory.
 Peers that are not installed are left out, which is said. The one script that imports peers, so longer than a verb.
 """
 import argparse
+import contextlib
 import importlib.util
+import os
 import platform
 import sys
 import tempfile
@@ -21,16 +24,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framealign import benchmark, commands, config, distributed, files, interop, kmeans, log, optim, prediction,\
-    pretrain
+from framealign import benchmark, commands, config, distributed, files, interop, kmeans, log, optim
 from framealign.benchmark import Contender
 from framealign.config import KMeansConfig, PretrainConfig
-from framealign.data import Crop, FrameStore, Waveforms, load_checked, pretraining_micro_batches, send
+from framealign.data import load_checked
 from framealign.emotion import EmotionModel
 from framealign.frames import frames_in, num_frames, num_samples_of, valid_frames
 from framealign.model import Hubert
 from framealign.units import padded
-from framealign.utterances import Utterance
 
 
 class Bench:
@@ -150,7 +151,6 @@ def extract(bench: Bench) -> list[dict]:
 def pretraining(bench: Bench) -> list[dict]:
     """One update, --utterances crops of --longest seconds, no block dropped: torchaudio's model and loss, and ours."""
     number, device = bench.args.utterances, bench.device
-    settings, shape = PretrainConfig(), replace(bench.config, layerdrop=0.0)
     frames = frames_in(bench.args.longest)
     waveform = torch.randn(number, num_samples_of(frames), device=device)
     units = torch.randint(bench.args.clusters, (1, number, frames), device=device)     # of one codebook
@@ -160,11 +160,11 @@ def pretraining(bench: Bench) -> list[dict]:
     if "torchaudio" in bench.against:
         import torchaudio
         theirs = torchaudio.models.hubert_pretrain_model(
-            **interop.torchaudio_arguments(shape), mask_prob=0.8, mask_selection="static", mask_other=0.0,
-            mask_length=10, no_mask_overlap=False, mask_min_space=1, mask_channel_prob=0.0,
-            mask_channel_selection="static", mask_channel_other=0.0, mask_channel_length=10,
+            **interop.torchaudio_arguments(replace(bench.config, layerdrop=0.0)), mask_prob=0.8,
+            mask_selection="static", mask_other=0.0, mask_length=10, no_mask_overlap=False, mask_min_space=1,
+            mask_channel_prob=0.0, mask_channel_selection="static", mask_channel_other=0.0, mask_channel_length=10,
             no_mask_channel_overlap=False, mask_channel_min_space=1, skip_masked=False, skip_nomask=False,
-            num_classes=bench.args.clusters, final_dim=settings.projection_size, feature_grad_mult=0.1)
+            num_classes=bench.args.clusters, final_dim=PretrainConfig().projection_size, feature_grad_mult=0.1)
         theirs.to(device).train()
         adam = torch.optim.AdamW(theirs.parameters(), 1e-5, (0.9, 0.98), 1e-6, 0.01)
 
@@ -179,25 +179,33 @@ def pretraining(bench: Bench) -> list[dict]:
             adam.zero_grad()
         contenders.append(Contender("torchaudio, conv encoder trained", their_step, flop["trained"], seconds,
                                     bench.keeps[1]))
-    crops = [Crop(0, 0, frames)] * number
     for conv in ("trained", "kept"):
-        hubert = Hubert(shape).to(device)
-        model = prediction.MaskedPrediction(hubert, [bench.args.clusters],
-                                          replace(settings, freeze_conv=conv == "kept")).to(device).train()
-        adamw = optim.adamw(model.parameters(), 1e-5, (0.9, 0.98), 1e-6, 0.01)
-        with torch.no_grad():
-            inputs = hubert.frontend(waveform) if conv == "kept" else waveform
-
-        def our_step(model=model, adamw=adamw, inputs=inputs) -> None:
-            is_masked = pretrain.draw_mask(crops, settings, 0)
-            places = tuple(send(x, device) for x in prediction.places_of(is_masked))
-            with bench.autocast():
-                loss, _ = model(inputs, units, send(is_masked, device), None, False, None, places)
-            (loss / len(places[0])).backward()
-            optim.step(adamw, 1e-5, settings.clip_norm)
-        contenders.append(Contender(f"framealign, conv encoder {conv}", our_step, flop[conv], seconds, bench.keeps[0]))
+        step, _ = benchmark.pretraining_step(bench.config, conv, waveform, units, bench.args.clusters, bench.autocast)
+        contenders.append(Contender(f"framealign, conv encoder {conv}", step, flop[conv], seconds, bench.keeps[0]))
     return [bench.contest(f"Pretraining step, {number} x {bench.args.longest:g} s, {bench.args.clusters} units",
                           contenders)]
+
+
+def ranks(bench: Bench) -> list[dict]:
+    """What several ranks cost: under torchrun, the update without and with the reduction of gradients, in turn.
+
+    Launched alone, the first of the two: how fast one rank is where no other shares the machine.
+    """
+    number, frames = bench.args.utterances, frames_in(bench.args.longest)
+    waveform = torch.randn(number, num_samples_of(frames), device=bench.device)
+    units = torch.randint(bench.args.clusters, (1, number, frames), device=bench.device)
+    step, model = benchmark.pretraining_step(bench.config, "kept", waveform, units, bench.args.clusters, bench.autocast)
+    flop = number * benchmark.training_flop(bench.config, waveform.shape[1], "kept")
+
+    def apart() -> None:
+        with getattr(model, "no_sync", contextlib.nullcontext)():
+            step()
+    contenders = [Contender("every rank's gradients its own", apart, flop, number * bench.args.longest, bench.keeps[0])]
+    if distributed.world_size() > 1:
+        contenders.append(replace(contenders[0], name="gradients reduced", run=step))
+    size = 4e-6 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return [bench.contest(f"Pretraining step of each of {distributed.world_size()} ranks, {number} x "
+                          f"{bench.args.longest:g} s, {size:.0f} MB of gradients", contenders)]
 
 
 def finetuning(bench: Bench) -> list[dict]:
@@ -286,28 +294,16 @@ def clustering(bench: Bench) -> list[dict]:
 
 def data(bench: Bench) -> list[dict]:
     """Micro-batches of pretraining from sound files, and from kept frames on disk and in memory."""
-    import soundfile
     with tempfile.TemporaryDirectory() as folder:
-        utterances = []
-        for index, waveform in enumerate(bench.waveforms()):
-            path = Path(folder) / f"{index}.flac"
-            soundfile.write(path, (0.1 * waveform / waveform.abs().max()).cpu().numpy(), 16_000)
-            utterances.append(Utterance(str(index), path, len(waveform)))
-        counts = torch.tensor([num_frames(u.num_samples) for u in utterances])
-        crops = next(pretraining_micro_batches(counts, PretrainConfig(min_seconds=0.1)))
-        sizes, width = {u.num_samples: int(n) for u, n in zip(utterances, counts)}, bench.config.conv_dim[-1]
-        store = FrameStore.fill(Path(folder) / "frames", utterances, width, lambda waveforms: [
-            torch.randn(sizes[len(x)], width) for x in waveforms], "bench", False, "kept frames")
-        kept, frames = FrameStore(Path(folder) / "frames", counts).hold(bench.device), sum(c.frames for c in crops)
-        sources = {"FLAC": Waveforms(utterances, False, 0), "sound in memory": Waveforms(utterances, False),
-                   "kept frames on disk": store, "kept frames in memory": kept}
-        contenders = [Contender(f"framealign, {name}", lambda source=source: source.batch(crops), 0.0, frames / 50)
+        crops, sources = benchmark.sources(Path(folder), bench.waveforms(), bench.config.conv_dim[-1], bench.device)
+        seconds = sum(crop.frames for crop in crops) / 50
+        contenders = [Contender(f"framealign, {name}", lambda source=source: source.batch(crops), 0.0, seconds)
                       for name, source in sources.items()]
-        return [bench.contest(f"Reading a micro-batch of {frames / 50:.0f} s", contenders)]
+        return [bench.contest(f"Reading a micro-batch of {seconds:.0f} s", contenders)]
 
 
 CONTESTS = {"forward": forward, "extract": extract, "pretrain": pretraining, "finetune": finetuning,
-            "kmeans": clustering, "data": data}
+            "kmeans": clustering, "data": data, "ranks": ranks}
 
 
 def parse() -> argparse.Namespace:
@@ -337,11 +333,12 @@ def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
     bench, results = Bench(args), []
-    for name in CONTESTS if args.what == "all" else [args.what]:
-        for result in CONTESTS[name](bench):
-            log.say(benchmark.table(result["title"], result["records"]) + result.get("note", ""))
-            results.append(result)
-    if args.out:
+    with distributed.ranks(bench.device):
+        for name in CONTESTS if args.what == "all" else [args.what]:
+            for result in CONTESTS[name](bench):
+                log.say(benchmark.table(result["title"], result["records"]) + result.get("note", ""))
+                results.append(result)
+    if args.out and os.environ.get("RANK", "0") == "0":
         files.write_json(args.out, {"settings": vars(args), "torch": torch.__version__, "machine": platform.processor(),
                                     "results": results})
 

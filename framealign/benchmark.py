@@ -9,15 +9,19 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import soundfile
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from framealign import allocator
-from framealign.config import HubertConfig
-from framealign.frames import conv_length
+from framealign import allocator, distributed, optim, prediction, pretrain
+from framealign.config import HubertConfig, PretrainConfig
+from framealign.data import Crop, FrameStore, Waveforms, pretraining_micro_batches, send
+from framealign.frames import SAMPLE_RATE, conv_length, num_frames
+from framealign.model import Hubert
+from framealign.utterances import Utterance
 
 MATRIX = (2048, 768, 3072)                          # the product that the machine's rate is measured with: base's FFN
 GIGA = 1e9
@@ -195,6 +199,49 @@ def mixture(frames: int, width: int, components: int = 1500) -> Tensor:
     means = torch.randn(components, width, generator=generator)
     drawn = torch.multinomial(weights, frames, replacement=True, generator=generator)
     return means[drawn] + torch.randn(frames, width, generator=generator)
+
+
+def pretraining_step(shape: HubertConfig, conv: str, waveform: Tensor, units: Tensor, clusters: int,
+                     autocast: Callable) -> tuple[Callable[[], None], nn.Module]:
+    """One update of `waveform` (B, N) and `units` (1, B, T), no block dropped, and the model, replicated over ranks.
+
+    conv: "trained", or "kept" (its output is there before the update begins).
+    """
+    settings, device = replace(PretrainConfig(), freeze_conv=conv == "kept"), waveform.device
+    hubert = Hubert(replace(shape, layerdrop=0.0)).to(device)
+    crops = [Crop(0, 0, units.shape[2])] * len(waveform)
+    model = prediction.MaskedPrediction(hubert, [clusters], settings).to(device).train()
+    adamw = optim.adamw(model.parameters(), 1e-5, (0.9, 0.98), 1e-6, 0.01)
+    wrapped = distributed.replicate(model, device)
+    with torch.no_grad():
+        inputs = hubert.frontend(waveform) if conv == "kept" else waveform
+
+    def step() -> None:
+        is_masked = pretrain.draw_mask(crops, settings, 0)
+        places = tuple(send(x, device) for x in prediction.places_of(is_masked))
+        with autocast():
+            loss, _ = wrapped(inputs, units, send(is_masked, device), None, False, None, places)
+        (loss / len(places[0])).backward()
+        optim.step(adamw, 1e-5, settings.clip_norm)
+    return step, wrapped
+
+
+def sources(folder: Path, waveforms: list[Tensor], width: int, device: torch.device
+            ) -> tuple[list[Crop], dict[str, Waveforms | FrameStore]]:
+    """Crops of a micro-batch of pretraining, and all that can give them: FLAC files written to `folder` of the
+    waveforms (N,), the same held in memory, kept frames (T, width) on disk and in the memory of `device`."""
+    utterances = []
+    for index, waveform in enumerate(waveforms):
+        path = folder / f"{index}.flac"
+        soundfile.write(path, (0.1 * waveform / waveform.abs().max()).cpu().numpy(), SAMPLE_RATE)
+        utterances.append(Utterance(str(index), path, len(waveform)))
+    counts = torch.tensor([num_frames(u.num_samples) for u in utterances])
+    crops = next(pretraining_micro_batches(counts, PretrainConfig(min_seconds=0.1)))
+    store = FrameStore.fill(folder / "frames", utterances, width, lambda waveforms: [
+        torch.randn(num_frames(len(x)), width) for x in waveforms], "bench", False, "kept frames")
+    return crops, {"FLAC": Waveforms(utterances, False, 0), "sound in memory": Waveforms(utterances, False),
+                   "kept frames on disk": store,
+                   "kept frames in memory": FrameStore(folder / "frames", counts).hold(device)}
 
 
 def table(title: str, records: list[dict]) -> str:
