@@ -1,15 +1,19 @@
 """Files that lie: every reader gives a value or one clear ValueError, soon, within a gigabyte, and executes nothing.
 
 A seeded mutator changes good files: bits, bytes, numbers in headers, lengths, words, whole stretches. The default tests
-try a few hundred of each kind; the slow marker tries 10,000.
+try a few hundred of each kind; the slow marker tries 10,000, and where atheris is installed (`pip install -e .[fuzz]`)
+10,000 more that are guided by the branches they reach (fuzz.py).
 """
 import ast
 import contextlib
 import io
 import json
+import os
 import pickle
 import random
 import resource
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -30,6 +34,7 @@ from framealign.model import Hubert
 from framealign.stages import changed
 from framealign.units import Codebook, Units
 
+ROOT = small.ROOT
 ROOM = 1 << 30                                      # bytes of address space a reader may take beyond what is in use
 SECONDS = 2.0
 HEADER = "\t".join(corpus.COLUMNS) + "\n"
@@ -223,9 +228,20 @@ def test_ten_thousand_mutated_files_are_read_or_refused(readers, kind):
     attack(readers, kind, 10_000, seed=1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_ten_thousand_files_that_seek_new_branches_are_read_or_refused(kind, tmp_path):
+    pytest.importorskip("atheris", reason="coverage-guided fuzzing needs atheris: pip install -e .[fuzz]")
+    run = subprocess.run([sys.executable, ROOT / "tests" / "fuzz.py", kind, "10000", tmp_path], capture_output=True,
+                         text=True, env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"})
+    left = [(path.name, path.read_bytes()[:300]) for path in tmp_path.glob("*-*")]
+    assert run.returncode == 0 and not left, (left, run.stdout, run.stderr[-3000:])
+    print(next(line for line in run.stdout.splitlines() if line.startswith(f"{kind}: ")),
+          next(line for line in run.stderr.splitlines() if "DONE" in line))
+
+
 # Nothing a file says is executed
 
-ROOT = small.ROOT
 FORBIDDEN = {"eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", "pickle.Unpickler",
              "marshal.loads", "marshal.load", "shelve.open", "joblib.load", "os.system", "os.popen", "yaml.load",
              "torch.jit.load", "dill.load", "dill.loads", "pd.read_pickle", "pandas.read_pickle"}
