@@ -73,10 +73,16 @@ def length(path: str | Path) -> int:
 def normalise(waveform: Tensor) -> Tensor:
     """Zero mean and unit variance, (N,) -> (N,), as Hugging Face's `do_normalize`: (x - mean) / sqrt(var + 1e-7).
 
-    The variance is the biased one; both are summed in float64, so that they do not drift over an hour of sound.
+    The variance is the biased one. Both are summed in float64, so that they do not drift over an hour of sound, and
+    block by block, so that no float64 copy of the hour is made.
     """
-    variance, mean = torch.var_mean(waveform.double(), correction=0)
-    return ((waveform - mean) / torch.sqrt(variance + 1e-7)).to(waveform.dtype)
+    blocks = waveform.split(BLOCK)
+    shares = torch.tensor([len(block) / len(waveform) for block in blocks], dtype=torch.float64)       # (blocks,)
+    variances, means = torch.tensor([torch.var_mean(block.double(), correction=0) for block in blocks],
+                                    dtype=torch.float64).T                                              # (blocks,) each
+    mean = (shares * means).sum()
+    variance = (shares * (variances + (means - mean) ** 2)).sum()
+    return (waveform - mean).div_(torch.sqrt(variance + 1e-7))
 
 
 def preprocess(waveform: Tensor, do_normalize: bool) -> Tensor:

@@ -156,7 +156,7 @@ class FinetuneConfig:
     freeze_conv: bool = True
     cache_frontend: bool = True
     kept_type: str = "float16"                      # of what is kept: float16, bfloat16 or float32
-    keep_checkpoints: int = 1
+    keep_checkpoints: int = 2                       # one before, should the newest be damaged
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "micro_batch_size", "mask_span_frames", "keep_checkpoints"):

@@ -146,9 +146,9 @@ def make_tiny_base(config: DemoConfig, settings: dict[str, str]) -> None:
     chosen = session.SessionConfig(iemocap=str(tree), allow_partial=True, hubert="scratch", preset="tiny",
                                    run=str(root), seed=config.seed, device=config.device)
     recipe = session.Recipe(chosen, settings)
-    stages, remade = recipe.base(), set()
+    stages = recipe.base()
     for stage in stages:
-        session.run_stage(stage, "", remade)
+        session.run_stage(stage, session.Redo(root))
     source = stages[-1].product("encoder")
     for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
         with files.write_atomically(session.TINY / name) as temporary:

@@ -2,7 +2,7 @@
 import dataclasses
 from pathlib import Path
 
-from framealign import comparison, distributed, log, page, report, session
+from framealign import comparison, distributed, log, page, report, session, stages
 
 
 def seed_numbers(text: str) -> list[int]:
@@ -24,14 +24,16 @@ def run(config: session.SessionConfig, overrides: dict[str, str], pages: bool = 
     if len(methods) > 1 and config.redo not in ("", "all"):
         raise ValueError(f"--redo {config.redo} is of one method: run it with --method, or redo all of them")
     places = {seed: Path(config.run) / f"seed{seed}" for seed in seeds} or {config.seed: Path(config.run)}
+    redone = {seed: stages.Redo(place, config.redo) for seed, place in places.items()}
     for seed, place in places.items():
-        remade: set[Path] = set()
         for method in methods:
             chosen = dataclasses.replace(config.of(method), seed=seed, seeds="", run=str(place))
             if seeds:
                 log.say(f"== seed {seed}")
-            if not session.run_sessions(chosen, overrides, remade):
+            if not session.run_sessions(chosen, overrides, redone[seed]):
                 return                              # nothing was to be run
+    for redo in redone.values():                    # at the end: a later seed's interruption redoes no earlier seed
+        redo.finish()
     if distributed.rank() == 0:
         for place in places.values() if pages else ():
             for method in methods:

@@ -22,7 +22,7 @@ from framealign.finetune import both_ways, finetune
 from framealign.model import Hubert
 from framealign.overrides import with_overrides
 from framealign.pretrain import pretrain
-from framealign.stages import Stage, link, nothing_half_made, run_stage
+from framealign.stages import Redo, Stage, link, nothing_half_made, run_stage
 from framealign.units import Codebook, Units, described, digest_of_state, mfcc_store, state_store, unit_files,\
     write_units
 from framealign.utterances import CLASSES, Utterance, class_names, split_ids
@@ -170,17 +170,17 @@ class Recipe:
         """Who is trained, selected and tested on. Raises ValueError where the corpus does not allow the protocol."""
         return corpus.split(self.utterances, self.config.session, selection, self.config.validate_on, self.classes)
 
-    def run(self, remade: set[Path] | None = None) -> dict:
-        """Run what is not yet there; the tested fold's results. remade: stages redone before, for another fold."""
+    def run(self, redo: Redo | None = None) -> dict:
+        """Run what is not yet there; the tested fold's results. redo: what was made again before, for another fold."""
         self.splits(self.config.selection)          # errors first
-        stages, remade = self.stages(), set() if remade is None else remade
-        redo, names = self.config.redo, [stage.name for stage in stages if stage.make]
-        if redo not in ("", "all", *names):
-            raise ValueError(f"--redo must be all or one of {', '.join(names)}, got {redo}")
+        stages, redo = self.stages(), redo or Redo(self.root, self.config.redo)
+        names = [stage.name for stage in stages if stage.make]
+        if redo.name not in ("", "all", *names):
+            raise ValueError(f"--redo must be all or one of {', '.join(names)}, got {redo.name}")
         with nothing_half_made(self.root / "frontend", self.shared / "frontend"):
             for stage in stages:
                 if stage.make is not None:
-                    run_stage(stage, redo, remade)
+                    run_stage(stage, redo)
         last = stages[-1]
         if distributed.rank() == 0:
             corpus.write(self.root / "corpus.tsv", self.utterances)
@@ -321,13 +321,12 @@ class Recipe:
         return dataclasses.replace(config, seed=self.config.seed)
 
 
-def run_sessions(config: SessionConfig, overrides: dict[str, str], remade: set[Path] | None = None
-                 ) -> dict[str, dict]:
+def run_sessions(config: SessionConfig, overrides: dict[str, str], redo: Redo | None = None) -> dict[str, dict]:
     """Run one fold, or with session = "all" every fold in turn: results by held-out session.
 
-    remade: stages redone before, for another method; it grows.
+    redo: what was made again before, for another method; who gives it calls its `finish`.
     """
-    utterances, remade = read_utterances(config), set() if remade is None else remade
+    utterances, again = read_utterances(config), redo or Redo(config.run, config.redo)
     sessions = [config.session]
     if config.session == "all":
         sessions = sorted({u.session for u in utterances if u.label}, key=lambda name: (len(name), name)) or [""]
@@ -345,5 +344,7 @@ def run_sessions(config: SessionConfig, overrides: dict[str, str], remade: set[P
     with lock.held(config.run):
         for name, recipe in recipes.items():
             log.say(f"== session {name} held out, method {config.method}")
-            results[name] = recipe.run(remade)
+            results[name] = recipe.run(again)
+        if redo is None:
+            again.finish()
     return results

@@ -35,33 +35,58 @@ class Stage:
         return self.folder / name
 
 
-def run_stage(stage: Stage, redo: str, remade: set[Path]) -> None:
-    """Make a stage, or keep it where its record matches; continue one that was interrupted.
+class Redo:
+    """What is made again though it is there: the stage `name` (`all`: every one) and what builds on it, a folder once.
 
-    remade grows by its folder if it is remade, because `redo` names it (or is `all`) or because a stage it builds on
-    was. Raises ValueError, with the reason, for a stage that is stale, finished or half-made, and not to be remade. A
+    Until `finish`, `<run>/redo.json` says which folders were cleared for it, so that the same command, interrupted and
+    given again, continues instead of clearing them once more. name "": nothing is made again.
+    """
+
+    def __init__(self, run: str | Path, name: str = ""):
+        self.run, self.name, self.file = Path(run), name, Path(run) / "redo.json"
+        noted = files.read_json(self.file) if name and self.file.exists() else {}
+        self.cleared = set(map(str, noted.get("folders") or [])) if noted.get("redo") == name else set()
+        self.seen: set[Path] = set()                # folders made again, or being continued, by this command
+
+    def clear(self, stage: Stage, wanted: dict) -> None:
+        """Remove what stands in a stage's folder if the stage is to be made again and was not yet begun for that."""
+        if stage.folder in self.seen or not (self.name in ("all", stage.name)
+                                             or any(up.folder in self.seen for up in stage.upstream)):
+            return
+        self.seen.add(stage.folder)
+        place = os.path.relpath(stage.folder, self.run)
+        is_begun = place in self.cleared and not outdated(stage, wanted)
+        distributed.barrier()
+        if distributed.rank() == 0 and not is_begun:
+            discard(stage.folder)
+            self.cleared.add(place)
+            files.write_json(self.file, {"redo": self.name, "folders": sorted(self.cleared)})
+        distributed.barrier()
+
+    def finish(self) -> None:
+        """All is made: the next command of this kind begins again."""
+        if distributed.rank() == 0:
+            self.file.unlink(missing_ok=True)
+
+
+def run_stage(stage: Stage, redo: Redo) -> None:
+    """Make a stage, or keep it where its record matches; continue one that was interrupted; first clear it for `redo`.
+
+    Raises ValueError, with the reason, for a stage that is stale, finished or half-made, and not to be made again. A
     stage that fails for such an error before its first checkpoint leaves nothing.
     """
     record_path, begun_path = stage.folder / "stage.json", stage.folder / "begun.json"
     wanted = json.loads(json.dumps({"settings": stage.settings,
                                     "upstream": {up.name: up.digests for up in stage.upstream}}))
-    if stage.folder not in remade and (redo in ("all", stage.name)
-                                       or any(up.folder in remade for up in stage.upstream)):
-        distributed.barrier()
-        if distributed.rank() == 0:
-            discard(stage.folder)
-        remade.add(stage.folder)
-        distributed.barrier()
+    redo.clear(stage, wanted)
+    refuse(stage, outdated(stage, wanted))
     if record_path.exists():
         record = files.read_json(record_path)
-        refuse(stage, "is stale", changed(record, wanted) or damaged(stage, record))
         stage.digests = record["products"]
         if distributed.rank() == 0:
             begun_path.unlink(missing_ok=True)      # of a run that was killed between the two
         log.say(f"[{stage.name}] kept, made in {log.clock(record.get('seconds', 0))}")
         return
-    if begun_path.exists():
-        refuse(stage, "is half-made and stale", changed(files.read_json(begun_path), wanted))
     began = time.monotonic()
     log.say(f"[{stage.name}] {stage.folder}")
     distributed.barrier()
@@ -87,11 +112,25 @@ def run_stage(stage: Stage, redo: str, remade: set[Path]) -> None:
     log.say(f"[{stage.name}] done in {log.clock(seconds)}")
 
 
-def refuse(stage: Stage, what: str, reason: str) -> None:
+def refuse(stage: Stage, reason: str) -> None:
     """Raise ValueError where there is a reason not to keep or continue a stage."""
     if reason:
-        raise ValueError(f"stage {stage.name} in {stage.folder} {what}: {reason}; remake it and what builds on it "
+        raise ValueError(f"stage {stage.name} in {stage.folder} is {reason}; remake it and what builds on it "
                          f"with --redo {stage.name}, or choose another --run folder")
+
+
+def outdated(stage: Stage, wanted: dict) -> str:
+    """Why what stands in a stage's folder is not to be kept or continued, in words; "" where it is, or nothing stands.
+
+    Raises ValueError where its record cannot be read.
+    """
+    record_path, begun_path = stage.folder / "stage.json", stage.folder / "begun.json"
+    if record_path.exists():
+        record = files.read_json(record_path)
+        reason = changed(record, wanted) or damaged(stage, record)
+        return reason and f"stale: {reason}"
+    reason = changed(files.read_json(begun_path), wanted) if begun_path.exists() else ""
+    return reason and f"half-made and stale: {reason}"
 
 
 def changed(record: dict, wanted: dict) -> str:

@@ -297,6 +297,18 @@ def test_normalise_is_hugging_faces_formula(noise):
     assert not audio.normalise(torch.full((400,), 0.5)).any()
 
 
+@pytest.mark.parametrize("block", [1, 7, 999, 1 << 22])
+def test_normalise_in_blocks_is_normalise_at_once(noise, block, monkeypatch):
+    """Whatever the size of the blocks; in one block to the last bit, and for all that one block holds it is."""
+    waveform = torch.from_numpy(noise[:2000] * 3 + 5)
+    variance, mean = torch.var_mean(waveform.double(), correction=0)
+    expected = (waveform - mean) / torch.sqrt(variance + 1e-7)
+    monkeypatch.setattr(audio, "BLOCK", block)
+    found = audio.normalise(waveform)
+    assert torch.equal(found, expected) if block > 2000 else (found - expected).abs().max() < 1e-6
+    assert waveform.mean() > 4                      # the caller's own is as it was
+
+
 def test_normalise_agrees_with_transformers(noise):
     transformers = pytest.importorskip("transformers")
     extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True)

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ranks
+import soundfile
 import torch
 import torch.nn.functional as F
 
-from framealign import checkpoint, distributed, finetune, huggingface, optim
+from framealign import audio, checkpoint, distributed, finetune, huggingface, optim
 from framealign.config import SELECTIONS, FinetuneConfig, derive_seed
 from framealign.data import Crop, Waveforms, frame_counts
 from framealign.emotion import AttentionPooling, EmotionModel, MeanPooling
@@ -370,6 +371,23 @@ def test_truncation_of_the_test_is_recorded(micro, tones, tmp_path):
     cut = run(micro, tones, tmp_path / "cut", settings(epochs=1, test_max_seconds=0.3))
     assert (whole["test_max_seconds"], cut["test_max_seconds"]) == (0, 0.3)
     assert read_predictions(tmp_path / "whole") != read_predictions(tmp_path / "cut")
+
+
+def test_utterances_of_a_frame_or_two_train_and_are_tested(micro, tones, tmp_path):
+    """From 400 samples up, more than half of the frames hidden: no NaN, no update skipped, a prediction for each."""
+    short, sizes = [], (400, 401, 719, 720, 1040, 1500, 400, 2500)
+    for number, utterance in enumerate(tones):
+        samples = sizes[number % len(sizes)]
+        soundfile.write(tmp_path / f"{number}.wav", audio.load(utterance.path).repeat(2)[:samples].numpy(), 16_000)
+        short.append(dataclasses.replace(utterance, path=tmp_path / f"{number}.wav", num_samples=samples))
+    for chosen in ({}, {"freeze_conv": False, "pooling": "mean", "packed": False}):
+        folder = tmp_path / str(len(chosen))
+        run(micro, short, folder, settings(mask_start_fraction=0.065, batch_size=3, epochs=2, **chosen))
+        assert all(line["skipped_updates"] == 0 and np.isfinite(line["loss"]) for line in read_log(folder))
+        assert all(torch.isfinite(x).all() for x in weights(folder / "recogniser").values())
+        rows, part = read_predictions(folder), split(short, "1", "clean")[0]
+        assert {row["id"] for row in rows} == {u.id for u in part.test}
+        assert all(abs(sum(float(row[name]) for name in LABELS) - 1) < 1e-5 for row in rows)
 
 
 # The loop

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from framealign import files, stages
-from framealign.stages import Stage, difference, nothing_half_made, run_stage
+from framealign.stages import Redo, Stage, difference, nothing_half_made, run_stage
 
 
 class Chain:
@@ -28,11 +28,13 @@ class Chain:
         one = Stage("first", self.root / "first", ("text",), {"text": self.text}, [], first, protocol={"seed": 0})
         return [one, Stage("second", self.root / "second", ("repeated",), {"factor": self.factor}, [one], second)]
 
-    def run(self, redo: str = "", remade: set | None = None) -> list[str]:
+    def run(self, redo: str | Redo = "") -> list[str]:
         """Run both; which were made."""
-        self.made, remade = [], set() if remade is None else remade
+        self.made, again = [], Redo(self.root, redo) if isinstance(redo, str) else redo
         for stage in self.stages():
-            run_stage(stage, redo, remade)
+            run_stage(stage, again)
+        if again is not redo:
+            again.finish()
         return self.made
 
 
@@ -71,7 +73,7 @@ def test_another_product_upstream_makes_stale(chain):
     other = Chain(chain.root, text="b")
     with pytest.raises(ValueError, match="stage first .* settings.text was a, is b"):
         other.run()
-    run_stage(other.stages()[0], "first", set())
+    run_stage(other.stages()[0], Redo(chain.root, "first"))
     with pytest.raises(ValueError, match=r"stage second .* is stale: upstream\.first\.text was \w+, is \w+;"):
         other.run()
     assert other.run(redo="second") == ["second"] and other.run() == []
@@ -87,13 +89,13 @@ def test_redo_remakes_a_stage_and_what_builds_on_it(chain):
 
 def test_redo_remakes_a_shared_stage_once(chain):
     chain.run()
-    remade: set[Path] = set()
-    assert chain.run("all", remade) == ["first", "second"]
+    again = Redo(chain.root, "all")
+    assert chain.run(again) == ["first", "second"]
     other = Chain(chain.root)
     other_second = Stage("second", chain.root / "other" / "second", ("repeated",), {}, other.stages()[:1],
                          lambda folder: files.write_text(folder / "repeated", "x"))
-    run_stage(other.stages()[0], "all", remade)
-    run_stage(other_second, "all", remade)
+    run_stage(other.stages()[0], again)
+    run_stage(other_second, again)
     assert other.made == []
 
 
@@ -128,10 +130,10 @@ def test_a_model_directory_without_one_of_its_files_is_damaged(tmp_path):
             files.write_text(folder / "encoder" / name, name)
 
     stage = Stage("model", tmp_path / "model", ("encoder",), {}, [], make)
-    run_stage(stage, "", set())
+    run_stage(stage, Redo(tmp_path))
     (tmp_path / "model" / "encoder" / "config.json").unlink()
     with pytest.raises(ValueError, match="encoder is not what was made"):
-        run_stage(stage, "", set())
+        run_stage(stage, Redo(tmp_path))
 
 
 def interrupted(chain: Chain, monkeypatch, number: int, done: bool, redo: str = "") -> bool:
@@ -170,8 +172,30 @@ def test_interrupted_anywhere_the_same_command_continues(tmp_path, monkeypatch, 
     assert number > 6
 
 
+@pytest.mark.parametrize("settings, cleared", [({}, []), ({"factor": 3}, ["second"]), ({"text": "b"}, ["first"])])
+def test_an_interrupted_redo_continues_what_it_has_begun(chain, monkeypatch, settings, cleared):
+    """What it had finished is kept, what was half-made is continued, unless other settings are wanted now."""
+    chain.run()
+    assert interrupted(chain, monkeypatch, 9, True, "first") and chain.made == ["first", "second"]
+    assert (chain.root / "second" / "checkpoints").exists() and not (chain.root / "second" / "stage.json").exists()
+    assert files.read_json(chain.root / "redo.json") == {"redo": "first", "folders": ["first", "second"]}
+    discard, found, other = stages.discard, [], Chain(chain.root, **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "discard", lambda folder: (found.append(folder.name), discard(folder)))
+        made = other.run("first")
+    assert found[:1] == cleared and made == (["second"] if "text" not in settings else ["first", "second"])
+    assert not (chain.root / "redo.json").exists()
+    assert other.run("first") == ["first", "second"]            # done: a new redo is a new one
+
+
+def test_another_redo_is_not_a_continued_one(chain, monkeypatch):
+    chain.run()
+    assert interrupted(chain, monkeypatch, 4, True, "first")
+    assert chain.run("all") == ["first", "second"] and not (chain.root / "redo.json").exists()
+
+
 def test_half_made_with_other_settings_is_said(chain, monkeypatch):
-    run_stage(chain.stages()[0], "", set())
+    run_stage(chain.stages()[0], Redo(chain.root))
     assert interrupted(chain, monkeypatch, 1, True)             # after the first file of the second stage
     with pytest.raises(ValueError, match=r"stage second in .* is half-made and stale: settings\.factor was 2, is 3; "
                                          "remake .* --redo second"):
@@ -190,7 +214,7 @@ def test_a_users_mistake_leaves_nothing_but_checkpoints(tmp_path, checkpoints):
 
     stage = Stage("one", tmp_path / "run" / "one", (), {}, [], make)
     with pytest.raises(ValueError, match="a.wav"):
-        run_stage(stage, "", set())
+        run_stage(stage, Redo(tmp_path))
     assert (tmp_path / "run").exists() == checkpoints
 
 
@@ -222,7 +246,7 @@ def test_records_are_compared_as_json_holds_them(tmp_path):
     """A tuple is a list there, and a key always text."""
     stage = Stage("one", tmp_path / "one", (), {"sizes": (1, 2), "by": {1: 2}}, [], lambda folder: None)
     for _ in range(2):
-        run_stage(stage, "", set())
+        run_stage(stage, Redo(tmp_path))
     assert json.loads((tmp_path / "one" / "stage.json").read_text())["settings"] == {"sizes": [1, 2], "by": {"1": 2}}
 
 

@@ -171,7 +171,7 @@ def test_the_arithmetic_of_time_and_disk():
     states = frames_read * chosen.model.hidden_size * 2 / 1e9
     everything = frontend + pretraining + 5 * (pretraining + 2 * tuning)
     for size, words in ((frontend, "half precision"), (states, "while units are made"),
-                        (pretraining, "two checkpoints"), (tuning, "one checkpoint")):
+                        (pretraining, "and the encoder"), (tuning, "and the recogniser")):
         assert re.search(rf"{words}.* \| {size:.1f} GB", text), (words, size)
     assert f"| {everything:.0f} GB |" in text
     seconds = chosen.pretrain.updates * chosen.pretrain.batch_seconds
