@@ -70,12 +70,15 @@ def length(path: str | Path) -> int:
         return _length(file, path)
 
 
-def normalise(waveform: Tensor) -> Tensor:
-    """Zero mean and unit variance, (N,) -> (N,), as Hugging Face's `do_normalize`: (x - mean) / sqrt(var + 1e-7).
+def preprocess(waveform: Tensor, do_normalize: bool) -> Tensor:
+    """What the encoder hears, the same in every stage: (N,) -> (N,); as it is, or if the model directory says so
+    with zero mean and unit variance: (x - mean) / sqrt(var + 1e-7), as Hugging Face's `do_normalize`.
 
     The variance is the biased one. Both are summed in float64, so that they do not drift over an hour of sound, and
     block by block, so that no float64 copy of the hour is made.
     """
+    if not do_normalize:
+        return waveform
     blocks = waveform.split(BLOCK)
     shares = torch.tensor([len(block) / len(waveform) for block in blocks], dtype=torch.float64)       # (blocks,)
     variances, means = torch.tensor([torch.var_mean(block.double(), correction=0) for block in blocks],
@@ -83,11 +86,6 @@ def normalise(waveform: Tensor) -> Tensor:
     mean = (shares * means).sum()
     variance = (shares * (variances + (means - mean) ** 2)).sum()
     return (waveform - mean).div_(torch.sqrt(variance + 1e-7))
-
-
-def preprocess(waveform: Tensor, do_normalize: bool) -> Tensor:
-    """What the encoder hears, the same in every stage: (N,) -> (N,), normalised if the model directory says so."""
-    return normalise(waveform) if do_normalize else waveform
 
 
 @contextlib.contextmanager

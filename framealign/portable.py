@@ -33,7 +33,7 @@ class Portable(nn.Module):
         """
         is_sound = torch.arange(waveform.shape[1], device=waveform.device)[None] < num_samples[:, None]     # (B, N)
         x = waveform.masked_fill(~is_sound, 0.0)
-        if self.model.hubert.do_normalize:          # as `audio.normalise`, over each one's own samples
+        if self.model.hubert.do_normalize:          # as `audio.preprocess`, over each one's own samples
             count, exact = num_samples[:, None], x.double()
             mean = exact.sum(1, keepdim=True) / count
             variance = (exact - mean).masked_fill(~is_sound, 0.0).square().sum(1, keepdim=True) / count

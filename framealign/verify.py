@@ -114,7 +114,7 @@ def all_states(hubert: Hubert, wanted: Fixture, normalize: bool, why: str) -> li
     log.say(f"{wanted.sound.name}: {len(wanted.waveform)} samples, {frames} frames; "
             f"{'normalised' if normalize else 'not normalised'}{why} "
             f"(preprocessor_config.json: {'on' if hubert.do_normalize else 'off'})")
-    # fairseq's own line, whose epsilon is 1e-5; `audio.normalise` is transformers', with 1e-7.
+    # fairseq's own line, whose epsilon is 1e-5; `audio.preprocess` is transformers', with 1e-7.
     waveform = F.layer_norm(wanted.waveform, wanted.waveform.shape) if normalize else wanted.waveform
     return [state[0] for state in hubert.all_states(waveform[None])]
 

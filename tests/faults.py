@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def run(function: Callable, *args: object, change: int | None = None, seconds: f
     """`function(*args)` in a process of its own, hit by a signal before change number `change` or after `seconds`.
 
     until: a file whose appearance ends the wait earlier. Returns the exit status, negative for a signal that killed it.
-    A function that raises ends with 1.
+    A function that raises ends with 1; its traceback stands in `<last argument>.raised`.
     """
     began = server().Event()
     process = server().Process(target=_work, args=(function, args, change, with_signal, began))
@@ -75,7 +76,11 @@ def _work(function: Callable, args: tuple, change: int | None, with_signal: int,
 
     sys.addaudithook(hook)
     with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-        function(*args)
+        try:
+            function(*args)
+        except (Exception, KeyboardInterrupt):
+            Path(f"{args[-1]}.raised").write_text(traceback.format_exc())
+            raise
 
 
 def changes(function: Callable, *args: object) -> tuple[int, float]:

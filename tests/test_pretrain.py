@@ -359,7 +359,7 @@ def test_micro_batches_add_up_to_the_mean_over_all_hidden_frames(micro, tones, t
     for index, crops in enumerate(itertools.islice(pretraining_micro_batches(frame_counts(tones), config), 4)):
         is_masked = pretrain.draw_mask(crops, config, 1, index)
         for row, crop in enumerate(crops):
-            sound = audio.normalise(audio.load(tones[crop.utterance].path))
+            sound = audio.preprocess(audio.load(tones[crop.utterance].path), True)
             if crop.start > 0 or crop.frames < len(made.of(crop.utterance)):
                 sound = sound[320 * crop.start:320 * (crop.start + crop.frames - 1) + 400]
             x = hubert.frontend(sound[None])

@@ -146,7 +146,8 @@ def survives(world: Path, undisturbed, name: str, kills: int, seed: int, how: in
             if how != signal.SIGKILL and point.get("change", 2) < 2:
                 point = {"change": 2}               # 0 and 1 are the files said to, opened before the command itself
             status = faults.run(command, name, world, run, with_signal=how, **point)
-            assert status in (0, *ENDS[how]), f"{name}: status {status} after {point}"
+            raised = Path(f"{run}.raised")
+            assert status in (0, *ENDS[how]), (name, status, point, raised.read_text() if raised.exists() else "")
             hits += status != 0
             ends[status] += 1
         assert faults.run(command, name, world, run) == 0
