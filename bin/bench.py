@@ -179,9 +179,11 @@ def pretraining(bench: Bench) -> list[dict]:
             adam.zero_grad()
         contenders.append(Contender("torchaudio, conv encoder trained", their_step, flop["trained"], seconds,
                                     bench.keeps[1]))
-    for conv in ("trained", "kept"):
-        step, _ = benchmark.pretraining_step(bench.config, conv, waveform, units, bench.args.clusters, bench.autocast)
-        contenders.append(Contender(f"framealign, conv encoder {conv}", step, flop[conv], seconds, bench.keeps[0]))
+    for conv, compiled in (("trained", False), ("kept", False), ("kept", True))[:3 if bench.args.compile else 2]:
+        step, _ = benchmark.pretraining_step(bench.config, conv, waveform, units, bench.args.clusters, bench.autocast,
+                                             compiled)
+        name = f"framealign, conv encoder {conv}" + ", blocks compiled" * compiled
+        contenders.append(Contender(name, step, flop[conv], seconds, bench.keeps[0]))
     return [bench.contest(f"Pretraining step, {number} x {bench.args.longest:g} s, {bench.args.clusters} units",
                           contenders)]
 
@@ -316,6 +318,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--against", default="transformers,torchaudio,sklearn", help="peers, separated by commas")
     parser.add_argument("--allocator", default="same", choices=["same", "shipped", "default"],
                         help="freed memory is kept for all; for framealign alone, as its scripts do; for none")
+    parser.add_argument("--compile", action="store_true", help="pretrain: also with blocks that torch.compile fused")
     parser.add_argument("--corpus", default="", help="manifest or table of real sound; else noise is generated")
     parser.add_argument("--utterances", type=int, default=8, help="of a mix, or of a training batch")
     parser.add_argument("--shortest", type=float, default=2.0, help="seconds")

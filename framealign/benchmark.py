@@ -202,15 +202,17 @@ def mixture(frames: int, width: int, components: int = 1500) -> Tensor:
 
 
 def pretraining_step(shape: HubertConfig, conv: str, waveform: Tensor, units: Tensor, clusters: int,
-                     autocast: Callable) -> tuple[Callable[[], None], nn.Module]:
+                     autocast: Callable, compiled: bool = False) -> tuple[Callable[[], None], nn.Module]:
     """One update of `waveform` (B, N) and `units` (1, B, T), no block dropped, and the model, replicated over ranks.
 
-    conv: "trained", or "kept" (its output is there before the update begins).
+    conv: "trained", or "kept" (its output is there before the update begins); compiled: the blocks, by torch.compile.
     """
     settings, device = replace(PretrainConfig(), freeze_conv=conv == "kept"), waveform.device
     hubert = Hubert(replace(shape, layerdrop=0.0)).to(device)
     crops = [Crop(0, 0, units.shape[2])] * len(waveform)
     model = prediction.MaskedPrediction(hubert, [clusters], settings).to(device).train()
+    for block in hubert.encoder.layers if compiled else ():
+        block.compile(dynamic=True)
     adamw = optim.adamw(model.parameters(), 1e-5, (0.9, 0.98), 1e-6, 0.01)
     wrapped = distributed.replicate(model, device)
     with torch.no_grad():

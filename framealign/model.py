@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framealign import convolutions, huggingface, log
+from framealign import huggingface, log, packed
 from framealign.config import HubertConfig
 from framealign.frames import conv_length, valid_frames
 from framealign.parameters import initialise
@@ -136,11 +136,13 @@ class Attention(nn.Module):
         B, T, D = x.shape
         q, k, v = (proj(x).view(B, T, self.num_heads, -1).transpose(1, 2)       # (B, H, T, D / H) each
                    for proj in (self.q_proj, self.k_proj, self.v_proj))
-        real_keys = None if is_valid is None else is_valid[:, None, None, :]    # every query, real keys only
-        apart = zip(*(part.split(sizes or T, 2) for part in (q, k, v)))         # one triple unless `sizes` are given
-        y = [F.scaled_dot_product_attention(*triple, real_keys, self.dropout if self.training else 0.0).transpose(1, 2)
-             for triple in apart]                                               # (B, T, H, D / H) each
-        return self.out_proj(_joined(y, 1).reshape(B, T, D))
+        dropout = self.dropout if self.training else 0.0
+        if sizes is None:
+            real_keys = None if is_valid is None else is_valid[:, None, None, :]        # every query, real keys only
+            y = F.scaled_dot_product_attention(q, k, v, real_keys, dropout)     # (B, H, T, D / H)
+        else:
+            y = packed.attention(q, k, v, sizes, dropout)                       # (1, H, S, D / H)
+        return self.out_proj(y.transpose(1, 2).reshape(B, T, D))
 
 
 def _joined(parts: list[Tensor], dim: int) -> Tensor:
@@ -299,7 +301,7 @@ class Hubert(nn.Module):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else waveform.dtype
         if device == "cpu" and dtype == torch.float32:
             return self.frontend(waveform[None])[0]     # a CPU's own convolutions are faster: docs/BENCHMARKS.md
-        return convolutions.features(self.feature_extractor.conv_layers, waveform, dtype)
+        return packed.features(self.feature_extractor.conv_layers, waveform, dtype)
 
     def all_states(self, waveform: Tensor, num_samples: Tensor | None = None) -> tuple[Tensor, ...]:
         """States of layers 0 ... L as a tuple of (B, T, D); index n = layer n, as Hugging Face's hidden_states.

@@ -116,11 +116,18 @@ def test_the_script_times_the_peers(what, monkeypatch, capsys, tmp_path):
             assert float(record["difference"].split(",")[0]) <= 2e-5
 
 
-def bench(what: str, against: str, monkeypatch, capsys, folder) -> list[dict]:
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")               # of torch.compile's own parts
+def test_the_script_times_compiled_blocks(monkeypatch, capsys, tmp_path):
+    names = [record["name"] for record in bench("pretrain", "", monkeypatch, capsys, tmp_path, "--compile")]
+    assert names == [f"framealign, conv encoder {kind}" for kind in ("trained", "kept", "kept, blocks compiled")]
+
+
+def bench(what: str, against: str, monkeypatch, capsys, folder, *flags: str) -> list[dict]:
     monkeypatch.setattr(sys, "argv", [
         "bench.py", "--what", what, "--preset", "tiny", "--against", against, "--utterances", "2", "--shortest", "0.6",
         "--longest", "1.1", "--clusters", "8", "--frames", "400", "--rounds", "1", "--threads", "1", "--out",
-        str(folder / "bench.json")])
+        str(folder / "bench.json"), *flags])
     threads = torch.get_num_threads()
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(small.ROOT / "bin" / "bench.py"), run_name="__main__")

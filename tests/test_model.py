@@ -188,7 +188,7 @@ def test_dropout_is_where_transformers_has_it(name, dropouts, tmp_path):
     torch.manual_seed(5)
     found = our_states(hubert, waveform)
     torch.manual_seed(5)
-    assert largest_difference(found, their_states(theirs, waveform.clone())) <= 5e-6
+    assert largest_difference(found, their_states(theirs, waveform.clone())) <= 2e-5
     assert difference(found[-1], quiet[-1]) > 1e-2
 
 

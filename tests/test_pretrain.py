@@ -593,6 +593,27 @@ def test_utterances_of_a_frame_or_two_train(micro, tones, tmp_path):
         assert sum(line["skipped_updates"] for line in read_log(run)) == 0
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")               # of torch.compile's own parts
+def test_compiled_blocks_learn_the_same_from_one_program(micro, tones, tmp_path):
+    """Batches of many shapes and validation in between: the losses of the plain path, and no program for each shape."""
+    import torch._dynamo.utils
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for name in ("plain", "compiled"):
+        config = settings(updates=8, min_seconds=0.1, compile_blocks=name == "compiled")
+        pretrain.pretrain(base(micro, **QUIET), tones, random_units(tones), config, tmp_path / name, CPU)
+    made = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    shapes = {(len(crops), crops[0].frames) for crops in
+              itertools.islice(pretraining_micro_batches(frame_counts(tones), config), 24)}
+    assert len(shapes) > 6 > made > 0, (shapes, made)
+    plain, compiled = (read_log(tmp_path / name) for name in ("plain", "compiled"))
+    for one, other in zip(plain, compiled):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-4)
+    for a, b in zip(read_state(tmp_path / "plain")[0].values(), read_state(tmp_path / "compiled")[0].values()):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("log_every, stopped", ((7, 21), (25, 25)))
 def test_twenty_skipped_in_a_row_stop_the_run(micro, tones, tmp_path, monkeypatch, log_every, stopped):
     """Whatever the interval of the log, at which this is looked at; also across an interruption."""

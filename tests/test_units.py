@@ -226,7 +226,7 @@ def test_kept_states_are_those_of_each_utterance_alone(hubert, tones, tmp_path, 
 
 
 def test_states_in_bfloat16_are_near_and_not_taken_for_others(hubert, tones, tmp_path, cpu):
-    """Within 5 % (seen: 2.2 %) in a model of width 16, whose sums are short; base's 2 % is test_convolutions.py's."""
+    """Within 5 % (seen: 2.2 %) in a model of width 16, whose sums are short; base's 2 % is test_packed.py's."""
     exact = state_store(hubert, 1, tones, tmp_path, cpu)
     expected = torch.cat([exact.read(u) for u in range(len(tones))])
     rounded = state_store(hubert, 1, tones, tmp_path, cpu, "bfloat16")

@@ -1,18 +1,21 @@
-"""The conv encoder as matrix products, an utterance at a time: the fast path beside `model.FeatureExtractor`.
+"""Utterances of any lengths without padding: the conv encoder as matrix products, attention of frames end to end.
 
-Frames are laid out (T, C) from the start, so that `stride` neighbouring frames are one row of a matrix: a convolution
-is one product for each `stride` of its taps, without a copy of its windows. The utterance is worked off in chunks of
-frames, whose activations stay near the caches. Only the group norm needs the whole utterance, and its statistics are
-known before the first product (`ConvLayer.group_norm_of`): they are folded into the first layer's weights.
+The fast path beside `model.FeatureExtractor` and `model.Attention`. In the conv encoder frames are laid out (T, C) from
+the start, so that `stride` neighbouring frames are one row of a matrix: a convolution is one product for each `stride`
+of its taps, without a copy of its windows. The utterance is worked off in chunks of frames, whose activations stay near
+the caches. Only the group norm needs the whole utterance, and its statistics are known before the first product
+(`ConvLayer.group_norm_of`): they are folded into the first layer's weights.
 
 Equal to the plain path up to rounding (1e-6); in bfloat16 the sums are still those of a float32 accumulator. Without
-gradients: training the conv encoder takes the plain path.
+gradients of the conv encoder: training that takes the plain path.
 """
+import functools
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import varlen
 
 from framealign.frames import conv_inputs, conv_length
 
@@ -69,3 +72,29 @@ def _convolve(x: Tensor, taps: list[Tensor], bias: Tensor | None, kernel: int, s
             y = y.addmm_(windows, part)
         before += len(part) // channels
     return y
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, sizes: list[int], dropout: float) -> Tensor:
+    """Attention of utterances of `sizes` frames laid end to end, each to itself alone: (1, H, S, d) each: (1, H, S, d).
+
+    A GPU has a flash kernel for several lengths at once, in half precision and without dropout; else they take turns.
+    """
+    if q.device.type == "cuda" and q.dtype in (torch.bfloat16, torch.float16) and not dropout:
+        return at_once(q, k, v, sizes)
+    apart = zip(*(x.split(sizes, 2) for x in (q, k, v)))                        # (1, H, T, d) of each utterance
+    y = [F.scaled_dot_product_attention(*triple, dropout_p=dropout).transpose(1, 2) for triple in apart]
+    return torch.cat(y, 1).transpose(1, 2)          # laid out (S, H, d), as what follows needs it
+
+
+def at_once(q: Tensor, k: Tensor, v: Tensor, sizes: list[int]) -> Tensor:
+    """`attention` in one call of the flash kernel."""
+    ends, longest = _ends(tuple(sizes), q.device), max(sizes)
+    q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))                         # (S, H, d) each
+    return varlen.varlen_attn(q, k, v, ends, ends, longest, longest).transpose(0, 1)[None]
+
+
+@functools.lru_cache(maxsize=4)                     # all blocks ask for the same
+def _ends(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    """Where utterances begin and end: (0, T_1, T_1 + T_2, ..., S) int32, on the device without waiting for it."""
+    ends = torch.tensor((0, *sizes)).cumsum(0).int()
+    return ends.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else ends

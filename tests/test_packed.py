@@ -5,7 +5,7 @@ import pytest
 import test_model
 import torch
 
-from framealign import allocator, convolutions
+from framealign import allocator, packed
 from framealign.config import PRESETS, HubertConfig
 from framealign.model import Hubert
 
@@ -36,7 +36,7 @@ def test_features_are_the_plain_conv_encoders(name, samples):
     hubert, (waveform,) = make(SHAPES[name]), sounds(samples)
     expected = hubert.frontend(waveform[None])[0]
     for chunk in (1, 7, 10_000):
-        found = convolutions.features(hubert.feature_extractor.conv_layers, waveform, torch.float64, chunk)
+        found = packed.features(hubert.feature_extractor.conv_layers, waveform, torch.float64, chunk)
         assert found.shape == expected.shape
         assert (found - expected).abs().max() <= 1e-11 * expected.abs().max()
 
@@ -81,6 +81,23 @@ def test_gradients_of_packed_blocks_are_the_sum_of_those_alone():
     alone = [list(hubert.layers(x[None]))[-1].square().sum() for x in features]
     for a, b in zip(found, torch.autograd.grad(sum(alone), trained)):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("sizes", [[7], [1, 1], [30, 1, 5, 64], [12] * 9])
+def test_attention_at_once_is_that_of_each_in_turn(sizes, monkeypatch):
+    """What the flash kernel is given, with a brute force of its contract in its place; the kernel itself: on a GPU."""
+    generator, (H, S, d) = torch.Generator().manual_seed(len(sizes)), (3, sum(sizes), 8)
+    q, k, v = (torch.randn(1, S, H, d, generator=generator, dtype=torch.float64).transpose(1, 2) for _ in range(3))
+
+    def contract(query, key, value, cu_q, cu_k, max_q, max_k):
+        """(S, H, d) each; utterance i is rows [cu[i], cu[i + 1]), none longer than the maximum."""
+        assert cu_q.dtype == torch.int32 and torch.equal(cu_q, cu_k) and max_q == max_k == int(cu_q.diff().max())
+        rows = [slice(int(a), int(b)) for a, b in zip(cu_q[:-1], cu_q[1:])]
+        return torch.cat([torch.einsum("hqk,khd->qhd", torch.softmax(
+            torch.einsum("qhd,khd->hqk", query[r], key[r]) / d ** 0.5, -1), value[r]) for r in rows])
+    monkeypatch.setattr(packed.varlen, "varlen_attn", contract)
+    found = packed.attention(q, k, v, sizes, 0.0)
+    assert found.shape == q.shape and (packed.at_once(q, k, v, sizes) - found).abs().max() < 1e-12
 
 
 def test_allocation_can_be_told_and_told_back():
