@@ -95,7 +95,7 @@ class PretrainConfig:
     freeze_conv: bool = True                        # the conv encoder does not train
     cache_frontend: bool = True                     # keep the frozen conv encoder's output, once per utterance
     kept_type: str = "float16"                      # of what is kept: float16, bfloat16 or float32
-    compile_blocks: bool = False                    # torch.compile fuses a block's small operations: for a GPU; a minute
+    compile_blocks: bool = False                    # fuse small operations by torch.compile: for a GPU; takes a minute
     feature_penalty: float = 10.0                   # mean square of conv features; only when the conv encoder trains
     valid_fraction: float = 0.02                    # of utterances, held out with fixed masks
     valid_every_updates: int = 500
