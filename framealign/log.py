@@ -172,25 +172,26 @@ def command(main: Callable[[], None]) -> int:
     ended training when it was asked to stop, 75: the same command continues. As a rank of several the process ends
     here, flushed: gloo's threads may abort an interpreter on its way out, after all the work is done and saved.
     """
-    handler = signal.getsignal(signal.SIGTERM)
+    ended_by: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        ended_by.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(ASKED_TO_STOP)
+    before = {}
     with contextlib.suppress(ValueError):           # not in the main thread
-        signal.signal(signal.SIGTERM, _terminate)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, end)
     try:
         main()
         status = 0
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        status = 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr, flush=True)
-        status = 130
-    except SystemExit as stop:
-        if not distributed.launched() or not isinstance(stop.code, int):
+    except BaseException as error:
+        status = _status(error, ended_by)
+        if status is None:
             raise
-        status = stop.code
     finally:
-        with contextlib.suppress(ValueError):
-            signal.signal(signal.SIGTERM, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if distributed.launched():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -198,7 +199,20 @@ def command(main: Callable[[], None]) -> int:
     return status
 
 
-def _terminate(*_: object) -> None:
-    with contextlib.suppress(OSError, RuntimeError):
-        print("SIGTERM: stopped; the same command continues", file=sys.stderr, flush=True)
-    raise SystemExit(ASKED_TO_STOP)
+def _status(error: BaseException, ended_by: list[int]) -> int | None:
+    """The status that an error ends a script with, said in one line; None for one that is the program's own fault.
+
+    ended_by: signals that came. C code (imports, files being written) may turn what they raise into another error.
+    """
+    status, line = None, ""
+    if isinstance(error, KeyboardInterrupt) or signal.SIGINT in ended_by:
+        status, line = 130, "interrupted; the same command continues"
+    elif ended_by:
+        status, line = ASKED_TO_STOP, "SIGTERM: stopped; the same command continues"
+    elif isinstance(error, (ValueError, OSError)):
+        status, line = 2, f"error: {error}"
+    elif isinstance(error, SystemExit) and distributed.launched() and isinstance(error.code, int):
+        status = error.code
+    if line:
+        print(line, file=sys.stderr, flush=True)
+    return status

@@ -1,6 +1,8 @@
 """What a run says: lines on the screen, the same numbers in full in log.jsonl, progress, one line for a mistake."""
 import json
 import math
+import os
+import signal
 import sys
 
 import pytest
@@ -141,6 +143,35 @@ def test_a_mistake_is_one_line_and_a_status(error, status, text, capsys):
         raise error
 
     assert log.command(main) == status and capsys.readouterr() == ("", text)
+
+
+@pytest.mark.parametrize("number, status, text", [
+    (signal.SIGINT, 130, "interrupted; the same command continues\n"),
+    (signal.SIGTERM, 75, "SIGTERM: stopped; the same command continues\n")], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("turned", [None, RuntimeError, OSError, ImportError])
+def test_a_signal_is_a_signal_whatever_it_was_turned_into(number, status, text, turned, capsys):
+    """Where C code is interrupted (an import, torch writing a file), another error may come out."""
+    before = signal.getsignal(number)
+
+    def main():
+        try:
+            os.kill(os.getpid(), number)
+        except BaseException as error:
+            raise turned("initialisation failed") if turned else error
+
+    assert log.command(main) == status and capsys.readouterr() == ("", text)
+    assert signal.getsignal(number) is before
+    with pytest.raises(RuntimeError):               # without one it is the program's own fault
+        log.command(lambda: (_ for _ in ()).throw(RuntimeError))
+
+
+def test_an_ignored_interrupt_stays_ignored():
+    """As of a command that a shell has put into the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert log.command(lambda: os.kill(os.getpid(), signal.SIGINT)) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():
