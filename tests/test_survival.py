@@ -128,6 +128,8 @@ def undisturbed(world) -> dict[str, tuple[dict, int, float]]:
 
 def command(name: str, world: Path, run: Path) -> None:
     """The work as its script does it; what it says on the error stream goes to a file beside the run."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # a signal that comes once the work is done changes nothing
+        signal.signal(number, lambda *_: None)
     with open(f"{run}.said", "w") as said, contextlib.redirect_stderr(said):
         status = log.command(lambda: (faults.ready(), WORK[name](world, run)))
     sys.exit(status)
