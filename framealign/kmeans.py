@@ -226,7 +226,7 @@ def _nearest(frames: Tensor, centroids: Tensor) -> Iterator[tuple[Tensor, Tensor
         chunk = chunk.to(centroids.dtype)
         # |x - c|^2 = |x|^2 + 2 (|c|^2 / 2 - x.c), and |x|^2 is the same for all centroids.
         scores = torch.addmm(half_norms, chunk, centroids.T, alpha=-1)          # (s, K)
-        yield chunk, scores.argmin(1)
+        yield chunk, scores.min(1).indices          # the first of equal ones, as argmin gives; on a CPU faster
 
 
 def _sums(frames: Tensor, nearest: Tensor, num_clusters: int) -> Tensor:
