@@ -11,7 +11,6 @@ Peers that are not installed are left out, which is said. The one script that im
 import argparse
 import contextlib
 import importlib.util
-import os
 import platform
 import sys
 import tempfile
@@ -341,9 +340,9 @@ def main() -> None:
             for result in CONTESTS[name](bench):
                 log.say(benchmark.table(result["title"], result["records"]) + result.get("note", ""))
                 results.append(result)
-    if args.out and os.environ.get("RANK", "0") == "0":
-        files.write_json(args.out, {"settings": vars(args), "torch": torch.__version__, "machine": platform.processor(),
-                                    "results": results})
+        if args.out and distributed.rank() == 0:
+            files.write_json(args.out, {"settings": vars(args), "torch": torch.__version__,
+                                        "machine": platform.processor(), "results": results})
 
 
 if __name__ == "__main__":

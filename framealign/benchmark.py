@@ -207,12 +207,11 @@ def pretraining_step(shape: HubertConfig, conv: str, waveform: Tensor, units: Te
 
     conv: "trained", or "kept" (its output is there before the update begins); compiled: the blocks, by torch.compile.
     """
-    settings, device = replace(PretrainConfig(), freeze_conv=conv == "kept"), waveform.device
+    settings = replace(PretrainConfig(), freeze_conv=conv == "kept", compile_blocks=compiled)
+    device = waveform.device
     hubert = Hubert(replace(shape, layerdrop=0.0)).to(device)
     crops = [Crop(0, 0, units.shape[2])] * len(waveform)
     model = prediction.MaskedPrediction(hubert, [clusters], settings).to(device).train()
-    for block in hubert.encoder.layers if compiled else ():
-        block.compile(dynamic=True)
     adamw = optim.adamw(model.parameters(), 1e-5, (0.9, 0.98), 1e-6, 0.01)
     wrapped = distributed.replicate(model, device)
     with torch.no_grad():

@@ -53,6 +53,8 @@ class MaskedPrediction(nn.Module):
         self.freeze_conv, self.feature_penalty = config.freeze_conv, config.feature_penalty
         self.unmasked_weight = config.unmasked_weight
         hubert.feature_extractor.requires_grad_(not config.freeze_conv)
+        for block in hubert.encoder.layers if config.compile_blocks else ():
+            block.compile(dynamic=True)             # one program for all blocks, batch sizes and lengths
 
     def forward(self, inputs: Tensor, units: Tensor, is_masked: Tensor, is_kept: list[bool] | None,
                 look_at_unmasked: bool, num_samples: Tensor | None = None, places: tuple[Tensor, Tensor] | None = None

@@ -127,8 +127,6 @@ def pretrain(hubert: Hubert, utterances: list, units: Units | list[Units], confi
         one.check(utterances, "units")
     torch.manual_seed(derive_seed(config.seed, "head"))
     model = MaskedPrediction(hubert, numbers_of(units), config).to(device).train()
-    for block in hubert.encoder.layers if config.compile_blocks else ():
-        block.compile(dynamic=True)                 # one program for all blocks, batch sizes and lengths
     train_counts, valid_counts = hold_out(frame_counts(utterances), config)
     source = frame_source(hubert, utterances, config, frontend or run / "frontend", device)
     optimizer = optim.adamw(model.parameters(), config.peak_lr, (config.adam_beta1, config.adam_beta2),
