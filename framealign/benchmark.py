@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from framealign import allocator, distributed, optim, prediction, pretrain
 from framealign.config import HubertConfig, PretrainConfig
-from framealign.data import Crop, FrameStore, Waveforms, pretraining_micro_batches, send
+from framealign.data import Crop, FrameStore, Waveforms, pretraining_micro_batches
 from framealign.frames import SAMPLE_RATE, conv_length, num_frames
 from framealign.model import Hubert
 from framealign.utterances import Utterance
@@ -219,9 +219,9 @@ def pretraining_step(shape: HubertConfig, conv: str, waveform: Tensor, units: Te
 
     def step() -> None:
         is_masked = pretrain.draw_mask(crops, settings, 0)
-        places = tuple(send(x, device) for x in prediction.places_of(is_masked))
+        places = tuple(distributed.send(x, device) for x in prediction.places_of(is_masked))
         with autocast():
-            loss, _ = wrapped(inputs, units, send(is_masked, device), None, False, None, places)
+            loss, _ = wrapped(inputs, units, distributed.send(is_masked, device), None, False, None, places)
         (loss / len(places[0])).backward()
         optim.step(adamw, 1e-5, settings.clip_norm)
     return step, wrapped

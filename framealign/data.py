@@ -307,13 +307,6 @@ def balanced_draw(labels: Tensor, number: int, generator: torch.Generator) -> li
     return torch.multinomial(weight, number, replacement=True, generator=generator).tolist()
 
 
-def send(x: Tensor, device: torch.device) -> Tensor:
-    """A copy of `x` on `device`; to a GPU from pinned memory, so that nobody waits for the transfer."""
-    if device.type == "cuda" and x.device.type == "cpu":
-        return x.pin_memory().to(device, non_blocking=True)
-    return x.to(device)
-
-
 def ahead(batches: Iterator, depth: int = 2) -> Iterator:
     """Pass `batches` through, computing up to `depth` of them ahead in one thread (file reading overlaps compute)."""
     with ThreadPoolExecutor(1) as pool:

@@ -59,6 +59,13 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def send(x: Tensor, device: torch.device) -> Tensor:
+    """A copy of `x` on `device`; to a GPU from pinned memory, so that nobody waits for the transfer."""
+    if device.type == "cuda" and x.device.type == "cpu":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
+
+
 def autocast(device: torch.device, precision: str) -> Callable:
     """A context for the forward: bfloat16 products or float32. `auto` is bfloat16 on a CUDA device that has it."""
     if precision not in ("auto", "float32", "bfloat16"):

@@ -15,7 +15,7 @@ from torch import Tensor
 from framealign import checkpoint, distributed, files, log, metrics, optim, stopping
 from framealign.config import FinetuneConfig, as_dict, derive_seed
 from framealign.corpus import Split
-from framealign.data import Crop, balanced_draw, frame_counts, groups_by_length, send
+from framealign.data import Crop, balanced_draw, frame_counts, groups_by_length
 from framealign.emotion import EmotionModel
 from framealign.frames import FRAME_RATE, frames_in
 from framealign.masking import span_mask
@@ -86,11 +86,11 @@ def train_step(model, source, crops: list[Crop], labels: Tensor, config: Finetun
         part = ordered[start:stop]
         inputs, lengths = source.batch(part)
         torch.manual_seed(derive_seed(config.seed, "dropout", *name, index))
-        hidden = None if is_masked is None else send(is_masked[start:stop, :int(counts[stop - 1])], device)
+        hidden = None if is_masked is None else distributed.send(is_masked[start:stop, :int(counts[stop - 1])], device)
         sizes = counts[start:stop].tolist() if config.packed and counts[start] < counts[stop - 1] else None
         with autocast():
-            logits = model(send(inputs, device), send(lengths, device), hidden, sizes)
-        target = send(labels[[crop.utterance for crop in part]], device)
+            logits = model(distributed.send(inputs, device), distributed.send(lengths, device), hidden, sizes)
+        target = distributed.send(labels[[crop.utterance for crop in part]], device)
         loss = F.cross_entropy(logits.float(), target, reduction="sum") * (weight / len(crops))
         (optim.only_if_finite(loss) * world).backward()         # DDP averages over ranks
         total += loss.detach()

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import varlen
 
+from framealign import distributed
 from framealign.frames import conv_inputs, conv_length
 
 CHUNK_FRAMES = 100                                  # 2 s: 6 MB of the first layer's output in bfloat16, 13 in float32
@@ -96,5 +97,4 @@ def at_once(q: Tensor, k: Tensor, v: Tensor, sizes: list[int]) -> Tensor:
 @functools.lru_cache(maxsize=4)                     # all blocks ask for the same
 def _ends(sizes: tuple[int, ...], device: torch.device) -> Tensor:
     """Where utterances begin and end: (0, T_1, T_1 + T_2, ..., S) int32, on the device without waiting for it."""
-    ends = torch.tensor((0, *sizes)).cumsum(0).int()
-    return ends.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else ends
+    return distributed.send(torch.tensor((0, *sizes)).cumsum(0).int(), device)

@@ -15,7 +15,7 @@ from torch import Tensor
 from framealign import checkpoint, distributed, files, log, optim, stopping
 from framealign.config import PretrainConfig, as_dict, derive_seed
 from framealign.data import (Crop, ahead, batch_ids, frame_counts, micro_batches_per_update,
-                              pretraining_micro_batches, send)
+                              pretraining_micro_batches)
 from framealign.frames import FRAME_RATE, frames_in
 from framealign.masking import span_mask
 from framealign.model import Hubert
@@ -151,7 +151,8 @@ def pretrain(hubert: Hubert, utterances: list, units: Units | list[Units], confi
         lr = optim.linear_schedule(update, config.peak_lr, config.warmup_updates, config.updates)
         logs = update % config.log_every_updates == 0 or update == config.updates
         micro_batches, weighted_frames, audio_seconds = next(batches)
-        micro_batches = ([*(send(x, device) for x in tensors), weight] for *tensors, weight in micro_batches)
+        micro_batches = ([*(distributed.send(x, device) for x in tensors), weight]
+                         for *tensors, weight in micro_batches)
         is_kept = draw_kept_layers(hubert, config.seed, update)
         for index, (inputs, lengths, targets, is_masked, hidden_at, seen_at, weight) in enumerate(micro_batches):
             torch.manual_seed(derive_seed(config.seed, "dropout", update, index * world + rank))
