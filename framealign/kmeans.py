@@ -4,7 +4,7 @@ Three parts: `seed_centroids` (Arthur and Vassilvitskii 2007, several candidates
 Alg. 1: one mini-batch) and `_full_passes` (Lloyd 1982: all frames at once). On features of speech the seeding decides
 the result; the mini-batches come near a minimum quickly, the full passes reach it.
 
-Frames (S, F) may be one tensor, or chunks that are read again for every pass: memory holds `max_frames` frames at most,
+Frames (S, F) may be one tensor, or chunks that are read again for every pass: memory holds `max_frames` frames,
 and never an (S, K, F) tensor, because distances are matrix products of chunks. Under several ranks each holds a part of
 the frames. Counts and sums are added over ranks and every draw is of positions in the whole, so that ranks whose parts
 in rank order are the frames of one process find the codebook of one process, up to rounding.
@@ -141,7 +141,7 @@ def fit(frames: Chunks, num_clusters: int, config: KMeansConfig = KMeansConfig()
     counts = torch.zeros(num_clusters, dtype=torch.int64, device=source.device)
     for number in range(config.mini_batch_passes):
         before = counts
-        centroids, counts = _mini_batch_pass(source, centroids, counts, config, number)
+        centroids, counts = _mini_batch_pass(source, centroids, counts, config, max(config.max_frames, size), number)
         starved = counts == before
         centroids, counts = _reseed(centroids, starved, seeding), counts.masked_fill(starved, 0)
         report({"phase": "mini-batches", "seconds": time.monotonic() - began})
@@ -150,9 +150,9 @@ def fit(frames: Chunks, num_clusters: int, config: KMeansConfig = KMeansConfig()
 
 
 def _mini_batch_pass(source: "_Source", centroids: Tensor, counts: Tensor, config: KMeansConfig,
-                     number: int) -> tuple[Tensor, Tensor]:
-    """One pass of mini-batches in random order over the frames, or over `max_frames` of them drawn for this pass."""
-    positions = _spread(source.total, min(source.total, config.max_frames), config.seed, number)
+                     most: int, number: int) -> tuple[Tensor, Tensor]:
+    """One pass of mini-batches in random order over the frames, or over `most` of them drawn for this pass."""
+    positions = _spread(source.total, min(source.total, most), config.seed, number)
     held = source.pick(positions)
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "mini-batches", number))
     for batch in torch.randperm(held.total, generator=generator).split(config.batch_frames):

@@ -1,10 +1,10 @@
 """Utterances of any lengths without padding: the conv encoder as matrix products, attention of frames end to end.
 
-The fast path beside `model.FeatureExtractor` and `model.Attention`. In the conv encoder frames are laid out (T, C) from
-the start, so that `stride` neighbouring frames are one row of a matrix: a convolution is one product for each `stride`
-of its taps, without a copy of its windows. The utterance is worked off in chunks of frames, whose activations stay near
-the caches. Only the group norm needs the whole utterance, and its statistics are known before the first product
-(`ConvLayer.group_norm_of`): they are folded into the first layer's weights.
+The fast path beside `model.FeatureExtractor`, `model.PositionalConvolution` and `model.Attention`. In the conv encoder
+frames are laid out (T, C) from the start, so that `stride` neighbouring frames are one row of a matrix: a convolution
+is one product for each `stride` of its taps, without a copy of its windows. The utterance is worked off in chunks of
+frames, whose activations stay near the caches. Only the group norm needs the whole utterance, and its statistics are
+known before the first product (`ConvLayer.group_norm_of`): they are folded into the first layer's weights.
 
 Equal to the plain path up to rounding (1e-6); in bfloat16 the sums are still those of a float32 accumulator. Without
 gradients of the conv encoder: training that takes the plain path.
@@ -73,6 +73,30 @@ def _convolve(x: Tensor, taps: list[Tensor], bias: Tensor | None, kernel: int, s
             y = y.addmm_(windows, part)
         before += len(part) // channels
     return y
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor, groups: int, sizes: list[int]) -> Tensor:
+    """The positional convolution by FFT: x (S, D), utterances of `sizes` frames end to end, each with zeros around.
+
+    weight (D, D / groups, K) and bias (D,): (S, D), what `F.conv1d` gives with padding K // 2, cut to T frames of each.
+    Windows of N >= 2 K frames overlap by K - 1; of each the N - K + 1 outputs that the circle does not reach are kept
+    (overlap-save). 128 taps become one complex product at each of 129 frequencies, for 129 frames at once.
+    """
+    kernel, size, width, dtype = weight.shape[2], 1, x.shape[1], x.dtype
+    while size < 2 * kernel:
+        size *= 2                                                               # N
+    hop, left = size - kernel + 1, kernel // 2
+    with torch.autocast(x.device.type, enabled=False):                          # an FFT needs float32
+        x, weight = (y if y.dtype == torch.float64 else y.float() for y in (x, weight))
+        numbers = [-(-frames // hop) for frames in sizes]                       # windows of each utterance
+        apart = [F.pad(part, (0, 0, left, number * hop + kernel - 1 - left - len(part))).unfold(0, size, hop)
+                 for part, number in zip(x.split(sizes), numbers)]              # (n, D, N) of each
+        seen = torch.fft.rfft(torch.cat(apart)).unflatten(1, (groups, -1)).permute(1, 3, 0, 2)     # (G, f, n, D / G)
+        taps = torch.fft.rfft(weight, size).unflatten(0, (groups, -1)).permute(0, 3, 2, 1)  # (G, f, in, out)
+        y = torch.fft.irfft((seen @ taps.conj()).permute(2, 0, 3, 1), size)     # (n, G, D / G, N)
+        y = y[..., :hop].flatten(1, 2).transpose(1, 2).split(numbers)           # (n, hop, D) of each
+        y = torch.cat([part.reshape(-1, width)[:frames] for part, frames in zip(y, sizes)])
+        return (y + bias).to(dtype)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, sizes: list[int], dropout: float) -> Tensor:

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import test_model
 import torch
+import torch.nn.functional as F
 
 from framealign import allocator, packed
 from framealign.config import PRESETS, HubertConfig
@@ -53,6 +54,26 @@ def test_packed_states_are_those_of_each_utterance_alone(name):
                     alone = hubert.states(waveform[None], layer=layer)[0]
                     assert found.shape == alone.shape
                     assert (found - alone).abs().max() <= 1e-10 * alone.abs().max()
+
+
+@pytest.mark.parametrize("kernel, groups", [(128, 4), (5, 2), (1, 1), (16, 8), (33, 1)])
+def test_positions_by_fft_are_the_convolution_of_each_utterance(kernel, groups):
+    """Values and all three gradients in float64, lengths from one frame to several windows; in float32 to 1e-5."""
+    generator = torch.Generator().manual_seed(kernel)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
+    for sizes in ([1], [kernel, 1, 3], [129, 130, 2], [700, 64, 258]):
+        x, weight, bias, gradient = draw(sum(sizes), 16), draw(16, 16 // groups, kernel), draw(16), draw(sum(sizes), 16)
+
+        def plain(x, weight, bias):
+            return torch.cat([F.conv1d(part.T, weight, bias, 1, kernel // 2, 1, groups)[:, :len(part)].T
+                              for part in x.split(sizes)])
+        given = [y.clone().requires_grad_() for y in (x, weight, bias)]
+        expected, found = plain(*given), packed.convolution(*given, groups, sizes)
+        assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()
+        pairs = zip(torch.autograd.grad(found, given, gradient), torch.autograd.grad(expected, given, gradient))
+        assert all((a - b).abs().max() <= 1e-11 * b.abs().max() for a, b in pairs)
+        rounded = packed.convolution(x.float(), weight.float(), bias.float(), groups, sizes)
+        assert rounded.dtype == torch.float32 and (rounded - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def test_packed_base_is_within_the_promise():
