@@ -182,7 +182,7 @@ class KMeansConfig:
     seeding_frames: int = 30_000                    # subsample on which seedings are tried, at least 10 per cluster
     seeding_tries: int = 2
     seeding_candidates: int = 16                    # frames drawn per centroid; the one that helps most is kept
-    max_frames: int = 500_000                       # held over all ranks; of more, each pass draws so many (or as seeding)
+    max_frames: int = 500_000                     # held over all ranks; of more, each pass draws so many, or as seeding
     batch_frames: int = 10_000                      # S of one mini-batch, over all ranks
     mini_batch_passes: int = 1
     full_passes: int = 15                           # at most
