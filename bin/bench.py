@@ -268,7 +268,7 @@ def clustering(bench: Bench) -> list[dict]:
     np.save(Path(place.name) / "frames.npy", frames.cpu().numpy())
     on_disk, few = [np.load(Path(place.name) / "frames.npy", mmap_mode="r")], KMeansConfig(max_frames=number // 20)
     fits = {"framealign": lambda: kmeans.fit(frames, clusters)[2],
-            "framealign, from disk, a twentieth held": lambda: kmeans.fit(on_disk, clusters, few, bench.device)[2]}
+            "framealign, from disk, budget a twentieth": lambda: kmeans.fit(on_disk, clusters, few, bench.device)[2]}
     if "sklearn" in bench.against:
         from sklearn.cluster import MiniBatchKMeans
 
