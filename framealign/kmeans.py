@@ -4,10 +4,11 @@ Three parts: `seed_centroids` (Arthur and Vassilvitskii 2007, several candidates
 Alg. 1: one mini-batch) and `_full_passes` (Lloyd 1982: all frames at once). On features of speech the seeding decides
 the result; the mini-batches come near a minimum quickly, the full passes reach it.
 
-Frames (S, F) may be one tensor, or chunks that are read again for every pass: memory holds `max_frames` frames,
-and never an (S, K, F) tensor, because distances are matrix products of chunks. Under several ranks each holds a part of
-the frames. Counts and sums are added over ranks and every draw is of positions in the whole, so that ranks whose parts
-in rank order are the frames of one process find the codebook of one process, up to rounding.
+Frames (S, F) may be one tensor, or chunks that are read again for every pass. Memory holds `max_frames` frames, or as
+many as seeding takes if that is more, beside those of the seeding itself; and never an (S, K, F) tensor, because
+distances are matrix products of chunks. Under several ranks each holds a part of the frames. Counts and sums are added
+over ranks and every draw is of positions in the whole, so that ranks whose parts in rank order are the frames of one
+process find the codebook of one process, up to rounding.
 
 Left out: the triangle inequality (Elkan 2003), which pays in few dimensions only.
 """

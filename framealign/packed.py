@@ -82,9 +82,8 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor, groups: int, sizes: lis
     Windows of N >= 2 K frames overlap by K - 1; of each the N - K + 1 outputs that the circle does not reach are kept
     (overlap-save). 128 taps become one complex product at each of 129 frequencies, for 129 frames at once.
     """
-    kernel, size, width, dtype = weight.shape[2], 1, x.shape[1], x.dtype
-    while size < 2 * kernel:
-        size *= 2                                                               # N
+    kernel, width, dtype = weight.shape[2], x.shape[1], x.dtype
+    size = 1 << (2 * kernel - 1).bit_length()                                   # N, a power of two
     hop, left = size - kernel + 1, kernel // 2
     with torch.autocast(x.device.type, enabled=False):                          # an FFT needs float32
         x, weight = (y if y.dtype == torch.float64 else y.float() for y in (x, weight))
