@@ -1,8 +1,8 @@
 """k-means: greedy k-means++ seeding on a subsample, mini-batch passes, then passes over all frames.
 
 Three parts: `seed_centroids` (Arthur and Vassilvitskii 2007, several candidates per step), `update` (Sculley 2010,
-Alg. 1: one mini-batch) and `_full_passes` (Lloyd 1982: all frames at once). On features of speech the seeding decides
-the result; the mini-batches come near a minimum quickly, the full passes reach it.
+Alg. 1: one mini-batch) and `_full_passes` (Lloyd 1982: all frames at once; those of the subsample first). On features
+of speech the seeding decides the result; the mini-batches come near a minimum quickly, the full passes reach it.
 
 Frames (S, F) may be one tensor, or chunks that are read again for every pass. Memory holds `max_frames` frames, or as
 many as seeding takes if that is more, beside those of the seeding itself; and never an (S, K, F) tensor, because
@@ -14,7 +14,7 @@ Left out: the triangle inequality (Elkan 2003), which pays in few dimensions onl
 """
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -78,35 +78,39 @@ def seed_centroids(frames: Tensor, num_clusters: int, generator: torch.Generator
         raise ValueError(f"{num_clusters} clusters need as many different frames, the {len(frames)} drawn for seeding "
                          f"hold {len(different)}: ask for fewer clusters or give more frames")
     centred = frames - frames.mean(0)               # products round off less about the origin
-    seedings = [_seed(centred, num_clusters, generator, candidates) for _ in range(tries)]
-    return frames[min(seedings, key=lambda seeding: seeding[1])[0]]             # (K, F)
+    chosen, left = _seedings(centred, torch.rand(tries, num_clusters, candidates, generator=generator,
+                                                 dtype=torch.float64))
+    return frames[chosen[left.argmin()]]                                        # (K, F)
 
 
-def _seed(frames: Tensor, num_clusters: int, generator: torch.Generator, candidates: int) -> tuple[Tensor, float]:
-    """One greedy seeding of frames (S, F): indices (K,) of the chosen ones, and the inertia they leave.
+def _seedings(frames: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Greedy seedings of frames (S, F) by uniform draws (tries, K, L): indices (tries, K), and the inertia they leave.
 
-    The first centroid is any frame. Each further one is drawn `candidates` = L times with probability proportional to
-    the squared distance to the nearest centroid so far; the draw that lowers the inertia most is kept.
+    The first centroid is any frame. Each further one is drawn L times with probability proportional to the squared
+    distance to the nearest centroid so far; the draw that lowers the inertia most is kept. The tries advance together,
+    because reading the frames is what a step costs: one product gives the distances to all that was drawn.
     """
-    norms = frames.square().sum(1)                                              # (S,)
-    draws = torch.rand(num_clusters, candidates, generator=generator, dtype=torch.float64)
-    closest = torch.full_like(norms, float("inf"))  # (S,) squared distance to the nearest centroid so far
-    squared, left = norms.new_empty(2, candidates, len(frames)).unbind()        # (L, S) each, used again in every step
-    chosen = torch.zeros(num_clusters, dtype=torch.int64, device=frames.device)
+    (tries, num_clusters, candidates), each = draws.shape, torch.arange(len(draws), device=frames.device)
+    norms = frames.square().sum(1, keepdim=True)                                # (S, 1)
+    closest = norms.new_full((len(frames), tries), float("inf"))    # squared distance to the nearest centroid so far
+    squared, left = norms.new_empty(2, len(frames), tries, candidates).unbind()     # used again in every step
+    chosen = torch.zeros(tries, num_clusters, dtype=torch.int64, device=frames.device)
     for step in range(num_clusters):
-        cumulative = (closest.cpu().double() if step else torch.ones(len(frames), dtype=torch.float64)).cumsum(0)
-        drawn = torch.searchsorted(cumulative, draws[step] * cumulative[-1], right=True).clamp(max=len(frames) - 1)
-        drawn = drawn.to(frames.device)                                         # (L,)
-        torch.addmm(norms, frames[drawn], frames.T, alpha=-2, out=squared)      # |x|^2 - 2 x.c: (L, S)
-        squared += norms[drawn, None]
-        best = torch.minimum(squared, closest, out=left).sum(1).argmin()
-        chosen[step] = drawn[best]
-        new = squared[best]                                                     # (S,)
+        weights = closest.cpu().double() if step else torch.ones(closest.shape, dtype=torch.float64)
+        cumulative = weights.T.cumsum(1)                                        # (tries, S)
+        drawn = torch.searchsorted(cumulative, draws[:, step] * cumulative[:, -1:], right=True)     # (tries, L)
+        drawn = drawn.clamp(max=len(frames) - 1).to(frames.device)
+        # |x|^2 + |c|^2 - 2 x.c; frames stand left in the product, where a CPU's library need not transpose them.
+        torch.mm(frames, -2 * frames[drawn.flatten()].T, out=squared.view(len(frames), -1))
+        squared.add_(norms[:, :, None]).add_(norms[drawn, 0])
+        best = torch.minimum(squared, closest[:, :, None], out=left).sum(0).argmin(1)               # (tries,)
+        chosen[:, step] = centre = drawn[each, best]
+        new = squared[:, each, best]                                            # (S, tries)
         # Where the product is rounding noise (copies of the new centroid, mostly) the difference itself is taken.
-        near = (new < ROUNDING * (norms + norms[drawn[best]])).nonzero().squeeze(1)
-        new[near] = (frames[near] - frames[drawn[best]]).square().sum(1)
+        near, of = (new < ROUNDING * (norms + norms[centre, 0])).nonzero(as_tuple=True)
+        new[near, of] = (frames[near] - frames[centre[of]]).square().sum(1)
         closest = torch.minimum(closest, new)
-    return chosen, closest.cpu().double().sum().item()
+    return chosen, closest.cpu().double().sum(0)
 
 
 def fit(frames: Chunks, num_clusters: int, config: KMeansConfig = KMeansConfig(),
@@ -138,7 +142,9 @@ def fit(frames: Chunks, num_clusters: int, config: KMeansConfig = KMeansConfig()
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "k-means++"))
     centroids = distributed.broadcast(seed_centroids(seeding, num_clusters, generator, config.seeding_tries,
                                                      config.seeding_candidates))
-    report({"phase": "seeding", "inertia": inertia(seeding, centroids), "seconds": time.monotonic() - began})
+    centroids, _, left = _full_passes(sample, centroids, seeding, replace(config, full_passes=config.seeding_passes),
+                                      lambda record: None)
+    report({"phase": "seeding", "inertia": left, "seconds": time.monotonic() - began})
     counts = torch.zeros(num_clusters, dtype=torch.int64, device=source.device)
     for number in range(config.mini_batch_passes):
         before = counts

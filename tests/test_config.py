@@ -40,7 +40,7 @@ BAD = {
     KMeansConfig: {
         **{name: [0, -1] for name in ("seeding_frames", "seeding_tries", "seeding_candidates", "max_frames",
                                       "batch_frames")},
-        **{name: [-1] for name in ("mini_batch_passes", "full_passes", "tolerance")}}}
+        **{name: [-1] for name in ("seeding_passes", "mini_batch_passes", "full_passes", "tolerance")}}}
 
 
 @pytest.mark.parametrize("kind", BAD, ids=lambda kind: kind.__name__)

@@ -128,6 +128,31 @@ def test_seeding_draws_in_proportion_to_the_squared_distance():
     np.testing.assert_allclose(shares, [0, 1 / 14, 4 / 14, 9 / 14], atol=0.07)
 
 
+def greedy_seeding(frames: np.ndarray, draws: np.ndarray) -> tuple[list[int], float]:
+    """Greedy k-means++ of frames (S, F) float64 by uniform draws (K, L), one candidate at a time."""
+    closest, chosen = np.ones(len(frames)), []
+    for row in draws:
+        steps = np.cumsum(closest)
+        candidates = [int(np.argmax(steps > draw * steps[-1])) for draw in row]
+        within = np.inf if not chosen else closest
+        left = {c: np.minimum(((frames - frames[c]) ** 2).sum(1), within) for c in candidates}
+        chosen.append(min(candidates, key=lambda c: left[c].sum()))
+        closest = left[chosen[-1]]
+    return chosen, closest.sum()
+
+
+@pytest.mark.parametrize("tries, clusters, candidates", [(1, 40, 1), (1, 40, 9), (3, 25, 4)])
+def test_tries_that_advance_together_are_each_a_greedy_seeding(tries, clusters, candidates):
+    """In float64, about the mean: every choice and the inertia left are those of plain loops, try by try."""
+    frames = mixture(700, 6, 30).double()
+    frames -= frames.mean(0)
+    draws = torch.rand(tries, clusters, candidates, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    chosen, left = kmeans._seedings(frames, draws)
+    for found, inertia, one in zip(chosen, left, draws):
+        expected, remains = greedy_seeding(frames.numpy(), one.numpy())
+        assert found.tolist() == expected and inertia.item() == pytest.approx(remains, rel=1e-9)
+
+
 def test_seeding_takes_every_different_frame_once():
     """As many clusters as different frames, far from the origin and with many copies: none is taken twice."""
     different = 1000 + mixture(60, 5, 3)
@@ -161,18 +186,32 @@ def test_fit_reports_what_it_returns():
     assert [record["phase"] for record in records[:3]] == ["seeding", "mini-batches", "all frames"]
 
 
-def test_full_passes_are_lloyds():
-    """No mini-batches, three full passes: the same as three passes in float64 numpy from the same seeds."""
-    frames, records = mixture(2000, 10, 30), []
-    config = replace(QUICK, mini_batch_passes=0, full_passes=0, tolerance=0.0)
+@pytest.mark.parametrize("passes", [{"full_passes": 3}, {"seeding_passes": 3}, {"seeding_passes": 1, "full_passes": 2}])
+def test_full_passes_are_lloyds(passes):
+    """No mini-batches, three passes over all frames, which are the sample, too: those of float64 numpy."""
+    frames = mixture(2000, 10, 30)
+    config = replace(QUICK, seeding_frames=2000, seeding_passes=0, mini_batch_passes=0, full_passes=0, tolerance=0.0)
     seeds, _, _ = kmeans.fit(frames, 20, config)
-    found, _, inertia = kmeans.fit(frames, 20, replace(config, full_passes=3), progress=records.append)
+    found, _, inertia = kmeans.fit(frames, 20, replace(config, **passes))
     expected = seeds.double().numpy()
     for _ in range(3):
         nearest = brute_distances(frames, torch.from_numpy(expected)).argmin(1)
         expected = np.stack([frames.double().numpy()[nearest == k].mean(0) for k in range(20)])
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
     assert inertia == pytest.approx(brute_distances(frames, torch.from_numpy(expected)).min(1).mean(), rel=1e-6)
+
+
+def test_seeding_passes_read_the_subsample_alone():
+    """Passes over a tenth of the frames: less inertia over these, each centroid the mean of those it wins."""
+    frames, records = mixture(5000, 10, 30), []
+    config = replace(QUICK, seeding_frames=500, seeding_passes=20, mini_batch_passes=0, full_passes=0, tolerance=0.0)
+    found, _, _ = kmeans.fit(frames, 20, config, progress=records.append)
+    sample = frames[kmeans._spread(5000, 500, config.seed, "seeding")]
+    nearest = kmeans.assign(sample, found)
+    torch.testing.assert_close(found, torch.stack([sample[nearest == k].mean(0) for k in range(20)]))
+    assert records[0]["inertia"] == pytest.approx(kmeans.inertia(sample, found), rel=1e-6)
+    kmeans.fit(frames, 20, replace(config, seeding_passes=0), progress=records.append)
+    assert records[0]["inertia"] < 0.95 * records[2]["inertia"] and records[2]["phase"] == "seeding"
 
 
 def test_same_seed_same_codebook_bit_for_bit():
