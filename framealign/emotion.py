@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from framealign import huggingface
+from framealign.dropout import Dropout
 from framealign.frames import valid_frames
 from framealign.model import Hubert
 
@@ -53,7 +54,7 @@ class EmotionModel(nn.Module):
         self.hubert, self.labels = hubert, list(labels)
         size = hubert.config.hidden_size
         self.pooling = AttentionPooling(size) if pooling == "attention" else MeanPooling()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.classifier = nn.Linear(size, len(labels))
         nn.init.zeros_(self.classifier.weight)      # as w: the head's first step follows the data, not a draw; from a
         nn.init.zeros_(self.classifier.bias)        # random start attention may settle on one emotion and miss the rest

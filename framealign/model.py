@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from framealign import huggingface, log, packed
 from framealign.config import HubertConfig
+from framealign.dropout import Dropout, attend
 from framealign.frames import conv_length, valid_frames
 from framealign.parameters import initialise
 
@@ -91,7 +92,7 @@ class FeatureProjection(nn.Module):
         if config.feat_proj_layer_norm:
             self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
         self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
-        self.dropout = nn.Dropout(config.feat_proj_dropout)
+        self.dropout = Dropout(config.feat_proj_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         if hasattr(self, "layer_norm"):
@@ -111,14 +112,18 @@ class PositionalConvolution(nn.Module):
 
     def forward(self, x: Tensor, sizes: list[int] | None = None) -> Tensor:
         """x (B, T, D), or (1, S, D) of utterances of `sizes` frames end to end, each with zeros around: (B, T, D)."""
-        if sizes is not None and x.device.type != "mps":
-            return F.gelu(packed.convolution(x[0], self.conv.weight, self.conv.bias, self.conv.groups, sizes))[None]
         weight, bias, conv = self.conv.weight, self.conv.bias, self.conv        # the weight norm is computed once
-        apart = []
-        for part in x.transpose(1, 2).split(sizes or x.shape[1], 2):            # (B, D, T) each
-            y = F.conv1d(part, weight, bias, 1, conv.padding, 1, conv.groups)
-            apart.append(y[..., :part.shape[2]])    # an even kernel gives T + 1 frames: the last is trimmed
-        return F.gelu(_joined(apart, 2)).transpose(1, 2)                        # (B, T, D)
+        if self.by_fft(x, sizes):
+            y = packed.convolution(x.flatten(0, 1), weight, bias, conv.groups, sizes or [x.shape[1]] * len(x))
+            return F.gelu(y).view(x.shape)
+        # (B, D, T) of each; an even kernel gives T + 1 frames: the last is trimmed.
+        apart = [F.conv1d(part, weight, bias, 1, conv.padding, 1, conv.groups)[..., :part.shape[2]]
+                 for part in x.transpose(1, 2).split(sizes or x.shape[1], 2)]
+        return F.gelu(torch.cat(apart, 2)).transpose(1, 2)                      # (B, T, D)
+
+    def by_fft(self, x: Tensor, sizes: list[int] | None) -> bool:
+        """Whether the fast path pays: for utterances end to end, and for training on a CPU (a tenth of its step)."""
+        return x.device.type != "mps" if sizes else self.training and x.device.type == "cpu"
 
 
 class Attention(nn.Module):
@@ -141,14 +146,10 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         if sizes is None:
             real_keys = None if is_valid is None else is_valid[:, None, None, :]        # every query, real keys only
-            y = F.scaled_dot_product_attention(q, k, v, real_keys, dropout)     # (B, H, T, D / H)
+            y = attend(q, k, v, real_keys, dropout)                             # (B, H, T, D / H)
         else:
             y = packed.attention(q, k, v, sizes, dropout)                       # (1, H, S, D / H)
         return self.out_proj(y.transpose(1, 2).reshape(B, T, D))
-
-
-def _joined(parts: list[Tensor], dim: int) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 class FeedForward(nn.Module):
@@ -157,9 +158,9 @@ class FeedForward(nn.Module):
     def __init__(self, config: HubertConfig):
         super().__init__()
         self.intermediate_dense = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.intermediate_dropout = nn.Dropout(config.activation_dropout)
+        self.intermediate_dropout = Dropout(config.activation_dropout)
         self.output_dense = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.output_dropout = nn.Dropout(config.hidden_dropout)
+        self.output_dropout = Dropout(config.hidden_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.output_dropout(self.output_dense(self.intermediate_dropout(F.gelu(self.intermediate_dense(x)))))
@@ -172,7 +173,7 @@ class Block(nn.Module):
         super().__init__()
         self.pre_norm = config.do_stable_layer_norm
         self.attention = Attention(config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -193,7 +194,7 @@ class Encoder(nn.Module):
         self.pre_norm = config.do_stable_layer_norm
         self.pos_conv_embed = PositionalConvolution(config)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
 
     def forward(self, x: Tensor, is_valid: Tensor | None, is_kept: list[bool] | None,
@@ -292,7 +293,7 @@ class Hubert(nn.Module):
         """
         features = [self.features_of(waveform) for waveform in waveforms]
         sizes = [len(x) for x in features]
-        *_, states = itertools.islice(self.layers(_joined(features, 0)[None], sizes=sizes),
+        *_, states = itertools.islice(self.layers(torch.cat(features)[None], sizes=sizes),
                                       None if layer is None else layer + 1)
         return list(states[0].split(sizes))
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention import varlen
 
 from framealign import distributed
+from framealign.dropout import attend
 from framealign.frames import conv_inputs, conv_length
 
 CHUNK_FRAMES = 100                                  # 2 s: 6 MB of the first layer's output in bfloat16, 13 in float32
@@ -106,7 +107,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sizes: list[int], dropout: float)
     if q.device.type == "cuda" and q.dtype in (torch.bfloat16, torch.float16) and not dropout:
         return at_once(q, k, v, sizes)
     apart = zip(*(x.split(sizes, 2) for x in (q, k, v)))                        # (1, H, T, d) of each utterance
-    y = [F.scaled_dot_product_attention(*triple, dropout_p=dropout).transpose(1, 2) for triple in apart]
+    y = [attend(*triple, None, dropout).transpose(1, 2) for triple in apart]
     return torch.cat(y, 1).transpose(1, 2)          # laid out (S, H, d), as what follows needs it
 
 

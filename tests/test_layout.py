@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LEVELS = {
     0: ["allocator", "config", "frames", "files", "distributed", "log", "metrics", "svg"],
-    1: ["audio", "charts", "document", "mfcc", "kmeans", "lock", "masking", "optim", "overrides", "parameters",
-        "segments", "stages", "stopping", "unpickle", "utterances", "voice"],
+    1: ["audio", "charts", "document", "dropout", "kmeans", "lock", "masking", "mfcc", "optim", "overrides",
+        "parameters", "segments", "stages", "stopping", "unpickle", "utterances", "voice"],
     2: ["card", "centroids", "formats", "huggingface", "logbook", "packed", "synth", "timeline"],
     3: ["model", "corpus", "data", "checkpoint", "interop", "windows"],
     4: ["emotion", "prediction", "units"],

@@ -155,11 +155,16 @@ def test_and_back_from_transformers(name, tmp_path):
     assert torch.equal(again.states(sound(2, 3000)), hubert.states(sound(2, 3000)))
 
 
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", NARROWS)
-def test_gradients_are_transformers(name, tmp_path):
-    """Of every parameter, of a random function of the output, masked frames included: 1e-10 in float64."""
-    hubert = make(NARROWS[name], dtype=torch.float64)
-    theirs = in_transformers(hubert, tmp_path)
+def test_gradients_are_transformers(name, training, tmp_path):
+    """Of every parameter, of a random function of the output, masked frames included: 1e-10 in float64.
+
+    In training without dropout, too, where the positional convolution goes another way.
+    """
+    hubert = make(replace(NARROWS[name], **{key: 0.0 for key in DROPOUTS}), dtype=torch.float64)
+    theirs = in_transformers(hubert.train(training), tmp_path)
+    assert hubert.encoder.pos_conv_embed.by_fft(sound(1, 1), None) == training
     waveform, direction = sound(2, 4000, dtype=torch.float64), sound(2, 12, 24, seed=1, dtype=torch.float64)
     is_masked = sound(2, 12) > 0
     *_, states = hubert.layers(hubert.frontend(waveform), None, is_masked)
@@ -174,11 +179,13 @@ def test_gradients_are_transformers(name, tmp_path):
 
 @pytest.mark.parametrize("dropouts", [*[(name,) for name in DROPOUTS], DROPOUTS], ids="+".join)
 @pytest.mark.parametrize("name", NARROWS)
-def test_dropout_is_where_transformers_has_it(name, dropouts, tmp_path):
+def test_dropout_is_where_transformers_has_it(name, dropouts, tmp_path, monkeypatch):
     """Same seed, training mode, one kind of dropout at a time, then all: the same elements drop out in all layers.
 
-    So each is in its place, over the same tensor, scaled alike, and nothing draws where it should not.
+    So each is in its place, over the same tensor, scaled alike, and nothing draws where it should not. With torch's own
+    draws, that is; ours are tested in test_dropout.py.
     """
+    monkeypatch.setattr("framealign.dropout.dropout", torch.nn.functional.dropout)
     hubert = make(replace(NARROWS[name], **{key: 0.4 if key in dropouts else 0.0 for key in DROPOUTS}))
     theirs = in_transformers(hubert, tmp_path)
     theirs.config.mask_time_prob = 0.0              # in training it masks by itself
@@ -199,7 +206,7 @@ def test_dropout_acts_in_training_only(name):
     waveform = sound(2, 4000)
     assert torch.equal(hubert.states(waveform), without.states(waveform))
     hubert.train(), without.train()
-    assert torch.equal(without.states(waveform), without.eval().states(waveform))
+    assert difference(without.states(waveform), without.eval().states(waveform)) <= 2e-5        # by FFT, plainly
     torch.manual_seed(0)
     first, second = hubert.states(waveform), hubert.states(waveform)
     torch.manual_seed(0)
@@ -396,7 +403,7 @@ def test_masked_frames_are_the_embedding_and_no_other_changes():
     handle.remove()
     assert all(map(torch.equal, hubert.layers(features, None, torch.zeros_like(is_masked)), hubert.layers(features)))
     quiet = make(replace(NARROW, **{key: 0.0 for key in DROPOUTS})).train()
-    assert torch.equal(quiet.states(sound(2, 4000)), quiet.eval().states(sound(2, 4000)))
+    assert difference(quiet.states(sound(2, 4000)), quiet.eval().states(sound(2, 4000))) <= 2e-5    # by FFT, plainly
 
 
 @pytest.mark.parametrize("kernel, stride, bias",
