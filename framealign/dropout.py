@@ -2,7 +2,7 @@
 
 torch draws a 64-bit number for each element, one after the other: a seventh of a training step of `base` on two cores.
 Four elements from one such number take a third of the time of `F.dropout`, forward and backward together. Other
-devices draw in parallel and keep torch's own.
+devices and compiled blocks draw in parallel and keep torch's own.
 """
 import math
 
@@ -16,7 +16,7 @@ STEPS = 1 << 16                                     # p is rounded to a multiple
 def dropout(x: Tensor, p: float) -> Tensor:
     """Elements of x are set to 0 with probability p in [0, 1], the others divided by 1 - p; from torch's generator."""
     dropped = round(p * STEPS)                      # of the STEPS values that 16 bits have
-    if x.device.type != "cpu" or dropped in (0, STEPS):
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or dropped in (0, STEPS):
         return F.dropout(x, p)
     numbers = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-2 ** 63, None)
     bits = numbers.view(torch.int16)[:x.numel()].view(x.shape)                  # uniform in [-STEPS / 2, STEPS / 2)
