@@ -1,8 +1,9 @@
 """Dropout (Srivastava et al. 2014) at a price a CPU can pay: 16 random bits decide on an element.
 
 torch draws a 64-bit number for each element, one after the other: a seventh of a training step of `base` on two cores.
-Four elements from one such number take a third of the time of `F.dropout`, forward and backward together. Other
-devices and compiled blocks draw in parallel and keep torch's own.
+Four elements from one such number take a third of the time of `F.dropout`, forward and backward together. The states of
+a small model, where that is little, keep torch's own draws; so do other devices and compiled blocks, which draw in
+parallel.
 """
 import math
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 STEPS = 1 << 16                                     # p is rounded to a multiple of 1 / STEPS
+SMALL = 1 << 19                                     # elements of states: of fewer torch draws in 4 ms
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
@@ -24,10 +26,10 @@ def dropout(x: Tensor, p: float) -> Tensor:
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` by `dropout`."""
+    """`nn.Dropout`, of `SMALL` elements and more by `dropout`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return dropout(x, self.p) if self.training else x
+        return dropout(x, self.p) if self.training and x.numel() >= SMALL else super().forward(x)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, real_keys: Tensor | None, p: float) -> Tensor:

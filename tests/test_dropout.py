@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from framealign.dropout import STEPS, Dropout, attend, dropout
+from framealign.dropout import SMALL, STEPS, Dropout, attend, dropout
 
 
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.5, 0.9, 1 / STEPS])
@@ -45,8 +45,20 @@ def test_nothing_and_everything_may_drop():
     assert dropout(x[:0], 0.5).shape == (0,)
 
 
-def test_the_module_drops_in_training_only_and_by_the_seed():
-    x, module = torch.randn(100, 7), Dropout(0.4)
+@pytest.mark.parametrize("size, own", [(SMALL - 1, True), (SMALL, False)])
+def test_the_states_of_small_models_have_torchs_own_draws(size, own):
+    x = torch.randn(size)
+    torch.manual_seed(7)
+    found = Dropout(0.1)(x)
+    torch.manual_seed(7)
+    assert torch.equal(found, F.dropout(x, 0.1)) == own
+    torch.manual_seed(7)
+    assert torch.equal(found, dropout(x, 0.1)) != own
+
+
+@pytest.mark.parametrize("size", [700, SMALL])
+def test_the_module_drops_in_training_only_and_by_the_seed(size):
+    x, module = torch.randn(size), Dropout(0.4)
     assert module.eval()(x) is x
     module.train()
     torch.manual_seed(4)
