@@ -23,14 +23,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framealign import benchmark, commands, config, distributed, files, interop, kmeans, log, optim
-from framealign.benchmark import Contender
-from framealign.config import KMeansConfig, PretrainConfig
-from framealign.data import load_checked
-from framealign.emotion import EmotionModel
-from framealign.frames import frames_in, num_frames, num_samples_of, valid_frames
-from framealign.model import Hubert
-from framealign.units import padded
+from framealign.runtime import distributed, files, log, settings
+from framealign.exchange import foreign_weights
+from framealign.units import kmeans
+from framealign.training import optimiser
+from framealign.commands import benchmark, files_commands
+from framealign.commands.benchmark import Contender
+from framealign.runtime.settings import KMeansConfig, PretrainConfig
+from framealign.corpus.cropping import load_checked
+from framealign.emotion.emotion_model import EmotionModel
+from framealign.sound.frames import frames_in, num_frames, num_samples_of, valid_frames
+from framealign.hubert.model import Hubert
+from framealign.units.units import padded
 
 
 class Bench:
@@ -41,7 +45,7 @@ class Bench:
         self.dtype = torch.bfloat16 if args.dtype == "bfloat16" else torch.float32
         self.autocast = distributed.autocast(self.device, args.dtype)
         torch.manual_seed(0)
-        self.config = config.preset(args.preset).model
+        self.config = settings.preset(args.preset).model
         hubert = Hubert.from_pretrained(args.hubert) if args.hubert else Hubert(self.config)
         self.hubert, self.config = hubert.eval().to(self.device), hubert.config
         self.against = [name for name in args.against.split(",") if name]
@@ -60,15 +64,15 @@ class Bench:
     def torchaudio(self) -> nn.Module:
         """torchaudio's Wav2Vec2Model with our weights."""
         import torchaudio
-        theirs = torchaudio.models.wav2vec2_model(**interop.torchaudio_arguments(self.config), aux_num_out=None)
-        theirs.load_state_dict(interop.to_torchaudio(self.hubert.state_dict()))
+        theirs = torchaudio.models.wav2vec2_model(**foreign_weights.torchaudio_arguments(self.config), aux_num_out=None)
+        theirs.load_state_dict(foreign_weights.to_torchaudio(self.hubert.state_dict()))
         return theirs.eval().to(self.device)
 
     def waveforms(self) -> list[Tensor]:
         """Real sound spread over a corpus by length, or noise of lengths from --shortest to --longest, geometric."""
         number, low, high = self.args.utterances, self.args.shortest, self.args.longest
         if self.args.corpus:
-            found = [u for u in commands.read_corpus(self.args.corpus) if low <= u.num_samples / 16_000 <= high]
+            found = [u for u in files_commands.read_corpus(self.args.corpus) if low <= u.num_samples / 16_000 <= high]
             found.sort(key=lambda u: u.num_samples)
             picked = [found[i * (len(found) - 1) // max(1, number - 1)] for i in range(min(number, len(found)))]
             return [load_checked(u, self.hubert.do_normalize).to(self.device) for u in picked]
@@ -159,7 +163,7 @@ def pretraining(bench: Bench) -> list[dict]:
     if "torchaudio" in bench.against:
         import torchaudio
         theirs = torchaudio.models.hubert_pretrain_model(
-            **interop.torchaudio_arguments(replace(bench.config, layerdrop=0.0)), mask_prob=0.8,
+            **foreign_weights.torchaudio_arguments(replace(bench.config, layerdrop=0.0)), mask_prob=0.8,
             mask_selection="static", mask_other=0.0, mask_length=10, no_mask_overlap=False, mask_min_space=1,
             mask_channel_prob=0.0, mask_channel_selection="static", mask_channel_other=0.0, mask_channel_length=10,
             no_mask_channel_overlap=False, mask_channel_min_space=1, skip_masked=False, skip_nomask=False,
@@ -219,13 +223,13 @@ def finetuning(bench: Bench) -> list[dict]:
     seconds, contenders = float(lengths.sum()) / 16_000, []
 
     def step(logits: Callable[[], Tensor], parameters: list[nn.Parameter]) -> Callable[[], None]:
-        adamw = optim.adamw(parameters, 1e-4, (0.9, 0.999), 1e-8, 1e-5)
+        adamw = optimiser.adamw(parameters, 1e-4, (0.9, 0.999), 1e-8, 1e-5)
 
         def stepping() -> None:
             with bench.autocast():
                 found = logits()
             F.cross_entropy(found.float(), labels).backward()
-            optim.step(adamw, 1e-4, 10.0)
+            optimiser.step(adamw, 1e-4, 10.0)
         return stepping
 
     model = EmotionModel(Hubert(bench.config), list("abcd"), dropout=0.1).to(device).train()

@@ -7,19 +7,20 @@
 import argparse
 import sys
 
-from framealign import allocator, config, demo, distributed, log, overrides
+from framealign.runtime import allocator, distributed, log, overrides, settings
+from framealign.commands import demo_command
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    config.add_flags(parser, demo.DemoConfig)
+    settings.add_flags(parser, demo_command.DemoConfig)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
                         help="replace one setting of the preset tiny, e.g. pretrain.updates=100 (may be repeated)")
     args = parser.parse_args()
     allocator.keep_freed_memory()
-    chosen = config.from_flags(args, demo.DemoConfig())
+    chosen = settings.from_flags(args, demo_command.DemoConfig())
     with distributed.ranks(distributed.choose_device(chosen.device)):
-        action = demo.make_tiny_base if chosen.make_tiny_base else demo.run
+        action = demo_command.make_tiny_base if chosen.make_tiny_base else demo_command.run
         action(chosen, overrides.parse_settings(args.settings))
 
 

@@ -8,15 +8,17 @@
 import argparse
 import sys
 
-from framealign import comparison, config, experiment, log, session
+from framealign.runtime import log, settings
+from framealign.recipe import comparison, recipe
+from framealign.commands import session_command
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", help="folder of a session run, or of several seeds")
-    parser.add_argument("--method", default="", choices=("", *session.METHODS, "all"), metavar="METHOD",
+    parser.add_argument("--method", default="", choices=("", *recipe.METHODS, "all"), metavar="METHOD",
                         help="finetune, tapt, align, or all beside each other; default: the furthest that was run")
-    parser.add_argument("--selection", default="", choices=("", *config.SELECTIONS), metavar="SELECTION",
+    parser.add_argument("--selection", default="", choices=("", *settings.SELECTIONS), metavar="SELECTION",
                         help="which protocol's folds; default: the one that was run")
     parser.add_argument("--compare", nargs=2, metavar="RUN",
                         help="paired bootstrap of two runs on the same utterances: RUN, RUN:METHOD or predictions.csv")
@@ -26,7 +28,7 @@ def main() -> None:
     if args.compare:
         log.say(comparison.comparison(*args.compare, args.method, args.selection))
     else:
-        log.say(experiment.evaluate(args.run, args.method, args.selection))
+        log.say(session_command.evaluate(args.run, args.method, args.selection))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@
 import argparse
 import sys
 
-from framealign import commands, log
+from framealign.runtime import log
+from framealign.commands import files_commands
 
 
 def main() -> None:
@@ -20,7 +21,7 @@ def main() -> None:
                         help="torchaudio: a safetensors file of a state dict in torchaudio.models' names; "
                         "torch-export: a program that torch loads without framealign, from sound at 16 kHz on")
     args = parser.parse_args()
-    commands.export(args.source, args.target, args.encoder, args.to)
+    files_commands.export(args.source, args.target, args.encoder, args.to)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@
 import argparse
 import sys
 
-from framealign import lesson, log
+from framealign.runtime import log
+from framealign.report import lesson
 
 
 def main() -> None:

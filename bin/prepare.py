@@ -7,7 +7,9 @@
 import argparse
 import sys
 
-from framealign import corpus, log, preflight
+from framealign.runtime import log
+from framealign.corpus import manifest
+from framealign.recipe import preflight
 
 
 def main() -> None:
@@ -23,12 +25,12 @@ def main() -> None:
                         help="IEMOCAP's excited counts as happy, 5531 utterances (default), or is left out, 4490")
     args = parser.parse_args()
     if args.iemocap:
-        utterances = corpus.from_iemocap(args.iemocap, args.allow_partial, args.excited)
+        utterances = manifest.from_iemocap(args.iemocap, args.allow_partial, args.excited)
     else:
-        utterances = corpus.read(args.table) if args.table else corpus.read_fairseq(args.fairseq)
+        utterances = manifest.read(args.table) if args.table else manifest.read_fairseq(args.fairseq)
         preflight.check_files(utterances)
-    corpus.write(args.out, utterances)
-    log.say(corpus.summary(utterances))
+    manifest.write(args.out, utterances)
+    log.say(manifest.summary(utterances))
     log.say(f"{args.out}: {len(utterances)} utterances")
 
 

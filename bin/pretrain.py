@@ -7,22 +7,23 @@
 import argparse
 import sys
 
-from framealign import allocator, commands, config, distributed, log
+from framealign.runtime import allocator, distributed, log, settings
+from framealign.commands import files_commands
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    config.add_flags(parser, commands.PretrainRun)
-    config.add_flags(parser, config.PretrainConfig)
+    settings.add_flags(parser, files_commands.PretrainRun)
+    settings.add_flags(parser, settings.PretrainConfig)
     parser.add_argument("--run-folder", dest="run", help="the same as --run, which torchrun takes for one of its own")
     parser.add_argument("--tensorboard", action="store_true",
                         help="also write TensorBoard's event files (needs the package tensorboard)")
     args = parser.parse_args()
     log.use_tensorboard(args.tensorboard)
     allocator.keep_freed_memory()
-    chosen = config.from_flags(args, commands.PretrainRun())
+    chosen = settings.from_flags(args, files_commands.PretrainRun())
     with distributed.ranks(distributed.choose_device(chosen.device)):
-        commands.pretrain_run(chosen, config.from_flags(args, commands.pretrain_settings(chosen)))
+        files_commands.pretrain_run(chosen, settings.from_flags(args, files_commands.pretrain_settings(chosen)))
 
 
 if __name__ == "__main__":

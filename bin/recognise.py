@@ -12,7 +12,8 @@ Exit status: 0, 1 (some sounds could not be recognised: a line for each on stder
 import argparse
 import sys
 
-from framealign import config, hearing, log
+from framealign.runtime import log, settings
+from framealign.commands import recognise_command
 
 
 def main() -> None:
@@ -20,9 +21,9 @@ def main() -> None:
     parser.add_argument("model", help="a recogniser's directory")
     parser.add_argument("sound", nargs="+", help="sound files, folders, patterns, or - for a list on standard input; "
                         "any rate, channels, length and format soundfile reads")
-    config.add_flags(parser, hearing.RecogniseRun)
+    settings.add_flags(parser, recognise_command.RecogniseRun)
     args = parser.parse_args()
-    if status := hearing.run(args.model, args.sound, config.from_flags(args, hearing.RecogniseRun())):
+    if status := recognise_command.run(args.model, args.sound, settings.from_flags(args, recognise_command.RecogniseRun())):
         sys.exit(status)
 
 

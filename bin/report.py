@@ -7,20 +7,22 @@
 import argparse
 import sys
 
-from framealign import config, log, page, session
+from framealign.runtime import log, settings
+from framealign.recipe import recipe
+from framealign.report import fold_page
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="folder of a session run")
-    parser.add_argument("--method", default="align", choices=session.METHODS,
+    parser.add_argument("--method", default="align", choices=recipe.METHODS,
                         help="whose training and test is shown; default align")
-    parser.add_argument("--selection", default="", choices=("", *config.SELECTIONS), metavar="SELECTION",
+    parser.add_argument("--selection", default="", choices=("", *settings.SELECTIONS), metavar="SELECTION",
                         help="which protocol's folds; default: the one that was run")
     parser.add_argument("--session", default="all", help="whose page is made; default all finished folds")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps; default auto")
     args = parser.parse_args()
-    page.write_all(args.run, args.method, args.selection, args.session, args.device)
+    fold_page.write_all(args.run, args.method, args.selection, args.session, args.device)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,14 @@ import argparse
 import dataclasses
 import sys
 
-from framealign import allocator, config, distributed, experiment, log, overrides, session
+from framealign.runtime import allocator, distributed, log, overrides, settings
+from framealign.recipe import recipe
+from framealign.commands import session_command
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    config.add_flags(parser, session.SessionConfig)
+    settings.add_flags(parser, recipe.SessionConfig)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
                         help="replace one setting of the preset, e.g. pretrain.updates=500 (may be repeated)")
     parser.add_argument("--run-folder", dest="run", help="the same as --run, which torchrun takes for one of its own")
@@ -25,11 +27,11 @@ def main() -> None:
     args = parser.parse_args()
     log.use_tensorboard(args.tensorboard)
     allocator.keep_freed_memory()
-    chosen = session.SessionConfig(**{field.name: getattr(args, field.name) for field in
-                                      dataclasses.fields(session.SessionConfig)
+    chosen = recipe.SessionConfig(**{field.name: getattr(args, field.name) for field in
+                                      dataclasses.fields(recipe.SessionConfig)
                                       if getattr(args, field.name) is not None})
     with distributed.ranks(distributed.choose_device(chosen.device)):
-        experiment.run(chosen, overrides.parse_settings(args.settings), args.report)
+        session_command.run(chosen, overrides.parse_settings(args.settings), args.report)
 
 
 if __name__ == "__main__":

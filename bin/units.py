@@ -8,18 +8,19 @@
 import argparse
 import sys
 
-from framealign import allocator, commands, config, distributed, log
+from framealign.runtime import allocator, distributed, log, settings
+from framealign.commands import files_commands
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    config.add_flags(parser, commands.UnitsRun)
-    config.add_flags(parser, config.KMeansConfig)
+    settings.add_flags(parser, files_commands.UnitsRun)
+    settings.add_flags(parser, settings.KMeansConfig)
     args = parser.parse_args()
     allocator.keep_freed_memory()
-    chosen = config.from_flags(args, commands.UnitsRun())
+    chosen = settings.from_flags(args, files_commands.UnitsRun())
     with distributed.ranks(distributed.choose_device(chosen.device)):
-        commands.make_units_run(chosen, config.from_flags(args, config.KMeansConfig()))
+        files_commands.make_units_run(chosen, settings.from_flags(args, settings.KMeansConfig()))
 
 
 if __name__ == "__main__":

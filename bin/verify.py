@@ -10,7 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from framealign import log, verify
+from framealign.runtime import log
+from framealign.commands import verify_command
 
 FIXTURE = Path(__file__).parents[2] / "shared" / "data" / "hubert_fixture"
 
@@ -26,7 +27,7 @@ def main() -> None:
                         help="make the waveform zero mean, unit variance first; default as fairseq trained such a "
                              "model: not for base (group norm), yes for large and xlarge (layer norm)")
     args = parser.parse_args()
-    if not verify.verify(args.hubert, args.fixture, args.codebook, args.normalize):
+    if not verify_command.verify(args.hubert, args.fixture, args.codebook, args.normalize):
         sys.exit(1)
 
 

@@ -1,8 +1,8 @@
 """Frame-level emotional state alignment for speech emotion recognition, in plain PyTorch."""
 __version__ = "0.1.0"
 
-from framealign.model import Hubert
-from framealign.recognise import Recogniser
-from framealign.units import Codebook
+from framealign.hubert.model import Hubert
+from framealign.emotion.recogniser import Recogniser
+from framealign.units.units import Codebook
 
 __all__ = ["Codebook", "Hubert", "Recogniser"]

@@ -20,7 +20,7 @@ CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.
 
 def server() -> multiprocessing.context.BaseContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["framealign.session", "framealign.commands", "faults", "test_survival"])
+    context.set_forkserver_preload(["framealign.recipe.recipe", "framealign.commands.files_commands", "faults", "test_survival"])
     return context
 
 

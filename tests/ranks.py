@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from framealign import distributed
+from framealign.runtime import distributed
 
 
 def run(function: Callable, world: int, *args: object, seconds: float = 120) -> list:

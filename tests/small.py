@@ -5,10 +5,11 @@ from pathlib import Path
 
 import torch
 
-from framealign import session, synth
-from framealign.config import HubertConfig, preset
-from framealign.model import Hubert
-from framealign.overrides import with_overrides
+from framealign.corpus import synthetic_corpus
+from framealign.recipe import recipe
+from framealign.runtime.settings import HubertConfig, preset
+from framealign.hubert.model import Hubert
+from framealign.runtime.overrides import with_overrides
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}    # threads as here: bits depend on them
@@ -34,7 +35,7 @@ def model() -> HubertConfig:
 
 def write_tree(root: Path) -> Path:
     """An IEMOCAP tree of 24 utterances of 1 to 2 s: 3 sessions, 2 speakers each, every emotion once per speaker."""
-    synth.write_corpus(root, seed=3, num_sessions=3, utterances_per_speaker=4, mean_seconds=1.5, workers=1)
+    synthetic_corpus.write_corpus(root, seed=3, num_sessions=3, utterances_per_speaker=4, mean_seconds=1.5, workers=1)
     return root
 
 
@@ -45,9 +46,9 @@ def write_base(directory: Path, seed: int = 0) -> Path:
     return directory
 
 
-def config(tree: Path, base: Path | str, run: Path, **changes) -> session.SessionConfig:
+def config(tree: Path, base: Path | str, run: Path, **changes) -> recipe.SessionConfig:
     """The configuration of one fold on the CPU."""
-    return session.SessionConfig(**({"iemocap": str(tree), "allow_partial": True, "hubert": str(base), "preset": "tiny",
+    return recipe.SessionConfig(**({"iemocap": str(tree), "allow_partial": True, "hubert": str(base), "preset": "tiny",
                                      "run": str(run), "device": "cpu"} | changes))
 
 

@@ -11,13 +11,14 @@ import pytest
 import small
 from torch.distributed.run import get_args_parser
 
-from framealign import config, overrides, session
+from framealign.runtime import overrides, settings
+from framealign.recipe import recipe
 
 README, AUDIT = small.ROOT / "README.md", small.ROOT / "docs" / "AUDIT.md"
 QUOTED = re.compile(r"`([^`\n]+)`")
 PLACE = re.compile(r"(\w+\.py)(?::([\w.]+))?")
 THEIRS = {"--iskmean", "--gpus"}                    # the reference's flags, not ours
-SETTINGS = (session.SessionConfig, config.PretrainConfig, config.FinetuneConfig)
+SETTINGS = (recipe.SessionConfig, settings.PretrainConfig, settings.FinetuneConfig)
 
 
 def rows(path: Path) -> list[list[str]]:
@@ -139,7 +140,7 @@ def test_settings_are_taken(path):
     named = re.findall(r"--set ([\w.]+)=([\w.]+)", path.read_text(encoding="utf-8"))
     assert named
     for name, value in named:
-        overrides.with_overrides(config.preset("tiny"), {name: value})
+        overrides.with_overrides(settings.preset("tiny"), {name: value})
 
 
 def test_values_of_the_audits_flags_are_taken():
@@ -153,7 +154,7 @@ def test_values_of_the_audits_flags_are_taken():
         assert owners, flag
         for kind in owners:
             value = kind.__dataclass_fields__[name].type(text)
-            found = kind(**{name: value}, **(needed if kind is session.SessionConfig else {}))
+            found = kind(**{name: value}, **(needed if kind is recipe.SessionConfig else {}))
             assert getattr(found, name) == value
 
 

@@ -12,9 +12,9 @@ import pytest
 import soundfile
 import torch
 
-from framealign import session
-from framealign.emotion import EmotionModel
-from framealign.model import Hubert
+from framealign.recipe import recipe
+from framealign.emotion.emotion_model import EmotionModel
+from framealign.hubert.model import Hubert
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,7 +46,7 @@ def test_a_session_without_its_inputs_is_refused_before_anything_is_installed():
 def test_the_lines_on_recognition_run(tmp_path, monkeypatch, capsys):
     """Every line of the block that begins with bin/recognise.py, on a file, a folder and a pattern that are there."""
     monkeypatch.chdir(tmp_path)
-    EmotionModel(Hubert.from_pretrained(session.TINY), ["neutral", "happy", "angry", "sad"]).save_pretrained("MODEL")
+    EmotionModel(Hubert.from_pretrained(recipe.TINY), ["neutral", "happy", "angry", "sad"]).save_pretrained("MODEL")
     for name in ("a.wav", "talks/b.flac", "talks/c.ogg", "takes/d.mp3"):
         Path(name).parent.mkdir(exist_ok=True)
         soundfile.write(name, np.random.default_rng(0).normal(0, 0.1, 8000), 16_000)
@@ -66,12 +66,12 @@ def test_the_lines_on_recognition_run(tmp_path, monkeypatch, capsys):
 def test_the_python_example_runs(tmp_path, monkeypatch):
     """With the committed tiny model in place of the published one, and a recogniser with random weights."""
     monkeypatch.chdir(tmp_path)
-    hubert = Hubert.from_pretrained(session.TINY)
+    hubert = Hubert.from_pretrained(recipe.TINY)
     EmotionModel(hubert, ["neutral", "happy", "angry", "sad"]).save_pretrained("recogniser")
     sound = np.random.default_rng(0).normal(0, 0.1, 8000)
     soundfile.write("a.wav", sound, 16_000)
     code, = (block for kind, block in BLOCKS if kind == "python")
-    code = code.replace("hubert-base-ls960", str(session.TINY)).replace("runs/demo/session1/recogniser", "recogniser")
+    code = code.replace("hubert-base-ls960", str(recipe.TINY)).replace("runs/demo/session1/recogniser", "recogniser")
     names = {"waveform": torch.tensor(sound, dtype=torch.float32)[None], "num_samples": torch.tensor([8000])}
     code = code.replace("layer=9", "layer=2")       # the tiny model has two
     exec(compile(code, "README.md", "exec"), names)     # our own README: this is the test

@@ -14,9 +14,11 @@ import soundfile
 import test_docs
 from test_readme import OUTSIDE
 
-from framealign import corpus, lesson, session
-from framealign.config import preset
-from framealign.model import Hubert
+from framealign.corpus import manifest
+from framealign.recipe import recipe
+from framealign.report import lesson
+from framealign.runtime.settings import preset
+from framealign.hubert.model import Hubert
 
 WALKTHROUGH, IEMOCAP = (small.ROOT / "docs" / name for name in ("WALKTHROUGH.md", "IEMOCAP.md"))
 
@@ -34,7 +36,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(small_tree, small_base, folder) -> Path:
     """A finished fold of the whole method."""
-    session.run_sessions(small.config(small_tree, small_base, folder / "run"), small.SETTINGS)
+    recipe.run_sessions(small.config(small_tree, small_base, folder / "run"), small.SETTINGS)
     return folder / "run"
 
 
@@ -179,4 +181,4 @@ def test_the_arithmetic_of_time_and_disk():
     assert seconds == 7e6 and f"{work:.1e}".replace("e+17", "e17") + " FLOP" in text.replace("\n", " ")
     assert f"{6 * work:.1e}".replace("e+18", "e18") + " FLOP" in text.replace("\n", " ")
     assert round(6 * work / 60e12 / 3600) == 5 and round(6 * work / 200e9 / 86_400) == 66
-    assert sum(corpus.IEMOCAP_COUNTS[s][i] for s in corpus.IEMOCAP_COUNTS for i in range(5)) == 5531
+    assert sum(manifest.IEMOCAP_COUNTS[s][i] for s in manifest.IEMOCAP_COUNTS for i in range(5)) == 5531

@@ -16,12 +16,14 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
-from framealign import allocator, distributed, optim, prediction, pretrain
-from framealign.config import HubertConfig, PretrainConfig
-from framealign.data import Crop, FrameStore, Waveforms, pretraining_micro_batches
-from framealign.frames import SAMPLE_RATE, conv_length, num_frames
-from framealign.model import Hubert
-from framealign.utterances import Utterance
+from framealign.runtime import allocator, distributed
+from framealign.hubert import objective
+from framealign.training import optimiser, pretrain
+from framealign.runtime.settings import HubertConfig, PretrainConfig
+from framealign.corpus.cropping import Crop, FrameStore, Waveforms, pretraining_micro_batches
+from framealign.sound.frames import SAMPLE_RATE, conv_length, num_frames
+from framealign.hubert.model import Hubert
+from framealign.corpus.protocols import Utterance
 
 MATRIX = (2048, 768, 3072)                          # the product that the machine's rate is measured with: base's FFN
 GIGA = 1e9
@@ -211,19 +213,19 @@ def pretraining_step(shape: HubertConfig, conv: str, waveform: Tensor, units: Te
     device = waveform.device
     hubert = Hubert(replace(shape, layerdrop=0.0)).to(device)
     crops = [Crop(0, 0, units.shape[2])] * len(waveform)
-    model = prediction.MaskedPrediction(hubert, [clusters], settings).to(device).train()
-    adamw = optim.adamw(model.parameters(), 1e-5, (0.9, 0.98), 1e-6, 0.01)
+    model = objective.MaskedPrediction(hubert, [clusters], settings).to(device).train()
+    adamw = optimiser.adamw(model.parameters(), 1e-5, (0.9, 0.98), 1e-6, 0.01)
     wrapped = distributed.replicate(model, device)
     with torch.no_grad():
         inputs = hubert.frontend(waveform) if conv == "kept" else waveform
 
     def step() -> None:
         is_masked = pretrain.draw_mask(crops, settings, 0)
-        places = tuple(distributed.send(x, device) for x in prediction.places_of(is_masked))
+        places = tuple(distributed.send(x, device) for x in objective.places_of(is_masked))
         with autocast():
             loss, _ = wrapped(inputs, units, distributed.send(is_masked, device), None, False, None, places)
         (loss / len(places[0])).backward()
-        optim.step(adamw, 1e-5, settings.clip_norm)
+        optimiser.step(adamw, 1e-5, settings.clip_norm)
     return step, wrapped
 
 

@@ -12,11 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framealign import alignment, audio, corpus, files, log, metrics, session, synth
-from framealign.mfcc import mfcc
-from framealign.recognise import Recogniser
-from framealign.report import STAGES, aligned
-from framealign.units import make_units, state_store
+from framealign.runtime import files, log
+from framealign.sound import audio
+from framealign.corpus import manifest, synthetic_corpus
+from framealign.emotion import metrics, planted_truth
+from framealign.recipe.recipe import PAPERS, TINY, Recipe, SessionConfig
+from framealign.recipe.stages import Redo, run_stage
+from framealign.sound import mfcc
+from framealign.emotion.recogniser import Recogniser
+from framealign.recipe.results import STAGES, aligned
+from framealign.units.units import make_units, state_store
 
 SETTINGS = {"finetune.epochs": "6"}                 # of 384 utterances: 144 updates; the preset's 24 are for fewer
 CORPUS_SEED, BASE_SEED = 0, 1000                    # the base model's speakers are none of the demo's
@@ -41,19 +46,19 @@ def run(config: DemoConfig, settings: dict[str, str]) -> dict:
     began, root = time.monotonic(), Path(config.run)    # and the numbers are the same on any number of cores
     tree = make_corpus(root / "corpus", CORPUS_SEED, 5, UTTERANCES_PER_SPEAKER)
     rows = {}
-    for method in session.PAPERS:
+    for method in PAPERS:
         log.say(f"== method {method}")
-        chosen = session.SessionConfig(iemocap=str(tree), allow_partial=True, hubert=config.hubert, preset="tiny",
+        chosen = SessionConfig(iemocap=str(tree), allow_partial=True, hubert=config.hubert, preset="tiny",
                                        run=str(root), session=config.session, method=method, seed=config.seed,
                                        device=config.device)
-        recipe = session.Recipe(chosen, SETTINGS | settings)
+        recipe = Recipe(chosen, SETTINGS | settings)
         rows[method] = recipe.run()
         test = [u for u in recipe.utterances if u.session == config.session]
         place = recipe.fold / STAGES[method] / "recogniser"
-        rows[method]["alignment"] = alignment.attention_and_posterior(
+        rows[method]["alignment"] = planted_truth.attention_and_posterior(
             Recogniser.from_pretrained(place, config.device), test)
         rows[method]["alignment"]["units_nmi"] = units_nmi(recipe, place, root / "alignment-states")
-    split, = corpus.split(recipe.utterances, config.session, "clean")
+    split, = manifest.split(recipe.utterances, config.session, "clean")
     baselines = {name: baseline(split, recipe.classes, features) for name, features in
                  (("pitch and energy", pitch_and_energy), ("MFCC", mfcc_mean))}
     found = {"methods": rows, "utterance_means_ua": baselines, "seconds": round(time.monotonic() - began, 1)}
@@ -68,18 +73,18 @@ def make_corpus(root: Path, seed: int, sessions: int, utterances_per_speaker: in
     done = root / "synthetic.json"
     if not done.exists() or files.read_json(done) != wanted:
         shutil.rmtree(root, ignore_errors=True)
-        synth.write_corpus(root, seed, sessions, utterances_per_speaker)
+        synthetic_corpus.write_corpus(root, seed, sessions, utterances_per_speaker)
         files.write_json(done, wanted)
     return root
 
 
-def units_nmi(recipe: session.Recipe, place: Path, directory: Path) -> float:
+def units_nmi(recipe: Recipe, place: Path, directory: Path) -> float:
     """Normalised mutual information of a model's own 50 units with (emotion, frame is emotional), all utterances."""
     hubert = Recogniser.from_pretrained(place).model.hubert
     store = state_store(hubert, recipe.preset.align_layer, recipe.utterances, directory, recipe.device)
     units, _ = make_units(store, recipe.utterances, recipe.preset.align_clusters, recipe.preset.kmeans, None, {})
     shutil.rmtree(directory)
-    return alignment.units_and_emotion(units, recipe.utterances)
+    return planted_truth.units_and_emotion(units, recipe.utterances)
 
 
 def pitch_and_energy(waveform: Tensor) -> Tensor:
@@ -95,7 +100,7 @@ def mfcc_mean(waveform: Tensor) -> Tensor:
     return mfcc(waveform).mean(0)
 
 
-def baseline(split: corpus.Split, classes: list[str], features) -> float:
+def baseline(split: manifest.Split, classes: list[str], features) -> float:
     """UA on the test part of a logistic regression on utterance means: what can be told without looking over time."""
     x, y = {}, {}
     for part in ("train", "valid", "test"):
@@ -143,19 +148,19 @@ def make_tiny_base(config: DemoConfig, settings: dict[str, str]) -> None:
     torch.set_num_threads(1)                        # as in `run`
     began, root = time.monotonic(), Path(config.run)
     tree = make_corpus(root / "corpus", BASE_SEED, BASE_SESSIONS, BASE_UTTERANCES_PER_SPEAKER)
-    chosen = session.SessionConfig(iemocap=str(tree), allow_partial=True, hubert="scratch", preset="tiny",
+    chosen = SessionConfig(iemocap=str(tree), allow_partial=True, hubert="scratch", preset="tiny",
                                    run=str(root), seed=config.seed, device=config.device)
-    recipe = session.Recipe(chosen, settings)
+    recipe = Recipe(chosen, settings)
     stages = recipe.base()
     for stage in stages:
-        session.run_stage(stage, session.Redo(root))
+        run_stage(stage, Redo(root))
     source = stages[-1].product("encoder")
     for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
-        with files.write_atomically(session.TINY / name) as temporary:
+        with files.write_atomically(TINY / name) as temporary:
             shutil.copyfile(source / name, temporary)
     record = {"command": "make tiny-base", "corpus_seed": BASE_SEED, "seed": config.seed,
               "utterances": len(recipe.utterances), "hours": sum(u.num_samples for u in recipe.utterances) / 57.6e6,
               "seconds": round(time.monotonic() - began),
               "stages": {stage.name: files.read_json(stage.folder / "stage.json") for stage in stages}}
-    files.write_json(session.TINY / "record.json", record)
-    log.say(f"{session.TINY}: made again in {log.clock(record['seconds'])}")
+    files.write_json(TINY / "record.json", record)
+    log.say(f"{TINY}: made again in {log.clock(record['seconds'])}")

@@ -6,17 +6,23 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from framealign import card, checkpoint, corpus, distributed, files, huggingface, interop, lock, log, portable
-from framealign.config import FinetuneConfig, KMeansConfig, PretrainConfig, cluster_numbers, preset
-from framealign.finetune import both_ways, finetune
-from framealign.frames import FRAME_RATE
-from framealign.mfcc import WIDTH
-from framealign.model import Hubert
-from framealign.preflight import check_files, check_room, frames_bytes, given_codebook, training_bytes
-from framealign.pretrain import pretrain
-from framealign.stages import nothing_half_made, remove_empty
-from framealign.units import Codebook, Units, mfcc_store, state_store, unit_files, write_units
-from framealign.utterances import CLASSES, OPTIMISTIC, class_names
+from framealign.runtime import distributed, files, lock, log
+from framealign.corpus import manifest
+from framealign.hubert import model_directory
+from framealign.exchange import foreign_weights
+from framealign.emotion import exported_program
+from framealign.training import checkpoint
+from framealign.recipe import model_card
+from framealign.runtime.settings import FinetuneConfig, KMeansConfig, PretrainConfig, cluster_numbers, preset
+from framealign.training.finetune import both_ways, finetune
+from framealign.sound.frames import FRAME_RATE
+from framealign.sound.mfcc import WIDTH
+from framealign.hubert.model import Hubert
+from framealign.recipe.preflight import check_files, check_room, frames_bytes, given_codebook, training_bytes
+from framealign.training import pretrain
+from framealign.recipe.stages import nothing_half_made, remove_empty
+from framealign.units.units import Codebook, Units, mfcc_store, state_store, unit_files, write_units
+from framealign.corpus.protocols import CLASSES, OPTIMISTIC, class_names
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def read_corpus(path: str, classes: tuple[str, ...] | list[str] = CLASSES) -> li
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not readable as text: {error}") from None
     is_root = "\t" not in first and "," not in first and (first.startswith(("/", ".")) or Path(first).is_dir())
-    found = corpus.read_fairseq(path) if first and is_root else corpus.read(path, classes)
+    found = manifest.read_fairseq(path) if first and is_root else manifest.read(path, classes)
     check_files(found)
     return found
 
@@ -187,12 +193,12 @@ def finetune_run(config: FinetuneRun, settings: FinetuneConfig) -> None:
     if config.train:
         required(config, "test")
         overlap = settings.selection in OPTIMISTIC
-        splits = [corpus.from_scp(config.train, config.valid or None, config.test, overlap, classes)]
+        splits = [manifest.from_scp(config.train, config.valid or None, config.test, overlap, classes)]
         utterances = [u for part in (splits[0].train, splits[0].valid, splits[0].test) for u in part]
         utterances = list({u.id: u for u in utterances}.values())
     else:
         utterances = read_corpus(config.corpus, classes)
-        splits = corpus.split(utterances, config.session, settings.selection, config.validate_on, classes)
+        splits = manifest.split(utterances, config.session, settings.selection, config.validate_on, classes)
     found, run = [], Path(config.run)
     for index, split in enumerate(splits):
         torch.manual_seed(settings.seed)            # the mask embedding, where the directory has none
@@ -206,7 +212,7 @@ def finetune_run(config: FinetuneRun, settings: FinetuneConfig) -> None:
         results = both_ways(run, found, utterances)
         files.write_json(run / "results.json", results)
     if distributed.rank() == 0:
-        card.write(run / "recogniser", results, splits)
+        model_card.write(run / "recogniser", results, splits)
     reported = ", ".join(f"{name} {100 * value:.1f} %" for name, value in results["reported"].items())
     log.say(f"{results['split']}: {reported} ({settings.selection} selection, epoch {results['selected_epoch']}); "
             f"{run / 'results.json'}")
@@ -222,23 +228,23 @@ def export(source: str, target: str, encoder_only: bool, form: str) -> None:
     if Path(target).exists():
         raise ValueError(f"{target}: exists already; choose another name or remove it")
     if place.suffix == ".pt" and place.is_file():
-        found = interop.read_fairseq(place)
+        found = foreign_weights.read_fairseq(place)
         do_normalize = bool(found.do_normalize)
     else:
         place = checkpoint.newest(place) or place
-        found = huggingface.read(place)
+        found = model_directory.read(place)
         do_normalize = found.do_normalize
     head = {} if encoder_only else {n: x for n, x in found.head.items() if n.startswith(("pooling.", "classifier."))}
     if form == "torch-export":
         if encoder_only:
             raise ValueError("--to torch-export writes a recogniser: leave out --encoder")
-        portable.export(place, target)
+        exported_program.export(place, target)
     elif form == "torchaudio":
         with files.write_atomically(target) as temporary:
-            save_file({name: x.contiguous() for name, x in interop.to_torchaudio(found.state).items()}, temporary)
+            save_file({name: x.contiguous() for name, x in foreign_weights.to_torchaudio(found.state).items()}, temporary)
     else:
         labels = getattr(found, "labels", None) if head else None
-        huggingface.write(target, found.config, found.state, head, do_normalize=do_normalize, labels=labels)
+        model_directory.write(target, found.config, found.state, head, do_normalize=do_normalize, labels=labels)
         if head and (place / "README.md").exists():     # the model card
             shutil.copyfile(place / "README.md", Path(target) / "README.md")
     log.say(f"{target}: {'recogniser' if head else 'encoder'} of {place}, {form} format")

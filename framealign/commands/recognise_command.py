@@ -9,12 +9,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from framealign import audio, files, timeline
-from framealign.formats import FORMATS, shown
-from framealign.model import Hubert
-from framealign.recognise import Recogniser, Result, UnitReader
-from framealign.segments import segments
-from framealign.units import Codebook
+from framealign.runtime import files
+from framealign.sound import audio
+from framealign.report import timeline
+from framealign.report.text_formats import FORMATS, shown
+from framealign.hubert.model import Hubert
+from framealign.emotion.recogniser import Recogniser, Result, UnitReader
+from framealign.emotion import segments
+from framealign.units.units import Codebook
 
 # What a folder is searched for; a file that is named itself may be called anything.
 SUFFIXES = frozenset((".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au",

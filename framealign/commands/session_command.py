@@ -2,7 +2,9 @@
 import dataclasses
 from pathlib import Path
 
-from framealign import comparison, distributed, log, page, report, session, stages
+from framealign.runtime import distributed, log
+from framealign.recipe import comparison, recipe, results, stages
+from framealign.report import fold_page
 
 
 def seed_numbers(text: str) -> list[int]:
@@ -14,13 +16,13 @@ def seed_numbers(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def run(config: session.SessionConfig, overrides: dict[str, str], pages: bool = True) -> None:
+def run(config: recipe.SessionConfig, overrides: dict[str, str], pages: bool = True) -> None:
     """Run every fold, method and seed that is asked for, sharing stages; then write results and say the table.
 
     Seeds have a folder each, `seed1` and so on, below config.run. pages: write `report.html` too.
     Raises ValueError as `session.run_sessions`.
     """
-    seeds, methods = seed_numbers(config.seeds), session.METHODS if config.method == "all" else [config.method]
+    seeds, methods = seed_numbers(config.seeds), recipe.METHODS if config.method == "all" else [config.method]
     if len(methods) > 1 and config.redo not in ("", "all"):
         raise ValueError(f"--redo {config.redo} is of one method: run it with --method, or redo all of them")
     places = {seed: Path(config.run) / f"seed{seed}" for seed in seeds} or {config.seed: Path(config.run)}
@@ -30,27 +32,27 @@ def run(config: session.SessionConfig, overrides: dict[str, str], pages: bool = 
             chosen = dataclasses.replace(config.of(method), seed=seed, seeds="", run=str(place))
             if seeds:
                 log.say(f"== seed {seed}")
-            if not session.run_sessions(chosen, overrides, redone[seed]):
+            if not recipe.run_sessions(chosen, overrides, redone[seed]):
                 return                              # nothing was to be run
     for redo in redone.values():                    # at the end: a later seed's interruption redoes no earlier seed
         redo.finish()
     if distributed.rank() == 0:
         for place in places.values() if pages else ():
             for method in methods:
-                page.write_all(str(place), method, config.selection, config.session, config.device)
+                fold_page.write_all(str(place), method, config.selection, config.session, config.device)
         log.say(summary(config, methods))
 
 
-def summary(config: session.SessionConfig, methods: list[str]) -> str:
+def summary(config: recipe.SessionConfig, methods: list[str]) -> str:
     """The table of what was run; also written as `results.json` in each run's folder."""
     for place in comparison.seeds_of(config.run).values():
         for method in methods:
-            report.write(place, report.collect(place, method, config.selection))
+            results.write(place, results.collect(place, method, config.selection))
     if len(methods) > 1:
         return comparison.ablation(config.run, config.selection)
     if config.seeds:
         return comparison.seeds_table(config.run, methods[0], config.selection)
-    return report.table(report.collect(config.run, methods[0], config.selection))
+    return results.table(results.collect(config.run, methods[0], config.selection))
 
 
 def evaluate(run: str, method: str, selection: str) -> str:
@@ -62,8 +64,8 @@ def evaluate(run: str, method: str, selection: str) -> str:
         return comparison.ablation(run, selection)
     places = comparison.seeds_of(run)
     for place in places.values():
-        found = report.collect(place, method or comparison.default_method(place), selection)
-        report.write(place, found)
+        found = results.collect(place, method or comparison.default_method(place), selection)
+        results.write(place, found)
     if "" not in places:
         return comparison.seeds_table(run, found["protocol"]["method"], selection)
-    return report.table(found)
+    return results.table(found)

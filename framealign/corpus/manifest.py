@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from framealign import audio, files, log
-from framealign.frames import RECEPTIVE_FIELD
-from framealign.utterances import CLASSES, Split, Utterance, check_speakers
-from framealign.utterances import pretraining_utterances, split, summary    # noqa: F401 (to be had from here as well)
+from framealign.runtime import files, log
+from framealign.sound import audio
+from framealign.sound.frames import RECEPTIVE_FIELD
+from framealign.corpus.protocols import CLASSES, Split, Utterance, check_speakers
+from framealign.corpus.protocols import pretraining_utterances, split, summary    # noqa: F401 (to be had from here as well)
 
 SPELLINGS = {"neu": "neutral", "hap": "happy", "happiness": "happy", "joy": "happy", "exc": "happy", "excited": "happy",
              "excitement": "happy", "ang": "angry", "anger": "angry", "sadness": "sad"}

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from framealign import files
-from framealign.config import SELECTIONS
-from framealign.frames import SAMPLE_RATE
+from framealign.runtime import files
+from framealign.runtime.settings import SELECTIONS
+from framealign.sound.frames import SAMPLE_RATE
 
 CLASSES = ("neutral", "happy", "angry", "sad")
 OPTIMISTIC = ("reference", "best-test")             # protocols that look at the test session before the test

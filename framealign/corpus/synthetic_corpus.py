@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from framealign import frames, log, voice
-from framealign.config import derive_seed
+from framealign.runtime import log
+from framealign.sound import frames
+from framealign.corpus import synthetic_voice
+from framealign.runtime.settings import derive_seed
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def draw_speaker(seed: int, name: str) -> Speaker:
 @dataclass
 class Unit:
     """A syllable or a pause as planned: its segments, and what its speaker does on it outside any emotion."""
-    segments: tuple[voice.Segment, ...]
+    segments: tuple[synthetic_voice.Segment, ...]
     semitones: float = 0.0                          # declination and accent
     db: float = 0.0
     emphasis: tuple[float, float] = (0.0, 0.0)      # semitones, dB: only outside emotional stretches
@@ -123,7 +125,7 @@ class Unit:
 
 def _draw_units(speaker: Speaker, seconds: float, rng: np.random.Generator) -> list[Unit]:
     """Phrases of two to five words of one to three syllables, with pauses, until `seconds` are filled."""
-    units, filled = [Unit(voice.pause(rng.uniform(0.08, 0.2)))], 0.15
+    units, filled = [Unit(synthetic_voice.pause(rng.uniform(0.08, 0.2)))], 0.15
     while filled < seconds - PHRASE_SECONDS:
         phrase = []
         for _ in range(rng.integers(2, 6)):
@@ -133,7 +135,7 @@ def _draw_units(speaker: Speaker, seconds: float, rng: np.random.Generator) -> l
             for i in range(syllables):
                 rise = strength if i == accent else 0.0
                 long = (1.15 if i == accent else 0.95) / speaker.syllables_per_second * rng.lognormal(0, 0.15)
-                phrase.append(Unit(voice.draw_syllable(long, rng), speaker.accent_semitones * rise,
+                phrase.append(Unit(synthetic_voice.draw_syllable(long, rng), speaker.accent_semitones * rise,
                                    speaker.accent_db * rise + rng.normal(0, 1.0),
                                    emphasis if emphasised else (0.0, 0.0)))
                 filled += phrase[-1].seconds
@@ -142,7 +144,7 @@ def _draw_units(speaker: Speaker, seconds: float, rng: np.random.Generator) -> l
         for unit, fall in zip(phrase, np.linspace(1.5, -1.5, len(phrase))):
             unit.semitones += fall                  # declination over the phrase
         phrase[-1].seconds_factor = 1.2             # final lengthening
-        units += phrase + [Unit(voice.pause(rng.uniform(0.1, 0.25)))]
+        units += phrase + [Unit(synthetic_voice.pause(rng.uniform(0.1, 0.25)))]
         filled += units[-1].seconds
     return units
 
@@ -173,13 +175,13 @@ def _timeline(units: list[Unit], factor: np.ndarray) -> tuple[np.ndarray, np.nda
     """
     rows = np.array([(segment[0], *segment[1], *segment[2:]) for unit in units for segment in unit.segments])
     unit_of = np.repeat(np.arange(len(units)), [len(unit.segments) for unit in units])              # (segments,)
-    ends = np.round(np.cumsum(rows[:, 0] * factor[unit_of]) * frames.SAMPLE_RATE / voice.STEP).astype(int)
+    ends = np.round(np.cumsum(rows[:, 0] * factor[unit_of]) * frames.SAMPLE_RATE / synthetic_voice.STEP).astype(int)
     steps = np.repeat(np.arange(len(rows)), np.diff(ends, prepend=0))                               # (C,) segments
     edges = np.append(0, ends[np.flatnonzero(np.diff(unit_of, append=len(units)))])
     return rows[steps], unit_of[steps], edges
 
 
-def plan(speaker: Speaker, name: str, mean_seconds: float, rng: np.random.Generator) -> tuple[voice.Tracks, np.ndarray]:
+def plan(speaker: Speaker, name: str, mean_seconds: float, rng: np.random.Generator) -> tuple[synthetic_voice.Tracks, np.ndarray]:
     """Draw one utterance with that emotion: its tracks and its emotional stretches, (n, 2) samples, end exclusive."""
     emotion = EMOTIONS[name]
     shift, tempo, tilt, strength = (rng.uniform(*limits) for limits in (
@@ -193,29 +195,29 @@ def plan(speaker: Speaker, name: str, mean_seconds: float, rng: np.random.Genera
     rows, unit_of, edges = _timeline(units, factor)                             # (C, 9), (C,), (U + 1,)
 
     centres = (edges[1:] + edges[:-1]) / 2
-    contour = lambda values: voice.smooth(np.interp(np.arange(len(rows)) + 0.5, centres, values), 0.06)     # (C,)
-    weight = strength * voice.smooth(is_emotional[unit_of].astype(float), 0.05)     # (C,) 0 outside the stretches
+    contour = lambda values: synthetic_voice.smooth(np.interp(np.arange(len(rows)) + 0.5, centres, values), 0.06)     # (C,)
+    weight = strength * synthetic_voice.smooth(is_emotional[unit_of].astype(float), 0.05)     # (C,) 0 outside the stretches
     emphasis = np.array([unit.emphasis for unit in units]) * ~is_emotional[:, None]                 # (U, 2)
     bounce = contour(np.where(np.arange(len(units)) % 2, 1.0, -1.0) * rng.uniform(0.6, 1.4, len(units)))
     semitones = shift + contour([unit.semitones for unit in units]) * (1 + weight * (emotion.f0_range - 1)) \
         + contour(emphasis[:, 0]) + weight * (emotion.f0_semitones + emotion.f0_bounce_semitones * bounce)
     elsewhere = _choose_stretches(np.array([unit.seconds for unit in units]) / tempo, 1.0, rng)
-    drifts = voice.smooth(elsewhere[unit_of].astype(float), 0.1)                # (C,) in any utterance
+    drifts = synthetic_voice.smooth(elsewhere[unit_of].astype(float), 0.1)                # (C,) in any utterance
     drift, drift_tilt = rng.uniform(*CONFUSERS.drift_db), rng.uniform(*CONFUSERS.drift_tilt_db_per_octave)
-    energy = voice.amplitude(contour([unit.db for unit in units]) + contour(emphasis[:, 1]) + drifts * drift
+    energy = synthetic_voice.amplitude(contour([unit.db for unit in units]) + contour(emphasis[:, 1]) + drifts * drift
                              + weight * (emotion.energy_db + emotion.energy_bounce_db * bounce))
-    pulses = energy * voice.smooth(voice.amplitude(rows[:, 5]), 0.02)
-    tracks = voice.Tracks(
+    pulses = energy * synthetic_voice.smooth(synthetic_voice.amplitude(rows[:, 5]), 0.02)
+    tracks = synthetic_voice.Tracks(
         f0_hz=np.clip(speaker.f0_hz * 2 ** (semitones / 12), 60, 500), voice=pulses,
-        breath=pulses * voice.amplitude(speaker.breath_db + weight * emotion.breath_db),
-        noise=energy * voice.smooth(voice.amplitude(rows[:, 6]), 0.01), noise_hz=rows[:, 7], noise_width_hz=rows[:, 8],
-        formants_hz=voice.smooth(rows[:, 1:5], 0.05) * speaker.formant_scale,
-        higher_formants_hz=np.array(voice.HIGHER_FORMANTS) * speaker.formant_scale,
+        breath=pulses * synthetic_voice.amplitude(speaker.breath_db + weight * emotion.breath_db),
+        noise=energy * synthetic_voice.smooth(synthetic_voice.amplitude(rows[:, 6]), 0.01), noise_hz=rows[:, 7], noise_width_hz=rows[:, 8],
+        formants_hz=synthetic_voice.smooth(rows[:, 1:5], 0.05) * speaker.formant_scale,
+        higher_formants_hz=np.array(synthetic_voice.HIGHER_FORMANTS) * speaker.formant_scale,
         tilt_db_per_octave=speaker.tilt_db_per_octave + tilt + drifts * drift_tilt
         + weight * emotion.tilt_db_per_octave,
         jitter=speaker.jitter + weight * emotion.jitter, shimmer=speaker.shimmer + weight * emotion.shimmer)
     runs = np.flatnonzero(np.diff(is_emotional.astype(int), prepend=0, append=0)).reshape(-1, 2)    # units
-    return tracks, edges[runs] * voice.STEP
+    return tracks, edges[runs] * synthetic_voice.STEP
 
 
 def synthesise(seed: int, speaker_name: str, utterance: str, emotion: str, mean_seconds: float,
@@ -223,10 +225,10 @@ def synthesise(seed: int, speaker_name: str, utterance: str, emotion: str, mean_
     """The recording of one utterance, (N,) in -1..1, and its emotional stretches (n, 2) in samples, end exclusive."""
     rng = np.random.default_rng(derive_seed(seed, "utterance", utterance))
     tracks, stretches = plan(draw_speaker(seed, speaker_name), emotion, mean_seconds, rng)
-    speech = voice.render(tracks, rng)
-    room = voice.room_noise(len(speech), rng)                           # unit power
-    sound = speech + room * np.sqrt(np.mean(speech ** 2)) * voice.amplitude(-rng.uniform(*CONFUSERS.snr_db))
-    level = voice.amplitude(rng.uniform(*CONFUSERS.level_db)) / np.sqrt(np.mean(sound ** 2))
+    speech = synthetic_voice.render(tracks, rng)
+    room = synthetic_voice.room_noise(len(speech), rng)                           # unit power
+    sound = speech + room * np.sqrt(np.mean(speech ** 2)) * synthetic_voice.amplitude(-rng.uniform(*CONFUSERS.snr_db))
+    level = synthetic_voice.amplitude(rng.uniform(*CONFUSERS.level_db)) / np.sqrt(np.mean(sound ** 2))
     return sound * min(level, 0.95 / np.abs(sound).max()), stretches
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from framealign import frames
+from framealign.sound import frames
 
 STEP = 80                                           # samples, 5 ms: speech is planned in steps
 WINDOW, FFT_SIZE = 2 * STEP, 6 * STEP               # samples: 10 ms of source, 20 ms more of ringing

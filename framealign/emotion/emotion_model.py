@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from framealign import huggingface
-from framealign.dropout import Dropout
-from framealign.frames import valid_frames
-from framealign.model import Hubert
+from framealign.hubert import model_directory
+from framealign.hubert.dropout import Dropout
+from framealign.sound.frames import valid_frames
+from framealign.hubert.model import Hubert
 
 
 class AttentionPooling(nn.Module):
@@ -101,18 +101,18 @@ class EmotionModel(nn.Module):
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the recogniser's directory."""
-        huggingface.write(directory, self.hubert.config, self.hubert.state_dict(), head=self.head(),
+        model_directory.write(directory, self.hubert.config, self.hubert.state_dict(), head=self.head(),
                           do_normalize=self.hubert.do_normalize, labels=self.labels)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> "EmotionModel":
         """Read a recogniser's directory, in evaluation mode. Raises ValueError for a directory without a recogniser."""
-        found = huggingface.read(directory)
+        found = model_directory.read(directory)
         if found.labels is None or "classifier.weight" not in found.head:
             raise ValueError(f"{directory}: holds an encoder but no recogniser (no classifier); fine-tune it first")
         model = cls(Hubert(found.config, found.do_normalize), found.labels,
                     "attention" if "pooling.weight" in found.head else "mean")
         model.hubert.load(found.state, str(directory))
-        huggingface.check(found.head, {name: tuple(x.shape) for name, x in model.head().items()}, str(directory))
+        model_directory.check(found.head, {name: tuple(x.shape) for name, x in model.head().items()}, str(directory))
         model.load_state_dict(found.head, strict=False)     # `check` was the strict part
         return model.eval()

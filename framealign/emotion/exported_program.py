@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from framealign import files
-from framealign.emotion import EmotionModel
-from framealign.frames import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, num_samples_of
+from framealign.runtime import files
+from framealign.emotion.emotion_model import EmotionModel
+from framealign.sound.frames import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, num_samples_of
 
 
 class Portable(nn.Module):

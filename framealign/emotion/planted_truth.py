@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from framealign import log, metrics, synth
-from framealign.data import frame_counts
-from framealign.recognise import Recogniser
-from framealign.units import Units
+from framealign.runtime import log
+from framealign.corpus import synthetic_corpus
+from framealign.emotion import metrics
+from framealign.corpus.cropping import frame_counts
+from framealign.emotion.recogniser import Recogniser
+from framealign.units.units import Units
 
 
 def attention_and_posterior(recogniser: Recogniser, utterances: list) -> dict[str, float]:
@@ -23,7 +25,7 @@ def attention_and_posterior(recogniser: Recogniser, utterances: list) -> dict[st
     emotional = [u for u in utterances if u.label in recogniser.labels and u.label != "neutral" and has_truth(u)]
     for utterance in log.progress(emotional, len(emotional), "alignment", "utterances"):
         result = recogniser(utterance.path)
-        truth = synth.planted(utterance.path, len(result.attention))            # (T,) bool
+        truth = synthetic_corpus.planted(utterance.path, len(result.attention))            # (T,) bool
         if truth.any() and not truth.all():
             attention.append(metrics.roc_auc(result.attention, truth))
             posterior.append(metrics.roc_auc(result.posterior[:, recogniser.labels.index(utterance.label)], truth))
@@ -41,7 +43,7 @@ def units_and_emotion(units: Units, utterances: list) -> float:
     """
     units.check(utterances, "units")
     names = sorted({u.label for u in utterances})
-    classes = [names.index(u.label) * 2 + synth.planted(u.path, int(T)).astype(int)
+    classes = [names.index(u.label) * 2 + synthetic_corpus.planted(u.path, int(T)).astype(int)
                for u, T in zip(utterances, frame_counts(utterances))]
     return metrics.nmi(units.units.numpy(), np.concatenate(classes))
 
@@ -53,4 +55,4 @@ def truth_is_known(utterances: list) -> bool:
 
 def has_truth(utterance) -> bool:
     """Whether this utterance has its emotional frames written beside it."""
-    return Path(utterance.path).with_suffix(synth.TRUTH_SUFFIX).exists()
+    return Path(utterance.path).with_suffix(synthetic_corpus.TRUTH_SUFFIX).exists()

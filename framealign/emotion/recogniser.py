@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from framealign import audio, distributed, windows
-from framealign.data import groups_by_length
-from framealign.emotion import EmotionModel
-from framealign.frames import RECEPTIVE_FIELD, SAMPLE_RATE
-from framealign.model import Hubert
-from framealign.units import Codebook, padded
+from framealign.runtime import distributed
+from framealign.sound import audio
+from framealign.hubert import long_sound
+from framealign.corpus.cropping import groups_by_length
+from framealign.emotion.emotion_model import EmotionModel
+from framealign.sound.frames import RECEPTIVE_FIELD, SAMPLE_RATE
+from framealign.hubert.model import Hubert
+from framealign.units.units import Codebook, padded
 
 BATCH_SECONDS = 60.0                                # of one padded batch on a GPU; a CPU takes one sound at a time
 WAITING_BATCHES = 8                                 # of sound that are read before they are sorted by length
@@ -52,7 +54,7 @@ class UnitReader:
     def __call__(self, waveform: Tensor, device: torch.device) -> np.ndarray:
         """Units of a waveform as the file holds it, (N,): (T,) int64."""
         waveform = audio.preprocess(waveform, self.hubert.do_normalize)
-        pieces = windows.states(self.hubert.to(device), waveform, self.layer, device)
+        pieces = long_sound.states(self.hubert.to(device), waveform, self.layer, device)
         return torch.cat([self.codebook.assign(piece.float()).cpu() for piece in pieces]).numpy()
 
 
@@ -114,7 +116,7 @@ class Recogniser:
         found: dict[int, Result] = {}
         lengths = [len(waveform) for waveform in waveforms]
         counts = self.model.hubert.num_frames(torch.tensor(lengths, dtype=torch.int64)).tolist()
-        short = [i for i, T in enumerate(counts) if T <= windows.WHOLE]
+        short = [i for i, T in enumerate(counts) if T <= long_sound.WHOLE]
         for group in groups_by_length(lengths, short, budget):
             inputs, samples = padded([self._prepared(waveforms[i]) for i in group], self.device)
             answers = (x.cpu() for x in self.model.over_time(inputs, samples))
@@ -129,7 +131,7 @@ class Recogniser:
     def _by_windows(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `EmotionModel.over_time` for one long preprocessed waveform (N,); softmax over frames in float64."""
         scores, logits = [], []
-        for states in windows.states(self.model.hubert, waveform, None, self.device):   # (t, D)
+        for states in long_sound.states(self.model.hubert, waveform, None, self.device):   # (t, D)
             scores.append(self.model.pooling.score(states.float()).cpu())
             logits.append(self.model.classifier(states.float()).cpu())
         scores, logits = torch.cat(scores).double(), torch.cat(logits)          # (T,), (T, classes)

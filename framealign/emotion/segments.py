@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from framealign.frames import FRAME_RATE
+from framealign.sound.frames import FRAME_RATE
 
 
 @dataclass(frozen=True)

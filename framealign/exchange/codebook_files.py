@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
-from framealign.unpickle import Cursor, Inert, Machine, mapping
+from framealign.exchange.inert_pickle import Cursor, Inert, Machine, mapping
 
 LIMIT_BYTES = 1 << 27                               # 128 MiB, uncompressed; the released codebook holds 1.5 MB
 _MAX_STEPS = 100_000                                # opcodes; a saved MiniBatchKMeans takes about 300

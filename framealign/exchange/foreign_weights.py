@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from framealign.config import PRESETS, HubertConfig
-from framealign.parameters import MASK_EMBEDDING, check, current_names, shapes
-from framealign.unpickle import Cursor, Inert, Machine, mapping
+from framealign.runtime.settings import PRESETS, HubertConfig
+from framealign.hubert.parameters import MASK_EMBEDDING, check, current_names, shapes
+from framealign.exchange.inert_pickle import Cursor, Inert, Machine, mapping
 
 # Beginnings of names: theirs, ours ({i}: a layer's number). The first row that fits counts.
 TORCHAUDIO = (

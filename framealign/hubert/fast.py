@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import varlen
 
-from framealign import distributed
-from framealign.dropout import attend
-from framealign.frames import conv_inputs, conv_length
+from framealign.runtime import distributed
+from framealign.hubert.dropout import attend
+from framealign.sound.frames import conv_inputs, conv_length
 
 CHUNK_FRAMES = 100                                  # 2 s: 6 MB of the first layer's output in bfloat16, 13 in float32
 GPU_CHUNK_FRAMES = 1500                             # 30 s: kernels large enough to be worth starting

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framealign.frames import conv_inputs
+from framealign.sound.frames import conv_inputs
 
 WHOLE = 3000                                        # frames, 60 s: of one window, its context included
 CONTEXT = 250                                       # frames, 5 s, heard before and after what is kept

@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framealign import huggingface, log, packed
-from framealign.config import HubertConfig
-from framealign.dropout import Dropout, attend
-from framealign.frames import conv_length, valid_frames
-from framealign.parameters import initialise
+from framealign.runtime import log
+from framealign.hubert import fast, model_directory
+from framealign.runtime.settings import HubertConfig
+from framealign.hubert.dropout import Dropout, attend
+from framealign.sound.frames import conv_length, valid_frames
+from framealign.hubert.parameters import initialise
 
 
 class ConvLayer(nn.Module):
@@ -114,7 +115,7 @@ class PositionalConvolution(nn.Module):
         """x (B, T, D), or (1, S, D) of utterances of `sizes` frames end to end, each with zeros around: (B, T, D)."""
         weight, bias, conv = self.conv.weight, self.conv.bias, self.conv        # the weight norm is computed once
         if self.by_fft(x, sizes):
-            y = packed.convolution(x.flatten(0, 1), weight, bias, conv.groups, sizes or [x.shape[1]] * len(x))
+            y = fast.convolution(x.flatten(0, 1), weight, bias, conv.groups, sizes or [x.shape[1]] * len(x))
             return F.gelu(y).view(x.shape)
         # (B, D, T) of each; an even kernel gives T + 1 frames: the last is trimmed.
         apart = [F.conv1d(part, weight, bias, 1, conv.padding, 1, conv.groups)[..., :part.shape[2]]
@@ -148,7 +149,7 @@ class Attention(nn.Module):
             real_keys = None if is_valid is None else is_valid[:, None, None, :]        # every query, real keys only
             y = attend(q, k, v, real_keys, dropout)                             # (B, H, T, D / H)
         else:
-            y = packed.attention(q, k, v, sizes, dropout)                       # (1, H, S, D / H)
+            y = fast.attention(q, k, v, sizes, dropout)                       # (1, H, S, D / H)
         return self.out_proj(y.transpose(1, 2).reshape(B, T, D))
 
 
@@ -304,7 +305,7 @@ class Hubert(nn.Module):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else waveform.dtype
         if device == "cpu" and dtype == torch.float32:
             return self.frontend(waveform[None])[0]     # a CPU's own convolutions are faster: docs/BENCHMARKS.md
-        return packed.features(self.feature_extractor.conv_layers, waveform, dtype)
+        return fast.features(self.feature_extractor.conv_layers, waveform, dtype)
 
     def all_states(self, waveform: Tensor, num_samples: Tensor | None = None) -> tuple[Tensor, ...]:
         """States of layers 0 ... L as a tuple of (B, T, D); index n = layer n, as Hugging Face's hidden_states.
@@ -330,7 +331,7 @@ class Hubert(nn.Module):
 
         What lies outside the encoder (a recogniser's or a CTC head) is left out, which is said. Raises ValueError.
         """
-        found = huggingface.read(directory)
+        found = model_directory.read(directory)
         hubert = cls(found.config, found.do_normalize)
         hubert.load(found.state, str(directory))
         if found.head:
@@ -341,10 +342,10 @@ class Hubert(nn.Module):
     def load(self, state: dict[str, Tensor], where: str) -> None:
         """Copy `state` in; every parameter must be there, in its shape. Raises ValueError naming those that are not."""
         shapes = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
-        for name in huggingface.check(state, shapes, where):
+        for name in model_directory.check(state, shapes, where):
             log.say_once(f"{where}: has no {name} (it was never masked); initialised afresh")
         self.load_state_dict(state, strict=False)   # `check` was the strict part
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write config.json, model.safetensors and preprocessor_config.json, Hugging Face's own format."""
-        huggingface.write(directory, self.config, self.state_dict(), do_normalize=self.do_normalize)
+        model_directory.write(directory, self.config, self.state_dict(), do_normalize=self.do_normalize)

@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from framealign import files
-from framealign.config import HubertConfig
-from framealign.frames import SAMPLE_RATE
-from framealign.parameters import MASK_EMBEDDING, check, check_depth, current_names, shapes
+from framealign.runtime import files
+from framealign.runtime.settings import HubertConfig
+from framealign.sound.frames import SAMPLE_RATE
+from framealign.hubert.parameters import MASK_EMBEDDING, check, check_depth, current_names, shapes
 
 PREFIX = "hubert."
 _ENCODER = ("feature_extractor.", "feature_projection.", "encoder.", MASK_EMBEDDING)

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framealign import distributed
-from framealign.config import PretrainConfig
-from framealign.model import Hubert
+from framealign.runtime import distributed
+from framealign.runtime.settings import PretrainConfig
+from framealign.hubert.model import Hubert
 
 
 def unit_logits(x: Tensor, codewords: Tensor, temperature: float = 0.1) -> Tensor:

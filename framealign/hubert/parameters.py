@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from framealign.config import HubertConfig
+from framealign.runtime.settings import HubertConfig
 
 MASK_EMBEDDING = "masked_spec_embed"
 _POSITIONAL = "encoder.pos_conv_embed.conv."

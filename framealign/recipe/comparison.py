@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from framealign import metrics, report
-from framealign.report import NAMES, Predictions, aligned
-from framealign.session import METHODS, PAPERS
-from framealign.utterances import Utterance
+from framealign.emotion import metrics
+from framealign.recipe import results
+from framealign.recipe.results import NAMES, Predictions, aligned
+from framealign.recipe.recipe import METHODS, PAPERS
+from framealign.corpus.protocols import Utterance
 
 DRAWS = 2000
 
@@ -31,7 +32,7 @@ def predictions_of(what: str | Path, method: str = "", selection: str = "") -> l
     """
     path = Path(what)
     if path.is_file():
-        rows = report.read_predictions(path)
+        rows = results.read_predictions(path)
         classes = sorted({row["true"] for row in rows} | {row["predicted"] for row in rows})
         true, predicted = (np.array([classes.index(row[name]) for row in rows]) for name in ("true", "predicted"))
         groups = [Utterance(row["id"], path, 400).dialogue or row["id"] for row in rows]
@@ -39,14 +40,14 @@ def predictions_of(what: str | Path, method: str = "", selection: str = "") -> l
     folder, _, named = str(what).rpartition(":")
     if named in METHODS and folder:
         path, method = Path(folder), named
-    found = [report.collect(place, method or default_method(place), selection)["predictions"]
+    found = [results.collect(place, method or default_method(place), selection)["predictions"]
              for place in seeds_of(path).values()]
     return [in_order_of(found[0], one, str(what)) for one in found]
 
 
 def default_method(run: str | Path) -> str:
     """The furthest of the paper's methods that has a finished fold, else another; `align` where there is none."""
-    found = report.methods_of(run) or ["align"]
+    found = results.methods_of(run) or ["align"]
     return next((method for method in reversed(PAPERS) if method in found), found[-1])
 
 
@@ -108,26 +109,26 @@ def seeds_table(run: str | Path, method: str, selection: str = "") -> str:
     rows = [["seed", *(f"pooled {name}" for name in NAMES.values()), *(f"mean {name}" for name in NAMES.values())]]
     numbers = []
     for seed, place in seeds_of(run).items():
-        found = report.collect(place, method, selection)
+        found = results.collect(place, method, selection)
         folds = np.mean([[fold["reported"][name] for name in NAMES] for fold in found["folds"].values()], 0)
         numbers.append([*(found["pooled"][name] for name in NAMES), *folds])
         rows.append([seed, *map(_percent, numbers[-1])])
     rows.append(["mean", *map(_percent, np.mean(numbers, 0))])
     rows.append(["deviation", *(map(_percent, np.std(numbers, 0, ddof=1)) if len(numbers) > 1 else [""] * 6)])
-    return "\n".join([report.protocol_line(found["protocol"] | {"seed": list(seeds_of(run))}), *aligned(rows)])
+    return "\n".join([results.protocol_line(found["protocol"] | {"seed": list(seeds_of(run))}), *aligned(rows)])
 
 
 def ablation(run: str | Path, selection: str = "") -> str:
     """The paper's table: each finished method's WA, UA and macro-F1 with intervals, deviations, paired differences."""
     places = seeds_of(run)
-    methods = [method for method in METHODS if all(method in report.methods_of(place) for place in places.values())]
+    methods = [method for method in METHODS if all(method in results.methods_of(place) for place in places.values())]
     if not methods:
         raise ValueError(f"{run}: no method has finished folds{' for every seed' if len(places) > 1 else ''}; "
                          "run bin/session.py --method all first")
     sides = {method: predictions_of(run, method, selection) for method in methods}
     rows = [["method", *itertools.chain(*((name, "95 %") for name in NAMES.values())), "UA over folds", "over seeds"]]
     for method, side in sides.items():
-        found = [report.collect(place, method, selection) for place in places.values()]
+        found = [results.collect(place, method, selection) for place in places.values()]
         folds = [np.std([fold["reported"]["ua"] for fold in one["folds"].values()], ddof=1)
                  for one in found if len(one["folds"]) > 1]
         values = measured(side)
@@ -137,10 +138,10 @@ def ablation(run: str | Path, selection: str = "") -> str:
                      f"+- {_percent(np.std(values[:, 1], ddof=1))}" if len(values) > 1 else ""])
     names = list(sides)
     pairs = [(names[i], names[j]) for j in range(len(names)) for i in range(j)]
-    found = report.collect(next(iter(places.values())), methods[-1], selection)["protocol"]
+    found = results.collect(next(iter(places.values())), methods[-1], selection)["protocol"]
     protocol = {key: value for key, value in found.items() if key != "method"} | {"seed": list(filter(None, places))
                                                                                   or found["seed"]}
-    return "\n".join([report.protocol_line(protocol), *aligned(rows),
+    return "\n".join([results.protocol_line(protocol), *aligned(rows),
                       *(difference_line(compare(sides[a], sides[b], (a, b)), (a, b)) for a, b in pairs),
                       f"pooled over folds{' and averaged over seeds' if len(places) > 1 else ''}; 95 % intervals of "
                       f"{DRAWS} draws of {_unit(next(iter(sides.values()))[0])}, paired for differences"])

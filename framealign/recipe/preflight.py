@@ -10,12 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
 
-from framealign import audio, log
-from framealign.config import FinetuneConfig, HubertConfig, PretrainConfig
-from framealign.data import frame_counts, kept_bytes
-from framealign.parameters import shapes
-from framealign.units import Codebook
-from framealign.utterances import Split, Utterance
+from framealign.runtime import log
+from framealign.sound import audio
+from framealign.runtime.settings import FinetuneConfig, HubertConfig, PretrainConfig
+from framealign.corpus.cropping import frame_counts, kept_bytes
+from framealign.hubert.parameters import shapes
+from framealign.units.units import Codebook
+from framealign.corpus.protocols import Split, Utterance
 
 WEIGHT_BYTES = 4                                    # of a parameter (float32)
 

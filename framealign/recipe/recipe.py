@@ -15,23 +15,25 @@ from pathlib import Path
 
 import torch
 
-from framealign import card, corpus, distributed, files, lock, log, preflight
-from framealign.config import SELECTIONS, HubertConfig, as_dict, cluster_numbers, preset
-from framealign.data import FrameStore
-from framealign.finetune import both_ways, finetune
-from framealign.model import Hubert
-from framealign.overrides import with_overrides
-from framealign.pretrain import pretrain
-from framealign.stages import Redo, Stage, link, nothing_half_made, run_stage
-from framealign.units import Codebook, Units, described, digest_of_state, mfcc_store, state_store, unit_files,\
-    write_units
-from framealign.utterances import CLASSES, Utterance, class_names, split_ids
+from framealign.runtime import distributed, files, lock, log
+from framealign.corpus import manifest
+from framealign.recipe import model_card, preflight
+from framealign.runtime.settings import SELECTIONS, HubertConfig, as_dict, cluster_numbers, preset
+from framealign.corpus.cropping import FrameStore
+from framealign.training.finetune import both_ways, finetune
+from framealign.hubert.model import Hubert
+from framealign.runtime.overrides import with_overrides
+from framealign.training import pretrain
+from framealign.recipe.stages import Redo, Stage, link, nothing_half_made, run_stage
+from framealign.units.units import (Codebook, Units, described, digest_of_state, mfcc_store, state_store, unit_files,
+                                    write_units)
+from framealign.corpus.protocols import CLASSES, Utterance, class_names, split_ids
 
 PAPERS = ("finetune", "tapt", "align")              # the paper's methods
 METHODS = (*PAPERS, "multiscale")
 TESTED = {"finetune": "finetune", "tapt": "tapt-finetune", "align": "ser-finetune",     # the stage a method reports
           "multiscale": "multiscale-finetune"}
-TINY = Path(__file__).parent / "tiny"               # the committed base model of the preset `tiny`
+TINY = Path(__file__).parents[1] / "tiny"               # the committed base model of the preset `tiny`
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,9 @@ def read_utterances(config: SessionConfig) -> list[Utterance]:
     """The corpus, its sound files' headers checked. IEMOCAP's utterances of a class left out become unlabelled."""
     classes = class_names(config.classes)
     if config.iemocap:
-        found = corpus.from_iemocap(config.iemocap, config.allow_partial)
+        found = manifest.from_iemocap(config.iemocap, config.allow_partial)
         return [u if u.label in classes else dataclasses.replace(u, label="") for u in found]
-    found = corpus.read(config.corpus, classes)
+    found = manifest.read(config.corpus, classes)
     preflight.check_files(found)
     return found
 
@@ -124,7 +126,7 @@ class Recipe:
         self.fold = self.root / f"session{config.session}"
         transductive = config.pretrain_data == "transductive"
         self.shared = self.root if transductive else self.fold      # where stages go that a fold may share
-        self.heard = corpus.pretraining_utterances(self.utterances, config.session, config.pretrain_data)
+        self.heard = manifest.pretraining_utterances(self.utterances, config.session, config.pretrain_data)
         self.base_digest = "of this run"            # what `scratch` makes; of another base model see `base`
         self.common = {"corpus": described(self.utterances), "seed": config.seed, "preset": config.preset}
 
@@ -166,9 +168,9 @@ class Recipe:
         width = self.model.conv_dim[-1] if tuned.freeze_conv and tuned.cache_frontend else 0
         return made | {self.root / "frontend": preflight.frames_bytes(self.utterances, width, tuned.kept_type)}
 
-    def splits(self, selection: str) -> list[corpus.Split]:
+    def splits(self, selection: str) -> list[manifest.Split]:
         """Who is trained, selected and tested on. Raises ValueError where the corpus does not allow the protocol."""
-        return corpus.split(self.utterances, self.config.session, selection, self.config.validate_on, self.classes)
+        return manifest.split(self.utterances, self.config.session, selection, self.config.validate_on, self.classes)
 
     def run(self, redo: Redo | None = None) -> dict:
         """Run what is not yet there; the tested fold's results. redo: what was made again before, for another fold."""
@@ -183,7 +185,7 @@ class Recipe:
                     run_stage(stage, redo)
         last = stages[-1]
         if distributed.rank() == 0:
-            corpus.write(self.root / "corpus.tsv", self.utterances)
+            manifest.write(self.root / "corpus.tsv", self.utterances)
             link(self.fold / "recogniser", last.product("recogniser"))
         return files.read_json(last.product("results.json"))
 
@@ -259,7 +261,7 @@ class Recipe:
             if distributed.rank() == 0:
                 results = found[0] if len(splits) == 1 else both_ways(folder, found, self.utterances)
                 files.write_json(folder / "results.json", results | {"protocol": protocol})
-                card.write(folder / "recogniser", results | {"protocol": protocol}, splits)
+                model_card.write(folder / "recogniser", results | {"protocol": protocol}, splits)
             distributed.barrier()
 
         settings = self.common | {"finetune": as_dict(config), "session": self.config.session, "classes": self.classes,

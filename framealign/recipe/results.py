@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from framealign import corpus, files, metrics
-from framealign.config import SELECTIONS
-from framealign.metrics import scores
-from framealign.session import METHODS, tested_stage
-from framealign.session import TESTED as STAGES
-from framealign.stages import difference
+from framealign.runtime import files
+from framealign.corpus import manifest
+from framealign.emotion import metrics
+from framealign.runtime.settings import SELECTIONS
+from framealign.emotion.metrics import scores
+from framealign.recipe.recipe import METHODS, tested_stage
+from framealign.recipe.recipe import TESTED as STAGES
+from framealign.recipe.stages import difference
 
 OF_ONE_FOLD = ("session", "split")                  # settings that differ between the folds of one experiment
 NAMES = {"wa": "WA", "ua": "UA", "macro_f1": "macro-F1"}
@@ -43,7 +45,7 @@ def collect(run: str | Path, method: str, selection: str = "") -> dict:
     folds = finished(run, method, selection)
     first = next(iter(folds.values()))
     classes, seed = first["classes"], first["seed"]
-    utterances = {u.id: u for u in corpus.read(Path(run) / "corpus.tsv", classes)}
+    utterances = {u.id: u for u in manifest.read(Path(run) / "corpus.tsv", classes)}
     found = pooled_predictions(folds, utterances)
     score = lambda chosen: scores(found.true[chosen], found.predicted[chosen], classes,
                                   [found.groups[i] for i in chosen], seed)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from framealign import __version__, distributed, files, log
+from framealign import __version__
+from framealign.runtime import distributed, files, log
 
 
 @dataclass

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from framealign.svg import colours, element, escape, ink, line, linear, number, path, rect, shade, short, text, ticks
+from framealign.report.svg import (colours, element, escape, ink, line, linear, number, path, rect, shade, short, text,
+                                   ticks)
 
 WIDTH, HEIGHT = 380, 210                            # of a chart with axes, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 54, 18, 12, 34

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from framealign.charts import Axes, Curve, curves
-from framealign.document import card, grid
+from framealign.report.charts import Axes, Curve, curves
+from framealign.report.html_document import card, grid
 
 
 def read(path: str | Path) -> list[dict]:

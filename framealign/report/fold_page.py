@@ -9,16 +9,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from framealign import (alignment, audio, charts, corpus, document, files, learnt, log, logbook, metrics, report, synth,
-                        timeline)
-from framealign.config import derive_seed
-from framealign.document import card, facts, grid, section
-from framealign.emotion import EmotionModel
-from framealign.model import Hubert
-from framealign.recognise import Recogniser
-from framealign.session import TINY
-from framealign.svg import colours, element, shade
-from framealign.units import Codebook, Units, unit_files
+from framealign.runtime import files, log
+from framealign.sound import audio
+from framealign.corpus import manifest, synthetic_corpus
+from framealign.emotion import metrics, planted_truth
+from framealign.recipe import results
+from framealign.report import charts, curves, html_document, timeline, unit_analysis
+from framealign.runtime.settings import derive_seed
+from framealign.report.html_document import card, facts, grid, section
+from framealign.emotion.emotion_model import EmotionModel
+from framealign.hubert.model import Hubert
+from framealign.emotion.recogniser import Recogniser
+from framealign.recipe.recipe import TINY
+from framealign.report.svg import colours, element, shade
+from framealign.units.units import Codebook, Units, unit_files
 
 ORDER = ("mfcc-units", "scratch-1", "scratch-units", "scratch-2", "tapt-units", "tapt-pretrain", "tapt-finetune",
          "align-units", "align-pretrain", "multiscale-units", "multiscale-pretrain")
@@ -76,7 +80,7 @@ def write_all(run: str | Path, method: str, selection: str = "", session: str = 
 
     Raises ValueError as `report.collect`, or where that fold is not finished.
     """
-    collected = report.collect(run, method, selection)
+    collected = results.collect(run, method, selection)
     names = list(collected["folds"]) if session == "all" else [session]
     if missing := set(names) - set(collected["folds"]):
         raise ValueError(f"{run}: session {missing.pop()} is not finished; finished: {', '.join(collected['folds'])}")
@@ -86,7 +90,7 @@ def write_all(run: str | Path, method: str, selection: str = "", session: str = 
 
 def write(fold: Fold) -> Path:
     """Make `RUN/session<n>/report.html` (methods other than align: `report-<method>.html`)."""
-    utterances = corpus.read(fold.run / "corpus.tsv", fold.classes)
+    utterances = manifest.read(fold.run / "corpus.tsv", fold.classes)
     parts = {"result": ("Result", result(fold)), "training": ("Training", training(fold))}
     units = Labelled.of(fold, utterances)
     if units is not None:
@@ -96,17 +100,17 @@ def write(fold: Fold) -> Path:
     title = f"Session {fold.session} held out, method {fold.method}"
     said = (f"framealign: {', '.join(fold.classes)}; tested on {fold.results['num_utterances']['test']} utterances "
             "of speakers it was not trained on")
-    body = document.head(title, said, [(place, name) for place, (name, _) in parts.items()])
+    body = html_document.head(title, said, [(place, name) for place, (name, _) in parts.items()])
     body += element("main", "".join(content for _, content in parts.values()))
-    return save(fold.run / f"session{fold.session}" / file_name(fold.method), document.document(title, body))
+    return save(fold.run / f"session{fold.session}" / file_name(fold.method), html_document.document(title, body))
 
 
 def save(path: Path, content: str) -> Path:
     """Write a page and say how large it is."""
     files.write_text(path, content)
     size = path.stat().st_size
-    log.say(f"{path}: {size / 1e6:.1f} MB" + (f", more than the {document.LIMIT_BYTES / 1e6:.0f} it should have"
-                                              if size > document.LIMIT_BYTES else ""))
+    log.say(f"{path}: {size / 1e6:.1f} MB" + (f", more than the {html_document.LIMIT_BYTES / 1e6:.0f} it should have"
+                                              if size > html_document.LIMIT_BYTES else ""))
     return path
 
 
@@ -128,11 +132,11 @@ def overview(run: Path, method: str, collected: dict) -> Path:
                      card("Confusion, pooled", charts.confusion(pooled["confusion"], classes)),
                      recall_card(classes, folds)])
     title = f"{len(folds)} folds, method {method}"
-    body = document.head(title, "framealign: one session held out at a time, pooled over all test utterances")
+    body = html_document.head(title, "framealign: one session held out at a time, pooled over all test utterances")
     body += element("nav", links)
     body += element("main", section("result", "Result", content
                                     + card("Protocol: what the numbers mean", protocol(collected["protocol"]))))
-    return save(run / file_name(method), document.document(title, body))
+    return save(run / file_name(method), html_document.document(title, body))
 
 
 def result(fold: Fold) -> str:
@@ -187,16 +191,16 @@ def training(fold: Fold) -> str:
             continue
         record, logs = files.read_json(place / "stage.json"), sorted(place.glob("way*/log.jsonl"))
         for path in logs or [place / "log.jsonl"]:
-            records, settings = logbook.read(path), record["settings"]
+            records, settings = curves.read(path), record["settings"]
             if not records:
                 continue
             way = f", {path.parent.name}" if logs else ""
             if "pretrain" in settings:
                 clusters = files.read_json(place / "pretrain.json")["num_clusters"]
-                shown = logbook.pretraining(records, clusters, settings["pretrain"]["clip_norm"])
+                shown = curves.pretraining(records, clusters, settings["pretrain"]["clip_norm"])
             else:
                 selected = files.read_json(path.parent / "results.json")["selected_epoch"]
-                shown = logbook.finetuning(records, len(fold.classes), settings["finetune"]["clip_norm"], selected)
+                shown = curves.finetuning(records, len(fold.classes), settings["finetune"]["clip_norm"], selected)
             seconds = record.get("seconds", 0)
             content += element("details", element("summary", f"{TITLES.get(name, name)}{way}, "
                                                              f"{log.clock(seconds)}") + shown, open="")
@@ -223,7 +227,7 @@ class Labelled:
         if stage is None:
             return None
         told = fold.results["protocol"]
-        heard = corpus.pretraining_utterances(utterances, fold.session, told["pretrain_data"])
+        heard = manifest.pretraining_utterances(utterances, fold.session, told["pretrain_data"])
         if fold.method in ("align", "multiscale"):
             hubert = EmotionModel.from_pretrained(fold.stage("tapt-finetune") / "recogniser").hubert
         else:
@@ -247,13 +251,13 @@ class Labelled:
 
 def units_part(fold: Fold, labelled: Labelled) -> str:
     """Usage, runs, and what units say of the emotion."""
-    used, num_units = learnt.usage(labelled.units), labelled.units.num_clusters
-    emotions = learnt.frame_emotions(labelled.heard, fold.classes)
-    counts = learnt.together(labelled.units.units.numpy(), emotions, num_units, len(fold.classes))
-    bits, normalised = learnt.mutual_information(counts)
-    order = learnt.telling(counts, HEAT_UNITS)
+    used, num_units = unit_analysis.usage(labelled.units), labelled.units.num_clusters
+    emotions = unit_analysis.frame_emotions(labelled.heard, fold.classes)
+    counts = unit_analysis.together(labelled.units.units.numpy(), emotions, num_units, len(fold.classes))
+    bits, normalised = unit_analysis.mutual_information(counts)
+    order = unit_analysis.telling(counts, HEAT_UNITS)
     main = counts.max(0).sum() / max(counts.sum(), 1)
-    known = "the emotion of the frame, where it was planted" if any(map(alignment.has_truth, labelled.heard)) else \
+    known = "the emotion of the frame, where it was planted" if any(map(planted_truth.has_truth, labelled.heard)) else \
         "the emotion of the whole utterance, so that pauses count too"
     values = [("units in use", f"{used.used} of {num_units}"), ("perplexity", f"{used.perplexity:.1f}"),
               ("mean run", f"{used.mean_run_frames:.1f} frames, {used.mean_run_ms:.0f} ms"),
@@ -270,7 +274,7 @@ def units_part(fold: Fold, labelled: Labelled) -> str:
         card("How long a unit lasts", charts.histogram(used.run_shares(), "frames of 20 ms (12: 12 and more)", 1),
              "Normal: short runs, the more so the more units there are; a vowel lasts 50 to 150 ms. Nothing but runs "
              "of one frame would be noise."),
-        card("Emotion by unit", charts.heat_map(learnt.lift(counts)[:, order], fold.classes, [str(u) for u in order]),
+        card("Emotion by unit", charts.heat_map(unit_analysis.lift(counts)[:, order], fold.classes, [str(u) for u in order]),
              f"Orange and +: the unit occurs at least twice as often in this emotion as overall; blue and −: at most "
              f"half as often. Emotion: {known}.{some}", wide=True)])
     name = UNITS_OF[fold.method]
@@ -283,19 +287,19 @@ def map_part(fold: Fold, labelled: Labelled | None, utterances: list) -> str:
     """The states the classifier looks at, of test utterances, on their two main axes."""
     by_id = {u.id: u for u in utterances}
     model = Recogniser.from_pretrained(fold.tested / "recogniser", fold.device).model
-    test = [by_id[p.id] for p in learnt.read_predictions(fold.tested / "predictions.csv")]
+    test = [by_id[p.id] for p in unit_analysis.read_predictions(fold.tested / "predictions.csv")]
     draw = np.random.default_rng(derive_seed(fold.seed, "map"))
     test = [test[i] for i in sorted(draw.permutation(len(test))[:MAP_UTTERANCES])]
-    states = torch.cat([learnt.states_of(model, u) for u in test])
+    states = torch.cat([unit_analysis.states_of(model, u) for u in test])
     kept = np.sort(draw.permutation(len(states))[:MAP_POINTS])
-    points, variance = learnt.principal_axes(states)
-    points, emotions = points.numpy()[kept], learnt.frame_emotions(test, fold.classes)[kept]
+    points, variance = unit_analysis.principal_axes(states)
+    points, emotions = points.numpy()[kept], unit_analysis.frame_emotions(test, fold.classes)[kept]
     axes = tuple(f"axis {i + 1}: {100 * float(v):.0f} % of the variance" for i, v in enumerate(variance))
     cards = [card("By emotion", charts.scatter(points, emotions, fold.classes, colours(fold.classes), True, axes),
                   "Colour and shape: the emotion. Names stand at the middle of their points.")]
     if labelled is not None:
         units = np.concatenate([labelled.label(u) for u in test])[kept]
-        order = learnt.unit_order(labelled.codebook.centroids)
+        order = unit_analysis.unit_order(labelled.codebook.centroids)
         names = [str(u) for u in range(len(order))]
         cards.append(card("By unit", charts.scatter(points, units, names, [shade(x) for x in order], False, axes, False,
                                                     max(3, len(kept) // 60))
@@ -310,15 +314,15 @@ def sounds_part(fold: Fold, labelled: Labelled | None, utterances: list) -> str:
     """Time lines of chosen test utterances."""
     by_id = {u.id: u for u in utterances}
     recogniser = Recogniser.from_pretrained(fold.tested / "recogniser", fold.device)
-    order = None if labelled is None else learnt.unit_order(labelled.codebook.centroids)
+    order = None if labelled is None else unit_analysis.unit_order(labelled.codebook.centroids)
     content = []
-    for prediction, why in learnt.chosen(learnt.read_predictions(fold.tested / "predictions.csv"), fold.classes,
+    for prediction, why in unit_analysis.chosen(unit_analysis.read_predictions(fold.tested / "predictions.csv"), fold.classes,
                                          fold.seed):
         utterance = by_id[prediction.id]
         found = recogniser(utterance.path)
         truth, note = None, why
-        if alignment.has_truth(utterance):
-            truth = synth.planted(utterance.path, len(found.attention))
+        if planted_truth.has_truth(utterance):
+            truth = synthetic_corpus.planted(utterance.path, len(found.attention))
             if truth.any() and not truth.all():
                 note += f"; attention finds the emotional frames with AUC {metrics.roc_auc(found.attention, truth):.2f}"
         who = ", ".join(filter(None, (utterance.speaker and f"speaker {utterance.speaker}", utterance.style)))

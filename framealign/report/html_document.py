@@ -3,7 +3,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from framealign.svg import element, escape
+from framealign.report.svg import element, escape
 
 WEB = Path(__file__).parent / "web"                 # style and script, as files of their own
 LIMIT_BYTES = 5_000_000                             # of a page

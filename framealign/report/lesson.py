@@ -11,16 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from framealign import alignment, audio, checkpoint, corpus, document, files, learnt, page, report, synth, timeline
-from framealign.config import derive_seed
-from framealign.emotion import EmotionModel
-from framealign.frames import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, num_frames
-from framealign.masking import span_mask
-from framealign.mfcc import mfcc
-from framealign.model import Hubert
-from framealign.prediction import UnitHead, masked_prediction_loss
-from framealign.svg import element, escape, line, path, rect, shade
-from framealign.timeline import WIDTH, axis, coloured_runs, image, stretched, track, unit_strip
+from framealign.runtime import files
+from framealign.sound import audio
+from framealign.corpus import manifest, synthetic_corpus
+from framealign.emotion import planted_truth
+from framealign.training import checkpoint
+from framealign.recipe import results
+from framealign.report import fold_page, html_document, timeline, unit_analysis
+from framealign.runtime.settings import derive_seed
+from framealign.emotion.emotion_model import EmotionModel
+from framealign.sound.frames import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, num_frames
+from framealign.hubert.masking import span_mask
+from framealign.sound import mfcc
+from framealign.hubert.model import Hubert
+from framealign.hubert.objective import UnitHead, masked_prediction_loss
+from framealign.report.svg import element, escape, line, path, rect, shade
+from framealign.report.timeline import WIDTH, axis, coloured_runs, image, stretched, track, unit_strip
 
 SHOWN_FRAMES = 6                                    # of the first picture
 
@@ -59,13 +65,13 @@ def write(run: str | Path, session: str = "", sound: str = "", device: str = "cp
     session: "" for the first finished; sound: an utterance's id, "" for the one that is recognised best.
     Raises ValueError where the run has no finished fold of that method, or the corpus no such utterance.
     """
-    collected = report.collect(run, "align")
+    collected = results.collect(run, "align")
     session = session or next(iter(collected["folds"]))
     if session not in collected["folds"]:
         raise ValueError(f"{run}: session {session} is not finished; finished: {', '.join(collected['folds'])}")
-    fold = page.Fold(Path(run), session, "align", collected, device)
-    utterances = corpus.read(fold.run / "corpus.tsv", fold.classes)
-    sound = sound or learnt.chosen(learnt.read_predictions(fold.tested / "predictions.csv"), fold.classes,
+    fold = fold_page.Fold(Path(run), session, "align", collected, device)
+    utterances = manifest.read(fold.run / "corpus.tsv", fold.classes)
+    sound = sound or unit_analysis.chosen(unit_analysis.read_predictions(fold.tested / "predictions.csv"), fold.classes,
                                    fold.seed)[0][0].id
     utterance = next((u for u in utterances if u.id == sound), None)
     if utterance is None:
@@ -73,10 +79,10 @@ def write(run: str | Path, session: str = "", sound: str = "", device: str = "cp
     heard = listen(fold, utterance, utterances)
     found = list(steps(heard))
     title = f"From waveform to emotion: {utterance.id}"
-    body = document.head(title, "Every step of the method on one utterance, drawn by the code of the run.",
+    body = html_document.head(title, "Every step of the method on one utterance, drawn by the code of the run.",
                          [(place(step.title), step.title) for step in found])
     body += element("main", "".join(shown(step, len(heard.sound)) for step in found), class_="lesson")
-    return page.save(fold.run / f"session{session}" / "lesson.html", document.document(title, body))
+    return fold_page.save(fold.run / f"session{session}" / "lesson.html", html_document.document(title, body))
 
 
 def place(title: str) -> str:
@@ -84,9 +90,9 @@ def place(title: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in title.lower()).split())
 
 
-def listen(fold: page.Fold, utterance, utterances: list) -> Heard:
+def listen(fold: fold_page.Fold, utterance, utterances: list) -> Heard:
     """Everything the run says of one utterance. Raises ValueError where a stage left no checkpoint."""
-    labelled = page.Labelled.of(fold, utterances)
+    labelled = fold_page.Labelled.of(fold, utterances)
     folder = fold.stage("align-pretrain")
     newest = checkpoint.latest(folder)
     if newest is None:
@@ -99,9 +105,9 @@ def listen(fold: page.Fold, utterance, utterances: list) -> Heard:
     head.load_state_dict(tensors)
     sound = audio.load(utterance.path)
     units = labelled.label(utterance)
-    truth = synth.planted(utterance.path, len(units)) if alignment.has_truth(utterance) else None
+    truth = synthetic_corpus.planted(utterance.path, len(units)) if planted_truth.has_truth(utterance) else None
     return Heard(audio.preprocess(sound, hubert.do_normalize), sound.numpy(), units,
-                 learnt.unit_order(labelled.codebook.centroids),
+                 unit_analysis.unit_order(labelled.codebook.centroids),
                  EmotionModel.from_pretrained(fold.tested / "recogniser"), hubert, head, fold.seed, truth)
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from framealign.frames import FRAME_RATE
-from framealign.segments import Segment, runs
+from framealign.sound.frames import FRAME_RATE
+from framealign.emotion.segments import Segment, runs
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import soundfile
 
-from framealign import document
-from framealign.frames import FRAME_RATE, HOP, RECEPTIVE_FIELD, SAMPLE_RATE
-from framealign.svg import band, colours, data_uri, element, escape, ink, number, path, png, rect, rgb, shade, ticks
+from framealign.report import html_document
+from framealign.sound.frames import FRAME_RATE, HOP, RECEPTIVE_FIELD, SAMPLE_RATE
+from framealign.report.svg import (band, colours, data_uri, element, escape, ink, number, path, png, rect, rgb, shade,
+                                   ticks)
 
 WIDTH = 1000                                        # of a track, in its own units
 COLUMNS = 1500                                      # at most, of anything drawn over time
@@ -79,7 +80,7 @@ def numbers(result, units: np.ndarray | None, seconds: float) -> str:
 
 def page(title: str, pictures: Iterable[str], subtitle: str = "") -> str:
     """A whole page of such figures, for `recognise`."""
-    return document.document(title, document.head(title, subtitle) + element("main", "".join(pictures)))
+    return html_document.document(title, html_document.head(title, subtitle) + element("main", "".join(pictures)))
 
 
 def frame_edges(num_frames: int, num_samples: int) -> np.ndarray:

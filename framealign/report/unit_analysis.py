@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from framealign import alignment, audio, metrics, synth
-from framealign.config import derive_seed
-from framealign.data import frame_counts
-from framealign.emotion import EmotionModel
-from framealign.frames import FRAME_RATE
-from framealign.units import Units
+from framealign.sound import audio
+from framealign.corpus import synthetic_corpus
+from framealign.emotion import metrics, planted_truth
+from framealign.runtime.settings import derive_seed
+from framealign.corpus.cropping import frame_counts
+from framealign.emotion.emotion_model import EmotionModel
+from framealign.sound.frames import FRAME_RATE
+from framealign.units.units import Units
 
 OUTSIDE = "neutral"                                 # what frames outside a planted emotional stretch are
 
@@ -96,8 +98,8 @@ def frame_emotions(utterances: list, classes: list[str]) -> np.ndarray:
     for utterance, count in zip(utterances, frame_counts(utterances).tolist()):
         label = classes.index(utterance.label) if utterance.label in classes else -1
         own = np.full(count, label)
-        if label >= 0 and OUTSIDE in classes and alignment.has_truth(utterance):
-            own[~synth.planted(utterance.path, count)] = classes.index(OUTSIDE)
+        if label >= 0 and OUTSIDE in classes and planted_truth.has_truth(utterance):
+            own[~synthetic_corpus.planted(utterance.path, count)] = classes.index(OUTSIDE)
         found.append(own)
     return np.concatenate(found) if found else np.zeros(0, int)
 

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from framealign import distributed, log
+from framealign.runtime import distributed, log
 
 NAME = ".lock"
 RENEWED_SECONDS, STALE_SECONDS = 30, 180            # how often the owner renews it; unrenewed for so long: it is gone

@@ -1,7 +1,7 @@
 """Single settings of a preset replaced from the command line: `--set pretrain.updates=500 --set align_clusters=30`."""
 import dataclasses
 
-from framealign.config import Preset
+from framealign.runtime.settings import Preset
 
 
 def parse_settings(settings: list[str]) -> dict[str, str]:

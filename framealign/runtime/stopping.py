@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 
-from framealign import distributed, log
+from framealign.runtime import distributed, log
 
 IMPATIENT_SECONDS = 2                               # a launcher passes one Ctrl-C on twice, at once; a person waits
 

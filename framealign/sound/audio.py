@@ -16,8 +16,8 @@ import soundfile
 import torch
 from torch import Tensor
 
-from framealign import log
-from framealign.frames import RECEPTIVE_FIELD, SAMPLE_RATE
+from framealign.runtime import log
+from framealign.sound.frames import RECEPTIVE_FIELD, SAMPLE_RATE
 
 LOWEST_RATE, HIGHEST_RATE = 4_000, 1_000_000        # Hz: outside, the header is wrong or the file is no speech
 ZERO_CROSSINGS, ROLL_OFF = 6, 0.99                  # torchaudio's resampling filter: half width, cut-off over Nyquist

@@ -7,7 +7,7 @@ torchaudio does the arithmetic and is imported only inside the function: the res
 import torch
 from torch import Tensor
 
-from framealign.frames import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, num_frames
+from framealign.sound.frames import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, num_frames
 
 COEFFICIENTS = 13
 WIDTH = 3 * COEFFICIENTS                            # F: coefficients, deltas, deltas of deltas

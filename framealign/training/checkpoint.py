@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from framealign import distributed, files, huggingface, log
-from framealign.config import HubertConfig
+from framealign.runtime import distributed, files, log
+from framealign.hubert import model_directory
+from framealign.runtime.settings import HubertConfig
 
 PARTS = ("config.json", "model.safetensors", "state.pt")    # without which nothing can be continued
 
@@ -30,7 +31,7 @@ def save(run: Path, update: int, config: HubertConfig, state: dict[str, Tensor],
             shutil.rmtree(left_over, ignore_errors=True)
         try:
             temporary.mkdir(parents=True)
-            huggingface.write(temporary, config, state, head, do_normalize=do_normalize, labels=labels)
+            model_directory.write(temporary, config, state, head, do_normalize=do_normalize, labels=labels)
             with files.write_atomically(temporary / "state.pt") as path, files.disk_errors(path):
                 torch.save(training | {"ranks": distributed.world_size()}, path)
             files.write_json(temporary / "complete.json",
@@ -70,7 +71,7 @@ def latest(run: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict] | Non
     folder = distributed.all_gather_objects(newest(run) if distributed.rank() == 0 else None)[0]
     if folder is None:
         return None
-    found = huggingface.read(folder)
+    found = model_directory.read(folder)
     training = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
     if (ranks := training.pop("ranks", 1)) != distributed.world_size():
         log.say(f"{folder}: written by {ranks} ranks, continues on {distributed.world_size()}")

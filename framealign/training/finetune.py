@@ -12,18 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framealign import checkpoint, distributed, files, log, metrics, optim, stopping
-from framealign.config import FinetuneConfig, as_dict, derive_seed
-from framealign.corpus import Split
-from framealign.data import Crop, balanced_draw, frame_counts, groups_by_length
-from framealign.emotion import EmotionModel
-from framealign.frames import FRAME_RATE, frames_in
-from framealign.masking import span_mask
-from framealign.metrics import scores
-from framealign.model import Hubert
-from framealign.stages import link
-from framealign.units import frame_source
-from framealign.utterances import OPTIMISTIC, Utterance, check_parts, split_ids
+from framealign.runtime import distributed, files, log, stopping
+from framealign.emotion import metrics
+from framealign.training import checkpoint, optimiser
+from framealign.runtime.settings import FinetuneConfig, as_dict, derive_seed
+from framealign.corpus.manifest import Split
+from framealign.corpus.cropping import Crop, balanced_draw, frame_counts, groups_by_length
+from framealign.emotion.emotion_model import EmotionModel
+from framealign.sound.frames import FRAME_RATE, frames_in
+from framealign.hubert.masking import span_mask
+from framealign.emotion.metrics import scores
+from framealign.hubert.model import Hubert
+from framealign.recipe.stages import link
+from framealign.units.units import frame_source
+from framealign.corpus.protocols import OPTIMISTIC, Utterance, check_parts, split_ids
 
 
 def training_batches(counts: Tensor, labels: Tensor, config: FinetuneConfig, epoch: int):
@@ -92,7 +94,7 @@ def train_step(model, source, crops: list[Crop], labels: Tensor, config: Finetun
             logits = model(distributed.send(inputs, device), distributed.send(lengths, device), hidden, sizes)
         target = distributed.send(labels[[crop.utterance for crop in part]], device)
         loss = F.cross_entropy(logits.float(), target, reduction="sum") * (weight / len(crops))
-        (optim.only_if_finite(loss) * world).backward()         # DDP averages over ranks
+        (optimiser.only_if_finite(loss) * world).backward()         # DDP averages over ranks
         total += loss.detach()
     return total
 
@@ -118,7 +120,7 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
     hubert.feature_extractor.requires_grad_(not config.freeze_conv)
     hubert.masked_spec_embed.requires_grad_(config.mask_start_fraction > 0)
     source = frame_source(hubert, utterances, config, frontend or run / "frontend", device)
-    optimizer = optim.adamw([*hubert.parameters(), *model.pooling.parameters()], config.lr, (0.9, 0.999), 1e-8,
+    optimizer = optimiser.adamw([*hubert.parameters(), *model.pooling.parameters()], config.lr, (0.9, 0.999), 1e-8,
                             config.weight_decay)
     optimizer.add_param_group({"params": model.classifier.parameters(), "lr_factor": config.head_lr_factor})
     record = {"finetune": as_dict(config), "classes": classes, "split": split_ids(split)}
@@ -146,18 +148,18 @@ def finetune(hubert: Hubert, utterances: list, split: Split, classes: list[str],
             losses.append(train_step(wrapped, source, crops, labels, config, device, autocast, epoch, index))
             seen += sum(crop.frames for crop in crops)
             done += 1
-            lr = optim.linear_schedule(done, config.lr, 0, updates) if config.lr_decay else config.lr
-            norm, skipped = optim.step(optimizer, lr, config.clip_norm)
+            lr = optimiser.linear_schedule(done, config.lr, 0, updates) if config.lr_decay else config.lr
+            norm, skipped = optimiser.step(optimizer, lr, config.clip_norm)
             in_a_row = (in_a_row + 1) * skipped
             flags.append(skipped)
             if index + 1 < per_epoch and steps.asked():
                 save(model, optimizer, run, done, (losses, flags), best, in_a_row, record, config.keep_checkpoints)
                 stopping.stop(f"{run} has a checkpoint of epoch {epoch}, update {index + 1} of {per_epoch}")
-        bad = optim.skipped_steps(flags, per_epoch)
+        bad = optimiser.skipped_steps(flags, per_epoch)
         for index in bad:
             journal.write({"update": epoch, "epoch": epoch, "skipped_batch": index,
                            "utterances": sorted({utterances[crop.utterance].id for crop in batches[index - 1]})})
-        optim.stop_if_skipping({"skipped": in_a_row, "updates": in_a_row}, done)
+        optimiser.stop_if_skipping({"skipped": in_a_row, "updates": in_a_row}, done)
         loss = distributed.all_reduce_sum(torch.stack(losses)).mean()
         line = {"update": epoch, "epoch": epoch, "loss": float(loss), "lr": lr, "gradient_norm": float(norm),
                 "skipped_updates": len(bad)}

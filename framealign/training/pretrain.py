@@ -12,15 +12,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from framealign import checkpoint, distributed, files, log, optim, stopping
-from framealign.config import PretrainConfig, as_dict, derive_seed
-from framealign.data import (Crop, ahead, batch_ids, frame_counts, micro_batches_per_update,
-                              pretraining_micro_batches)
-from framealign.frames import FRAME_RATE, frames_in
-from framealign.masking import span_mask
-from framealign.model import Hubert
-from framealign.prediction import MaskedPrediction, exact, frame_weights, places_of
-from framealign.units import Units, frame_source
+from framealign.runtime import distributed, files, log, stopping
+from framealign.training import checkpoint, optimiser
+from framealign.runtime.settings import PretrainConfig, as_dict, derive_seed
+from framealign.corpus.cropping import (Crop, ahead, batch_ids, frame_counts, micro_batches_per_update,
+                                     pretraining_micro_batches)
+from framealign.sound.frames import FRAME_RATE, frames_in
+from framealign.hubert.masking import span_mask
+from framealign.hubert.model import Hubert
+from framealign.hubert.objective import MaskedPrediction, exact, frame_weights, places_of
+from framealign.units.units import Units, frame_source
 
 
 def crop_units(units: list[Units], crops: list[Crop]) -> Tensor:
@@ -129,7 +130,7 @@ def pretrain(hubert: Hubert, utterances: list, units: Units | list[Units], confi
     model = MaskedPrediction(hubert, numbers_of(units), config).to(device).train()
     train_counts, valid_counts = hold_out(frame_counts(utterances), config)
     source = frame_source(hubert, utterances, config, frontend or run / "frontend", device)
-    optimizer = optim.adamw(model.parameters(), config.peak_lr, (config.adam_beta1, config.adam_beta2),
+    optimizer = optimiser.adamw(model.parameters(), config.peak_lr, (config.adam_beta1, config.adam_beta2),
                             config.adam_eps, config.weight_decay)
     record = {"pretrain": as_dict(config), "num_clusters": numbers_of(units),
               "units": [files.digest_bytes(one.units.int().numpy().tobytes()) for one in units],
@@ -148,7 +149,7 @@ def pretrain(hubert: Hubert, utterances: list, units: Units | list[Units], confi
     began, seen = time.monotonic(), 0.0
     steps = stopping.Steps(range(start + 1, config.updates + 1))
     for update in steps:
-        lr = optim.linear_schedule(update, config.peak_lr, config.warmup_updates, config.updates)
+        lr = optimiser.linear_schedule(update, config.peak_lr, config.warmup_updates, config.updates)
         logs = update % config.log_every_updates == 0 or update == config.updates
         micro_batches, weighted_frames, audio_seconds = next(batches)
         micro_batches = ([*(distributed.send(x, device) for x in tensors), weight]
@@ -161,19 +162,19 @@ def pretrain(hubert: Hubert, utterances: list, units: Units | list[Units], confi
                 with autocast():
                     loss, sums = wrapped(inputs, targets, is_masked, is_kept, logs, lengths, (hidden_at, seen_at))
                 # DDP averages gradients over ranks; the factor turns that into the mean over all hidden frames.
-                (optim.only_if_finite(loss) * weight * world / max(weighted_frames, 1)).backward()
+                (optimiser.only_if_finite(loss) * weight * world / max(weighted_frames, 1)).backward()
             if weight:
                 add_up(totals, sums)
         leave_dropped(hubert, is_kept)
-        norm, skipped = optim.step(optimizer, lr, config.clip_norm)
+        norm, skipped = optimiser.step(optimizer, lr, config.clip_norm)
         flags.append(skipped)                       # of every update since the last line of the log
         in_a_row = (in_a_row + 1) * skipped         # updates skipped up to this one
         seen += audio_seconds
         if logs:
-            bad = optim.skipped_steps(flags, update)
+            bad = optimiser.skipped_steps(flags, update)
             for number, ids in batch_ids(utterances, train_counts, config, bad):
                 journal.write({"update": update, "skipped_update": number, "utterances": ids})
-            optim.stop_if_skipping({"skipped": in_a_row, "updates": in_a_row}, update)
+            optimiser.stop_if_skipping({"skipped": in_a_row, "updates": in_a_row}, update)
             elapsed = time.monotonic() - began
             journal.write({"update": update, **ratios(totals, numbers_of(units), device), "lr": lr,
                            "gradient_norm": float(norm), "skipped_updates": len(bad),

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from framealign import distributed
-from framealign.config import KMeansConfig, derive_seed
+from framealign.runtime import distributed
+from framealign.runtime.settings import KMeansConfig, derive_seed
 
 Chunks = Tensor | np.ndarray | Iterable | Callable[[], Iterable]
 EXTRA_PASSES = 10                                   # full passes beyond the limit while a cluster is still empty

@@ -14,11 +14,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from framealign import centroids, distributed, files, kmeans, log, windows
-from framealign.config import FinetuneConfig, KMeansConfig, PretrainConfig
-from framealign.data import FrameStore, Waveforms, frame_counts
-from framealign.mfcc import mfcc
-from framealign.model import Hubert
+from framealign.runtime import distributed, files, log
+from framealign.hubert import long_sound
+from framealign.exchange import codebook_files
+from framealign.units import kmeans
+from framealign.runtime.settings import FinetuneConfig, KMeansConfig, PretrainConfig
+from framealign.corpus.cropping import FrameStore, Waveforms, frame_counts
+from framealign.sound import mfcc
+from framealign.hubert.model import Hubert
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Codebook:
     @classmethod
     def read(cls, path: str | Path) -> "Codebook":
         """Read `codebook.safetensors`; also `.npy` and scikit-learn's joblib file (fairseq's `*_km500.bin`)."""
-        found = torch.from_numpy(np.ascontiguousarray(centroids.read_centroids(path), dtype=np.float32))
+        found = torch.from_numpy(np.ascontiguousarray(codebook_files.read_centroids(path), dtype=np.float32))
         counts, metadata = torch.zeros(len(found), dtype=torch.int64), {}
         if Path(path).suffix == ".safetensors":
             with safetensors.safe_open(path, "pt") as file:
@@ -174,7 +177,7 @@ def state_store(hubert: Hubert, layer: int, utterances: list, directory: Path, d
         raise ValueError(f"layer must be in [0, {hubert.config.num_hidden_layers}], got {layer}")
     return _filled(hubert, directory, utterances, hubert.config.hidden_size,
                    lambda waveforms: hubert.states_of(waveforms, layer),
-                   lambda waveform: windows.states(hubert, waveform, layer, device), f"layer {layer}", device,
+                   lambda waveform: long_sound.states(hubert, waveform, layer, device), f"layer {layer}", device,
                    precision)
 
 
@@ -183,7 +186,7 @@ def frontend_store(hubert: Hubert, utterances: list, directory: Path, device: to
     """Output of the (frozen) conv encoder for every utterance: what training would otherwise compute every epoch."""
     return _filled(hubert, directory, utterances, hubert.config.conv_dim[-1],
                    lambda waveforms: [hubert.features_of(x) for x in waveforms],
-                   lambda waveform: (x[0, kept] for kept, x in windows.features(hubert, waveform, device)), "frontend",
+                   lambda waveform: (x[0, kept] for kept, x in long_sound.features(hubert, waveform, device)), "frontend",
                    device, dtype=dtype)
 
 
@@ -206,7 +209,7 @@ def _filled(hubert: Hubert, directory: Path, utterances: list, width: int,
     hubert = hubert.to(device).eval()
 
     def compute(waveforms: list[Tensor]) -> list[Tensor | Iterator[Tensor]]:
-        if len(waveforms) == 1 and hubert.num_frames(torch.tensor(len(waveforms[0]))) > windows.WHOLE:
+        if len(waveforms) == 1 and hubert.num_frames(torch.tensor(len(waveforms[0]))) > long_sound.WHOLE:
             return [by_windows(waveforms[0])]
         return forward([x.to(device) for x in waveforms])
 

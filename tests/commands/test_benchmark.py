@@ -12,10 +12,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from framealign import allocator, benchmark
-from framealign.config import PRESETS
-from framealign.model import Hubert
-from framealign.parameters import shapes
+from framealign.runtime import allocator
+from framealign.commands import benchmark
+from framealign.runtime.settings import PRESETS
+from framealign.hubert.model import Hubert
+from framealign.hubert.parameters import shapes
 
 CPU = torch.device("cpu")
 CONFIG = replace(PRESETS["tiny"].model, num_hidden_layers=3, layerdrop=0.0)

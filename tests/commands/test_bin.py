@@ -22,10 +22,13 @@ import soundfile
 import torch
 from torch.distributed.run import get_args_parser
 
-from framealign import corpus, demo, files, session
-from framealign.model import Hubert
-from framealign.recognise import Recogniser
-from framealign.units import Codebook, Units
+from framealign.runtime import files
+from framealign.corpus import manifest
+from framealign.recipe import recipe
+from framealign.commands import demo_command
+from framealign.hubert.model import Hubert
+from framealign.emotion.recogniser import Recogniser
+from framealign.units.units import Codebook, Units
 
 SCRIPTS = sorted(path.stem for path in (small.ROOT / "bin").glob("*.py") if path.stem not in ("bench", "verify"))
 QUICK = ["--updates", "2", "--warmup-updates", "1", "--batch-seconds", "4", "--micro-batch-seconds", "2",
@@ -81,7 +84,7 @@ def tree(folder) -> Path:
 
 @pytest.fixture(scope="module")
 def table(folder, tones) -> Path:
-    corpus.write(folder / "corpus.tsv", tones)
+    manifest.write(folder / "corpus.tsv", tones)
     return folder / "corpus.tsv"
 
 
@@ -97,7 +100,7 @@ def units(folder, tones) -> Path:
 @pytest.fixture(scope="module")
 def finished(folder, tree, base) -> Path:
     """A session run: method finetune, all folds."""
-    session.run_sessions(small.config(tree, base, folder / "finished", method="finetune", session="all"),
+    recipe.run_sessions(small.config(tree, base, folder / "finished", method="finetune", session="all"),
                          small.SETTINGS)
     return folder / "finished"
 
@@ -165,19 +168,19 @@ def test_two_ranks_of_torchrun_pretrain_as_one(good, table, units, base, tmp_pat
 
 def test_prepare_reads_every_kind_of_corpus(good, tree, tones, table, tmp_path):
     out = good("prepare", "--iemocap", tree, "--allow-partial", "--out", tmp_path / "a" / "corpus.tsv")
-    found = corpus.read(tmp_path / "a" / "corpus.tsv")
-    assert len(found) == 24 and {u.label for u in found} == set(corpus.CLASSES)
+    found = manifest.read(tmp_path / "a" / "corpus.tsv")
+    assert len(found) == 24 and {u.label for u in found} == set(manifest.CLASSES)
     assert out.splitlines()[-1] == f"{tmp_path / 'a' / 'corpus.tsv'}: 24 utterances" and "hours" in out
     without = good("prepare", "--iemocap", tree, "--allow-partial", "--no-excited", "--out", tmp_path / "b.tsv")
     assert without != out or not list(tree.rglob("*exc*"))
     plain = "path,emotion\n" + "".join(f"{u.path},{u.label}\n" for u in tones)
     (tmp_path / "plain.csv").write_text(plain)
     good("prepare", "--table", tmp_path / "plain.csv", "--out", tmp_path / "c.tsv")
-    assert [(u.id, u.num_samples, u.label) for u in corpus.read(tmp_path / "c.tsv")] == [
+    assert [(u.id, u.num_samples, u.label) for u in manifest.read(tmp_path / "c.tsv")] == [
         (u.id, u.num_samples, u.label) for u in tones]
-    corpus.write_fairseq(tmp_path / "list.tsv", tones)
+    manifest.write_fairseq(tmp_path / "list.tsv", tones)
     good("prepare", "--fairseq", tmp_path / "list.tsv", "--out", tmp_path / "d.tsv")
-    assert [(u.id, u.label) for u in corpus.read(tmp_path / "d.tsv")] == [(u.id, "") for u in tones]
+    assert [(u.id, u.label) for u in manifest.read(tmp_path / "d.tsv")] == [(u.id, "") for u in tones]
 
 
 def test_units_of_mfcc_of_states_and_of_a_codebook(good, table, base, tones, tmp_path):
@@ -222,7 +225,7 @@ def test_pretrain_from_scratch_finetune_export_recognise(good, table, units, ton
 
 def test_finetune_by_lists_and_again(good, script, tones, base, tmp_path):
     for part, fold in (("train", "2"), ("valid", "3"), ("test", "1")):
-        lines = [f"{u.id} {u.path} {corpus.CLASSES.index(u.label)}\n" for u in tones if u.session == fold]
+        lines = [f"{u.id} {u.path} {manifest.CLASSES.index(u.label)}\n" for u in tones if u.session == fold]
         (tmp_path / f"{part}.scp").write_text("".join(lines))
     args = [word for part in ("train", "valid", "test") for word in (f"--{part}", tmp_path / f"{part}.scp")]
     args += ["--init-from", base, *TUNED, "--pooling", "mean", "--run", tmp_path / "run"]
@@ -260,11 +263,11 @@ def test_all_methods_and_two_seeds_share_stages_and_are_compared(good, tree, bas
     assert table.count("tapt - finetune: WA") == table.count("align - tapt: WA") == \
         table.count("multiscale - align: WA") == 1 and "seed 1 2" in table
     assert good("evaluate", tmp_path / "run", "--method", "all") == table
-    assert files.read_json(tmp_path / "run" / "seed2" / "results.json").keys() == {*session.METHODS}
+    assert files.read_json(tmp_path / "run" / "seed2" / "results.json").keys() == {*recipe.METHODS}
     for fold in (tmp_path / "run").glob("seed*/session1/finetune"):
         noted, = (json.loads(line) for line in (fold / "epochs.jsonl").read_text().splitlines())
         last = [line.split(",")[2] for line in (fold / "predictions.csv").read_text().splitlines()[1:]]
-        assert [corpus.CLASSES[i] for i in noted["predicted"]] == last          # of the only epoch
+        assert [manifest.CLASSES[i] for i in noted["predicted"]] == last          # of the only epoch
     one = good("evaluate", tmp_path / "run" / "seed1", "--method", "tapt")
     assert "as the released code chooses them: optimistic" in one
     seeds = good("evaluate", tmp_path / "run")
@@ -283,7 +286,7 @@ def test_session_on_a_table_of_real_speech(good, shared, base, tmp_path):
 
 def test_demo_runs_the_three_methods_and_measures_alignment(good, base, tmp_path, monkeypatch):
     """The demo itself, on a corpus of 40 utterances and with a random base model."""
-    monkeypatch.setattr(demo, "UTTERANCES_PER_SPEAKER", 4)
+    monkeypatch.setattr(demo_command, "UTTERANCES_PER_SPEAKER", 4)
     out = good("demo", "--hubert", base, "--device", "cpu", *small.FLAGS, "--run", tmp_path / "demo")
     found = files.read_json(tmp_path / "demo" / "demo.json")
     assert list(found["methods"]) == ["finetune", "tapt", "align"]
@@ -295,9 +298,9 @@ def test_demo_runs_the_three_methods_and_measures_alignment(good, base, tmp_path
 
 
 def test_the_committed_base_model_can_be_made_again(good, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "TINY", tmp_path / "tiny")
-    monkeypatch.setattr(demo, "BASE_SESSIONS", 3)
-    monkeypatch.setattr(demo, "BASE_UTTERANCES_PER_SPEAKER", 4)
+    monkeypatch.setattr(recipe, "TINY", tmp_path / "tiny")
+    monkeypatch.setattr(demo_command, "BASE_SESSIONS", 3)
+    monkeypatch.setattr(demo_command, "BASE_UTTERANCES_PER_SPEAKER", 4)
     good("demo", "--make-tiny-base", "--device", "cpu", *small.FLAGS, "--run", tmp_path / "run")
     assert Hubert.from_pretrained(tmp_path / "tiny").config == small.model()
     record = files.read_json(tmp_path / "tiny" / "record.json")
@@ -347,7 +350,7 @@ def listing(folder: Path) -> dict[str, str]:
 def test_rotten_sound(script, tones, base, finished, tmp_path, name, kind):
     write_rotten(tmp_path, kind)
     bad = dataclasses.replace(tones[9], path=tmp_path / "bad.wav", num_samples=400 if kind == "short" else 16_000)
-    corpus.write(tmp_path / "corpus.tsv", [*tones[:9], bad, *tones[10:]])
+    manifest.write(tmp_path / "corpus.tsv", [*tones[:9], bad, *tones[10:]])
     before = listing(tmp_path)
     args = {"recognise": [finished / "session1" / "recogniser", tmp_path / "bad.wav"],
             "session": ["--corpus", tmp_path / "corpus.tsv", "--hubert", base, "--preset", "tiny", *small.FLAGS,
@@ -377,7 +380,7 @@ def changed_row(column: str, value: str) -> Callable[[list[list[str]]], None]:
 ])
 @pytest.mark.parametrize("name", ["prepare", "units", "pretrain", "finetune", "session"])
 def test_rotten_manifests(script, tones, base, units, tmp_path, name, change, words):
-    corpus.write(tmp_path / "corpus.tsv", tones)
+    manifest.write(tmp_path / "corpus.tsv", tones)
     rows = [line.split("\t") for line in (tmp_path / "corpus.tsv").read_text().splitlines()]
     change(rows)
     (tmp_path / "corpus.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
@@ -462,7 +465,7 @@ def test_rotten_models(script, table, units, base, tmp_path, name, how, words):
     ("demo", ["--hubert", "/does/not/exist", "--set", "x=1", "--run", "{}/d"], ["--set x: no such setting"]),
 ])
 def test_other_mistakes(script, table, tree, base, units, tmp_path, monkeypatch, name, args, words):
-    monkeypatch.setattr(demo, "make_corpus", lambda *args: tree)                # it takes minutes
+    monkeypatch.setattr(demo_command, "make_corpus", lambda *args: tree)                # it takes minutes
     np.save(tmp_path / "codebook.npy", np.zeros((4, 7), np.float32))
     (tmp_path / "other.km").write_text("\n".join(["1 2 3"] * 24) + "\n")
     three = "".join(line for line in table.read_text().splitlines(True) if "sad" not in line)

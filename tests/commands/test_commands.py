@@ -10,15 +10,20 @@ import small
 import soundfile
 import torch
 
-from framealign import audio, commands, corpus, files, huggingface, interop
-from framealign.commands import FinetuneRun, PretrainRun, UnitsRun
-from framealign.config import PRESETS, FinetuneConfig, KMeansConfig, preset
-from framealign.emotion import EmotionModel
-from framealign.mfcc import mfcc
-from framealign.model import Hubert
-from framealign.overrides import with_overrides
-from framealign.recognise import Recogniser
-from framealign.units import Codebook, Units
+from framealign.runtime import files
+from framealign.sound import audio
+from framealign.corpus import manifest
+from framealign.hubert import model_directory
+from framealign.exchange import foreign_weights
+from framealign.commands import files_commands
+from framealign.commands.files_commands import FinetuneRun, PretrainRun, UnitsRun
+from framealign.runtime.settings import PRESETS, FinetuneConfig, KMeansConfig, preset
+from framealign.emotion.emotion_model import EmotionModel
+from framealign.sound import mfcc
+from framealign.hubert.model import Hubert
+from framealign.runtime.overrides import with_overrides
+from framealign.emotion.recogniser import Recogniser
+from framealign.units.units import Codebook, Units
 
 KMEANS = KMeansConfig(seeding_frames=500, full_passes=2, seeding_tries=1)
 SMALL = with_overrides(preset("tiny"), small.SETTINGS | {"finetune.epochs": "1", "pretrain.updates": "2",
@@ -27,7 +32,7 @@ SMALL = with_overrides(preset("tiny"), small.SETTINGS | {"finetune.epochs": "1",
 
 @pytest.fixture
 def table(tones, tmp_path) -> Path:
-    corpus.write(tmp_path / "corpus.tsv", tones)
+    manifest.write(tmp_path / "corpus.tsv", tones)
     return tmp_path / "corpus.tsv"
 
 
@@ -50,28 +55,28 @@ def lists(tones, tmp_path) -> dict[str, str]:
 # Reading
 
 def test_a_corpus_is_a_manifest_or_a_fairseq_list(tones, table, tmp_path):
-    corpus.write_fairseq(tmp_path / "list.tsv", tones)
-    assert commands.read_corpus(str(table)) == tones
-    found = commands.read_corpus(str(tmp_path / "list.tsv"))
+    manifest.write_fairseq(tmp_path / "list.tsv", tones)
+    assert files_commands.read_corpus(str(table)) == tones
+    found = files_commands.read_corpus(str(tmp_path / "list.tsv"))
     assert [(u.id, u.path, u.num_samples, u.label) for u in found] == [(u.id, u.path, u.num_samples, "") for u in tones]
 
 
 def test_a_corpus_is_compared_with_its_files(tones, table):
-    corpus.write(table, [dataclasses.replace(tones[0], num_samples=tones[0].num_samples - 1), *tones[1:]])
+    manifest.write(table, [dataclasses.replace(tones[0], num_samples=tones[0].num_samples - 1), *tones[1:]])
     with pytest.raises(ValueError, match="1 of 24 sound files are not as the manifest says: .*the manifest says"):
-        commands.read_corpus(str(table))
+        files_commands.read_corpus(str(table))
 
 
 def test_settings_of_pretraining_depend_on_where_it_starts():
-    assert commands.pretrain_settings(PretrainRun(preset="small")) == preset("small").scratch
-    assert commands.pretrain_settings(PretrainRun(preset="small", init_from="x")) == preset("small").pretrain
+    assert files_commands.pretrain_settings(PretrainRun(preset="small")) == preset("small").scratch
+    assert files_commands.pretrain_settings(PretrainRun(preset="small", init_from="x")) == preset("small").pretrain
 
 
 # Units
 
 def test_mfcc_units_are_the_nearest_centroids(tones, table, tmp_path, capsys):
     out = tmp_path / "units"
-    commands.make_units_run(UnitsRun(corpus=str(table), mfcc=True, clusters="6", out=str(out), km=True), KMEANS)
+    files_commands.make_units_run(UnitsRun(corpus=str(table), mfcc=True, clusters="6", out=str(out), km=True), KMEANS)
     assert sorted(path.name for path in out.iterdir()) == ["codebook.safetensors", "units.km", "units.safetensors"]
     units, codebook = Units.read(out / "units.safetensors"), Codebook.read(out / "codebook.safetensors")
     units.check(tones, "units")
@@ -89,7 +94,7 @@ def test_state_units_of_a_layer_by_a_given_codebook(tones, table, base, tmp_path
     np.save(tmp_path / "given.npy", np.random.default_rng(0).standard_normal((4, 16)).astype(np.float32))
     config = UnitsRun(corpus=str(table), model=str(base), layer=2, codebook=str(tmp_path / "given.npy"),
                       out=str(tmp_path / "units"))
-    commands.make_units_run(config, KMEANS)
+    files_commands.make_units_run(config, KMEANS)
     units = Units.read(tmp_path / "units" / "units.safetensors")
     waveform = audio.preprocess(audio.load(tones[5].path), hubert.do_normalize)
     with torch.inference_mode():
@@ -104,7 +109,7 @@ def test_several_codebooks_are_made_and_predicted_together(table, base, tmp_path
     """bin/units.py with several numbers: the files of each alone; bin/pretrain.py takes them all."""
     for clusters in ("4,6", "4", "6"):
         out = str(tmp_path / clusters)
-        commands.make_units_run(UnitsRun(corpus=str(table), mfcc=True, clusters=clusters, out=out, km=True), KMEANS)
+        files_commands.make_units_run(UnitsRun(corpus=str(table), mfcc=True, clusters=clusters, out=out, km=True), KMEANS)
     names = [f"{what}-{number}.{kind}" for number in (4, 6) for what, kind in (
         ("codebook", "safetensors"), ("units", "safetensors"), ("units", "km"))]
     assert sorted(path.name for path in (tmp_path / "4,6").iterdir()) == sorted(names)
@@ -113,12 +118,12 @@ def test_several_codebooks_are_made_and_predicted_together(table, base, tmp_path
         alone = tmp_path / number / name.replace(f"-{number}", "")
         assert (tmp_path / "4,6" / name).read_bytes() == alone.read_bytes(), one
     units = ",".join(str(tmp_path / number / "units.safetensors") for number in ("4", "6"))
-    commands.pretrain_run(PretrainRun(corpus=str(table), units=units, init_from=str(base), preset="tiny",
+    files_commands.pretrain_run(PretrainRun(corpus=str(table), units=units, init_from=str(base), preset="tiny",
                                       run=str(tmp_path / "run"), device="cpu"), SMALL.pretrain)
     assert files.read_json(tmp_path / "run" / "pretrain.json")["num_clusters"] == [4, 6]
     with pytest.raises(ValueError, match="gives one codebook, --clusters 4,6 asks for several"):
         np.save(tmp_path / "given.npy", np.zeros((4, 39), np.float32))
-        commands.make_units_run(UnitsRun(corpus=str(table), mfcc=True, clusters="4,6",
+        files_commands.make_units_run(UnitsRun(corpus=str(table), mfcc=True, clusters="4,6",
                                          codebook=str(tmp_path / "given.npy"), out=str(tmp_path / "x")), KMEANS)
     assert not (tmp_path / "x").exists()
 
@@ -140,7 +145,7 @@ def test_wrong_units_flags_leave_nothing(table, base, tmp_path, changes, message
              for key, value in changes.items()}
     before = small.digests(tmp_path)
     with pytest.raises(ValueError, match=message):
-        commands.make_units_run(UnitsRun(**({"corpus": str(table), "out": str(tmp_path / "units")} | given)), KMEANS)
+        files_commands.make_units_run(UnitsRun(**({"corpus": str(table), "out": str(tmp_path / "units")} | given)), KMEANS)
     assert small.digests(tmp_path) == before and not (tmp_path / "units").exists()
 
 
@@ -161,7 +166,7 @@ def test_pretraining_from_scratch_and_from_an_encoder(table, units, base, tmp_pa
     for name, config in (("scratch", PretrainRun()), ("from", PretrainRun(init_from=str(base)))):
         config = dataclasses.replace(config, corpus=str(table), units=str(units), preset="tiny",
                                      run=str(tmp_path / name), device="cpu")
-        commands.pretrain_run(config, commands.pretrain_settings(config))
+        files_commands.pretrain_run(config, files_commands.pretrain_settings(config))
     scratch, trained, start = (Hubert.from_pretrained(place) for place in (
         tmp_path / "scratch" / "encoder", tmp_path / "from" / "encoder", base))
     assert scratch.config == SMALL.model and not scratch.do_normalize
@@ -189,14 +194,14 @@ def test_wrong_pretraining_flags_leave_nothing(table, units, base, tmp_path, cha
                                for key, value in changes.items()}))
     before = small.digests(tmp_path)
     with pytest.raises(ValueError, match=message):
-        commands.pretrain_run(config, SMALL.pretrain)
+        files_commands.pretrain_run(config, SMALL.pretrain)
     assert small.digests(tmp_path) == before and not (tmp_path / "run").exists()
 
 
 def test_a_frozen_conv_encoder_cannot_start_from_scratch(table, units, tmp_path):
     config = PretrainRun(corpus=str(table), units=str(units), preset="tiny", run=str(tmp_path / "run"))
     with pytest.raises(ValueError, match="leave out --freeze-conv, or give --init-from"):
-        commands.pretrain_run(config, SMALL.pretrain)
+        files_commands.pretrain_run(config, SMALL.pretrain)
 
 
 # Fine-tuning
@@ -208,20 +213,20 @@ def predictions(run: Path) -> list[dict[str, str]]:
 
 def test_finetuning_by_session(tones, table, base, tmp_path, capsys):
     config = FinetuneRun(corpus=str(table), session="2", init_from=str(base), run=str(tmp_path / "run"), device="cpu")
-    commands.finetune_run(config, SMALL.finetune)
+    files_commands.finetune_run(config, SMALL.finetune)
     rows = predictions(tmp_path / "run")
     assert [(row["id"], row["true"]) for row in rows] == [(u.id, u.label) for u in tones if u.session == "2"]
     for row in rows:
-        shares = [float(row[name]) for name in corpus.CLASSES]
-        assert sum(shares) == pytest.approx(1, abs=1e-5) and corpus.CLASSES[np.argmax(shares)] == row["predicted"]
+        shares = [float(row[name]) for name in manifest.CLASSES]
+        assert sum(shares) == pytest.approx(1, abs=1e-5) and manifest.CLASSES[np.argmax(shares)] == row["predicted"]
     wa = np.mean([row["true"] == row["predicted"] for row in rows])
     assert f"session2: wa {100 * wa:.1f} %" in capsys.readouterr().out
-    assert EmotionModel.from_pretrained(tmp_path / "run" / "recogniser").labels == list(corpus.CLASSES)
+    assert EmotionModel.from_pretrained(tmp_path / "run" / "recogniser").labels == list(manifest.CLASSES)
 
 
 def test_finetuning_both_ways_gives_one_result(tones, table, base, tmp_path, capsys):
     config = FinetuneRun(corpus=str(table), init_from=str(base), run=str(tmp_path / "run"), device="cpu")
-    commands.finetune_run(config, dataclasses.replace(SMALL.finetune, selection="speaker"))
+    files_commands.finetune_run(config, dataclasses.replace(SMALL.finetune, selection="speaker"))
     results = files.read_json(tmp_path / "run" / "results.json")
     assert len(results["ways"]) == 2 and results["num_utterances"]["test"] == len(predictions(tmp_path / "run")) == 8
     assert "session1-valid-Ses01F, session1-valid-Ses01M: wa" in capsys.readouterr().out
@@ -229,7 +234,7 @@ def test_finetuning_both_ways_gives_one_result(tones, table, base, tmp_path, cap
 
 def test_finetuning_by_lists(tones, lists, base, tmp_path):
     config = FinetuneRun(**lists, init_from=str(base), run=str(tmp_path / "run"), device="cpu")
-    commands.finetune_run(config, SMALL.finetune)
+    files_commands.finetune_run(config, SMALL.finetune)
     assert [row["id"] for row in predictions(tmp_path / "run")] == [u.id for u in tones if u.session == "1"]
     counts = files.read_json(tmp_path / "run" / "results.json")["num_utterances"]
     assert counts == {"train": 8, "valid": 8, "test": 8}
@@ -238,14 +243,14 @@ def test_finetuning_by_lists(tones, lists, base, tmp_path):
 def test_a_run_that_holds_checkpoints_is_continued_or_refused(table, base, tmp_path, capsys):
     config = FinetuneRun(corpus=str(table), init_from=str(base), run=str(tmp_path / "run"), device="cpu")
     tuned = dataclasses.replace(SMALL.finetune, selection="speaker")
-    commands.finetune_run(config, tuned)
+    files_commands.finetune_run(config, tuned)
     before = small.products(tmp_path / "run")
-    commands.finetune_run(config, tuned)
+    files_commands.finetune_run(config, tuned)
     assert capsys.readouterr().out.count("continues after update 2") == 2 and small.products(tmp_path / "run") == before
     with pytest.raises(ValueError, match="holds checkpoints; leave out --no-resume to continue"):
-        commands.finetune_run(dataclasses.replace(config, resume=False), tuned)
+        files_commands.finetune_run(dataclasses.replace(config, resume=False), tuned)
     with pytest.raises(ValueError, match="its checkpoint was made with another configuration or split"):
-        commands.finetune_run(config, dataclasses.replace(tuned, lr=0.5))
+        files_commands.finetune_run(config, dataclasses.replace(tuned, lr=0.5))
     assert small.products(tmp_path / "run") == before
 
 
@@ -264,7 +269,7 @@ def test_wrong_finetuning_flags_leave_nothing(table, lists, base, tmp_path, chan
     config = FinetuneRun(**({"corpus": str(table), "init_from": str(base), "run": str(tmp_path / "run")} | given))
     before = small.digests(tmp_path)
     with pytest.raises(ValueError, match=message):
-        commands.finetune_run(config, SMALL.finetune)
+        files_commands.finetune_run(config, SMALL.finetune)
     assert small.digests(tmp_path) == before and not (tmp_path / "run").exists()
 
 
@@ -274,18 +279,18 @@ def test_rotten_sound_leaves_nothing(tones, base, units, tmp_path, step, samples
     """Its header is in order, so it is found out while features are computed."""
     soundfile.write(tmp_path / "bad.wav", samples, 16_000, subtype="FLOAT")
     bad = dataclasses.replace(tones[9], path=tmp_path / "bad.wav", num_samples=8000)
-    corpus.write(tmp_path / "corpus.tsv", [*tones[:9], bad, *tones[10:]])
+    manifest.write(tmp_path / "corpus.tsv", [*tones[:9], bad, *tones[10:]])
     lines = units.read_text().splitlines()
     units.write_text("\n".join([*lines[:9], " ".join(["1"] * 24), *lines[10:]]) + "\n")
     table, run, before = str(tmp_path / "corpus.tsv"), str(tmp_path / "run"), small.digests(tmp_path)
     with pytest.raises(ValueError, match=message) as error:
         if step == "units":
-            commands.make_units_run(UnitsRun(corpus=table, mfcc=True, clusters="4", out=run), KMEANS)
+            files_commands.make_units_run(UnitsRun(corpus=table, mfcc=True, clusters="4", out=run), KMEANS)
         elif step == "pretrain":
-            commands.pretrain_run(PretrainRun(corpus=table, units=str(units), init_from=str(base), run=run),
+            files_commands.pretrain_run(PretrainRun(corpus=table, units=str(units), init_from=str(base), run=run),
                                   SMALL.pretrain)
         else:
-            commands.finetune_run(FinetuneRun(corpus=table, init_from=str(base), run=run), FinetuneConfig())
+            files_commands.finetune_run(FinetuneRun(corpus=table, init_from=str(base), run=run), FinetuneConfig())
     assert "bad.wav" in str(error.value)
     assert small.digests(tmp_path) == before and not (tmp_path / "run").exists()
 
@@ -296,8 +301,8 @@ def test_rotten_sound_leaves_nothing(tones, base, units, tmp_path, step, samples
 def tuned(tones, base, tmp_path_factory) -> Path:
     """A finished fine-tuning run."""
     folder = tmp_path_factory.mktemp("tuned")
-    corpus.write(folder / "corpus.tsv", tones)
-    commands.finetune_run(FinetuneRun(corpus=str(folder / "corpus.tsv"), init_from=str(base), run=str(folder / "run"),
+    manifest.write(folder / "corpus.tsv", tones)
+    files_commands.finetune_run(FinetuneRun(corpus=str(folder / "corpus.tsv"), init_from=str(base), run=str(folder / "run"),
                                       device="cpu"), dataclasses.replace(SMALL.finetune, epochs=2))
     return folder / "run"
 
@@ -305,40 +310,40 @@ def tuned(tones, base, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("source", ["", "checkpoints/00000002", "recogniser"])
 @pytest.mark.parametrize("encoder_only", [False, True])
 def test_export_of_a_run_a_checkpoint_a_recogniser(tuned, tmp_path, source, encoder_only):
-    commands.export(str(tuned / source), str(tmp_path / "out"), encoder_only, "huggingface")
+    files_commands.export(str(tuned / source), str(tmp_path / "out"), encoder_only, "huggingface")
     place = tuned / (source or "checkpoints/00000002")
-    there, here = huggingface.read(place), huggingface.read(tmp_path / "out")
+    there, here = model_directory.read(place), model_directory.read(tmp_path / "out")
     assert all(torch.equal(here.state[name], x) for name, x in there.state.items()) and len(here.state) == len(
         there.state)
     assert set(here.head) == (set() if encoder_only else {"pooling.weight", "classifier.weight", "classifier.bias"})
-    assert here.labels == (None if encoder_only else list(corpus.CLASSES))
+    assert here.labels == (None if encoder_only else list(manifest.CLASSES))
     assert here.config == there.config and here.do_normalize == there.do_normalize
 
 
 def test_export_to_torchaudios_names(tuned, tmp_path):
-    commands.export(str(tuned), str(tmp_path / "ta.safetensors"), True, "torchaudio")
-    wanted = interop.to_torchaudio(huggingface.read(tuned / "checkpoints" / "00000002").state)
+    files_commands.export(str(tuned), str(tmp_path / "ta.safetensors"), True, "torchaudio")
+    wanted = foreign_weights.to_torchaudio(model_directory.read(tuned / "checkpoints" / "00000002").state)
     found = safetensors.torch.load_file(tmp_path / "ta.safetensors")
     assert set(found) == set(wanted) and all(torch.equal(found[name], x) for name, x in wanted.items())
 
 
 def test_export_as_a_program(tuned, tones, tmp_path):
     """Of a run its newest checkpoint; the same answer as the exported directory; an encoder alone is refused."""
-    commands.export(str(tuned), str(tmp_path / "a.pt2"), False, "torch-export")
+    files_commands.export(str(tuned), str(tmp_path / "a.pt2"), False, "torch-export")
     waveform = audio.load(tones[3].path)
     found = torch.export.load(tmp_path / "a.pt2").module()(waveform[None], torch.tensor([len(waveform)]))[0][0]
     wanted = Recogniser.from_pretrained(tuned / "checkpoints" / "00000002")(waveform).probabilities
     assert found.tolist() == pytest.approx(list(wanted.values()), abs=2e-5)
     with pytest.raises(ValueError, match="--to torch-export writes a recogniser: leave out --encoder"):
-        commands.export(str(tuned), str(tmp_path / "b.pt2"), True, "torch-export")
+        files_commands.export(str(tuned), str(tmp_path / "b.pt2"), True, "torch-export")
     assert not (tmp_path / "b.pt2").exists()
 
 
 def test_export_of_the_unit_head_leaves_it_out(table, units, base, tmp_path):
     config = PretrainRun(corpus=str(table), units=str(units), init_from=str(base), run=str(tmp_path / "run"))
-    commands.pretrain_run(config, SMALL.pretrain)
-    commands.export(str(tmp_path / "run"), str(tmp_path / "out"), False, "huggingface")
-    assert not huggingface.read(tmp_path / "out").head
+    files_commands.pretrain_run(config, SMALL.pretrain)
+    files_commands.export(str(tmp_path / "run"), str(tmp_path / "out"), False, "huggingface")
+    assert not model_directory.read(tmp_path / "out").head
     assert small.digests(tmp_path / "out", "model.safetensors") == small.digests(tmp_path / "run" / "encoder",
                                                                                 "model.safetensors")
 
@@ -346,8 +351,8 @@ def test_export_of_the_unit_head_leaves_it_out(table, units, base, tmp_path):
 def test_export_writes_over_nothing(tuned, tmp_path):
     (tmp_path / "mine").write_text("precious")
     with pytest.raises(ValueError, match="mine: exists already; choose another name or remove it"):
-        commands.export(str(tuned), str(tmp_path / "mine"), False, "huggingface")
+        files_commands.export(str(tuned), str(tmp_path / "mine"), False, "huggingface")
     for source in ("nowhere", "nowhere.pt"):
         with pytest.raises(ValueError, match=f"{source}: no such"):
-            commands.export(str(tmp_path / source), str(tmp_path / "out"), False, "huggingface")
+            files_commands.export(str(tmp_path / source), str(tmp_path / "out"), False, "huggingface")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]

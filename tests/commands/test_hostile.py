@@ -24,20 +24,25 @@ import pytest
 import safetensors.torch
 import small
 import soundfile
-import test_centroids
+import test_codebook_files
 import test_fairseq
 import torch
 
-from framealign import audio, checkpoint, corpus, files, huggingface, interop, log
-from framealign.data import FrameStore
-from framealign.model import Hubert
-from framealign.stages import changed
-from framealign.units import Codebook, Units
+from framealign.runtime import files, log
+from framealign.sound import audio
+from framealign.corpus import manifest
+from framealign.hubert import model_directory
+from framealign.exchange import foreign_weights
+from framealign.training import checkpoint
+from framealign.corpus.cropping import FrameStore
+from framealign.hubert.model import Hubert
+from framealign.recipe.stages import changed
+from framealign.units.units import Codebook, Units
 
 ROOT = small.ROOT
 ROOM = 1 << 30                                      # bytes of address space a reader may take beyond what is in use
 SECONDS = 2.0
-HEADER = "\t".join(corpus.COLUMNS) + "\n"
+HEADER = "\t".join(manifest.COLUMNS) + "\n"
 WORDS = [b"\t", b"\n", b"\r", b"\0", b'"', b",", b";", b"..", b"/", b"../../etc/passwd", b"-1", b"0", b"1e308", b"NaN",
          b"99999999999", b"\xff\xfe", b"\xef\xbb\xbf", "\u2028".encode(), b"{", b"[", b"null", b"true", b"\xed\xa0\x80",
          b"[" * 2000, b"9" * 5000, b"A" * 70_000]
@@ -85,14 +90,14 @@ def listen(path: Path) -> None:
 
 def read_tables(path: Path) -> None:
     """What is read can be written, and is then the same: so ids are safe and paths absolute."""
-    found = corpus.read(path)
-    corpus.write(path.with_name("again.tsv"), found)
-    assert corpus.read(path.with_name("again.tsv")) == found
+    found = manifest.read(path)
+    manifest.write(path.with_name("again.tsv"), found)
+    assert manifest.read(path.with_name("again.tsv")) == found
     assert all(Path(u.id).name == u.id and u.path.is_absolute() for u in found)
 
 
 def read_scp(path: Path) -> None:
-    corpus.from_scp(path, None, path.with_name("other.scp"))
+    manifest.from_scp(path, None, path.with_name("other.scp"))
 
 
 def safetensors_of(**tensors: torch.Tensor) -> bytes:
@@ -121,28 +126,28 @@ class Readers:
         fields = {"model": named, "cfg": {"model": test_fairseq.settings(test_fairseq.SMALL)}, "args": None}
         torch.save(fields, buffers["zip"])
         torch.save(fields, buffers["legacy"], _use_new_zipfile_serialization=False)
-        np.save(buffers["npy"], test_centroids.CENTROIDS)
+        np.save(buffers["npy"], test_codebook_files.CENTROIDS)
         config, model = (root / "model" / "config.json").read_bytes(), root / "model"
-        directory = lambda path: huggingface.read(path.parent)      # noqa: E731
+        directory = lambda path: model_directory.read(path.parent)      # noqa: E731
         self.good: dict[str, tuple[list[bytes], str, Callable[[Path], object]]] = {
             "manifest": ([(HEADER + "a\ta.wav\t900\t1\tS1\tF\tsad\timpro\nb\t/x/b.wav\t400\t\t\t\t\t\n").encode()],
                          "corpus.tsv", read_tables),
             "table": ([b'path,label\n"a.wav",sad\n', b"path;emotion;num_samples\na.wav;joy;900\n"], "t.csv",
                       read_tables),
             "scp": ([b"a a.wav sad\nc a.wav ang\n"], "l.scp", read_scp),
-            "fairseq tsv": ([b"/data\na.wav\t900\nb/c.wav\t500\n"], "f.tsv", corpus.read_fairseq),
+            "fairseq tsv": ([b"/data\na.wav\t900\nb/c.wav\t500\n"], "f.tsv", manifest.read_fairseq),
             "km": ([b"1 2 3\n0 0 7\n"], "u.km", Units.read_km),
             "IEMOCAP": ([b"% [START - END]\n\n[6.2 - 8.2]\tSes01F_impro01_F000\tneu\t[2.5, 2.5, 2.5]\nC-E2:\tx;\n"],
                         "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt",
-                        lambda path: corpus.from_iemocap(root, allow_partial=True)),
+                        lambda path: manifest.from_iemocap(root, allow_partial=True)),
             "config.json": ([config], "model/config.json", directory),
             "preprocessor": ([(model / "preprocessor_config.json").read_bytes()], "model/preprocessor_config.json",
                              directory),
             "weights": ([(model / "model.safetensors").read_bytes()], "model/model.safetensors", directory),
             "bin": ([buffers["bin"].getvalue()], "old/pytorch_model.bin", directory),
-            "fairseq": ([buffers["zip"].getvalue(), buffers["legacy"].getvalue()], "f.pt", interop.read_fairseq),
-            "joblib": ([test_centroids.k_means(test_centroids.array(alignment=3)),
-                        pickle.dumps(test_centroids.CENTROIDS)], "c.bin", Codebook.read),
+            "fairseq": ([buffers["zip"].getvalue(), buffers["legacy"].getvalue()], "f.pt", foreign_weights.read_fairseq),
+            "joblib": ([test_codebook_files.k_means(test_centroids.array(alignment=3)),
+                        pickle.dumps(test_codebook_files.CENTROIDS)], "c.bin", Codebook.read),
             "npy": ([buffers["npy"].getvalue()], "c.npy", Codebook.read),
             "codebook": ([safetensors_of(centroids=torch.rand(4, 3), counts=torch.ones(4, dtype=torch.int64))],
                          "codebook.safetensors", Codebook.read),
@@ -290,7 +295,7 @@ def test_no_name_leads_out_of_the_run_folder(tmp_path, name):
         cells = row | {column: name}
         (tmp_path / "c.tsv").write_text(HEADER + "\t".join(cells.values()) + "\n", newline="")
         if name == "" and column != "id":
-            corpus.read(tmp_path / "c.tsv")
+            manifest.read(tmp_path / "c.tsv")
             continue
         with pytest.raises(ValueError, match=r"c\.tsv"):
-            corpus.read(tmp_path / "c.tsv")
+            manifest.read(tmp_path / "c.tsv")

@@ -9,8 +9,8 @@ import pytest
 import small
 import soundfile
 
-from framealign import corpus
-from framealign.utterances import Utterance
+from framealign.corpus import manifest
+from framealign.corpus.protocols import Utterance
 
 STATUS = Path("/proc/self/status")
 HELD, SECONDS = 5000, 5.0                           # frames that k-means may hold; the small corpus has about so many
@@ -27,7 +27,7 @@ def write(folder: Path, number: int) -> Path:
     for u in range(number):
         soundfile.write(folder / f"{u}.wav", noise[u:u + round(16_000 * SECONDS)].astype(np.int16), 16_000)
         utterances.append(Utterance(f"u{u}", folder / f"{u}.wav", round(16_000 * SECONDS)))
-    corpus.write(folder / "corpus.tsv", utterances)
+    manifest.write(folder / "corpus.tsv", utterances)
     return folder / "corpus.tsv"
 
 

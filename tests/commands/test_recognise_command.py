@@ -10,12 +10,12 @@ import pytest
 import soundfile
 import torch
 
-from framealign import hearing
-from framealign.emotion import EmotionModel
-from framealign.hearing import RecogniseRun, find
-from framealign.model import Hubert
-from framealign.recognise import Recogniser
-from framealign.units import Codebook
+from framealign.commands import recognise_command
+from framealign.emotion.emotion_model import EmotionModel
+from framealign.commands.recognise_command import RecogniseRun, find
+from framealign.hubert.model import Hubert
+from framealign.emotion.recogniser import Recogniser
+from framealign.units.units import Codebook
 
 LABELS = ["neutral", "happy", "angry", "sad"]
 GOOD = ["a.wav", "b.mp3", "c.ogg", "d.flac", "e.aiff", "sub/stereo.wav"]
@@ -63,7 +63,7 @@ def mixed(tmp_path) -> Path:
 
 def test_a_folder_costs_a_line_for_each_rotten_file(model, mixed, capsys):
     """Every good file is recognised as it is alone, in order; every rotten one has its line; status 1."""
-    assert hearing.run(str(model), [str(mixed)], RecogniseRun(format="csv", device="cpu")) == 1
+    assert recognise_command.run(str(model), [str(mixed)], RecogniseRun(format="csv", device="cpu")) == 1
     said = capsys.readouterr()
     rows, recogniser = list(csv.DictReader(io.StringIO(said.out))), Recogniser.from_pretrained(model)
     assert [row["path"] for row in rows] == [str(mixed / name) for name in GOOD]
@@ -98,13 +98,13 @@ def test_what_is_found_in_which_order(mixed, monkeypatch):
     (["gone.wav"], 2, "error: {}/gone.wav: no such file"), (["empty"], 2, "error: {}/empty: holds no sound file"),
     (["gone.wav", "*.xyz"], 2, "2 of 2 could not be recognised")])
 def test_the_exit_status_says_how_many(model, mixed, capsys, names, status, last):
-    assert hearing.run(str(model), [str(mixed / name) for name in names], RecogniseRun(device="cpu")) == status
+    assert recognise_command.run(str(model), [str(mixed / name) for name in names], RecogniseRun(device="cpu")) == status
     errors = capsys.readouterr().err.splitlines()
     assert (errors[-1] if errors else None) == (last and last.format(mixed))
 
 
 def test_json_of_no_sound_is_still_json(model, mixed, capsys):
-    hearing.run(str(model), [str(mixed / "a.wav"), str(mixed / "gone.wav"), str(mixed / "d.flac")],
+    recognise_command.run(str(model), [str(mixed / "a.wav"), str(mixed / "gone.wav"), str(mixed / "d.flac")],
                 RecogniseRun(format="json", timeline=True, device="cpu"))
     assert [Path(one["path"]).name for one in json.loads(capsys.readouterr().out)] == ["a.wav", "d.flac"]
 
@@ -114,7 +114,7 @@ def test_json_of_no_sound_is_still_json(model, mixed, capsys):
 def test_a_folder_of_results_has_a_file_for_each_sound(model, mixed, tmp_path, form, suffix, capsys):
     (mixed / "sub" / "a.wav").write_bytes((mixed / "a.wav").read_bytes())
     out = tmp_path / "out"
-    assert hearing.run(str(model), [str(mixed)], RecogniseRun(format=form, out=str(out), device="cpu")) == 1
+    assert recognise_command.run(str(model), [str(mixed)], RecogniseRun(format=form, out=str(out), device="cpu")) == 1
     names = [name + suffix for name in ("a", "b", "c", "d", "e", "a-2", "stereo")]
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
     assert (out / f"a{suffix}").read_text().replace("mixed/a", "") == (out / f"a-2{suffix}").read_text().replace(
@@ -133,7 +133,7 @@ def test_units_are_nearest_centroids_of_the_layer(model, mixed, tmp_path, capsys
     other.save_pretrained(tmp_path / "other")
     for given, hubert, layer in (({}, recogniser.model.hubert, 1), ({"layer": 2}, recogniser.model.hubert, 2),
                                  ({"codebook_model": str(tmp_path / "other")}, other.eval(), 1)):
-        hearing.run(str(model), [str(mixed / "a.wav")], RecogniseRun(
+        recognise_command.run(str(model), [str(mixed / "a.wav")], RecogniseRun(
             format="json", timeline=True, codebook=str(tmp_path / "codebook.safetensors"), device="cpu", **given))
         found, = json.loads(capsys.readouterr().out)
         samples = torch.from_numpy(soundfile.read(mixed / "a.wav", dtype="float32")[0])
@@ -156,13 +156,13 @@ def test_wrong_flags_are_one_line_before_anything_is_heard(model, mixed, tmp_pat
     np.save(tmp_path / "wide.npy", np.zeros((3, 9), np.float32))
     changes = {name: value.format(tmp_path) if isinstance(value, str) else value for name, value in changes.items()}
     with pytest.raises(ValueError, match=message):
-        hearing.run(str(model), [str(mixed / "a.wav"), str(mixed / "d.flac")], RecogniseRun(device="cpu", **changes))
+        recognise_command.run(str(model), [str(mixed / "a.wav"), str(mixed / "d.flac")], RecogniseRun(device="cpu", **changes))
     assert capsys.readouterr().out == ""
 
 
 def test_a_page_has_a_picture_of_each_sound_that_was_recognised(model, mixed, tmp_path, capsys):
     page = tmp_path / "page.html"
-    assert hearing.run(str(model), [str(mixed)], RecogniseRun(html=str(page))) == 1
+    assert recognise_command.run(str(model), [str(mixed)], RecogniseRun(html=str(page))) == 1
     assert str(page) in capsys.readouterr().err
     text = page.read_text(encoding="utf-8")
     assert text.count("<figure") == text.count("<audio") == len(GOOD)

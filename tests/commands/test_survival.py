@@ -20,9 +20,13 @@ import pytest
 import small
 import torch
 
-from framealign import checkpoint, commands, corpus, files, lock, log, optim, session, stopping
-from framealign.config import FinetuneConfig, KMeansConfig, PretrainConfig
-from framealign.model import Hubert
+from framealign.runtime import files, lock, log, stopping
+from framealign.corpus import manifest
+from framealign.training import checkpoint, optimiser
+from framealign.recipe import recipe
+from framealign.commands import files_commands
+from framealign.runtime.settings import FinetuneConfig, KMeansConfig, PretrainConfig
+from framealign.hubert.model import Hubert
 
 ENDS = {signal.SIGKILL: (-9,), signal.SIGTERM: (75,), signal.SIGINT: (75, 130)}     # signal: statuses it may end with
 CLOCKS = {"seconds", "seconds_left", "audio_seconds_per_second"}        # what is never the same twice
@@ -34,9 +38,9 @@ def pretraining(world: Path, run: Path) -> None:
     settings = PretrainConfig(seed=5, updates=11, warmup_updates=2, peak_lr=2e-3, batch_seconds=8,
                               micro_batch_seconds=4, min_seconds=0.5, max_seconds=1.5, projection_size=8,
                               valid_fraction=0.1, valid_every_updates=4, log_every_updates=3, save_every_updates=2)
-    chosen = commands.PretrainRun(corpus=str(world / "corpus.tsv"), units=str(world / "units" / "units.safetensors"),
+    chosen = files_commands.PretrainRun(corpus=str(world / "corpus.tsv"), units=str(world / "units" / "units.safetensors"),
                                   init_from=str(world / "base"), preset="tiny", run=str(run), device="cpu")
-    commands.pretrain_run(chosen, settings)
+    files_commands.pretrain_run(chosen, settings)
 
 
 def finetuning(world: Path, run: Path) -> None:
@@ -44,29 +48,29 @@ def finetuning(world: Path, run: Path) -> None:
     torch.manual_seed(random.randrange(1 << 30))
     settings = FinetuneConfig(seed=5, epochs=5, lr=5e-3, batch_size=4, micro_batch_size=3, max_seconds=0.8,
                               keep_checkpoints=2)
-    chosen = commands.FinetuneRun(corpus=str(world / "corpus.tsv"), session="1", init_from=str(world / "base"),
+    chosen = files_commands.FinetuneRun(corpus=str(world / "corpus.tsv"), session="1", init_from=str(world / "base"),
                                   preset="tiny", run=str(run), device="cpu")
-    commands.finetune_run(chosen, settings)
+    files_commands.finetune_run(chosen, settings)
 
 
 def clustering(world: Path, run: Path) -> None:
-    chosen = commands.UnitsRun(corpus=str(world / "corpus.tsv"), model=str(world / "base"), layer=1, clusters="6",
+    chosen = files_commands.UnitsRun(corpus=str(world / "corpus.tsv"), model=str(world / "base"), layer=1, clusters="6",
                                out=str(run), km=True, device="cpu")
-    commands.make_units_run(chosen, KMeansConfig(seed=5, full_passes=3))
+    files_commands.make_units_run(chosen, KMeansConfig(seed=5, full_passes=3))
 
 
-def recipe(world: Path, run: Path) -> None:
-    session.run_sessions(session.SessionConfig(corpus=str(world / "corpus.tsv"), hubert=str(world / "base"),
+def session(world: Path, run: Path) -> None:
+    recipe.run_sessions(recipe.SessionConfig(corpus=str(world / "corpus.tsv"), hubert=str(world / "base"),
                                                preset="tiny", run=str(run), device="cpu"), small.SETTINGS)
 
 
-WORK = {"pretraining": pretraining, "finetuning": finetuning, "units": clustering, "session": recipe}
+WORK = {"pretraining": pretraining, "finetuning": finetuning, "units": clustering, "session": session}
 
 
 def make_world(folder: Path) -> Path:
     """A corpus, its units and a base model with dropout and layer drop."""
     small.write_tree(folder / "tree")
-    corpus.write(folder / "corpus.tsv", corpus.from_iemocap(folder / "tree", allow_partial=True))
+    manifest.write(folder / "corpus.tsv", manifest.from_iemocap(folder / "tree", allow_partial=True))
     shape = dataclasses.replace(small.model(), hidden_dropout=0.1, layerdrop=0.3)
     torch.manual_seed(0)
     Hubert(shape).save_pretrained(folder / "base")
@@ -183,7 +187,7 @@ def test_ended_at_very_many_points(world, undisturbed, name, how):
 def test_the_step_is_finished_then_a_checkpoint_written(world, undisturbed, tmp_path, monkeypatch, capsys, name,
                                                         number, how):
     """The signal comes in the middle of a step: the checkpoint is that step's, and nothing after it is in the log."""
-    step, steps = optim.step, []
+    step, steps = optimiser.step, []
 
     def signalled(*arguments):
         steps.append(1)
@@ -191,7 +195,7 @@ def test_the_step_is_finished_then_a_checkpoint_written(world, undisturbed, tmp_
             os.kill(os.getpid(), how)
         return step(*arguments)
     with monkeypatch.context() as patched, pytest.raises(SystemExit) as stopped:
-        patched.setattr(optim, "step", signalled)
+        patched.setattr(optimiser, "step", signalled)
         WORK[name](world, tmp_path / "run")
     said = capsys.readouterr().out
     assert stopped.value.code == log.ASKED_TO_STOP == 75 and len(steps) == number
@@ -261,6 +265,6 @@ def test_a_full_file_system_ends_with_one_line(world, undisturbed, tmp_path):
 
 def unchecked(world: Path, run: Path, said: Path) -> None:
     """Units, without the look at the disk before."""
-    commands.check_room = lambda *_: None
+    files_commands.check_room = lambda *_: None
     with open(said, "w") as text, contextlib.redirect_stderr(text):
         sys.exit(log.command(lambda: clustering(world, run)))

@@ -13,9 +13,11 @@ import small
 import soundfile
 import torch
 
-from framealign import audio, files, verify
-from framealign.config import HubertConfig
-from framealign.model import Hubert
+from framealign.runtime import files
+from framealign.sound import audio
+from framealign.commands import verify_command
+from framealign.runtime.settings import HubertConfig
+from framealign.hubert.model import Hubert
 
 LAYER, CLUSTERS = 2, 12
 SHAPES = {"group": {}, "layer": {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True}}
@@ -113,7 +115,7 @@ def test_normalisation_is_fairseqs_unless_asked_otherwise(world, script):
 def test_the_limit_on_features(copy, script, share, status):
     """A single number off by a share of the limit, in frame 7, is found and named; units stay equal."""
     def edit(features: np.ndarray) -> np.ndarray:
-        features[7, 3] += share * verify.FEATURE_LIMIT * np.abs(features).max()
+        features[7, 3] += share * verify_command.FEATURE_LIMIT * np.abs(features).max()
         return features
 
     change(copy, edit)
@@ -205,13 +207,13 @@ def test_features_of_another_sound_or_model(copy, script, edit, shape):
 
 def test_the_published_fixture_is_read(shared):
     """Layer 9 of base, 596 frames; another model is told so in one line. The weights are not here to go on."""
-    found = verify.read_fixture(shared / "hubert_fixture", 500)
+    found = verify_command.read_fixture(shared / "hubert_fixture", 500)
     assert found.layer == 9 and len(found.waveform) == 190_800
     assert found.features.shape == (596, 768) and found.units.shape == (596,)
     tiny = small.ROOT / "framealign" / "tiny"
     blocks = json.loads((tiny / "config.json").read_text())["num_hidden_layers"]
     with pytest.raises(ValueError, match=f"of layer 9, the model has blocks 1 to {blocks}; is it another size"):
-        verify.verify(str(tiny), str(shared / "hubert_fixture"))
+        verify_command.verify(str(tiny), str(shared / "hubert_fixture"))
 
 
 def test_help_says_what_the_flags_mean(script, world):

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from framealign import corpus, preflight
-from framealign.corpus import Utterance
+from framealign.corpus import manifest
+from framealign.recipe import preflight
+from framealign.corpus.manifest import Utterance
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
 HEADER = "id\tpath\tnum_samples\tsession\tspeaker\tgender\tlabel\tstyle\n"
 
@@ -59,7 +60,7 @@ def refused(of, *words: str) -> None:
 def test_manifest(tmp_path):
     path = table(tmp_path, HEADER + "Ses01F_impro01_M013\twav/x.wav\t16000\t1\tSes01M\tM\tangry\timpro\n"
                                     "b\t/data/b.flac\t400\t\t\t\t\t\n")
-    assert corpus.read(path) == [
+    assert manifest.read(path) == [
         Utterance("Ses01F_impro01_M013", tmp_path / "wav/x.wav", 16_000, "1", "Ses01M", "M", "angry", "impro"),
         Utterance("b", Path("/data/b.flac"), 400)]
 
@@ -72,24 +73,24 @@ def test_round_trip(tmp_path):
     folders = (tmp_path, tmp_path.parent, "/data")
     utterances = [Utterance(f"{number}{word()}", Path(generator.choice(folders), word(), word()),
                             generator.randint(400, 10 ** 7), word(), word(), generator.choice("FM"),
-                            generator.choice((*corpus.CLASSES, "")), word()) for number in range(200)]
-    corpus.write(tmp_path / "corpus.tsv", utterances)
-    assert corpus.read(tmp_path / "corpus.tsv") == utterances
+                            generator.choice((*manifest.CLASSES, "")), word()) for number in range(200)]
+    manifest.write(tmp_path / "corpus.tsv", utterances)
+    assert manifest.read(tmp_path / "corpus.tsv") == utterances
     assert [name for name in os.listdir(tmp_path)] == ["corpus.tsv"]
 
 
 def test_files_below_the_manifest_move_with_it(tmp_path, wav):
     elsewhere = tmp_path / "sounds-elsewhere.wav"                           # beside `sound`, not below it
-    corpus.write(tmp_path / "sound" / "corpus.tsv", [Utterance("a", wav, 400), Utterance("b", elsewhere, 400)])
+    manifest.write(tmp_path / "sound" / "corpus.tsv", [Utterance("a", wav, 400), Utterance("b", elsewhere, 400)])
     shutil.move(tmp_path / "sound", tmp_path / "moved")
-    assert [u.path for u in corpus.read(tmp_path / "moved" / "corpus.tsv")] == [tmp_path / "moved" / "a.wav", elsewhere]
+    assert [u.path for u in manifest.read(tmp_path / "moved" / "corpus.tsv")] == [tmp_path / "moved" / "a.wav", elsewhere]
 
 
 def test_a_manifest_beside_a_relative_path(tmp_path, wav, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    corpus.write("corpus.tsv", [Utterance("a", wav, 400)])
+    manifest.write("corpus.tsv", [Utterance("a", wav, 400)])
     assert "\tsound/a.wav\t" in Path("corpus.tsv").read_text()
-    assert corpus.read("corpus.tsv")[0].path == wav
+    assert manifest.read("corpus.tsv")[0].path == wav
 
 
 @pytest.mark.parametrize("bad, words", [
@@ -100,7 +101,7 @@ def test_a_manifest_beside_a_relative_path(tmp_path, wav, monkeypatch):
     (Utterance("first", Path("/a.wav"), 400), ["utterance number 2", "id first was used before", "number 1"])])
 def test_write_refuses_what_read_would_and_leaves_the_old_file(tmp_path, bad, words):
     path = table(tmp_path, "old")
-    refused(lambda: corpus.write(path, [Utterance("first", Path("/a.wav"), 400), bad]), *words)
+    refused(lambda: manifest.write(path, [Utterance("first", Path("/a.wav"), 400), bad]), *words)
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["corpus.tsv"]
 
 
@@ -108,13 +109,13 @@ def test_write_refuses_what_read_would_and_leaves_the_old_file(tmp_path, bad, wo
 def test_a_folder_and_a_table(tmp_path, wav, delimiter):
     """Only path and emotion are needed; the length is read from the sound, the id is the file's stem."""
     path = table(tmp_path, f"Path{delimiter}Emotion\nsound/a.wav{delimiter}Anger\n", "table.csv")
-    assert corpus.read(path) == [Utterance("a", wav, 400, label="angry")]
+    assert manifest.read(path) == [Utterance("a", wav, 400, label="angry")]
 
 
 def test_other_columns_quotes_and_line_ends(tmp_path):
     path = table(tmp_path, b"\xef\xbb\xbfsentence,gender,path,label,num_samples,text\r\n"
                            b's1,female,"x, y.wav",exc,500,"two\r\nlines, one ""cell"""\r\n\r\ns2,M,z.wav,,400,\r\n')
-    assert corpus.read(path) == [Utterance("x, y", tmp_path / "x, y.wav", 500, gender="F", label="happy", style="s1"),
+    assert manifest.read(path) == [Utterance("x, y", tmp_path / "x, y.wav", 500, gender="F", label="happy", style="s1"),
                                  Utterance("z", tmp_path / "z.wav", 400, gender="M", style="s2")]
 
 
@@ -123,25 +124,25 @@ def test_other_columns_quotes_and_line_ends(tmp_path):
     ("EXCITED", "happy"), ("ang", "angry"), ("anger", "angry"), ("sadness", "sad"), (" sad ", "sad"), ("", "")])
 def test_spellings(tmp_path, spelling, name):
     path = table(tmp_path, f"path\tnum_samples\tlabel\na.wav\t400\t{spelling}\n")
-    assert corpus.read(path)[0].label == name
+    assert manifest.read(path)[0].label == name
 
 
 def test_other_classes(tmp_path):
     path = table(tmp_path, "path,num_samples,label\na.wav,400,exc\nb.wav,400,Excited\n")
-    refused(lambda: corpus.read(path, ("sad", "Excited")), f"{path}:2", "'exc'", "known are sad, excited, sadness;")
+    refused(lambda: manifest.read(path, ("sad", "Excited")), f"{path}:2", "'exc'", "known are sad, excited, sadness;")
     path = table(tmp_path, "path,num_samples,label\nb.wav,400,excited\n")
-    assert corpus.read(path, ("sad", "Excited"))[0].label == "Excited"
+    assert manifest.read(path, ("sad", "Excited"))[0].label == "Excited"
 
 
 def test_emodb_is_read_directly(emodb):
-    utterances = corpus.read(emodb)
+    utterances = manifest.read(emodb)
     assert len(utterances) == 339 and all(u.path.is_file() for u in utterances)
     assert Counter(u.label for u in utterances) == {"angry": 127, "neutral": 79, "happy": 71, "sad": 62}
     assert utterances[0] == Utterance("03a01Wa", emodb.parent / "audio/03a01Wa.flac", 30_045, "1", "03", "M", "angry",
                                       "a01")
     preflight.check_files(utterances)
     for session in "12345":
-        part, = corpus.split(utterances, session, "clean")
+        part, = manifest.split(utterances, session, "clean")
         assert {u.session for u in part.test} == {session}
 
 
@@ -182,31 +183,31 @@ LINE = "b\tb.wav\t400\t1\ts\tF\tsad\tx\n"
     ('path,num_samples,label\n"a.wav,400,sad\n', 2, ["not a table"])])
 def test_malformed_tables_name_file_and_line(tmp_path, text, line, words):
     path = table(tmp_path, text)
-    refused(lambda: corpus.read(path), f"{path}:{line}:", *words)
+    refused(lambda: manifest.read(path), f"{path}:{line}:", *words)
 
 
 def test_tables_that_are_none(tmp_path, wav):
-    refused(lambda: corpus.read(tmp_path / "no.tsv"), tmp_path / "no.tsv", "no such file")
-    refused(lambda: corpus.read(tmp_path), tmp_path, "a folder")
-    refused(lambda: corpus.read(wav), f"{wav}:", "not UTF-8")
-    refused(lambda: corpus.read(table(tmp_path, HEADER)), "corpus.tsv: holds no utterance")
+    refused(lambda: manifest.read(tmp_path / "no.tsv"), tmp_path / "no.tsv", "no such file")
+    refused(lambda: manifest.read(tmp_path), tmp_path, "a folder")
+    refused(lambda: manifest.read(wav), f"{wav}:", "not UTF-8")
+    refused(lambda: manifest.read(table(tmp_path, HEADER)), "corpus.tsv: holds no utterance")
 
 
 def test_a_table_whose_sound_file_is_missing_names_both(tmp_path):
     path = table(tmp_path, "path,label\nno.wav,sad\n")
-    refused(lambda: corpus.read(path), f"{path}:2:", tmp_path / "no.wav", "no such file")
+    refused(lambda: manifest.read(path), f"{path}:2:", tmp_path / "no.wav", "no such file")
 
 
 def test_mutated_text_gives_utterances_or_a_value_error(tmp_path):
     """150 random changes of each text format: never another exception, and what is read is fit to be written."""
     generator, letters = random.Random(2), b"\t\n\r\0\"',;/. 09azAZ\xc3\xff[]"
     (tmp_path / "Session1/dialog/EmoEvaluation").mkdir(parents=True)
-    readers = {"corpus.tsv": (corpus.read, HEADER + LINE + LINE.replace("b", "c")),
-               "t.csv": (corpus.read, 'path,num_samples,label\n"a.wav",400,sad\nb.wav,500,hap\n'),
-               "f.tsv": (corpus.read_fairseq, "/data\na.wav\t400\nb/c.wav\t500\n"),
-               "l.scp": (lambda path: list(corpus.from_scp(path, path, path).train), "a /data/a.wav sad\n"),
+    readers = {"corpus.tsv": (manifest.read, HEADER + LINE + LINE.replace("b", "c")),
+               "t.csv": (manifest.read, 'path,num_samples,label\n"a.wav",400,sad\nb.wav,500,hap\n'),
+               "f.tsv": (manifest.read_fairseq, "/data\na.wav\t400\nb/c.wav\t500\n"),
+               "l.scp": (lambda path: list(manifest.from_scp(path, path, path).train), "a /data/a.wav sad\n"),
                "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt":
-                   (lambda path: corpus.from_iemocap(tmp_path, allow_partial=True), SUMMARY)}
+                   (lambda path: manifest.from_iemocap(tmp_path, allow_partial=True), SUMMARY)}
     for name, (reader, text) in readers.items():
         for _ in range(150):
             content = bytearray(text.encode())
@@ -215,7 +216,7 @@ def test_mutated_text_gives_utterances_or_a_value_error(tmp_path):
                 content[place:place + generator.randint(0, 3)] = generator.choices(letters, k=generator.randint(0, 3))
             path = table(tmp_path, bytes(content), name)
             try:
-                corpus.write(tmp_path / "again.tsv", reader(path))
+                manifest.write(tmp_path / "again.tsv", reader(path))
             except ValueError as error:
                 assert str(tmp_path) in str(error) and "\n" not in str(error)
 
@@ -224,9 +225,9 @@ def test_mutated_text_gives_utterances_or_a_value_error(tmp_path):
 
 def test_fairseq_round_trip(tmp_path, wav):
     utterances = [Utterance("a", wav, 400), Utterance("c", tmp_path / "deep/b b/c.flac", 16_000)]
-    corpus.write_fairseq(tmp_path / "out/train.tsv", utterances)
+    manifest.write_fairseq(tmp_path / "out/train.tsv", utterances)
     assert (tmp_path / "out/train.tsv").read_text() == f"{tmp_path}\nsound/a.wav\t400\ndeep/b b/c.flac\t16000\n"
-    assert corpus.read_fairseq(tmp_path / "out/train.tsv") == utterances
+    assert manifest.read_fairseq(tmp_path / "out/train.tsv") == utterances
 
 
 @pytest.mark.parametrize("text, line, words", [
@@ -235,11 +236,11 @@ def test_fairseq_round_trip(tmp_path, wav):
     ("/data\na.wav\t300\n", 2, [">= 400"]), ("/data\na/x.wav\t400\n\nb/x.wav\t400\n", 4, ["id x was used before"])])
 def test_malformed_fairseq(tmp_path, text, line, words):
     path = table(tmp_path, text)
-    refused(lambda: corpus.read_fairseq(path), f"{path}:{line}:", *words)
+    refused(lambda: manifest.read_fairseq(path), f"{path}:{line}:", *words)
 
 
 def test_fairseq_without_utterances(tmp_path):
-    refused(lambda: corpus.read_fairseq(table(tmp_path, "/data\n")), "holds no utterance")
+    refused(lambda: manifest.read_fairseq(table(tmp_path, "/data\n")), "holds no utterance")
 
 
 def scp(tmp_path: Path, wav: Path, name: str, *lines: str) -> Path:
@@ -253,11 +254,11 @@ def test_scp(tmp_path, wav, labels):
                 f"x  sound/a.wav\t{labels[2]}")
     valid = scp(tmp_path, wav, "valid.scp", f"Ses01F_impro01_F000 WAV {labels[1]}")
     test = scp(tmp_path, wav, "ses1.scp", f"Ses01F_impro01_M000 WAV {labels[1]}")
-    split = corpus.from_scp(train, valid, test)
+    split = manifest.from_scp(train, valid, test)
     assert split.train == [Utterance("Ses02F_script01_1_M003", wav, 400, "2", "Ses02M", "M", "angry", "script"),
                            Utterance("x", wav, 400, label="neutral")]
     assert [u.label for u in split.valid + split.test] == ["sad", "sad"] and split.name == "ses1"
-    assert corpus.from_scp(train, None, test).valid == []
+    assert manifest.from_scp(train, None, test).valid == []
 
 
 def test_scp_path_with_blanks(tmp_path, wav):
@@ -266,7 +267,7 @@ def test_scp_path_with_blanks(tmp_path, wav):
     shutil.copy(wav, spaced)
     path = scp(tmp_path, spaced, "a.scp", "a WAV sad")
     other = scp(tmp_path, spaced, "b.scp", "b WAV sad")
-    assert corpus.from_scp(path, None, other).train[0].path == spaced
+    assert manifest.from_scp(path, None, other).train[0].path == spaced
 
 
 @pytest.mark.parametrize("lines, line, words", [
@@ -278,7 +279,7 @@ def test_malformed_scp(tmp_path, wav, lines, line, words):
     train = scp(tmp_path, wav, "train.scp", *lines)
     numbered = lines[0].split()[-1].isdigit()
     test = scp(tmp_path, wav, "test.scp", f"t WAV {'3' if numbered else 'sad'}")
-    refused(lambda: corpus.from_scp(train, None, test), f"{train}:{line}:", *words)
+    refused(lambda: manifest.from_scp(train, None, test), f"{train}:{line}:", *words)
 
 
 def test_scp_lists_that_overlap(tmp_path, wav):
@@ -287,10 +288,10 @@ def test_scp_lists_that_overlap(tmp_path, wav):
     same = scp(tmp_path, wav, "same.scp", "x WAV sad")
     speaker = scp(tmp_path, wav, "speaker.scp", "Ses01M_impro02_F001 WAV sad")
     for lists in ((train, None, same), (train, same, speaker)):
-        refused(lambda: corpus.from_scp(*lists, allow_overlap=True), train, "utterance x is also in")
-    refused(lambda: corpus.from_scp(train, None, speaker), "speaker Ses01F", "training part", "test part")
-    assert len(corpus.from_scp(train, speaker, speaker, allow_overlap=True).test) == 1
-    refused(lambda: corpus.from_scp(train, None, scp(tmp_path, wav, "empty.scp")), "empty.scp: holds no utterance")
+        refused(lambda: manifest.from_scp(*lists, allow_overlap=True), train, "utterance x is also in")
+    refused(lambda: manifest.from_scp(train, None, speaker), "speaker Ses01F", "training part", "test part")
+    assert len(manifest.from_scp(train, speaker, speaker, allow_overlap=True).test) == 1
+    refused(lambda: manifest.from_scp(train, None, scp(tmp_path, wav, "empty.scp")), "empty.scp: holds no utterance")
 
 
 # IEMOCAP
@@ -316,8 +317,8 @@ def small_tree(root: Path, wav: Path, summary: str = SUMMARY) -> Path:
 
 def golden_tree(root: Path, wav: Path) -> Path:
     """A tree with exactly the published counts; the sound is one file linked 5,531 times."""
-    for session, (*by_label, improvised, women, _) in corpus.IEMOCAP_COUNTS.items():
-        labels = [label for label, count in zip(corpus.IEMOCAP_LABELS, by_label) for _ in range(count)]
+    for session, (*by_label, improvised, women, _) in manifest.IEMOCAP_COUNTS.items():
+        labels = [label for label, count in zip(manifest.IEMOCAP_LABELS, by_label) for _ in range(count)]
         random.Random(session).shuffle(labels)
         texts: dict[str, str] = {}
         for number, label in enumerate(labels):
@@ -340,7 +341,7 @@ def golden_tree(root: Path, wav: Path) -> Path:
 
 def test_golden_counts_have_the_published_sums():
     """The published 4-class corpus: each session, and the sums over the sessions."""
-    cells = corpus.iemocap_cells()
+    cells = manifest.iemocap_cells()
     columns = ("total", "neu", "ang", "sad", "hap", "exc", "hap+exc", "improvised", "speaker F", "speaker M")
     published = {"1": (1085, 384, 229, 194, 135, 143, 278, 521, 528, 557),
                  "2": (1023, 362, 137, 197, 117, 210, 327, 530, 481, 542),
@@ -357,44 +358,44 @@ def test_golden_counts_have_the_published_sums():
 
 def test_a_whole_iemocap_passes_and_one_utterance_less_is_named(tmp_path, wav):
     root = golden_tree(tmp_path / "IEMOCAP", wav)
-    utterances = corpus.from_iemocap(root)
+    utterances = manifest.from_iemocap(root)
     assert len(utterances) == 5531
     assert Counter(u.label for u in utterances) == {"neutral": 1708, "happy": 1636, "angry": 1103, "sad": 1084}
     assert Counter(u.gender for u in utterances) == {"F": 2649, "M": 2882}
     assert len({u.speaker for u in utterances}) == 10
     assert Counter(u.session for u in utterances) == {"1": 1085, "2": 1023, "3": 1151, "4": 1031, "5": 1241}
-    assert len(corpus.from_iemocap(root, with_excited=False)) == 4490
+    assert len(manifest.from_iemocap(root, with_excited=False)) == 4490
 
     evaluation = next(file for file in sorted((root / "Session3/dialog/EmoEvaluation").glob("Ses*impro*.txt")))
     lines = evaluation.read_text().splitlines(keepends=True)
     lost = next(line for line in lines if "\tsad\t" in line and "_M" in line.split("\t")[1])
     evaluation.write_text("".join(line for line in lines if line != lost))
-    refused(lambda: corpus.from_iemocap(root), root, "session 3, sad: found 304, expected 305",
+    refused(lambda: manifest.from_iemocap(root), root, "session 3, sad: found 304, expected 305",
             "session 3, improvised: found 626, expected 627", "session 3, speaker M: found 628, expected 629",
             "session 3, total: found 1150, expected 1151", "--allow-partial")
-    refused(lambda: corpus.from_iemocap(root, with_excited=False), "session 3, sad: found 304")
-    assert len(corpus.from_iemocap(root, allow_partial=True)) == 5530
+    refused(lambda: manifest.from_iemocap(root, with_excited=False), "session 3, sad: found 304")
+    assert len(manifest.from_iemocap(root, allow_partial=True)) == 5530
 
     shutil.rmtree(root / "Session2")
-    refused(lambda: corpus.from_iemocap(root), "session 2, neu: found 0, expected 362", "more cells")
+    refused(lambda: manifest.from_iemocap(root), "session 2, neu: found 0, expected 362", "more cells")
 
 
 def test_iemocap_fields(tmp_path, wav):
     small_tree(tmp_path, wav)
     sound = tmp_path / "Session1/sentences/wav/Ses01F_impro01"
     woman, man = "Ses01F_impro01_F000", "Ses01F_impro01_M000"
-    assert corpus.from_iemocap(tmp_path, allow_partial=True) == [
+    assert manifest.from_iemocap(tmp_path, allow_partial=True) == [
         Utterance(woman, sound / f"{woman}.wav", 400, "1", "Ses01F", "F", "neutral", "impro"),
         Utterance(man, sound / f"{man}.wav", 400, "1", "Ses01M", "M", "happy", "impro")]
-    assert len(corpus.from_iemocap(tmp_path, allow_partial=True, with_excited=False)) == 1
+    assert len(manifest.from_iemocap(tmp_path, allow_partial=True, with_excited=False)) == 1
 
 
 def test_iemocap_files_that_are_missing(tmp_path, wav):
-    refused(lambda: corpus.from_iemocap(tmp_path / "no"), tmp_path / "no", "Session1 to Session5")
+    refused(lambda: manifest.from_iemocap(tmp_path / "no"), tmp_path / "no", "Session1 to Session5")
     evaluation = small_tree(tmp_path, wav)
     lost = tmp_path / "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_M000.wav"
     lost.unlink()
-    refused(lambda: corpus.from_iemocap(tmp_path, allow_partial=True), f"{evaluation}:8:", lost, "no such file")
+    refused(lambda: manifest.from_iemocap(tmp_path, allow_partial=True), f"{evaluation}:8:", lost, "no such file")
 
 
 @pytest.mark.parametrize("old, new, line, words", [
@@ -406,12 +407,12 @@ def test_iemocap_files_that_are_missing(tmp_path, wav):
     ("Ses01F_impro01_M000", "Ses01F_impro01_F000", 8, ["Ses01F_impro01_F000 was used before", ":3"])])
 def test_malformed_evaluations(tmp_path, wav, old, new, line, words):
     evaluation = small_tree(tmp_path, wav, SUMMARY.replace(old, new))
-    refused(lambda: corpus.from_iemocap(tmp_path, allow_partial=True), f"{evaluation}:{line}:", *words)
+    refused(lambda: manifest.from_iemocap(tmp_path, allow_partial=True), f"{evaluation}:{line}:", *words)
 
 
 def test_an_iemocap_without_the_four_labels(tmp_path, wav):
     small_tree(tmp_path, wav, "% nothing\n")
-    refused(lambda: corpus.from_iemocap(tmp_path, allow_partial=True), tmp_path, "holds no utterance")
+    refused(lambda: manifest.from_iemocap(tmp_path, allow_partial=True), tmp_path, "holds no utterance")
 
 
 # Checks and the command
@@ -440,7 +441,7 @@ def test_prepare_as_a_command(tmp_path, wav):
                           env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1].split() == ["1", "1", "1", "0", "0", "2", "0.00"]
-    assert len(corpus.read(tmp_path / "corpus.tsv")) == 2
+    assert len(manifest.read(tmp_path / "corpus.tsv")) == 2
 
 
 def test_prepare_options(tmp_path, wav, monkeypatch, capsys):
@@ -450,7 +451,7 @@ def test_prepare_options(tmp_path, wav, monkeypatch, capsys):
     assert (status, printed) == (2, "") and not (tmp_path / "corpus.tsv").exists()
     assert errors.startswith("error: ") and errors.count("\n") == 1 and "--allow-partial" in errors
     status, printed, _ = prepare(monkeypatch, capsys, *iemocap, "--allow-partial", "--no-excited")
-    assert status == 0 and len(corpus.read(tmp_path / "corpus.tsv")) == 1
+    assert status == 0 and len(manifest.read(tmp_path / "corpus.tsv")) == 1
 
 
 def test_prepare_from_lists(tmp_path, wav, monkeypatch, capsys):

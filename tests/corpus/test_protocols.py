@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from framealign.config import SELECTIONS
-from framealign.utterances import (CLASSES, OPTIMISTIC, Split, Utterance, check_speakers, pretraining_utterances, split,
-                                   summary)
+from framealign.runtime.settings import SELECTIONS
+from framealign.corpus.protocols import (CLASSES, OPTIMISTIC, Split, Utterance, check_speakers, pretraining_utterances,
+                                         split, summary)
 
 
 def corpus(num_sessions: int = 5, per_class: int = 2) -> list[Utterance]:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from framealign import portable
-from framealign.emotion import EmotionModel
-from framealign.model import Hubert
-from framealign.recognise import Recogniser
+from framealign.emotion import exported_program
+from framealign.emotion.emotion_model import EmotionModel
+from framealign.hubert.model import Hubert
+from framealign.emotion.recogniser import Recogniser
 
 LABELS = ["neutral", "happy", "angry", "sad"]
 # Run with -I in an empty folder: neither this checkout nor PYTHONPATH is on its path; nor is an installed one found.
@@ -18,7 +18,7 @@ ALONE = """
 import json, sys, torch
 sys.modules["framealign"] = None
 try:
-    import framealign.model
+    import framealign.hubert.model
     sys.exit("framealign can be imported here")
 except ImportError:
     pass
@@ -38,7 +38,7 @@ def test_the_program_is_the_model(micro, tmp_path, norm, do_normalize, pooling):
     for parameter in [*model.hubert.encoder.parameters(), *model.pooling.parameters(), *model.classifier.parameters()]:
         torch.nn.init.normal_(parameter, std=0.4)
     model.save_pretrained(tmp_path / "recogniser")
-    portable.export(tmp_path / "recogniser", tmp_path / "recogniser.pt2")
+    exported_program.export(tmp_path / "recogniser", tmp_path / "recogniser.pt2")
     draw, batches, sounds = np.random.default_rng(0), [], []
     for size in (1, 1, 2, 3, 5, 1):
         lengths = [400] if not batches else draw.integers(400, 32_000, size=size).tolist()
@@ -65,5 +65,5 @@ def test_the_program_is_the_model(micro, tmp_path, norm, do_normalize, pooling):
 def test_an_encoder_alone_is_refused(micro, tmp_path):
     Hubert(micro).save_pretrained(tmp_path / "encoder")
     with pytest.raises(ValueError, match="holds an encoder but no recogniser"):
-        portable.export(tmp_path / "encoder", tmp_path / "x.pt2")
+        exported_program.export(tmp_path / "encoder", tmp_path / "x.pt2")
     assert [path.name for path in tmp_path.iterdir()] == ["encoder"]

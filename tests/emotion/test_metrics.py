@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from framealign import metrics
+from framealign.emotion import metrics
 
 
 def drawn(size: int, num_classes: int, seed: int, agreement: float = 0.6) -> tuple[np.ndarray, np.ndarray]:

@@ -6,12 +6,15 @@ import pytest
 import soundfile
 import torch
 
-from framealign import audio, distributed, finetune, windows
-from framealign.data import Waveforms, frame_counts
-from framealign.emotion import EmotionModel
-from framealign.frames import num_frames
-from framealign.model import Hubert
-from framealign.recognise import Recogniser
+from framealign.runtime import distributed
+from framealign.sound import audio
+from framealign.hubert import long_sound
+from framealign.training import finetune
+from framealign.corpus.cropping import Waveforms, frame_counts
+from framealign.emotion.emotion_model import EmotionModel
+from framealign.sound.frames import num_frames
+from framealign.hubert.model import Hubert
+from framealign.emotion.recogniser import Recogniser
 
 LABELS = ["neutral", "happy", "angry", "sad"]
 
@@ -207,8 +210,8 @@ def test_more_than_a_minute_goes_through_windows(micro, monkeypatch):
     recogniser, asked = made(micro), []
     draw = torch.Generator().manual_seed(3)
     waveform = torch.randn(984_123, generator=draw) * torch.linspace(0.1, 1, 984_123)
-    states = windows.states
-    monkeypatch.setattr(windows, "states", lambda *args: asked.append(1) or states(*args))
+    states = long_sound.states
+    monkeypatch.setattr(long_sound, "states", lambda *args: asked.append(1) or states(*args))
     result, T = recogniser(waveform), num_frames(984_123)
     assert asked and result.posterior.shape == (T, 4) and result.attention.shape == (T,)
     np.testing.assert_allclose(result.posterior.sum(1), 1, atol=1e-5)

@@ -4,8 +4,8 @@ import itertools
 import numpy as np
 import pytest
 
-from framealign.recognise import Result
-from framealign.segments import runs, segments, smoothed
+from framealign.emotion.recogniser import Result
+from framealign.emotion.segments import runs, segments, smoothed
 
 LABELS = ["neutral", "happy", "angry", "sad"]
 

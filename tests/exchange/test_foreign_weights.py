@@ -2,9 +2,9 @@
 import pytest
 import torch
 
-from framealign.config import PRESETS, HubertConfig
-from framealign.interop import from_torchaudio, to_torchaudio, torchaudio_arguments
-from framealign.parameters import shapes
+from framealign.runtime.settings import PRESETS, HubertConfig
+from framealign.exchange.foreign_weights import from_torchaudio, to_torchaudio, torchaudio_arguments
+from framealign.hubert.parameters import shapes
 
 SMALL = HubertConfig(conv_dim=(8,) * 7, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
                      intermediate_size=20, num_conv_pos_embeddings=6, num_conv_pos_embedding_groups=2, layerdrop=0.0)
@@ -56,7 +56,7 @@ def test_torchaudio_pretraining_model_round_trip():
 def test_states_equal_torchaudios(config, tmp_path):
     """The converted weights in transformers.HubertModel give what they give in torchaudio's own model."""
     models, transformers = pytest.importorskip("torchaudio").models, pytest.importorskip("transformers")
-    from framealign import huggingface
+    from framealign.hubert import model_directory
     torch.manual_seed(0)
     model = models.wav2vec2_model(**torchaudio_arguments(config), aux_num_out=None).eval()
     for parameter in model.parameters():            # norms too: their initial values would hide a swap
@@ -64,7 +64,7 @@ def test_states_equal_torchaudios(config, tmp_path):
     known = {**KNOWN, "hidden_dropout": 0.1, "attention_dropout": 0.1, "feat_proj_dropout": 0.1}
     found = from_torchaudio(model.state_dict(), **known)
     assert found.config == config
-    huggingface.write(tmp_path, found.config, found.state, do_normalize=found.do_normalize)
+    model_directory.write(tmp_path, found.config, found.state, do_normalize=found.do_normalize)
     theirs = transformers.HubertModel.from_pretrained(tmp_path).eval()
     waveform = torch.randn(2, 4000)
     with torch.inference_mode():

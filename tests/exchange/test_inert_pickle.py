@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from framealign.unpickle import Cursor, Inert, Machine, Name, mapping
+from framealign.exchange.inert_pickle import Cursor, Inert, Machine, Name, mapping
 
 
 def admit_all(name: str) -> None:

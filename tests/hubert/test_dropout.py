@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from framealign.dropout import SMALL, STEPS, Dropout, attend, dropout
+from framealign.hubert.dropout import SMALL, STEPS, Dropout, attend, dropout
 
 
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.5, 0.9, 1 / STEPS])

@@ -10,11 +10,12 @@ import test_model
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from framealign import distributed, optim
-from framealign.config import PretrainConfig
-from framealign.emotion import EmotionModel
-from framealign.model import Hubert
-from framealign.prediction import MaskedPrediction
+from framealign.runtime import distributed
+from framealign.training import optimiser
+from framealign.runtime.settings import PretrainConfig
+from framealign.emotion.emotion_model import EmotionModel
+from framealign.hubert.model import Hubert
+from framealign.hubert.objective import MaskedPrediction
 
 GPU = torch.device("cuda", 0)
 SHAPE = test_model.NARROW
@@ -50,12 +51,12 @@ def test_the_pretraining_step_mixes_no_devices_and_waits_for_nothing(fake, conv)
     inputs = hubert.frontend(waveform) if conv == "kept" else waveform
     with torch.autocast("cuda", torch.bfloat16):
         loss, sums = model(inputs, units, is_masked, None, True, None, places)
-    assert optim.only_if_finite(loss).device == GPU and {x.device for x in sums.values()} == {GPU}
+    assert optimiser.only_if_finite(loss).device == GPU and {x.device for x in sums.values()} == {GPU}
     assert len(sums) == 6
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.grad = torch.randn_like(parameter)
-    norm, skipped = optim.step(optim.adamw(trained, 1e-5, (0.9, 0.98), 1e-6, 0.01), 1e-5, 10.0)
+    norm, skipped = optimiser.step(optimiser.adamw(trained, 1e-5, (0.9, 0.98), 1e-6, 0.01), 1e-5, 10.0)
     assert norm.device == skipped.device == GPU
 
 

@@ -6,9 +6,10 @@ import test_model
 import torch
 import torch.nn.functional as F
 
-from framealign import allocator, packed
-from framealign.config import PRESETS, HubertConfig
-from framealign.model import Hubert, PositionalConvolution
+from framealign.runtime import allocator
+from framealign.hubert import fast
+from framealign.runtime.settings import PRESETS, HubertConfig
+from framealign.hubert.model import Hubert, PositionalConvolution
 
 NARROW = test_model.NARROW
 SHAPES = {"group, post-norm": NARROW,
@@ -37,7 +38,7 @@ def test_features_are_the_plain_conv_encoders(name, samples):
     hubert, (waveform,) = make(SHAPES[name]), sounds(samples)
     expected = hubert.frontend(waveform[None])[0]
     for chunk in (1, 7, 10_000):
-        found = packed.features(hubert.feature_extractor.conv_layers, waveform, torch.float64, chunk)
+        found = fast.features(hubert.feature_extractor.conv_layers, waveform, torch.float64, chunk)
         assert found.shape == expected.shape
         assert (found - expected).abs().max() <= 1e-11 * expected.abs().max()
 
@@ -68,11 +69,11 @@ def test_positions_by_fft_are_the_convolution_of_each_utterance(kernel, groups):
             return torch.cat([F.conv1d(part.T, weight, bias, 1, kernel // 2, 1, groups)[:, :len(part)].T
                               for part in x.split(sizes)])
         given = [y.clone().requires_grad_() for y in (x, weight, bias)]
-        expected, found = plain(*given), packed.convolution(*given, groups, sizes)
+        expected, found = plain(*given), fast.convolution(*given, groups, sizes)
         assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()
         pairs = zip(torch.autograd.grad(found, given, gradient), torch.autograd.grad(expected, given, gradient))
         assert all((a - b).abs().max() <= 1e-11 * b.abs().max() for a, b in pairs)
-        rounded = packed.convolution(x.float(), weight.float(), bias.float(), groups, sizes)
+        rounded = fast.convolution(x.float(), weight.float(), bias.float(), groups, sizes)
         assert rounded.dtype == torch.float32 and (rounded - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
@@ -121,9 +122,9 @@ def test_attention_at_once_is_that_of_each_in_turn(sizes, monkeypatch):
         rows = [slice(int(a), int(b)) for a, b in zip(cu_q[:-1], cu_q[1:])]
         return torch.cat([torch.einsum("hqk,khd->qhd", torch.softmax(
             torch.einsum("qhd,khd->hqk", query[r], key[r]) / d ** 0.5, -1), value[r]) for r in rows])
-    monkeypatch.setattr(packed.varlen, "varlen_attn", contract)
-    found = packed.attention(q, k, v, sizes, 0.0)
-    assert found.shape == q.shape and (packed.at_once(q, k, v, sizes) - found).abs().max() < 1e-12
+    monkeypatch.setattr(fast.varlen, "varlen_attn", contract)
+    found = fast.attention(q, k, v, sizes, 0.0)
+    assert found.shape == q.shape and (fast.at_once(q, k, v, sizes) - found).abs().max() < 1e-12
 
 
 def test_allocation_can_be_told_and_told_back():

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from framealign import windows
-from framealign.model import Hubert
+from framealign.hubert import long_sound
+from framealign.hubert.model import Hubert
 
 CPU = torch.device("cpu")
 
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 def test_every_frame_is_kept_once_with_its_context(whole, context):
     draw = np.random.default_rng(0)
     for num_frames in [1, whole, whole + 1, *draw.integers(1, 20 * whole, size=60).tolist()]:
-        found = windows.plan(num_frames, whole, context)
+        found = long_sound.plan(num_frames, whole, context)
         kept = [t for window in found for t in range(window.first, window.last)]
         assert kept == list(range(num_frames))
         assert (len(found) == 1) == (num_frames <= whole)
@@ -28,7 +28,7 @@ def test_every_frame_is_kept_once_with_its_context(whole, context):
 
 def test_a_window_that_keeps_nothing_is_refused():
     with pytest.raises(ValueError, match="longer than twice its context of 20 frames, got 40"):
-        windows.plan(41, 40, 20)
+        long_sound.plan(41, 40, 20)
 
 
 @pytest.fixture(params=["group", "layer"])
@@ -55,12 +55,12 @@ def sound(num_samples: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("extra", [0, 1, 79, 319])
 def test_conv_features_and_layer_0_are_the_whole_sounds(hubert, extra, monkeypatch):
     """Whatever the length and the block in which statistics are summed; context 4 is half the positional kernel."""
-    monkeypatch.setattr(windows, "BLOCK", 777)
+    monkeypatch.setattr(long_sound, "BLOCK", 777)
     waveform = sound(320 * 150 + 80 + extra)
     whole = hubert.frontend(waveform[None])[0]
-    found = torch.cat([x[0, kept] for kept, x in windows.features(hubert, waveform, CPU, 40, 4)])
+    found = torch.cat([x[0, kept] for kept, x in long_sound.features(hubert, waveform, CPU, 40, 4)])
     assert found.shape == whole.shape and (found - whole).abs().max() < 2e-5 * whole.abs().max()
-    layer0 = torch.cat(list(windows.states(hubert, waveform, 0, CPU, 40, 4)))
+    layer0 = torch.cat(list(long_sound.states(hubert, waveform, 0, CPU, 40, 4)))
     wanted = hubert.states(waveform[None], layer=0)[0]
     assert (layer0 - wanted).abs().max() < 5e-5
 
@@ -69,7 +69,7 @@ def test_conv_features_and_layer_0_are_the_whole_sounds(hubert, extra, monkeypat
 @pytest.mark.parametrize("layer", [0, 1, 2, None])
 def test_what_fits_is_never_cut(hubert, layer):
     waveform = sound(320 * 30 + 80)
-    piece, = windows.states(hubert, waveform, layer, CPU, 30)
+    piece, = long_sound.states(hubert, waveform, layer, CPU, 30)
     torch.testing.assert_close(piece, hubert.states(waveform[None], layer=layer)[0], rtol=0, atol=0)
 
 
@@ -78,8 +78,8 @@ def test_states_above_attend_to_their_window(hubert):
     """Layer 2 of a window is what the encoder makes of that window's features: the definition, window by window."""
     waveform = sound(320 * 100 + 80)
     whole = hubert.frontend(waveform[None])
-    pieces = windows.states(hubert, waveform, 2, CPU, 40, 4)
-    for window, piece in zip(windows.plan(100, 40, 4), pieces, strict=True):
+    pieces = long_sound.states(hubert, waveform, 2, CPU, 40, 4)
+    for window, piece in zip(long_sound.plan(100, 40, 4), pieces, strict=True):
         *_, wanted = hubert.layers(whole[:, window.start:window.stop])
         torch.testing.assert_close(piece, wanted[0, window.kept], rtol=0, atol=1e-4)
 
@@ -88,6 +88,6 @@ def test_states_above_attend_to_their_window(hubert):
 def test_more_context_comes_nearer(hubert):
     waveform = sound(320 * 200 + 80)
     wanted = hubert.states(waveform[None])[0]
-    error = [float((torch.cat(list(windows.states(hubert, waveform, None, CPU, 60 + 2 * context, context))) - wanted)
+    error = [float((torch.cat(list(long_sound.states(hubert, waveform, None, CPU, 60 + 2 * context, context))) - wanted)
                    .square().mean()) for context in (4, 20, 60)]
     assert error[0] > error[1] > error[2] > 0

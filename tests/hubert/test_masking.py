@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from framealign.masking import span_mask
+from framealign.hubert.masking import span_mask
 
 EVERY_LENGTH = torch.arange(1, 301)
 SETTINGS = [(0.08, 10, 2), (0.08, 10, 0), (0.5, 10, 2), (1.0, 3, 0), (0.08, 1, 0), (0.02, 300, 5), (0.3, 7, 100)]

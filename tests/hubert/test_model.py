@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framealign import audio, huggingface, interop
-from framealign.config import PRESETS, HubertConfig
-from framealign.model import ConvLayer, Hubert, PositionalConvolution
-from framealign.parameters import shapes
+from framealign.sound import audio
+from framealign.hubert import model_directory
+from framealign.exchange import foreign_weights
+from framealign.runtime.settings import PRESETS, HubertConfig
+from framealign.hubert.model import ConvLayer, Hubert, PositionalConvolution
+from framealign.hubert.parameters import shapes
 
 BASE, LARGE = PRESETS["base"].model, PRESETS["large"].model
 XLARGE = replace(LARGE, hidden_size=1280, intermediate_size=5120)       # and 48 blocks
@@ -185,7 +187,7 @@ def test_dropout_is_where_transformers_has_it(name, dropouts, tmp_path, monkeypa
     So each is in its place, over the same tensor, scaled alike, and nothing draws where it should not. With torch's own
     draws, that is; ours are tested in test_dropout.py.
     """
-    monkeypatch.setattr("framealign.dropout.dropout", torch.nn.functional.dropout)
+    monkeypatch.setattr("framealign.hubert.dropout.dropout", torch.nn.functional.dropout)
     hubert = make(replace(NARROWS[name], **{key: 0.4 if key in dropouts else 0.0 for key in DROPOUTS}))
     theirs = in_transformers(hubert, tmp_path)
     theirs.config.mask_time_prob = 0.0              # in training it masks by itself
@@ -217,8 +219,8 @@ def test_dropout_acts_in_training_only(name, monkeypatch):
 def test_torchaudios_base_has_the_same_states(base):
     """All 12 layers of `torchaudio.models.hubert_base`, there and back through interop."""
     theirs = pytest.importorskip("torchaudio").models.hubert_base().eval()
-    theirs.load_state_dict(interop.to_torchaudio(base.state_dict()))
-    found = interop.from_torchaudio(theirs.state_dict())
+    theirs.load_state_dict(foreign_weights.to_torchaudio(base.state_dict()))
+    found = foreign_weights.from_torchaudio(theirs.state_dict())
     assert found.config == BASE and all(torch.equal(x, base.state_dict()[name]) for name, x in found.state.items())
     waveform = sound(1, 8000)
     with torch.inference_mode():
@@ -232,13 +234,13 @@ def test_torchaudios_states(name):
     models = pytest.importorskip("torchaudio").models
     config = SHAPES[name]
     torch.manual_seed(0)
-    theirs = models.wav2vec2_model(**interop.torchaudio_arguments(config), aux_num_out=None).eval()
+    theirs = models.wav2vec2_model(**foreign_weights.torchaudio_arguments(config), aux_num_out=None).eval()
     with torch.no_grad():
         for parameter in theirs.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     known = {key: getattr(config, key) for key in ("num_attention_heads", "layerdrop", "initializer_range", *DROPOUTS)}
-    found = interop.from_torchaudio(theirs.state_dict(), **known)
+    found = foreign_weights.from_torchaudio(theirs.state_dict(), **known)
     hubert = Hubert(found.config).eval()
     hubert.load(found.state, "torchaudio's")
     assert found.config == config
@@ -282,10 +284,10 @@ def test_padding_never_changes_a_result_of_the_whole_base(base, capsys):
     check_batch_equals_alone(base, waveforms, 2e-5)
     batch, num_samples = padded(waveforms)
     is_sample = (torch.arange(batch.shape[1]) < num_samples[:, None]).long()
-    theirs = peer().HubertConfig(**huggingface.config_to_json(BASE))
+    theirs = peer().HubertConfig(**model_directory.config_to_json(BASE))
     transformers, torchaudio = peer().HubertModel(theirs), pytest.importorskip("torchaudio").models.hubert_base()
     transformers.eval().load_state_dict(base.state_dict())
-    torchaudio.eval().load_state_dict(interop.to_torchaudio(base.state_dict()))
+    torchaudio.eval().load_state_dict(foreign_weights.to_torchaudio(base.state_dict()))
     peers = {"transformers": (transformers(batch, attention_mask=is_sample).last_hidden_state,
                               lambda x: transformers(x).last_hidden_state),
              "torchaudio": (torchaudio(batch, num_samples)[0], lambda x: torchaudio(x)[0])}
@@ -534,7 +536,7 @@ def test_an_encoder_under_its_prefix_is_read(tmp_path, capsys):
     """As in a recogniser's or a CTC model's directory; the rest is left out, aloud."""
     hubert = make(NARROW)
     head = {"classifier.weight": torch.ones(4, 24), "classifier.bias": torch.ones(4), "pooling.weight": torch.ones(24)}
-    huggingface.write(tmp_path, NARROW, hubert.state_dict(), head, do_normalize=True, labels=list("abcd"))
+    model_directory.write(tmp_path, NARROW, hubert.state_dict(), head, do_normalize=True, labels=list("abcd"))
     found = Hubert.from_pretrained(tmp_path)
     assert all(map(torch.equal, found.state_dict().values(), hubert.state_dict().values()))
     assert capsys.readouterr().err == f"{tmp_path}: read the encoder only, left out classifier, pooling\n"

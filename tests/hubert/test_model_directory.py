@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from framealign import huggingface
-from framealign.config import HubertConfig
-from framealign.huggingface import check, config_from_json, config_to_json
-from framealign.parameters import shapes
+from framealign.hubert import model_directory
+from framealign.runtime.settings import HubertConfig
+from framealign.hubert.model_directory import check, config_from_json, config_to_json
+from framealign.hubert.parameters import shapes
 
 SMALL = {"conv_dim": (8, 6), "conv_kernel": (10, 3), "conv_stride": (5, 2), "hidden_size": 12, "num_hidden_layers": 2,
          "num_attention_heads": 3, "intermediate_size": 20, "num_conv_pos_embeddings": 5,
@@ -37,7 +37,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.fixture
 def directory(tmp_path) -> Path:
     """A small encoder's directory."""
-    huggingface.write(tmp_path / "model", CONFIGS["post-norm"], random_state(CONFIGS["post-norm"]), do_normalize=True)
+    model_directory.write(tmp_path / "model", CONFIGS["post-norm"], random_state(CONFIGS["post-norm"]), do_normalize=True)
     return tmp_path / "model"
 
 
@@ -50,12 +50,12 @@ def edit(path: Path, **fields: object) -> None:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_write_then_read_is_the_identity(config, tmp_path):
     state = random_state(config)
-    huggingface.write(tmp_path, config, state, do_normalize=False, preprocessor={"note": "kept"})
-    found = huggingface.read(tmp_path)
+    model_directory.write(tmp_path, config, state, do_normalize=False, preprocessor={"note": "kept"})
+    found = model_directory.read(tmp_path)
     assert found.config == config and equal(found.state, state) and found.head == {} and found.labels is None
     assert found.do_normalize is False and found.preprocessor["note"] == "kept"
-    huggingface.write(tmp_path, config, state, HEAD, do_normalize=True, labels=LABELS)
-    found = huggingface.read(tmp_path)
+    model_directory.write(tmp_path, config, state, HEAD, do_normalize=True, labels=LABELS)
+    found = model_directory.read(tmp_path)
     assert found.config == config and equal(found.state, state) and equal(found.head, HEAD)
     assert found.do_normalize is True and found.labels == LABELS
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors",
@@ -71,7 +71,7 @@ def test_transformers_opens_what_is_written(config, head, tmp_path):
     """Every tensor arrives, none is missing, for a plain encoder and beneath any head; no warning about weight norm."""
     transformers = pytest.importorskip("transformers")
     state = random_state(config)
-    huggingface.write(tmp_path, config, state, head, do_normalize=True, labels=LABELS if head is HEAD else None)
+    model_directory.write(tmp_path, config, state, head, do_normalize=True, labels=LABELS if head is HEAD else None)
     model, info = transformers.HubertModel.from_pretrained(tmp_path, output_loading_info=True)
     assert equal(model.state_dict(), state)
     assert not info["missing_keys"] and not info["mismatched_keys"] and set(info["unexpected_keys"]) == set(head)
@@ -100,14 +100,14 @@ def test_what_transformers_writes_is_read(config, kind, tmp_path):
     encoder = model if kind == "HubertModel" else model.hubert
     for place, options in (("whole", {}), ("sharded", {"max_shard_size": "4KB"})):
         model.save_pretrained(tmp_path / place, **options)
-        found = huggingface.read(tmp_path / place)
+        found = model_directory.read(tmp_path / place)
         assert found.config == config and equal(found.state, dict(encoder.state_dict()))
         assert {name.split(".")[0] for name in found.head} == {
             "HubertModel": set(), "HubertForCTC": {"lm_head"},
             "HubertForSequenceClassification": {"projector", "classifier"}}[kind]
         assert found.labels == (LABELS if kind == "HubertForSequenceClassification" else None)
     assert (tmp_path / "sharded" / "model.safetensors.index.json").exists()
-    huggingface.write(tmp_path / "again", found.config, found.state, found.head, do_normalize=True)
+    model_directory.write(tmp_path / "again", found.config, found.state, found.head, do_normalize=True)
     again = getattr(transformers, kind).from_pretrained(tmp_path / "again")
     assert equal(dict(again.state_dict()), dict(model.state_dict()))
     written, original = (json.loads((tmp_path / x / "config.json").read_text()) for x in ("again", "whole"))
@@ -146,30 +146,30 @@ def test_bad_fields_are_named(field, directory):
     for value in BAD_FIELDS[field]:
         edit(directory / "config.json", **{field: value})
         with pytest.raises(ValueError, match=r"^[^\n]*(config\.json|model\.safetensors): [^\n]+$") as caught:
-            huggingface.read(directory)
+            model_directory.read(directory)
         assert field in str(caught.value) or field == "intermediate_size" and "of another shape" in str(caught.value)
 
 
 def test_both_spellings_of_weight_norm(directory):
-    state = huggingface.read(directory).state
+    state = model_directory.read(directory).state
     modern = "encoder.pos_conv_embed.conv.parametrizations.weight.original"
     older = {name.replace("parametrizations.weight.original0", "weight_g").replace(
         "parametrizations.weight.original1", "weight_v"): x.clone() for name, x in state.items()}
     assert "encoder.pos_conv_embed.conv.weight_g" in older and modern + "0" in state
     save_file(older, directory / "model.safetensors")
-    assert equal(huggingface.read(directory).state, state)
-    huggingface.write(directory / "again", CONFIGS["post-norm"], older, do_normalize=True)
+    assert equal(model_directory.read(directory).state, state)
+    model_directory.write(directory / "again", CONFIGS["post-norm"], older, do_normalize=True)
     assert modern + "1" in load_file(directory / "again" / "model.safetensors")
     save_file({**older, modern + "0": state[modern + "0"]}, directory / "model.safetensors")
     with pytest.raises(ValueError, match="both spellings"):
-        huggingface.read(directory)
+        model_directory.read(directory)
 
 
 def test_pytorch_bin_whole_and_in_shards(directory):
     state = load_file(directory / "model.safetensors")
     (directory / "model.safetensors").unlink()
     torch.save(state, directory / "pytorch_model.bin")
-    assert equal(huggingface.read(directory).state, state)
+    assert equal(model_directory.read(directory).state, state)
     (directory / "pytorch_model.bin").unlink()
     names = sorted(state)
     parts = {"a.bin": names[::2], "b.bin": names[1::2]}
@@ -177,7 +177,7 @@ def test_pytorch_bin_whole_and_in_shards(directory):
         torch.save({name: state[name] for name in held}, directory / shard)
     index = {"weight_map": {name: shard for shard, held in parts.items() for name in held}}
     (directory / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    assert equal(huggingface.read(directory).state, state)
+    assert equal(model_directory.read(directory).state, state)
 
 
 def test_pytorch_bin_executes_nothing(directory, tmp_path):
@@ -189,7 +189,7 @@ def test_pytorch_bin_executes_nothing(directory, tmp_path):
     for content in ({"a": Evil()}, Evil(), [torch.ones(1)], {"a": 1}, {1: torch.ones(1)}):
         torch.save(content, directory / "pytorch_model.bin")
         with pytest.raises(ValueError, match=r"^[^\n]*pytorch_model\.bin: [^\n]+$"):
-            huggingface.read(directory)
+            model_directory.read(directory)
     assert not (tmp_path / "executed").exists()
 
 
@@ -199,7 +199,7 @@ def test_strictness(directory):
     def refused(changed: dict, match: str) -> None:
         save_file(changed, directory / "model.safetensors")
         with pytest.raises(ValueError, match=match):
-            huggingface.read(directory)
+            model_directory.read(directory)
 
     bias = "encoder.layers.1.attention.k_proj.bias"
     refused({name: x for name, x in state.items() if name != bias}, f"model.safetensors: .*1 missing \\({bias}\\)")
@@ -210,7 +210,7 @@ def test_strictness(directory):
     refused({**state, "encoder.layers.2.final_layer_norm.bias": torch.ones(12)}, "num_hidden_layers 2.*3 blocks")
     refused({"x": torch.ones(1)}, "0 blocks")
     with pytest.raises(ValueError, match="missing"):
-        huggingface.write(directory / "b", CONFIGS["post-norm"], {"masked_spec_embed": torch.ones(12)},
+        model_directory.write(directory / "b", CONFIGS["post-norm"], {"masked_spec_embed": torch.ones(12)},
                           do_normalize=True)
     assert not (directory / "b").exists()
 
@@ -221,9 +221,9 @@ def test_only_the_mask_embedding_may_be_missing(tmp_path):
     config = CONFIGS["post-norm"]
     theirs = transformers.HubertConfig(**config_to_json(config), mask_time_prob=0.0)
     transformers.HubertModel(theirs).save_pretrained(tmp_path / "theirs")
-    found = huggingface.read(tmp_path / "theirs")
+    found = model_directory.read(tmp_path / "theirs")
     assert check(found.state, shapes(config), "x") == ["masked_spec_embed"]
-    huggingface.write(tmp_path / "ours", config, found.state, do_normalize=True)
+    model_directory.write(tmp_path / "ours", config, found.state, do_normalize=True)
     _, info = transformers.HubertModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
 
@@ -234,8 +234,8 @@ def test_data_types(directory):
     config = config_from_json({**config_to_json(CONFIGS["post-norm"]), "torch_dtype": "float16", "dtype": "float16"})
     half = {name: x.half() for name, x in random_state(config).items()}
     for state in (half, random_state(config)):
-        huggingface.write(directory, config, state, do_normalize=True)
-        assert equal(huggingface.read(directory).state, state)
+        model_directory.write(directory, config, state, do_normalize=True)
+        assert equal(model_directory.read(directory).state, state)
         assert equal(dict(transformers.HubertModel.from_pretrained(directory).state_dict()), state)
 
 
@@ -245,30 +245,30 @@ def test_writing_takes_any_layout(directory):
     state = random_state(config)
     name = "encoder.layers.0.attention.q_proj.weight"
     changed = {**state, name: torch.nn.Parameter(state[name].T)}
-    huggingface.write(directory, config, changed, do_normalize=True)
-    assert torch.equal(huggingface.read(directory).state[name], state[name].T)
+    model_directory.write(directory, config, changed, do_normalize=True)
+    assert torch.equal(model_directory.read(directory).state[name], state[name].T)
     before = {path.name: path.read_bytes() for path in directory.iterdir()}
     with pytest.raises(Exception):
-        huggingface.write(directory, config, state, {"head": "not a tensor"}, do_normalize=True)
+        model_directory.write(directory, config, state, {"head": "not a tensor"}, do_normalize=True)
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
 
 
 def test_labels_belong_to_a_classifier(tmp_path):
     config, state = CONFIGS["post-norm"], random_state(CONFIGS["post-norm"])
-    huggingface.write(tmp_path, config, state, HEAD, do_normalize=True, labels=LABELS)
+    model_directory.write(tmp_path, config, state, HEAD, do_normalize=True, labels=LABELS)
     for value, match in (({"0": "a"}, "names 1 classes, the classifier has 4"), ({"0": "a", "2": "b"}, "0, 1, ..."),
                          ({"0": 3}, "with text"), ("neutral", "with text")):
         edit(tmp_path / "config.json", id2label=value)
         with pytest.raises(ValueError, match=f"config.json: id2label .*{match}"):
-            huggingface.read(tmp_path)
+            model_directory.read(tmp_path)
     edit(tmp_path / "config.json", id2label=None)
-    assert huggingface.read(tmp_path).labels is None
+    assert model_directory.read(tmp_path).labels is None
 
 
 def test_broken_directories(directory, tmp_path):
     def refused(path: Path, match: str) -> None:
         with pytest.raises(ValueError, match=f"^[^\n]*{match}[^\n]*$"):
-            huggingface.read(path)
+            model_directory.read(path)
 
     refused(tmp_path / "absent", "absent: no such directory")
     refused(directory / "config.json", "config.json: no such directory")
@@ -305,7 +305,7 @@ def test_broken_shards(directory):
     def refused(weight_map: object, match: str) -> None:
         index.write_text(json.dumps({"weight_map": weight_map}))
         with pytest.raises(ValueError, match=match):
-            huggingface.read(directory)
+            model_directory.read(directory)
 
     for shard in ("../model/a.safetensors", "/etc/passwd", "sub/a.safetensors", "..", ".", "", "a\0b", "..\\a"):
         refused({**whole, names[0]: shard}, "index.json: a shard must be a file of the same directory")
@@ -318,20 +318,20 @@ def test_broken_shards(directory):
     refused(whole, "b.safetensors: not readable")
     (directory / "b.safetensors").write_bytes(data)
     index.write_text(json.dumps({"weight_map": whole}))
-    assert equal(huggingface.read(directory).state, state)
+    assert equal(model_directory.read(directory).state, state)
 
 
 def test_preprocessor(directory):
     path = directory / "preprocessor_config.json"
     edit(path, do_normalize=False)
-    assert huggingface.read(directory).do_normalize is False
+    assert model_directory.read(directory).do_normalize is False
     for fields, match in (({"do_normalize": "yes"}, "do_normalize must be true or false, is 'yes'"),
                           ({"do_normalize": True, "sampling_rate": 8000}, "sampling_rate must be 16000")):
         edit(path, **fields)
         with pytest.raises(ValueError, match=f"preprocessor_config.json: {match}"):
-            huggingface.read(directory)
+            model_directory.read(directory)
     path.unlink()                                   # transformers' own default
-    assert huggingface.read(directory).do_normalize is True
+    assert model_directory.read(directory).do_normalize is True
 
 
 def test_mutated_files_give_a_model_or_a_value_error(directory):
@@ -344,7 +344,7 @@ def test_mutated_files_give_a_model_or_a_value_error(directory):
             data[generator.randrange(min(len(data), 3000))] = generator.randrange(256)
         path.write_bytes(data[:generator.randint(1, len(data))] if turn % 5 == 0 else data)
         try:
-            huggingface.read(directory)
+            model_directory.read(directory)
         except ValueError as error:
             assert str(directory) in str(error) and "\n" not in str(error)
         path.write_bytes(originals[path])

@@ -2,9 +2,9 @@
 import pytest
 import torch
 
-from framealign.config import PRESETS, HubertConfig
-from framealign.huggingface import config_to_json
-from framealign.parameters import check, shapes
+from framealign.runtime.settings import PRESETS, HubertConfig
+from framealign.hubert.model_directory import config_to_json
+from framealign.hubert.parameters import check, shapes
 
 
 def test_published_sizes_have_transformers_parameters():

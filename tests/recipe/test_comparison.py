@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_report import Run, rows_of
+from test_results import Run, rows_of
 
-from framealign import comparison, finetune, metrics
-from framealign.comparison import ablation, compare, predictions_of, seeds_table
-from framealign.utterances import CLASSES
+from framealign.emotion import metrics
+from framealign.training import finetune
+from framealign.recipe import comparison
+from framealign.recipe.comparison import ablation, compare, predictions_of, seeds_table
+from framealign.corpus.protocols import CLASSES
 
 STAGES = {"finetune": "finetune", "tapt": "tapt-finetune", "align": "ser-finetune"}
 

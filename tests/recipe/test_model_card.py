@@ -4,8 +4,10 @@ import re
 import pytest
 import small
 
-from framealign import card, commands, files, session
-from framealign.recognise import Recogniser
+from framealign.runtime import files
+from framealign.recipe import model_card, recipe
+from framealign.commands import files_commands
+from framealign.emotion.recogniser import Recogniser
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +15,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("card")
     config = small.config(small.write_tree(folder / "tree"), small.write_base(folder / "base"), folder / "run",
                           method="finetune")
-    session.run_sessions(config, small.SETTINGS | {"finetune.epochs": "1"})
+    recipe.run_sessions(config, small.SETTINGS | {"finetune.epochs": "1"})
     return folder / "run" / "session1" / "finetune"
 
 
@@ -33,15 +35,15 @@ def test_the_card_has_the_recorded_numbers(finished):
 
 def test_an_optimistic_selection_is_marked(finished):
     results = files.read_json(finished / "results.json") | {"optimistic": True, "selection": "best-test"}
-    recipe_split, = session.Recipe(small.config(finished.parents[2] / "tree", finished.parents[2] / "base",
+    recipe_split, = recipe.Recipe(small.config(finished.parents[2] / "tree", finished.parents[2] / "base",
                                                 finished.parents[1], method="finetune"), small.SETTINGS).splits("clean")
-    assert "**Optimistic**" in card.text(results, [recipe_split])
+    assert "**Optimistic**" in model_card.text(results, [recipe_split])
 
 
 def test_the_card_goes_with_the_recogniser(finished, tmp_path):
     text = (finished / "recogniser" / "README.md").read_text()
-    commands.export(str(finished / "recogniser"), str(tmp_path / "out"), False, "huggingface")
+    files_commands.export(str(finished / "recogniser"), str(tmp_path / "out"), False, "huggingface")
     assert (tmp_path / "out" / "README.md").read_text() == text
     assert Recogniser.from_pretrained(tmp_path / "out").labels
-    commands.export(str(finished / "recogniser"), str(tmp_path / "encoder"), True, "huggingface")
+    files_commands.export(str(finished / "recogniser"), str(tmp_path / "encoder"), True, "huggingface")
     assert not (tmp_path / "encoder" / "README.md").exists()

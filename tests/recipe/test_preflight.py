@@ -9,9 +9,10 @@ import pytest
 import small
 import soundfile
 
-from framealign import corpus, preflight, session
-from framealign.config import HubertConfig, PretrainConfig
-from framealign.utterances import Utterance
+from framealign.corpus import manifest
+from framealign.recipe import preflight, recipe
+from framealign.runtime.settings import HubertConfig, PretrainConfig
+from framealign.corpus.protocols import Utterance
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def place(tmp_path_factory) -> Path:
 
 
 def run(place: Path, name: str, **changes) -> dict:
-    return session.run_sessions(small.config(place / "tree", place / "base", place / name, **changes), small.SETTINGS)
+    return recipe.run_sessions(small.config(place / "tree", place / "base", place / name, **changes), small.SETTINGS)
 
 
 def test_only_checking_writes_nothing_and_says_what_was_found(place, capsys):
@@ -46,7 +47,7 @@ def test_the_estimate_is_an_upper_bound_of_the_right_size(place, capsys, monkeyp
     monkeypatch.setattr(preflight, "check_room", lambda folder, sizes: wanted.append(sum(sizes.values())))
     base = place / "base" if hubert == "base" else hubert
     name = f"{hubert}-{method}"
-    session.run_sessions(small.config(place / "tree", base, place / name, method=method), small.SETTINGS)
+    recipe.run_sessions(small.config(place / "tree", base, place / name, method=method), small.SETTINGS)
     sizes = [path.stat().st_size for path in (place / name).rglob("*")
              if path.suffix in (".safetensors", ".pt", ".npy") and not path.is_symlink()]
     assert sum(sizes) < 1.2 * wanted[0] and wanted[0] < 10 * sum(sizes)
@@ -84,7 +85,7 @@ def test_base_models_checkpoints_are_estimated_by_their_parameters():
 def test_a_hundred_thousand_files_in_a_minute(tmp_path):
     """Headers only; the manifest's own reading included. One wrong length among them is found."""
     soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.1, 0.1, 800), 16_000)
-    data, lines = (tmp_path / "a.wav").read_bytes(), ["\t".join(corpus.COLUMNS)]
+    data, lines = (tmp_path / "a.wav").read_bytes(), ["\t".join(manifest.COLUMNS)]
     for number in range(100_000):
         folder = tmp_path / str(number // 1000)
         folder.mkdir(exist_ok=True)
@@ -92,7 +93,7 @@ def test_a_hundred_thousand_files_in_a_minute(tmp_path):
         lines.append(f"u{number}\t{folder.name}/u{number}.wav\t{801 if number == 77_777 else 800}\t1\ts\tF\tsad\t")
     (tmp_path / "corpus.tsv").write_text("\n".join(lines) + "\n")
     began = time.monotonic()
-    found = corpus.read(tmp_path / "corpus.tsv")
+    found = manifest.read(tmp_path / "corpus.tsv")
     read = time.monotonic() - began
     with pytest.raises(ValueError, match=r"1 of 100000 sound files .* u77777\.wav: 800 samples .* says 801"
                                          .replace(" u77777", ".*u77777")):

@@ -17,11 +17,15 @@ import small
 import soundfile
 import torch
 
-from framealign import checkpoint, corpus, files, finetune, metrics, optim, session
-from framealign.config import preset
-from framealign.model import Hubert
-from framealign.recognise import Recogniser
-from framealign.units import Codebook, Units
+from framealign.runtime import files
+from framealign.corpus import manifest
+from framealign.emotion import metrics
+from framealign.training import checkpoint, finetune, optimiser
+from framealign.recipe import recipe
+from framealign.runtime.settings import preset
+from framealign.hubert.model import Hubert
+from framealign.emotion.recogniser import Recogniser
+from framealign.units.units import Codebook, Units
 
 ALIGN = ["tapt-units", "tapt-pretrain", "tapt-finetune", "align-units", "align-pretrain", "ser-finetune"]
 MULTISCALE = ["multiscale-units", "multiscale-pretrain", "multiscale-finetune"]
@@ -42,10 +46,10 @@ class World:
         if "corpus" in changes:
             changes = {"iemocap": ""} | changes
         chosen = small.config(self.tree, changes.pop("hubert"), self.folder / run, **changes)
-        return session.run_sessions(chosen, small.SETTINGS | (settings or {}))
+        return recipe.run_sessions(chosen, small.SETTINGS | (settings or {}))
 
-    def recipe(self, run: str, settings: dict[str, str] | None = None, **changes) -> session.Recipe:
-        return session.Recipe(small.config(self.tree, changes.pop("hubert", self.base), self.folder / run, **changes),
+    def recipe(self, run: str, settings: dict[str, str] | None = None, **changes) -> recipe.Recipe:
+        return recipe.Recipe(small.config(self.tree, changes.pop("hubert", self.base), self.folder / run, **changes),
                               small.SETTINGS | (settings or {}))
 
     def copy(self, source: Path, run: str) -> Path:
@@ -62,7 +66,7 @@ def world(tmp_path_factory) -> World:
 @pytest.fixture(scope="module")
 def finished(world) -> Path:
     """The paper's three methods on session 1, not to be changed."""
-    for method in session.PAPERS:
+    for method in recipe.PAPERS:
         world.run("finished", method=method)
     return world.folder / "finished"
 
@@ -85,7 +89,7 @@ def made(run: Path, said: str) -> list[str]:
 
 def test_each_method_has_its_stages_in_order(world):
     names = {method: [stage.name for stage in world.recipe("none", method=method).stages()]
-             for method in session.METHODS}
+             for method in recipe.METHODS}
     assert names == {"finetune": ["base", "finetune"], "tapt": ["base", *ALIGN[:3]], "align": ["base", *ALIGN],
                      "multiscale": ["base", *ALIGN[:3], *MULTISCALE]}
     assert [stage.name for stage in world.recipe("none", hubert="scratch").base()] == [
@@ -94,7 +98,7 @@ def test_each_method_has_its_stages_in_order(world):
 
 
 def test_every_stage_leaves_its_products_and_a_record(world, finished):
-    stages = {stage.name: stage for method in session.PAPERS
+    stages = {stage.name: stage for method in recipe.PAPERS
               for stage in world.recipe("finished", method=method).stages() if stage.make}
     assert {name: str(stage.folder.relative_to(finished)) for name, stage in stages.items()} == PLACES
     for stage in stages.values():
@@ -201,7 +205,7 @@ def test_inductive_pretraining_shares_nothing_and_does_not_hear_the_held_out_ses
         world.run("inductive", session=fold, method="tapt", pretrain_data="inductive")
     assert made(run, capsys.readouterr().out) == [f"session{n}/{name}" for n in (1, 2) for name in ALIGN[:3]]
     for fold in "12":
-        utterances = [u for u in corpus.read(run / "corpus.tsv") if u.session != fold]
+        utterances = [u for u in manifest.read(run / "corpus.tsv") if u.session != fold]
         Units.read(run / f"session{fold}" / "tapt-units" / "units.safetensors").check(utterances, "units")
         record = files.read_json(run / f"session{fold}" / "tapt-units" / "stage.json")
         assert record["settings"]["heard"].startswith("16 utterances")
@@ -249,14 +253,14 @@ def test_the_number_of_clusters_says_the_method(world, given, method, clusters):
     ({"clusters": "50", "method": "tapt"}, "--clusters 50 is for --method align, got tapt")])
 def test_numbers_of_clusters_that_are_none(given, message):
     with pytest.raises(ValueError, match=message):
-        session.SessionConfig(corpus="x", hubert="tiny", **given)
+        recipe.SessionConfig(corpus="x", hubert="tiny", **given)
 
 
 def test_of_all_methods_one_takes_the_clusters():
     for clusters, taker in (("50", "align"), ("32,64", "multiscale")):
-        config = session.SessionConfig(corpus="x", hubert="tiny", method="all", clusters=clusters)
-        assert {method: config.of(method).clusters for method in session.METHODS} == {
-            method: clusters if method == taker else "" for method in session.METHODS}
+        config = recipe.SessionConfig(corpus="x", hubert="tiny", method="all", clusters=clusters)
+        assert {method: config.of(method).clusters for method in recipe.METHODS} == {
+            method: clusters if method == taker else "" for method in recipe.METHODS}
 
 
 # What is kept, stale, remade
@@ -265,7 +269,7 @@ def test_a_second_run_makes_nothing(world, spoilt, capsys):
     run = world.folder / spoilt
     times = {path: path.lstat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     before = small.digests(run)
-    for method in session.PAPERS:
+    for method in recipe.PAPERS:
         capsys.readouterr()
         world.run(spoilt, method=method)
         said = capsys.readouterr().out
@@ -308,7 +312,7 @@ def test_what_changed_is_said_and_nothing_remade(world, finished, settings, chan
 @pytest.fixture
 def table(world, finished, tmp_path) -> Path:
     """The finished run's manifest with absolute paths, to be changed."""
-    corpus.write(tmp_path / "table.tsv", corpus.read(finished / "corpus.tsv"))
+    manifest.write(tmp_path / "table.tsv", manifest.read(finished / "corpus.tsv"))
     return tmp_path / "table.tsv"
 
 
@@ -469,8 +473,8 @@ def interrupt(monkeypatch, owner: object, name: str, number: int) -> None:
     monkeypatch.setattr(owner, name, stopping)
 
 
-@pytest.mark.parametrize("owner, name, calls", [(os, "replace", 60), (optim, "step", 20), (finetune, "predict", 8),
-                                                (session, "write_units", 2), (np.lib.format, "open_memmap", 3)])
+@pytest.mark.parametrize("owner, name, calls", [(os, "replace", 60), (optimiser, "step", 20), (finetune, "predict", 8),
+                                                (recipe, "write_units", 2), (np.lib.format, "open_memmap", 3)])
 def test_interrupted_runs_end_like_uninterrupted_ones(world, finished, monkeypatch, owner, name, calls):
     """Several interruptions of one run, each at a place drawn for it; then the same command once more."""
     run, draw = f"interrupted-{name}", random.Random(name)
@@ -508,7 +512,7 @@ def test_killed_runs_end_like_uninterrupted_ones(world, finished):
 def test_half_made_with_another_configuration_is_said(world, monkeypatch, capsys):
     run = world.folder / "half"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, optim, "step", 3)
+        interrupt(patch, optimiser, "step", 3)
         world.run("half", method="tapt")
     assert (run / "tapt-pretrain" / "checkpoints" / "00000002").exists()
     before = small.digests(run)
@@ -523,7 +527,7 @@ def test_half_made_with_another_configuration_is_said(world, monkeypatch, capsys
 
 def on_a_rank(tree: Path, base: Path, run: Path) -> dict:
     """The method align as torchrun's ranks run it."""
-    return session.run_sessions(small.config(tree, base, run), small.SETTINGS)
+    return recipe.run_sessions(small.config(tree, base, run), small.SETTINGS)
 
 
 def test_two_ranks_make_what_one_makes(world, finished):
@@ -636,7 +640,7 @@ def test_a_table_without_labels_or_sessions_is_refused(world, finished, table):
 
 
 def test_a_table_is_compared_with_its_files_first(world, finished, table):
-    first = corpus.read(table)[0]
+    first = manifest.read(table)[0]
     table.write_text(table.read_text().replace(f"\t{first.num_samples}\t", f"\t{first.num_samples + 1}\t"))
     with pytest.raises(ValueError, match="1 of 24 sound files are not as the manifest says"):
         world.run("refused", corpus=str(table))

@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from framealign import corpus, files, finetune, metrics, report
-from framealign.report import aligned, collect, table
-from framealign.utterances import CLASSES, Utterance
+from framealign.runtime import files
+from framealign.corpus import manifest
+from framealign.emotion import metrics
+from framealign.training import finetune
+from framealign.recipe import results
+from framealign.recipe.results import aligned, collect, table
+from framealign.corpus.protocols import CLASSES, Utterance
 
 PROTOCOL = {"base_digest": "abc", "hubert": "tiny", "preset": "tiny", "pretrain_data": "transductive", "seed": 7,
             "validate_on": "session", "classes": list(CLASSES), "test_crop_seconds": "none"}
@@ -27,7 +31,7 @@ class Run:
                 name = f"Ses0{session}{gender}_impro0{number % 5}_{gender}{number:03d}"
                 self.utterances.append(Utterance(name, root / f"{name}.wav", 16_000, session, f"Ses0{session}{gender}",
                                                  gender, label, "impro"))
-        corpus.write(root / "corpus.tsv", self.utterances)
+        manifest.write(root / "corpus.tsv", self.utterances)
 
     def finish(self, session: str, stage: str = "ser-finetune", selection: str = "clean", **settings) -> None:
         """One fold's records and results."""
@@ -109,7 +113,7 @@ def test_without_dialogues_speakers_are_resampled(five):
     speakers = [Utterance(f"turn{i}", u.path, 16_000, u.session, u.speaker, "", u.label)
                 for i, u in enumerate(five.utterances)]
     five.utterances = speakers
-    corpus.write(five.root / "corpus.tsv", speakers)
+    manifest.write(five.root / "corpus.tsv", speakers)
     for session in "12345":
         five.finish(session)
     pairs = predictions(five.root)["pooled"]
@@ -153,7 +157,7 @@ def test_each_method_reports_its_own_stage(tmp_path):
     for stage in ("finetune", "tapt-finetune", "ser-finetune", "multiscale-finetune"):
         run.finish("1", stage)
         found[stage] = files.read_json(tmp_path / "session1" / stage / "results.json")["test"]
-    for method, stage in report.STAGES.items():
+    for method, stage in results.STAGES.items():
         assert collect(tmp_path, method)["folds"]["1"]["test"] == found[stage]
         assert collect(tmp_path, method)["protocol"]["method"] == method
 
@@ -217,7 +221,7 @@ def test_subsets_are_scikit_learns_on_their_utterances(five):
         assert rows[name][:3] == [f"{100 * number:.1f}" for number in numbers] and rows[name][-1] == str(len(true))
     assert "improvised" not in rows
     scripted = [dataclasses.replace(u, style="script" if i % 3 else "impro") for i, u in enumerate(five.utterances)]
-    corpus.write(five.root / "corpus.tsv", scripted)
+    manifest.write(five.root / "corpus.tsv", scripted)
     true, guess = zip(*(said[u.id] for u in scripted if u.style == "impro"))
     assert rows_of(table(collect(five.root, "align")))["improvised"][0] == f"{100 * np.mean(np.equal(true, guess)):.1f}"
 
@@ -252,7 +256,7 @@ def test_the_references_number_of_the_same_trainings(five):
                     a, b, average="macro", zero_division=0))])
         means.append(np.mean(ways, 0))
     found = collect(five.root, "align")
-    np.testing.assert_allclose([[one[name] for name in report.NAMES] for one in found["reference"].values()], means)
+    np.testing.assert_allclose([[one[name] for name in results.NAMES] for one in found["reference"].values()], means)
     assert rows_of(table(found))["reference"] == [f"{100 * x:.1f}" for x in np.mean(means, 0)]
     assert "as the released code chooses them: optimistic" in table(found)
     (five.root / "session2" / "ser-finetune" / "epochs.jsonl").unlink()            # not of all folds: no row
@@ -261,21 +265,21 @@ def test_the_references_number_of_the_same_trainings(five):
 
 
 def test_results_json_is_the_table(five):
-    report.write(five.root, collect(five.root, "align"))
+    results.write(five.root, collect(five.root, "align"))
     five.finish("1", "finetune")
-    report.write(five.root, collect(five.root, "finetune"))
+    results.write(five.root, collect(five.root, "finetune"))
     found = files.read_json(five.root / "results.json")
     assert list(found) == ["align", "finetune"] and list(found["align"]["folds"]) == list("12345")
     rows = rows_of(table(collect(five.root, "align")))
     for row, numbers in (("mean", found["align"]["mean"]), ("deviation", found["align"]["deviation"]),
                          ("pooled", found["align"]["pooled"]), ("women", found["align"]["subsets"]["women"]),
                          ("3", found["align"]["folds"]["3"]["reported"])):
-        assert rows[row][:3] == [f"{100 * numbers[name]:.1f}" for name in report.NAMES]
+        assert rows[row][:3] == [f"{100 * numbers[name]:.1f}" for name in results.NAMES]
     assert found["align"]["protocol"]["selection"] == "clean" and found["finetune"]["deviation"]["ua"] is None
 
 
 def test_methods_that_are_there(five):
-    assert report.methods_of(five.root) == ["align"]
+    assert results.methods_of(five.root) == ["align"]
     five.finish("2", "tapt-finetune-speaker", "speaker")
     five.finish("3", "finetune")
-    assert report.methods_of(five.root) == ["finetune", "tapt", "align"] and report.methods_of(five.root / "x") == []
+    assert results.methods_of(five.root) == ["finetune", "tapt", "align"] and results.methods_of(five.root / "x") == []

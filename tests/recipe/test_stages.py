@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from framealign import files, stages
-from framealign.stages import Redo, Stage, difference, nothing_half_made, run_stage
+from framealign.runtime import files
+from framealign.recipe import stages
+from framealign.recipe.stages import Redo, Stage, difference, nothing_half_made, run_stage
 
 
 class Chain:

@@ -6,9 +6,9 @@ import markup
 import numpy as np
 import pytest
 
-from framealign import charts
-from framealign.charts import Axes, Curve
-from framealign.svg import colours
+from framealign.report import charts
+from framealign.report.charts import Axes, Curve
+from framealign.report.svg import colours
 
 NASTY = '<i>&"\'x'
 

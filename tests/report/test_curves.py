@@ -5,7 +5,7 @@ import math
 import markup
 import pytest
 
-from framealign import logbook
+from framealign.report import curves
 
 PRETRAINING = [{"update": u, "loss": 5.0 - u / 100, "masked_accuracy": u / 1000, "unmasked_accuracy": u / 500,
                 "unit_perplexity": 10.0 + u, "lr": 1e-3, "gradient_norm": 12.0 if u == 20 else 1.0,
@@ -22,20 +22,20 @@ def captions(root: markup.Element) -> list[str]:
 def test_a_torn_line_is_left_out(tmp_path):
     text = "".join(json.dumps(record) + "\n" for record in PRETRAINING)
     (tmp_path / "log.jsonl").write_text(text + '{"update": 40, "lo')
-    assert logbook.read(tmp_path / "log.jsonl") == PRETRAINING
+    assert curves.read(tmp_path / "log.jsonl") == PRETRAINING
     (tmp_path / "log.jsonl").write_text('[1]\n{"loss": 1}\nnull\n{"update": 3}\n')
-    assert logbook.read(tmp_path / "log.jsonl") == [{"update": 3}]
-    assert logbook.read(tmp_path / "none.jsonl") == []
+    assert curves.read(tmp_path / "log.jsonl") == [{"update": 3}]
+    assert curves.read(tmp_path / "none.jsonl") == []
 
 
 def test_a_curve_takes_what_is_there():
-    found = logbook.curve(PRETRAINING, "valid_loss", "v")
-    assert found.x == [30] and found.y == [4.8] and logbook.curve(PRETRAINING, "loss", "l").x == [10, 20, 30]
-    assert logbook.curve([{"update": 1, "loss": None}], "loss", "l").x == []
+    found = curves.curve(PRETRAINING, "valid_loss", "v")
+    assert found.x == [30] and found.y == [4.8] and curves.curve(PRETRAINING, "loss", "l").x == [10, 20, 30]
+    assert curves.curve([{"update": 1, "loss": None}], "loss", "l").x == []
 
 
 def test_pretraining_has_its_six_charts():
-    root = markup.read(logbook.pretraining(PRETRAINING, [50], 10.0))
+    root = markup.read(curves.pretraining(PRETRAINING, [50], 10.0))
     assert len(captions(root)) == 6 and len(root.all("svg")) > 6
     notes = [one.text for one in root.all("p", "note")]
     for words in (f"ln 50 = {math.log(50):.2f}", "from 4.90 to 4.70", "validation: 4.80"):
@@ -44,7 +44,7 @@ def test_pretraining_has_its_six_charts():
 
 
 def test_finetuning_has_its_three_charts_and_the_selected_epoch():
-    root = markup.read(logbook.finetuning(TUNING, 4, 10.0, 3))
+    root = markup.read(curves.finetuning(TUNING, 4, 10.0, 3))
     assert captions(root) == ["Loss, nats per utterance", "Validation", "Gradient norm"]
     notes = [one.text for one in root.all("p", "note")]
     assert "Best UA 60.0 %" in notes[1] and "Learning rate: 0.0001, constant." in notes[2]
@@ -53,4 +53,4 @@ def test_finetuning_has_its_three_charts_and_the_selected_epoch():
 
 @pytest.mark.parametrize("records", [[], [{"update": 1}], TUNING[:1], [{"update": 1, "loss": None, "lr": 0.0}]])
 def test_short_logs_have_pictures_too(records):
-    assert markup.read(logbook.finetuning(records, 4, 10.0, 1)) and markup.read(logbook.pretraining(records, [2], 10.0))
+    assert markup.read(curves.finetuning(records, 4, 10.0, 1)) and markup.read(curves.pretraining(records, [2], 10.0))

@@ -14,9 +14,12 @@ import small
 import torch
 from test_timeline import heard, noise
 
-from framealign import corpus, document, files, learnt, page, report, session, svg, timeline
-from framealign.recognise import Recogniser
-from framealign.units import Codebook
+from framealign.runtime import files
+from framealign.corpus import manifest
+from framealign.recipe import recipe, results
+from framealign.report import fold_page, html_document, svg, timeline, unit_analysis
+from framealign.emotion.recogniser import Recogniser
+from framealign.units.units import Codebook
 
 needs_browser = pytest.mark.skipif(not browser.CHROMIUM, reason="no Chromium (chromium, google-chrome) on the PATH")
 
@@ -30,8 +33,8 @@ def folder(tmp_path_factory) -> Path:
 def run(small_tree, small_base, folder) -> Path:
     """The whole method on two folds, with their pages."""
     for held_out in "12":
-        session.run_sessions(small.config(small_tree, small_base, folder / "run", session=held_out), small.SETTINGS)
-    page.write_all(folder / "run", "align", device="cpu")
+        recipe.run_sessions(small.config(small_tree, small_base, folder / "run", session=held_out), small.SETTINGS)
+    fold_page.write_all(folder / "run", "align", device="cpu")
     return folder / "run"
 
 
@@ -47,7 +50,7 @@ def part(root: markup.Element, place: str) -> markup.Element:
 def test_every_part_is_there_and_nothing_comes_from_elsewhere(run):
     for held_out in "12":
         path = run / f"session{held_out}" / "report.html"
-        assert path.stat().st_size < document.LIMIT_BYTES
+        assert path.stat().st_size < html_document.LIMIT_BYTES
         content = path.read_text(encoding="utf-8")
         assert not markup.fetched(content)
         root = markup.read(content)
@@ -75,7 +78,7 @@ def test_numbers_are_those_of_the_results(run):
 
 
 def test_the_overview_pools_the_folds(run):
-    found = report.collect(run, "align")
+    found = results.collect(run, "align")
     root = opened(run / "report.html")
     values = [one.text for one in root.all("div", "value")]
     assert values == [f"{100 * found['pooled'][name]:.1f} %" for name in ("ua", "wa", "macro_f1")]
@@ -103,7 +106,7 @@ def test_sounds_are_test_utterances_each_once_with_truth_and_units(run):
     root = part(opened(run / "session1" / "report.html"), "sounds")
     names = [one.text for one in root.all("h3")]
     assert len(names) == len(set(names)) >= 4 and all(name.startswith("Ses01") for name in names)
-    utterances = {u.id: u for u in corpus.read(run / "corpus.tsv")}
+    utterances = {u.id: u for u in manifest.read(run / "corpus.tsv")}
     for figure, name in zip(root.all("figure", "timeline"), names):
         assert figure.all("audio") and figure.all("div", "units") and figure.all("div", "planted")
         assert utterances[name].label in figure.all("p", "verdict")[0].text
@@ -114,15 +117,15 @@ def test_sounds_are_test_utterances_each_once_with_truth_and_units(run):
 def test_a_page_can_be_made_again_and_is_the_same(run):
     before = (run / "session1" / "report.html").read_bytes()
     pages = [run / "session1" / "report.html", run / "report.html"]
-    assert page.write_all(run, "align", session="1", device="cpu") == pages
+    assert fold_page.write_all(run, "align", session="1", device="cpu") == pages
     assert (run / "session1" / "report.html").read_bytes() == before
 
 
 def test_a_fold_that_is_not_finished_is_named(run):
     with pytest.raises(ValueError, match="session 3 is not finished; finished: 1, 2"):
-        page.write_all(run, "align", session="3")
+        fold_page.write_all(run, "align", session="3")
     with pytest.raises(ValueError, match="no finished fold of method finetune"):
-        page.write_all(run, "finetune")
+        fold_page.write_all(run, "finetune")
 
 
 @pytest.mark.parametrize("change, places", [
@@ -131,11 +134,11 @@ def test_a_fold_that_is_not_finished_is_named(run):
     ({"method": "tapt", "pretrain_data": "inductive"}, ["result", "training", "units", "map", "sounds"]),
     ({"method": "align", "hubert": "scratch", "selection": "reference", "pretrain_data": "inductive"}, None)])
 def test_every_method_and_protocol_has_a_page(small_tree, small_base, tmp_path, change, places):
-    session.run_sessions(small.config(small_tree, change.get("hubert", small_base), tmp_path / "run",
+    recipe.run_sessions(small.config(small_tree, change.get("hubert", small_base), tmp_path / "run",
                                       **{k: v for k, v in change.items() if k != "hubert"}), small.SETTINGS)
-    path, = page.write_all(tmp_path / "run", change["method"], device="cpu")
+    path, = fold_page.write_all(tmp_path / "run", change["method"], device="cpu")
     root = opened(path)
-    assert path.name == page.file_name(change["method"])
+    assert path.name == fold_page.file_name(change["method"])
     assert [one.attributes["id"] for one in root.all("section")] == (places or ["result", "training", "units", "map",
                                                                                 "sounds"])
     assert ("Optimistic" in root.text) == (change.get("selection") == "reference")
@@ -151,9 +154,9 @@ def test_every_method_and_protocol_has_a_page(small_tree, small_base, tmp_path, 
 
 def test_units_of_sound_that_was_not_heard_are_those_that_were_heard_alike(run):
     """Computed for an utterance of the corpus, they are the stored ones, but for frames that half precision moved."""
-    utterances = corpus.read(run / "corpus.tsv")
-    fold = page.Fold(run, "1", "align", report.collect(run, "align"))
-    labelled = page.Labelled.of(fold, utterances)
+    utterances = manifest.read(run / "corpus.tsv")
+    fold = fold_page.Fold(run, "1", "align", results.collect(run, "align"))
+    labelled = fold_page.Labelled.of(fold, utterances)
     unheard = dataclasses.replace(labelled, place={})
     same = [labelled.label(u) == unheard.label(u) for u in utterances]
     assert np.concatenate(same).mean() > 0.98
@@ -192,8 +195,8 @@ def test_a_run_without_pages_to_make_is_refused_in_one_line(tmp_path, capsys):
 
 def test_states_on_the_map_are_those_the_classifier_reads(run):
     recogniser = Recogniser.from_pretrained(run / "session1" / "recogniser")
-    utterance = corpus.read(run / "corpus.tsv")[0]
-    states = learnt.states_of(recogniser.model, utterance)
+    utterance = manifest.read(run / "corpus.tsv")[0]
+    states = unit_analysis.states_of(recogniser.model, utterance)
     with torch.inference_mode():
         posterior = recogniser.model.classifier(states).softmax(-1).numpy()
     assert np.abs(posterior - recogniser(utterance.path).posterior).max() < 1e-5
@@ -206,10 +209,10 @@ def test_a_corpus_of_other_names_without_truth(small_tree, small_base, tmp_path)
         shutil.copy(path, tmp_path / f"{index}.wav")
         lines.append(f"{index}.wav\t{('a&b', 'fear')[index % 2]}\t{path.stem[4]}\t{path.stem[:6]}")
     (tmp_path / "table.tsv").write_text("\n".join(lines) + "\n")
-    chosen = session.SessionConfig(corpus=str(tmp_path / "table.tsv"), hubert=str(small_base), preset="tiny",
+    chosen = recipe.SessionConfig(corpus=str(tmp_path / "table.tsv"), hubert=str(small_base), preset="tiny",
                                    device="cpu", run=str(tmp_path / "run"), classes="a&b,fear")
-    session.run_sessions(chosen, small.SETTINGS)
-    path, = page.write_all(tmp_path / "run", "align", device="cpu")
+    recipe.run_sessions(chosen, small.SETTINGS)
+    path, = fold_page.write_all(tmp_path / "run", "align", device="cpu")
     root = opened(path)
     assert "a&b" in root.text and not root.all("div", "planted") and "AUC" not in part(root, "sounds").text
     assert "the emotion of the whole utterance" in part(root, "units").text
@@ -347,4 +350,4 @@ def test_a_browser_decodes_our_png(window, tmp_path):
 
 def test_a_long_sound_fits_into_the_page():
     """Three minutes of noise: the picture stays below the limit of a page, sound or no sound."""
-    assert len(timeline.page("a", [timeline.picture(noise(50 * 180), heard(50 * 180))])) < document.LIMIT_BYTES
+    assert len(timeline.page("a", [timeline.picture(noise(50 * 180), heard(50 * 180))])) < html_document.LIMIT_BYTES

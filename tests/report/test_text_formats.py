@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from framealign.formats import FORMATS, shown
-from framealign.recognise import Result
-from framealign.segments import segments
+from framealign.report.text_formats import FORMATS, shown
+from framealign.emotion.recogniser import Result
+from framealign.emotion import segments
 
 LABELS = ["neutral", "happy", "angry", "sad"]
 PATHS = ["a b/take 1.wav", 'odd "name", with\ttab.flac', "naïve.ogg", "\udcff.wav"]

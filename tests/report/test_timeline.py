@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from framealign import document, timeline
-from framealign.recognise import Result
-from framealign.svg import colours, shade
+from framealign.report import html_document, timeline
+from framealign.emotion.recogniser import Result
+from framealign.report.svg import colours, shade
 
 LABELS = ["neutral", "happy", "angry", "sad"]
 
@@ -193,9 +193,9 @@ def test_lengths_that_do_not_fit_are_refused(change, message):
 
 
 def test_a_document_is_whole_and_brings_its_style_and_script():
-    cards = document.grid([document.card("c", "<p>in</p>", "note")])
-    page = document.document("a < b", document.head("a < b", "words", [("x", "X")])
-                             + document.section("x", "X", cards, "said"))
+    cards = html_document.grid([html_document.card("c", "<p>in</p>", "note")])
+    page = html_document.document("a < b", html_document.head("a < b", "words", [("x", "X")])
+                             + html_document.section("x", "X", cards, "said"))
     root = markup.read(page.replace("<!DOCTYPE html>", ""))
     assert root.all("title")[0].text == "a < b" and root.all("section")[0].attributes["id"] == "x"
     assert re.search(r"prefers-color-scheme", root.all("style")[0].text) and "@media print" in page

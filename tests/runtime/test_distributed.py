@@ -11,11 +11,12 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
-from framealign import checkpoint, distributed, log, optim
-from framealign.config import HubertConfig
-from framealign.data import FrameStore, frame_counts
-from framealign.model import Hubert
-from framealign.utterances import Utterance
+from framealign.runtime import distributed, log
+from framealign.training import checkpoint, optimiser
+from framealign.runtime.settings import HubertConfig
+from framealign.corpus.cropping import FrameStore, frame_counts
+from framealign.hubert.model import Hubert
+from framealign.corpus.protocols import Utterance
 
 CPU = torch.device("cpu")
 STORE = dict(key="k", do_normalize=False, what="test", dtype="float32", batch_seconds=0.0)
@@ -41,7 +42,7 @@ def regression(rows: int = 8) -> tuple[Tensor, Tensor]:
 def train(model: nn.Module, wrapped: nn.Module, poisoned_rank: int | None = None) -> list[float]:
     """Six steps on this rank's half (or all) of a batch; in the third, one rank's loss is NaN. Skip flag of each."""
     rank, world = distributed.rank(), distributed.world_size()
-    optimizer = optim.adamw(model.parameters(), 0.1, (0.9, 0.98), 1e-6, 0.01)
+    optimizer = optimiser.adamw(model.parameters(), 0.1, (0.9, 0.98), 1e-6, 0.01)
     inputs, target = (x[rank::world] for x in regression())
     flags = []
     for update in range(6):
@@ -49,7 +50,7 @@ def train(model: nn.Module, wrapped: nn.Module, poisoned_rank: int | None = None
         if update == 2 and rank == poisoned_rank:
             loss = loss * float("nan")
         (loss * world).backward()                   # replicas average their gradients
-        flags.append(optim.step(optimizer, 0.1, 10.0)[1].item())
+        flags.append(optimiser.step(optimizer, 0.1, 10.0)[1].item())
     return flags
 
 
@@ -165,7 +166,7 @@ SCRIPT = """
 import os, sys
 from pathlib import Path
 import torch
-from framealign import distributed
+from framealign.runtime import distributed
 with distributed.ranks(torch.device("cpu")):
     total = distributed.all_reduce_sum(torch.tensor([distributed.rank() + 1.0])).item()
     if len(sys.argv) > 2 and distributed.rank() == 1:
@@ -180,7 +181,7 @@ os._exit(0)                                         # gloo's threads may abort a
 def torchrun(script: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script, *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}, capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}, capture_output=True,
         text=True, timeout=120)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import faults
 import pytest
 
-from framealign import lock
+from framealign.runtime import lock
 
 HOST = socket.gethostname()
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from framealign import distributed, log
+from framealign.runtime import distributed, log
 
 
 @pytest.fixture

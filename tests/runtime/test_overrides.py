@@ -3,8 +3,8 @@ import dataclasses
 
 import pytest
 
-from framealign.config import PRESETS
-from framealign.overrides import parse_settings, with_overrides
+from framealign.runtime.settings import PRESETS
+from framealign.runtime.overrides import parse_settings, with_overrides
 
 BASE = PRESETS["base"]
 

@@ -14,9 +14,11 @@ import small
 import torch
 from test_pretrain import base, random_units, read_log, settings
 
-from framealign import checkpoint, data, distributed, optim, pretrain
-from framealign.config import KMeansConfig
-from framealign.units import make_units, state_store
+from framealign.runtime import distributed
+from framealign.corpus import cropping
+from framealign.training import checkpoint, optimiser, pretrain
+from framealign.runtime.settings import KMeansConfig
+from framealign.units.units import make_units, state_store
 
 CPU = torch.device("cpu")
 TWENTY = settings(updates=20, batch_seconds=6, micro_batch_seconds=1.5, valid_fraction=0.2)     # 4 micro-batches
@@ -27,7 +29,7 @@ def work(micro, tones, folder: Path) -> dict:
     """What is compared over numbers of ranks: twenty updates, a poisoned utterance, a signal to one rank, units."""
     made, found = random_units(tones), {"rank": distributed.rank()}
     pretrain.pretrain(base(micro), tones, made, TWENTY, folder / "twenty", CPU)
-    batch, step = data.FrameStore.batch, optim.step
+    batch, step = cropping.FrameStore.batch, optimiser.step
 
     def poisoned(self, crops):
         frames, lengths = batch(self, crops)
@@ -35,12 +37,12 @@ def work(micro, tones, folder: Path) -> dict:
             if crop.utterance == POISONED:
                 frames[row, 0, 0] = float("nan")
         return frames, lengths
-    data.FrameStore.batch = poisoned
+    cropping.FrameStore.batch = poisoned
     try:
         config = dataclasses.replace(TWENTY, updates=8, log_every_updates=4, valid_fraction=0)
         pretrain.pretrain(base(micro), tones, made, config, folder / "poisoned", CPU)
     finally:
-        data.FrameStore.batch = batch
+        cropping.FrameStore.batch = batch
     steps = []
 
     def signalled(*arguments):
@@ -48,13 +50,13 @@ def work(micro, tones, folder: Path) -> dict:
         if len(steps) == 3 and distributed.rank() == distributed.world_size() - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return step(*arguments)
-    optim.step = signalled
+    optimiser.step = signalled
     try:
         pretrain.pretrain(base(micro), tones, made, TWENTY, folder / "stopped", CPU)
     except SystemExit as stop:
         found["status"] = stop.code
     finally:
-        optim.step = step
+        optimiser.step = step
     found["steps"] = len(steps)
     for count in (3, len(tones)):                   # fewer utterances than four ranks: one has none
         few = tones[:count]
@@ -99,19 +101,20 @@ def test_ranks_do_as_one(micro, tones, tmp_path, world):
 SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests", sys.argv[1] + "/tests/commands"]
 import torch
 torch.set_num_threads(1)
-from framealign import distributed, log, optim
+from framealign.runtime import distributed, log
+from framealign.training import optimiser
 import test_survival
-step, steps, killed = optim.step, [], Path(sys.argv[3] + ".killed")
+step, steps, killed = optimiser.step, [], Path(sys.argv[3] + ".killed")
 def dying(*arguments):
     steps.append(1)
     if len(steps) == 7 and distributed.rank() == 1 and not killed.exists():
         killed.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return step(*arguments)
-optim.step = dying
+optimiser.step = dying
 def main():
     with distributed.ranks(torch.device("cpu")):
         test_survival.pretraining(Path(sys.argv[2]), Path(sys.argv[3]))

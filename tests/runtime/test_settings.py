@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from framealign.config import (PRESETS, FinetuneConfig, HubertConfig, KMeansConfig, PretrainConfig, add_flags, as_dict,
-                               derive_seed, from_flags, preset)
-from framealign.parameters import shapes
+from framealign.runtime.settings import (PRESETS, FinetuneConfig, HubertConfig, KMeansConfig, PretrainConfig, add_flags,
+                                         as_dict, derive_seed, from_flags, preset)
+from framealign.hubert.parameters import shapes
 
 FLAGGED = [PretrainConfig, FinetuneConfig, KMeansConfig]
 BAD = {

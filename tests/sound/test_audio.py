@@ -11,9 +11,10 @@ import pytest
 import soundfile
 import torch
 
-from framealign import audio, log
+from framealign.runtime import log
+from framealign.sound import audio
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 FORMATS = (("wav", "PCM_16"), ("wav", "PCM_24"), ("wav", "FLOAT"), ("wav", "ULAW"), ("flac", "PCM_16"),
            ("aiff", "PCM_16"), ("au", "PCM_16"), ("w64", "PCM_16"), ("rf64", "PCM_16"), ("ogg", "VORBIS"),
            ("ogg", "OPUS"), ("mp3", "MPEG_LAYER_III"))
@@ -245,13 +246,13 @@ def test_a_flac_header_that_claims_too_much_allocates_nothing(tmp_path, noise):
         content[22:26] = struct.pack(">I", claim & 0xFFFFFFFF)
         paths.append(tmp_path / f"{claim}.flac")
         paths[-1].write_bytes(content)
-    script = ("import resource, sys\nfrom framealign import audio\n"
+    script = ("import resource, sys\nfrom framealign.sound import audio\n"
               "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
               "for path in sys.argv[1:]:\n"
               "    try:\n        audio.load(path)\n    except ValueError as error:\n        print(error)\n"
               "assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000    # KiB\n")
     done = subprocess.run([sys.executable, "-c", script, *paths], capture_output=True, text=True,
-                          cwd=Path(__file__).parents[1])
+                          cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == [str(path) for path in paths]
 

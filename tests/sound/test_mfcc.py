@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from framealign import mfcc as module
-from framealign.frames import num_frames
-from framealign.mfcc import mfcc
-from framealign.model import Hubert
+from framealign.sound import mfcc as module
+from framealign.sound.frames import num_frames
+from framealign.sound import mfcc
+from framealign.hubert.model import Hubert
 
 pytest.importorskip("torchaudio", reason="torchaudio does not load beside this torch")
-EMODB = Path(__file__).parents[1] / "../shared/data/emodb4/audio"
+EMODB = Path(__file__).parents[2] / "../shared/data/emodb4/audio"
 
 
 def mel(hertz: np.ndarray) -> np.ndarray:

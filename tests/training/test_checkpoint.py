@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from framealign import checkpoint, distributed, files, huggingface
-from framealign.config import HubertConfig
-from framealign.model import Hubert
-from framealign.optim import adamw, step
+from framealign.runtime import distributed, files
+from framealign.hubert import model_directory
+from framealign.training import checkpoint
+from framealign.runtime.settings import HubertConfig
+from framealign.hubert.model import Hubert
+from framealign.training.optimiser import adamw, step
 
 CONFIG = HubertConfig(conv_dim=(4,), conv_kernel=(10,), conv_stride=(5,), hidden_size=4, num_hidden_layers=1,
                       num_attention_heads=1, intermediate_size=4, num_conv_pos_embeddings=2,
@@ -58,7 +60,7 @@ def test_what_is_saved_comes_back(tmp_path):
     assert all(map(same, checkpoint.latest(tmp_path), content(7)))
     assert checkpoint.newest(tmp_path) == tmp_path / "checkpoints" / "00000007"
     assert sorted(path.name for path in checkpoint.newest(tmp_path).iterdir()) == FILES
-    found = huggingface.read(checkpoint.newest(tmp_path))
+    found = model_directory.read(checkpoint.newest(tmp_path))
     assert found.config == CONFIG and found.labels == ["a", "b"] and found.do_normalize is False
     Hubert.from_pretrained(checkpoint.newest(tmp_path))
 
@@ -139,7 +141,7 @@ def test_a_full_disk_leaves_the_previous_one(where, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"framealign.checkpoint.{where}", full)
+        patch.setattr(f"framealign.training.checkpoint.{where}", full)
         with pytest.raises(OSError, match="No space left"):
             save(tmp_path, 20)
     assert folders(tmp_path) == ["00000010"] and all(map(same, checkpoint.latest(tmp_path), content(10)))

@@ -12,14 +12,17 @@ import soundfile
 import torch
 import torch.nn.functional as F
 
-from framealign import audio, checkpoint, distributed, finetune, huggingface, optim
-from framealign.config import SELECTIONS, FinetuneConfig, derive_seed
-from framealign.data import Crop, Waveforms, frame_counts
-from framealign.emotion import AttentionPooling, EmotionModel, MeanPooling
-from framealign.frames import frames_in, num_samples_of
-from framealign.masking import span_mask
-from framealign.model import Hubert
-from framealign.utterances import CLASSES, Split, split
+from framealign.runtime import distributed
+from framealign.sound import audio
+from framealign.hubert import model_directory
+from framealign.training import checkpoint, finetune, optimiser
+from framealign.runtime.settings import SELECTIONS, FinetuneConfig, derive_seed
+from framealign.corpus.cropping import Crop, Waveforms, frame_counts
+from framealign.emotion.emotion_model import AttentionPooling, EmotionModel, MeanPooling
+from framealign.sound.frames import frames_in, num_samples_of
+from framealign.hubert.masking import span_mask
+from framealign.hubert.model import Hubert
+from framealign.corpus.protocols import CLASSES, Split, split
 
 CPU, LABELS = torch.device("cpu"), list(CLASSES)
 QUIET = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "feat_proj_dropout": 0.0, "layerdrop": 0.0}
@@ -169,7 +172,7 @@ def test_directories_that_hold_no_recogniser(micro, tmp_path):
     for name, head in (("bias gone", {k: x for k, x in model.head().items() if k != "classifier.bias"}),
                        ("a module more", model.head() | {"projector.weight": torch.zeros(3)}),
                        ("narrower", model.head() | {"pooling.weight": torch.zeros(3)})):
-        huggingface.write(tmp_path / name, micro, model.hubert.state_dict(), head, do_normalize=True,
+        model_directory.write(tmp_path / name, micro, model.hubert.state_dict(), head, do_normalize=True,
                                    labels=LABELS)
         with pytest.raises(ValueError, match=f"{name}.*parameters do not fit"):
             EmotionModel.from_pretrained(tmp_path / name)
@@ -394,7 +397,7 @@ def test_utterances_of_a_frame_or_two_train_and_are_tested(micro, tones, tmp_pat
 
 def test_only_the_classifier_learns_faster(micro, tones, tmp_path, monkeypatch):
     """AdamW's first step is as long as the rate: w and the encoder move by it, the classifier by seven times that."""
-    step, moved = optim.step, []
+    step, moved = optimiser.step, []
 
     def measured(optimizer, lr, clip_norm):
         before = [[p.detach().clone() for p in group["params"]] for group in optimizer.param_groups]
@@ -402,7 +405,7 @@ def test_only_the_classifier_learns_faster(micro, tones, tmp_path, monkeypatch):
         moved.append([[float((p.detach() - x).abs().max()) / lr for p, x in zip(group["params"], old)]
                       for group, old in zip(optimizer.param_groups, before)])
         return found
-    monkeypatch.setattr(optim, "step", measured)
+    monkeypatch.setattr(optimiser, "step", measured)
     run(micro, tones, tmp_path, settings(epochs=1, lr=1e-4, weight_decay=0.0, head_lr_factor=7.0, batch_size=4))
     encoder, classifier = moved[1]                  # in the first update w and classifier are 0, so is w's gradient
     assert max(classifier) == pytest.approx(7, rel=0.3) and len(classifier) == 2
@@ -414,7 +417,7 @@ def test_resuming_is_bit_identical(micro, tones, tmp_path, monkeypatch, stops):
     """After a stop between two epochs, and after a failure in the middle of one; predictions and recogniser too."""
     config = settings(epochs=4, lr=5e-3, keep_checkpoints=2, batch_size=4)      # two updates an epoch
     results = run(micro, tones, tmp_path / "whole", config)
-    step, steps = optim.step, []
+    step, steps = optimiser.step, []
 
     def fails(*arguments):
         steps.append(1)
@@ -422,7 +425,7 @@ def test_resuming_is_bit_identical(micro, tones, tmp_path, monkeypatch, stops):
             raise KeyboardInterrupt
         return step(*arguments)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(optim, "step", fails)
+        patched.setattr(optimiser, "step", fails)
         run(micro, tones, tmp_path / "parts", config)
     for turn, stop in enumerate(stops):
         torch.manual_seed(turn)
@@ -431,7 +434,7 @@ def test_resuming_is_bit_identical(micro, tones, tmp_path, monkeypatch, stops):
         steps.clear()
         if stop < 4:
             with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-                patched.setattr(optim, "step", fails)
+                patched.setattr(optimiser, "step", fails)
                 run(micro, tones, tmp_path / "parts", config)
             with open(tmp_path / "parts" / "log.jsonl", "a") as file:       # what a killed run may have left behind
                 file.write(json.dumps({"update": stop + 1, "loss": 0.0}) + '\n{"upda')

@@ -12,15 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from framealign import audio, data, optim, prediction, pretrain
-from framealign.config import HubertConfig, PretrainConfig, derive_seed
-from framealign.data import Crop, FrameStore, Waveforms, frame_counts, pretraining_micro_batches
-from framealign.frames import frames_in
-from framealign.interop import to_torchaudio, torchaudio_arguments
-from framealign.model import Hubert
-from framealign.prediction import MaskedPrediction, masked_prediction_loss, unit_logits
-from framealign.units import Units, frontend_store
-from framealign.utterances import CLASSES
+from framealign.sound import audio
+from framealign.corpus import cropping
+from framealign.hubert import objective
+from framealign.training import optimiser, pretrain
+from framealign.runtime.settings import HubertConfig, PretrainConfig, derive_seed
+from framealign.corpus.cropping import Crop, FrameStore, Waveforms, frame_counts, pretraining_micro_batches
+from framealign.sound.frames import frames_in
+from framealign.exchange.foreign_weights import to_torchaudio, torchaudio_arguments
+from framealign.hubert.model import Hubert
+from framealign.hubert.objective import MaskedPrediction, masked_prediction_loss, unit_logits
+from framealign.units.units import Units, frontend_store
+from framealign.corpus.protocols import CLASSES
 
 TIMING = {"audio_seconds_per_second", "seconds_left"}
 CPU = torch.device("cpu")
@@ -259,9 +262,9 @@ def test_a_step_asks_the_device_for_nothing(micro, looks, weight):
     """Forward, backward, clipping, update and skipping, given where the hidden frames lie, in bfloat16 too."""
     config = settings(unmasked_weight=weight)
     model = MaskedPrediction(base(micro), [5], config).train()
-    optimizer = optim.adamw(model.parameters(), 1e-3, (0.9, 0.98), 1e-6, 0.01)
+    optimizer = optimiser.adamw(model.parameters(), 1e-3, (0.9, 0.98), 1e-6, 0.01)
     features, units, is_masked = torch.randn(3, 20, 8), torch.randint(5, (1, 3, 20)), torch.rand(3, 20) < 0.5
-    places = prediction.places_of(is_masked)
+    places = objective.places_of(is_masked)
     expected, _ = model.eval()(features, units, is_masked, None, looks)
     assert torch.equal(expected, model(features, units, is_masked, None, looks, None, places)[0])
     for enabled in (False, True):
@@ -269,7 +272,7 @@ def test_a_step_asks_the_device_for_nothing(micro, looks, weight):
             with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
                 loss, sums = model.train()(features, units, is_masked, [True, False], looks, None, places)
             loss.backward()
-            norm, skipped = optim.step(optimizer, 1e-3, 1.0)
+            norm, skipped = optimiser.step(optimizer, 1e-3, 1.0)
         assert torch.isfinite(norm) and not skipped and int(sums["predicted"].sum()) == len(places[0])
     with pytest.raises(AssertionError, match="nonzero"), NothingAsked():
         model(features, units, is_masked, None, looks)
@@ -345,8 +348,8 @@ def test_micro_batches_add_up_to_the_mean_over_all_hidden_frames(micro, tones, t
     def record(optimizer, lr, clip_norm):
         seen.update(dict(zip(names, [p.grad.clone() for p in optimizer.param_groups[0]["params"]])))
         return optim_step(optimizer, lr, clip_norm)
-    optim_step = optim.step
-    monkeypatch.setattr(optim, "step", record)
+    optim_step = optimiser.step
+    monkeypatch.setattr(optimiser, "step", record)
     names = [name for name, _ in MaskedPrediction(base(micro), [5], config).named_parameters()
              if "feature_extractor" not in name]
     made = random_units(tones)
@@ -408,7 +411,7 @@ def test_log_says_what_happened(micro, tones, tmp_path):
     for line in lines:
         assert set(line) == {"update", "loss", "masked_accuracy", "unmasked_accuracy", "unit_perplexity", "lr",
                              "gradient_norm", "skipped_updates"}
-        assert line["lr"] == optim.linear_schedule(line["update"], 2e-3, 3, 12) and line["gradient_norm"] > 0
+        assert line["lr"] == optimiser.linear_schedule(line["update"], 2e-3, 3, 12) and line["gradient_norm"] > 0
         assert 0 <= line["masked_accuracy"] <= 1 and 1 <= line["unit_perplexity"] <= 5 and line["skipped_updates"] == 0
     raw = json.loads((tmp_path / "each" / "log.jsonl").read_text().splitlines()[0])
     assert raw["audio_seconds_per_second"] > 0 and raw["seconds_left"] >= 0
@@ -533,12 +536,12 @@ def test_a_frozen_conv_encoder_stays_to_the_bit_and_a_trained_one_moves(micro, t
 def test_a_gradient_that_is_not_finite_is_skipped_and_counted(micro, tones, tmp_path, monkeypatch):
     """Update 3 is poisoned: weights and moments are those of update 2, and training goes on."""
     made, calls = random_units(tones), []
-    loss_of = prediction.masked_prediction_loss
+    loss_of = objective.masked_prediction_loss
 
     def poisoned(logits, units):
         calls.append(torch.is_grad_enabled())
         return loss_of(logits, units) * (float("nan") if sum(calls) == 8 else 1.0)     # micro-batch 2 of update 3
-    monkeypatch.setattr(prediction, "masked_prediction_loss", poisoned)
+    monkeypatch.setattr(objective, "masked_prediction_loss", poisoned)
     config = settings(save_every_updates=1, keep_checkpoints=9, updates=5, valid_fraction=0)
     pretrain.pretrain(base(micro), tones, made, config, tmp_path, CPU)
     assert [line["skipped_updates"] for line in read_log(tmp_path) if "lr" in line] == [0, 0, 1, 0, 0]
@@ -553,14 +556,14 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(micro, tones, tmp_
 
 def test_skipped_updates_are_logged_with_their_utterances_once(micro, tones, tmp_path, monkeypatch):
     """Also where the run is stopped between the skipped update and the log's next line; loss or gradient alike."""
-    made, loss_of = random_units(tones), prediction.masked_prediction_loss
+    made, loss_of = random_units(tones), objective.masked_prediction_loss
     config = settings(updates=9, log_every_updates=4, valid_fraction=0)
 
     def train(run: Path, stops: tuple, factor: float) -> list[dict]:
         done = 0
         for stop in stops:
             calls = itertools.count(3 * done)
-            monkeypatch.setattr(prediction, "masked_prediction_loss", lambda logits, units: loss_of(logits, units) + (
+            monkeypatch.setattr(objective, "masked_prediction_loss", lambda logits, units: loss_of(logits, units) + (
                 factor if next(calls) in (7, 16) else 0.0))                     # in updates 3 and 6
             pretrain.pretrain(base(micro), tones, made, config, run, CPU, stop_after=stop)
             done = stop
@@ -617,7 +620,7 @@ def test_compiled_blocks_learn_the_same_from_one_program(micro, tones, tmp_path)
 @pytest.mark.parametrize("log_every, stopped", ((7, 21), (25, 25)))
 def test_twenty_skipped_in_a_row_stop_the_run(micro, tones, tmp_path, monkeypatch, log_every, stopped):
     """Whatever the interval of the log, at which this is looked at; also across an interruption."""
-    monkeypatch.setattr(prediction, "masked_prediction_loss", lambda logits, units: logits.sum() * float("nan"))
+    monkeypatch.setattr(objective, "masked_prediction_loss", lambda logits, units: logits.sum() * float("nan"))
     config = settings(updates=50, log_every_updates=log_every, valid_fraction=0, batch_seconds=2)
     pretrain.pretrain(base(micro), tones, random_units(tones), config, tmp_path, CPU, stop_after=10)
     with pytest.raises(ValueError, match=f"update {stopped}: the last {stopped} gradients were not finite"):
@@ -697,7 +700,7 @@ def train(micro, tones, folder: Path) -> int:
     for stop in (8, None):
         pretrain.pretrain(base(micro), tones, made, INTERRUPTED, folder / "begun by one", CPU, stop_after=stop)
     pretrain.pretrain(base(micro), tones, made, INTERRUPTED, folder / "begun by two", CPU, stop_after=4)
-    return data.distributed.world_size()
+    return cropping.distributed.world_size()
 
 
 def test_two_ranks_equal_one(micro, tones, tmp_path):

@@ -10,10 +10,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
-from framealign import kmeans
-from framealign.config import KMeansConfig
+from framealign.units import kmeans
+from framealign.runtime.settings import KMeansConfig
 
-EMODB = Path(__file__).parents[1] / "../shared/data/emodb4/audio"
+EMODB = Path(__file__).parents[2] / "../shared/data/emodb4/audio"
 QUICK = KMeansConfig(seeding_frames=2000, seeding_tries=1, seeding_candidates=4, batch_frames=500, full_passes=5)
 
 
@@ -33,7 +33,7 @@ def speech() -> torch.Tensor:
         pytest.skip(f"{EMODB} is not there")
     pytest.importorskip("torchaudio")
     soundfile = pytest.importorskip("soundfile")
-    from framealign.mfcc import mfcc
+    from framealign.sound import mfcc
     frames = [mfcc(torch.from_numpy(soundfile.read(path, dtype="float32")[0])) for path in sorted(EMODB.glob("*.flac"))]
     return torch.cat(frames)[::2][:20_000].contiguous()
 

@@ -9,12 +9,14 @@ import safetensors.torch
 import soundfile
 import torch
 
-from framealign import audio, kmeans, windows
-from framealign.config import KMeansConfig
-from framealign.frames import num_frames
-from framealign.mfcc import mfcc
-from framealign.model import Hubert
-from framealign.units import Codebook, Units, frontend_store, identity, make_units, mfcc_store, state_store
+from framealign.sound import audio
+from framealign.hubert import long_sound
+from framealign.units import kmeans
+from framealign.runtime.settings import KMeansConfig
+from framealign.sound.frames import num_frames
+from framealign.sound import mfcc
+from framealign.hubert.model import Hubert
+from framealign.units.units import Codebook, Units, frontend_store, identity, make_units, mfcc_store, state_store
 
 QUICK = KMeansConfig(seed=3, seeding_frames=500, batch_frames=200)
 
@@ -343,7 +345,7 @@ def test_more_than_a_minute_is_kept_window_by_window(hubert, tones, tmp_path, cp
     states = state_store(hubert, 2, utterances, tmp_path / "states", cpu)
     with torch.inference_mode():
         whole = hubert.frontend(waveform[None])[0]
-        pieces = torch.cat(list(windows.states(hubert, waveform, 2, cpu)))
+        pieces = torch.cat(list(long_sound.states(hubert, waveform, 2, cpu)))
         short = hubert.states(audio.preprocess(audio.load(tones[2].path), True)[None], layer=2)[0]
     torch.testing.assert_close(frontend.read(1), whole, rtol=1e-3, atol=1e-3)   # float16
     torch.testing.assert_close(states.read(1), pieces.half().float(), rtol=0, atol=2e-3)

@@ -12,15 +12,17 @@ import soundfile
 import torch
 from torch import Tensor
 
-from framealign import audio, data, distributed
-from framealign.config import HubertConfig, PretrainConfig
-from framealign.data import (Crop, FrameStore, Waveforms, ahead, balanced_draw, frame_counts, groups_by_length,
-                             load_checked, pretraining_micro_batches)
-from framealign.frames import frames_in, num_frames
-from framealign.model import Hubert
-from framealign.pretrain import crop_units
-from framealign.units import Units
-from framealign.utterances import Utterance
+from framealign.runtime import distributed
+from framealign.sound import audio
+from framealign.corpus import cropping
+from framealign.runtime.settings import HubertConfig, PretrainConfig
+from framealign.corpus.cropping import (Crop, FrameStore, Waveforms, ahead, balanced_draw, frame_counts, groups_by_length,
+                                     load_checked, pretraining_micro_batches)
+from framealign.sound.frames import frames_in, num_frames
+from framealign.hubert.model import Hubert
+from framealign.training.pretrain import crop_units
+from framealign.units.units import Units
+from framealign.corpus.protocols import Utterance
 
 LENGTHS = (16_000, 400, 719, 720, 48_123, 9_999, 30_000, 22_222, 3_999, 25_000)
 SETTINGS = PretrainConfig(min_seconds=0.4, max_seconds=1.5, micro_batch_seconds=4.0, batch_seconds=8.0)
@@ -418,7 +420,7 @@ def test_reading_ahead_of_an_endless_stream_can_stop():
 @pytest.mark.parametrize("change", ["nothing", "key", "shard", "note"])
 def test_an_interrupted_store_continues_with_the_same_bits(marked, tmp_path, monkeypatch, change):
     """Interrupted in the fifth of ten groups, four are kept; none for another key or where a part is damaged."""
-    monkeypatch.setattr(data, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(cropping, "SAVE_SECONDS", 0.0)
     whole, heard = fill(tmp_path / "whole", marked, batch_seconds=0.1), []
 
     def compute(waveforms: list[Tensor]) -> list[Tensor]:

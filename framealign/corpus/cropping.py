@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from framealign import audio, distributed, files, log
-from framealign.config import KEPT_TYPES, PretrainConfig, derive_seed
-from framealign.frames import HOP, SAMPLE_RATE, frames_in, num_frames, num_samples_of
+from framealign.runtime import distributed, files, log
+from framealign.sound import audio
+from framealign.runtime.settings import KEPT_TYPES, PretrainConfig, derive_seed
+from framealign.sound.frames import HOP, SAMPLE_RATE, frames_in, num_frames, num_samples_of
 
 
 SAVE_SECONDS = 10.0                                 # between two notes of how far a frame store has been filled
