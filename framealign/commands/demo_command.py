@@ -18,7 +18,7 @@ from framealign.corpus import manifest, synthetic_corpus
 from framealign.emotion import metrics, planted_truth
 from framealign.recipe.recipe import PAPERS, TINY, Recipe, SessionConfig
 from framealign.recipe.stages import Redo, run_stage
-from framealign.sound import mfcc
+from framealign.sound.mfcc import mfcc
 from framealign.emotion.recogniser import Recogniser
 from framealign.recipe.results import STAGES, aligned
 from framealign.units.units import make_units, state_store

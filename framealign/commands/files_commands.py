@@ -19,7 +19,7 @@ from framealign.sound.frames import FRAME_RATE
 from framealign.sound.mfcc import WIDTH
 from framealign.hubert.model import Hubert
 from framealign.recipe.preflight import check_files, check_room, frames_bytes, given_codebook, training_bytes
-from framealign.training import pretrain
+from framealign.training.pretrain import pretrain
 from framealign.recipe.stages import nothing_half_made, remove_empty
 from framealign.units.units import Codebook, Units, mfcc_store, state_store, unit_files, write_units
 from framealign.corpus.protocols import CLASSES, OPTIMISTIC, class_names

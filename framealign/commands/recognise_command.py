@@ -15,7 +15,7 @@ from framealign.report import timeline
 from framealign.report.text_formats import FORMATS, shown
 from framealign.hubert.model import Hubert
 from framealign.emotion.recogniser import Recogniser, Result, UnitReader
-from framealign.emotion import segments
+from framealign.emotion.segments import segments
 from framealign.units.units import Codebook
 
 # What a folder is searched for; a file that is named itself may be called anything.

@@ -23,7 +23,7 @@ from framealign.corpus.cropping import FrameStore
 from framealign.training.finetune import both_ways, finetune
 from framealign.hubert.model import Hubert
 from framealign.runtime.overrides import with_overrides
-from framealign.training import pretrain
+from framealign.training.pretrain import pretrain
 from framealign.recipe.stages import Redo, Stage, link, nothing_half_made, run_stage
 from framealign.units.units import (Codebook, Units, described, digest_of_state, mfcc_store, state_store, unit_files,
                                     write_units)

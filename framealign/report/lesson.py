@@ -22,7 +22,7 @@ from framealign.runtime.settings import derive_seed
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.sound.frames import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, num_frames
 from framealign.hubert.masking import span_mask
-from framealign.sound import mfcc
+from framealign.sound.mfcc import mfcc
 from framealign.hubert.model import Hubert
 from framealign.hubert.objective import UnitHead, masked_prediction_loss
 from framealign.report.svg import element, escape, line, path, rect, shade

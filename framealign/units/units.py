@@ -20,7 +20,7 @@ from framealign.exchange import codebook_files
 from framealign.units import kmeans
 from framealign.runtime.settings import FinetuneConfig, KMeansConfig, PretrainConfig
 from framealign.corpus.cropping import FrameStore, Waveforms, frame_counts
-from framealign.sound import mfcc
+from framealign.sound.mfcc import mfcc
 from framealign.hubert.model import Hubert
 
 

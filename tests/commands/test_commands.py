@@ -19,7 +19,7 @@ from framealign.commands import files_commands
 from framealign.commands.files_commands import FinetuneRun, PretrainRun, UnitsRun
 from framealign.runtime.settings import PRESETS, FinetuneConfig, KMeansConfig, preset
 from framealign.emotion.emotion_model import EmotionModel
-from framealign.sound import mfcc
+from framealign.sound.mfcc import mfcc
 from framealign.hubert.model import Hubert
 from framealign.runtime.overrides import with_overrides
 from framealign.emotion.recogniser import Recogniser

@@ -146,7 +146,7 @@ class Readers:
             "weights": ([(model / "model.safetensors").read_bytes()], "model/model.safetensors", directory),
             "bin": ([buffers["bin"].getvalue()], "old/pytorch_model.bin", directory),
             "fairseq": ([buffers["zip"].getvalue(), buffers["legacy"].getvalue()], "f.pt", foreign_weights.read_fairseq),
-            "joblib": ([test_codebook_files.k_means(test_centroids.array(alignment=3)),
+            "joblib": ([test_codebook_files.k_means(test_codebook_files.array(alignment=3)),
                         pickle.dumps(test_codebook_files.CENTROIDS)], "c.bin", Codebook.read),
             "npy": ([buffers["npy"].getvalue()], "c.npy", Codebook.read),
             "codebook": ([safetensors_of(centroids=torch.rand(4, 3), counts=torch.ones(4, dtype=torch.int64))],

@@ -8,7 +8,7 @@ import torch
 
 from framealign.sound import mfcc as module
 from framealign.sound.frames import num_frames
-from framealign.sound import mfcc
+from framealign.sound.mfcc import mfcc
 from framealign.hubert.model import Hubert
 
 pytest.importorskip("torchaudio", reason="torchaudio does not load beside this torch")

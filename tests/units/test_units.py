@@ -14,7 +14,7 @@ from framealign.hubert import long_sound
 from framealign.units import kmeans
 from framealign.runtime.settings import KMeansConfig
 from framealign.sound.frames import num_frames
-from framealign.sound import mfcc
+from framealign.sound.mfcc import mfcc
 from framealign.hubert.model import Hubert
 from framealign.units.units import Codebook, Units, frontend_store, identity, make_units, mfcc_store, state_store
 
