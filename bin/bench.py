@@ -24,17 +24,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from framealign.runtime import distributed, files, log, settings
-from framealign.exchange import foreign_weights
+from framealign.sound.frames import frames_in, num_frames, num_samples_of, valid_frames
+from framealign.corpus.cropping import load_checked
+from framealign.hubert.model import Hubert
+from framealign.exchange import torchaudio_weights
 from framealign.units import kmeans
+from framealign.units.extraction import padded
+from framealign.units.kmeans import KMeansConfig
+from framealign.emotion.emotion_model import EmotionModel
 from framealign.training import optimiser
+from framealign.training.training_config import PretrainConfig
+from framealign.recipe import presets
 from framealign.commands import benchmark, files_commands
 from framealign.commands.benchmark import Contender
-from framealign.runtime.settings import KMeansConfig, PretrainConfig
-from framealign.corpus.cropping import load_checked
-from framealign.emotion.emotion_model import EmotionModel
-from framealign.sound.frames import frames_in, num_frames, num_samples_of, valid_frames
-from framealign.hubert.model import Hubert
-from framealign.units.units import padded
 
 
 class Bench:
@@ -45,7 +47,7 @@ class Bench:
         self.dtype = torch.bfloat16 if args.dtype == "bfloat16" else torch.float32
         self.autocast = distributed.autocast(self.device, args.dtype)
         torch.manual_seed(0)
-        self.config = settings.preset(args.preset).model
+        self.config = presets.preset(args.preset).model
         hubert = Hubert.from_pretrained(args.hubert) if args.hubert else Hubert(self.config)
         self.hubert, self.config = hubert.eval().to(self.device), hubert.config
         self.against = [name for name in args.against.split(",") if name]
@@ -64,8 +66,8 @@ class Bench:
     def torchaudio(self) -> nn.Module:
         """torchaudio's Wav2Vec2Model with our weights."""
         import torchaudio
-        theirs = torchaudio.models.wav2vec2_model(**foreign_weights.torchaudio_arguments(self.config), aux_num_out=None)
-        theirs.load_state_dict(foreign_weights.to_torchaudio(self.hubert.state_dict()))
+        theirs = torchaudio.models.wav2vec2_model(**torchaudio_weights.torchaudio_arguments(self.config), aux_num_out=None)
+        theirs.load_state_dict(torchaudio_weights.to_torchaudio(self.hubert.state_dict()))
         return theirs.eval().to(self.device)
 
     def waveforms(self) -> list[Tensor]:
@@ -163,7 +165,7 @@ def pretraining(bench: Bench) -> list[dict]:
     if "torchaudio" in bench.against:
         import torchaudio
         theirs = torchaudio.models.hubert_pretrain_model(
-            **foreign_weights.torchaudio_arguments(replace(bench.config, layerdrop=0.0)), mask_prob=0.8,
+            **torchaudio_weights.torchaudio_arguments(replace(bench.config, layerdrop=0.0)), mask_prob=0.8,
             mask_selection="static", mask_other=0.0, mask_length=10, no_mask_overlap=False, mask_min_space=1,
             mask_channel_prob=0.0, mask_channel_selection="static", mask_channel_other=0.0, mask_channel_length=10,
             no_mask_channel_overlap=False, mask_channel_min_space=1, skip_masked=False, skip_nomask=False,

@@ -7,7 +7,8 @@
 import argparse
 import sys
 
-from framealign.runtime import allocator, distributed, log, overrides, settings
+from framealign.runtime import allocator, distributed, log, settings
+from framealign.recipe import presets
 from framealign.commands import demo_command
 
 
@@ -21,7 +22,7 @@ def main() -> None:
     chosen = settings.from_flags(args, demo_command.DemoConfig())
     with distributed.ranks(distributed.choose_device(chosen.device)):
         action = demo_command.make_tiny_base if chosen.make_tiny_base else demo_command.run
-        action(chosen, overrides.parse_settings(args.settings))
+        action(chosen, presets.parse_settings(args.settings))
 
 
 if __name__ == "__main__":

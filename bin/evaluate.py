@@ -8,7 +8,8 @@
 import argparse
 import sys
 
-from framealign.runtime import log, settings
+from framealign.runtime import log
+from framealign.corpus import protocols
 from framealign.recipe import comparison, recipe
 from framealign.commands import session_command
 
@@ -18,7 +19,7 @@ def main() -> None:
     parser.add_argument("run", nargs="?", help="folder of a session run, or of several seeds")
     parser.add_argument("--method", default="", choices=("", *recipe.METHODS, "all"), metavar="METHOD",
                         help="finetune, tapt, align, or all beside each other; default: the furthest that was run")
-    parser.add_argument("--selection", default="", choices=("", *settings.SELECTIONS), metavar="SELECTION",
+    parser.add_argument("--selection", default="", choices=("", *protocols.SELECTIONS), metavar="SELECTION",
                         help="which protocol's folds; default: the one that was run")
     parser.add_argument("--compare", nargs=2, metavar="RUN",
                         help="paired bootstrap of two runs on the same utterances: RUN, RUN:METHOD or predictions.csv")

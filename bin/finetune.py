@@ -8,13 +8,15 @@ import argparse
 import sys
 
 from framealign.runtime import allocator, distributed, log, settings
+from framealign.training import training_config
+from framealign.recipe import presets
 from framealign.commands import files_commands
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     settings.add_flags(parser, files_commands.FinetuneRun)
-    settings.add_flags(parser, settings.FinetuneConfig)
+    settings.add_flags(parser, training_config.FinetuneConfig)
     parser.add_argument("--run-folder", dest="run", help="the same as --run, which torchrun takes for one of its own")
     parser.add_argument("--tensorboard", action="store_true",
                         help="also write TensorBoard's event files (needs the package tensorboard)")
@@ -23,7 +25,7 @@ def main() -> None:
     allocator.keep_freed_memory()
     chosen = settings.from_flags(args, files_commands.FinetuneRun())
     with distributed.ranks(distributed.choose_device(chosen.device)):
-        files_commands.finetune_run(chosen, settings.from_flags(args, settings.preset(chosen.preset).finetune))
+        files_commands.finetune_run(chosen, settings.from_flags(args, presets.preset(chosen.preset).finetune))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import argparse
 import sys
 
 from framealign.runtime import log
-from framealign.corpus import manifest
+from framealign.corpus import manifest, utterance
+from framealign.corpus.importers import fairseq_list, iemocap
 from framealign.recipe import preflight
 
 
@@ -25,12 +26,12 @@ def main() -> None:
                         help="IEMOCAP's excited counts as happy, 5531 utterances (default), or is left out, 4490")
     args = parser.parse_args()
     if args.iemocap:
-        utterances = manifest.from_iemocap(args.iemocap, args.allow_partial, args.excited)
+        utterances = iemocap.from_iemocap(args.iemocap, args.allow_partial, args.excited)
     else:
-        utterances = manifest.read(args.table) if args.table else manifest.read_fairseq(args.fairseq)
+        utterances = manifest.read(args.table) if args.table else fairseq_list.read_fairseq(args.fairseq)
         preflight.check_files(utterances)
     manifest.write(args.out, utterances)
-    log.say(manifest.summary(utterances))
+    log.say(utterance.summary(utterances))
     log.say(f"{args.out}: {len(utterances)} utterances")
 
 

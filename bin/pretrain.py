@@ -8,13 +8,14 @@ import argparse
 import sys
 
 from framealign.runtime import allocator, distributed, log, settings
+from framealign.training import training_config
 from framealign.commands import files_commands
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     settings.add_flags(parser, files_commands.PretrainRun)
-    settings.add_flags(parser, settings.PretrainConfig)
+    settings.add_flags(parser, training_config.PretrainConfig)
     parser.add_argument("--run-folder", dest="run", help="the same as --run, which torchrun takes for one of its own")
     parser.add_argument("--tensorboard", action="store_true",
                         help="also write TensorBoard's event files (needs the package tensorboard)")

@@ -7,7 +7,8 @@
 import argparse
 import sys
 
-from framealign.runtime import log, settings
+from framealign.runtime import log
+from framealign.corpus import protocols
 from framealign.recipe import recipe
 from framealign.report import fold_page
 
@@ -17,7 +18,7 @@ def main() -> None:
     parser.add_argument("run", help="folder of a session run")
     parser.add_argument("--method", default="align", choices=recipe.METHODS,
                         help="whose training and test is shown; default align")
-    parser.add_argument("--selection", default="", choices=("", *settings.SELECTIONS), metavar="SELECTION",
+    parser.add_argument("--selection", default="", choices=("", *protocols.SELECTIONS), metavar="SELECTION",
                         help="which protocol's folds; default: the one that was run")
     parser.add_argument("--session", default="all", help="whose page is made; default all finished folds")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps; default auto")

@@ -9,8 +9,8 @@ import argparse
 import dataclasses
 import sys
 
-from framealign.runtime import allocator, distributed, log, overrides, settings
-from framealign.recipe import recipe
+from framealign.runtime import allocator, distributed, log, settings
+from framealign.recipe import presets, recipe
 from framealign.commands import session_command
 
 
@@ -31,7 +31,7 @@ def main() -> None:
                                       dataclasses.fields(recipe.SessionConfig)
                                       if getattr(args, field.name) is not None})
     with distributed.ranks(distributed.choose_device(chosen.device)):
-        session_command.run(chosen, overrides.parse_settings(args.settings), args.report)
+        session_command.run(chosen, presets.parse_settings(args.settings), args.report)
 
 
 if __name__ == "__main__":

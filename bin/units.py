@@ -9,18 +9,19 @@ import argparse
 import sys
 
 from framealign.runtime import allocator, distributed, log, settings
+from framealign.units import kmeans
 from framealign.commands import files_commands
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     settings.add_flags(parser, files_commands.UnitsRun)
-    settings.add_flags(parser, settings.KMeansConfig)
+    settings.add_flags(parser, kmeans.KMeansConfig)
     args = parser.parse_args()
     allocator.keep_freed_memory()
     chosen = settings.from_flags(args, files_commands.UnitsRun())
     with distributed.ranks(distributed.choose_device(chosen.device)):
-        files_commands.make_units_run(chosen, settings.from_flags(args, settings.KMeansConfig()))
+        files_commands.make_units_run(chosen, settings.from_flags(args, kmeans.KMeansConfig()))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 __version__ = "0.1.0"
 
 from framealign.hubert.model import Hubert
+from framealign.units.codebook import Codebook
 from framealign.emotion.recogniser import Recogniser
-from framealign.units.units import Codebook
 
 __all__ = ["Codebook", "Hubert", "Recogniser"]

@@ -7,8 +7,8 @@ import small
 import soundfile
 import torch
 
-from framealign.runtime.settings import HubertConfig
-from framealign.corpus.protocols import CLASSES, Utterance
+from framealign.corpus.utterance import CLASSES, Utterance
+from framealign.hubert.hubert_config import HubertConfig
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 torch.set_num_threads(1)                            # on tensors this small threads only cost; and ranks have one each

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from framealign.corpus import synthetic_corpus
-from framealign.recipe import recipe
-from framealign.runtime.settings import HubertConfig, preset
+from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
-from framealign.runtime.overrides import with_overrides
+from framealign.recipe import recipe
+from framealign.recipe.presets import preset, with_overrides
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}    # threads as here: bits depend on them

@@ -11,14 +11,14 @@ import pytest
 import small
 from torch.distributed.run import get_args_parser
 
-from framealign.runtime import overrides, settings
-from framealign.recipe import recipe
+from framealign.training import training_config
+from framealign.recipe import presets, recipe
 
 README, AUDIT = small.ROOT / "README.md", small.ROOT / "docs" / "AUDIT.md"
 QUOTED = re.compile(r"`([^`\n]+)`")
 PLACE = re.compile(r"(\w+\.py)(?::([\w.]+))?")
 THEIRS = {"--iskmean", "--gpus"}                    # the reference's flags, not ours
-SETTINGS = (recipe.SessionConfig, settings.PretrainConfig, settings.FinetuneConfig)
+SETTINGS = (recipe.SessionConfig, training_config.PretrainConfig, training_config.FinetuneConfig)
 
 
 def rows(path: Path) -> list[list[str]]:
@@ -140,7 +140,7 @@ def test_settings_are_taken(path):
     named = re.findall(r"--set ([\w.]+)=([\w.]+)", path.read_text(encoding="utf-8"))
     assert named
     for name, value in named:
-        overrides.with_overrides(settings.preset("tiny"), {name: value})
+        presets.with_overrides(presets.preset("tiny"), {name: value})
 
 
 def test_values_of_the_audits_flags_are_taken():

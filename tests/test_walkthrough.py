@@ -14,11 +14,11 @@ import soundfile
 import test_docs
 from test_readme import OUTSIDE
 
-from framealign.corpus import manifest
-from framealign.recipe import recipe
-from framealign.report import lesson
-from framealign.runtime.settings import preset
+from framealign.corpus.importers import iemocap
 from framealign.hubert.model import Hubert
+from framealign.recipe import recipe
+from framealign.recipe.presets import preset
+from framealign.report import lesson
 
 WALKTHROUGH, IEMOCAP = (small.ROOT / "docs" / name for name in ("WALKTHROUGH.md", "IEMOCAP.md"))
 
@@ -181,4 +181,4 @@ def test_the_arithmetic_of_time_and_disk():
     assert seconds == 7e6 and f"{work:.1e}".replace("e+17", "e17") + " FLOP" in text.replace("\n", " ")
     assert f"{6 * work:.1e}".replace("e+18", "e18") + " FLOP" in text.replace("\n", " ")
     assert round(6 * work / 60e12 / 3600) == 5 and round(6 * work / 200e9 / 86_400) == 66
-    assert sum(manifest.IEMOCAP_COUNTS[s][i] for s in manifest.IEMOCAP_COUNTS for i in range(5)) == 5531
+    assert sum(iemocap.IEMOCAP_COUNTS[s][i] for s in iemocap.IEMOCAP_COUNTS for i in range(5)) == 5531

@@ -17,13 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from framealign.runtime import allocator, distributed
-from framealign.hubert import objective
-from framealign.training import optimiser, pretrain
-from framealign.runtime.settings import HubertConfig, PretrainConfig
-from framealign.corpus.cropping import Crop, FrameStore, Waveforms, pretraining_micro_batches
 from framealign.sound.frames import SAMPLE_RATE, conv_length, num_frames
+from framealign.corpus.cropping import Crop, Waveforms
+from framealign.corpus.utterance import Utterance
+from framealign.hubert import objective
+from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
-from framealign.corpus.protocols import Utterance
+from framealign.units.frame_store import FrameStore
+from framealign.training import optimiser, pretrain
+from framealign.training.batches import pretraining_micro_batches
+from framealign.training.training_config import PretrainConfig
 
 MATRIX = (2048, 768, 3072)                          # the product that the machine's rate is measured with: base's FFN
 GIGA = 1e9

@@ -14,14 +14,15 @@ from torch import Tensor
 
 from framealign.runtime import files, log
 from framealign.sound import audio
-from framealign.corpus import manifest, synthetic_corpus
-from framealign.emotion import metrics, planted_truth
-from framealign.recipe.recipe import PAPERS, TINY, Recipe, SessionConfig
-from framealign.recipe.stages import Redo, run_stage
 from framealign.sound.mfcc import mfcc
+from framealign.corpus import protocols, synthetic_corpus
+from framealign.units.extraction import state_store
+from framealign.units.units import make_units
+from framealign.emotion import metrics, planted_truth
 from framealign.emotion.recogniser import Recogniser
+from framealign.recipe.recipe import PAPERS, TINY, Recipe, SessionConfig
 from framealign.recipe.results import STAGES, aligned
-from framealign.units.units import make_units, state_store
+from framealign.recipe.stages import Redo, run_stage
 
 SETTINGS = {"finetune.epochs": "6"}                 # of 384 utterances: 144 updates; the preset's 24 are for fewer
 CORPUS_SEED, BASE_SEED = 0, 1000                    # the base model's speakers are none of the demo's
@@ -58,7 +59,7 @@ def run(config: DemoConfig, settings: dict[str, str]) -> dict:
         rows[method]["alignment"] = planted_truth.attention_and_posterior(
             Recogniser.from_pretrained(place, config.device), test)
         rows[method]["alignment"]["units_nmi"] = units_nmi(recipe, place, root / "alignment-states")
-    split, = manifest.split(recipe.utterances, config.session, "clean")
+    split, = protocols.split(recipe.utterances, config.session, "clean")
     baselines = {name: baseline(split, recipe.classes, features) for name, features in
                  (("pitch and energy", pitch_and_energy), ("MFCC", mfcc_mean))}
     found = {"methods": rows, "utterance_means_ua": baselines, "seconds": round(time.monotonic() - began, 1)}
@@ -100,7 +101,7 @@ def mfcc_mean(waveform: Tensor) -> Tensor:
     return mfcc(waveform).mean(0)
 
 
-def baseline(split: manifest.Split, classes: list[str], features) -> float:
+def baseline(split: protocols.Split, classes: list[str], features) -> float:
     """UA on the test part of a logistic regression on utterance means: what can be told without looking over time."""
     x, y = {}, {}
     for part in ("train", "valid", "test"):

@@ -7,22 +7,28 @@ import torch
 from safetensors.torch import save_file
 
 from framealign.runtime import distributed, files, lock, log
-from framealign.corpus import manifest
-from framealign.hubert import model_directory
-from framealign.exchange import foreign_weights
-from framealign.emotion import exported_program
-from framealign.training import checkpoint
-from framealign.recipe import model_card
-from framealign.runtime.settings import FinetuneConfig, KMeansConfig, PretrainConfig, cluster_numbers, preset
-from framealign.training.finetune import both_ways, finetune
 from framealign.sound.frames import FRAME_RATE
 from framealign.sound.mfcc import WIDTH
+from framealign.corpus import manifest, protocols
+from framealign.corpus.importers import fairseq_list, scp
+from framealign.corpus.protocols import OPTIMISTIC, class_names
+from framealign.corpus.utterance import CLASSES
+from framealign.hubert import model_directory
 from framealign.hubert.model import Hubert
-from framealign.recipe.preflight import check_files, check_room, frames_bytes, given_codebook, training_bytes
+from framealign.exchange import fairseq_checkpoint, torchaudio_weights
+from framealign.units.codebook import Codebook
+from framealign.units.extraction import mfcc_store, state_store
+from framealign.units.kmeans import KMeansConfig
+from framealign.units.units import Units, cluster_numbers, unit_files, write_units
+from framealign.emotion import exported_program
+from framealign.training import checkpoint
+from framealign.training.finetune import both_ways, finetune
 from framealign.training.pretrain import pretrain
+from framealign.training.training_config import FinetuneConfig, PretrainConfig
+from framealign.recipe import model_card
+from framealign.recipe.preflight import check_files, check_room, frames_bytes, given_codebook, training_bytes
+from framealign.recipe.presets import preset
 from framealign.recipe.stages import nothing_half_made, remove_empty
-from framealign.units.units import Codebook, Units, mfcc_store, state_store, unit_files, write_units
-from framealign.corpus.protocols import CLASSES, OPTIMISTIC, class_names
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def read_corpus(path: str, classes: tuple[str, ...] | list[str] = CLASSES) -> li
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not readable as text: {error}") from None
     is_root = "\t" not in first and "," not in first and (first.startswith(("/", ".")) or Path(first).is_dir())
-    found = manifest.read_fairseq(path) if first and is_root else manifest.read(path, classes)
+    found = fairseq_list.read_fairseq(path) if first and is_root else manifest.read(path, classes)
     check_files(found)
     return found
 
@@ -193,12 +199,12 @@ def finetune_run(config: FinetuneRun, settings: FinetuneConfig) -> None:
     if config.train:
         required(config, "test")
         overlap = settings.selection in OPTIMISTIC
-        splits = [manifest.from_scp(config.train, config.valid or None, config.test, overlap, classes)]
+        splits = [scp.from_scp(config.train, config.valid or None, config.test, overlap, classes)]
         utterances = [u for part in (splits[0].train, splits[0].valid, splits[0].test) for u in part]
         utterances = list({u.id: u for u in utterances}.values())
     else:
         utterances = read_corpus(config.corpus, classes)
-        splits = manifest.split(utterances, config.session, settings.selection, config.validate_on, classes)
+        splits = protocols.split(utterances, config.session, settings.selection, config.validate_on, classes)
     found, run = [], Path(config.run)
     for index, split in enumerate(splits):
         torch.manual_seed(settings.seed)            # the mask embedding, where the directory has none
@@ -228,7 +234,7 @@ def export(source: str, target: str, encoder_only: bool, form: str) -> None:
     if Path(target).exists():
         raise ValueError(f"{target}: exists already; choose another name or remove it")
     if place.suffix == ".pt" and place.is_file():
-        found = foreign_weights.read_fairseq(place)
+        found = fairseq_checkpoint.read_fairseq(place)
         do_normalize = bool(found.do_normalize)
     else:
         place = checkpoint.newest(place) or place
@@ -241,7 +247,7 @@ def export(source: str, target: str, encoder_only: bool, form: str) -> None:
         exported_program.export(place, target)
     elif form == "torchaudio":
         with files.write_atomically(target) as temporary:
-            save_file({name: x.contiguous() for name, x in foreign_weights.to_torchaudio(found.state).items()}, temporary)
+            save_file({name: x.contiguous() for name, x in torchaudio_weights.to_torchaudio(found.state).items()}, temporary)
     else:
         labels = getattr(found, "labels", None) if head else None
         model_directory.write(target, found.config, found.state, head, do_normalize=do_normalize, labels=labels)

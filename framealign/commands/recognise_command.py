@@ -11,12 +11,12 @@ from pathlib import Path
 
 from framealign.runtime import files
 from framealign.sound import audio
-from framealign.report import timeline
-from framealign.report.text_formats import FORMATS, shown
 from framealign.hubert.model import Hubert
+from framealign.units.codebook import Codebook
 from framealign.emotion.recogniser import Recogniser, Result, UnitReader
 from framealign.emotion.segments import segments
-from framealign.units.units import Codebook
+from framealign.report import timeline
+from framealign.report.text_formats import FORMATS, shown
 
 # What a folder is searched for; a file that is named itself may be called anything.
 SUFFIXES = frozenset((".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au",

@@ -20,7 +20,8 @@ from framealign.runtime import log
 from framealign.sound import audio
 from framealign.sound.frames import FRAME_RATE
 from framealign.hubert.model import Hubert
-from framealign.units.units import Codebook, Units
+from framealign.units.codebook import Codebook
+from framealign.units.units import Units
 
 FEATURE_LIMIT = 1e-3                                # of the largest and of the mean relative difference
 UNIT_LIMIT = 0.995                                  # share of frames that must have fairseq's unit

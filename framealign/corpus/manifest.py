@@ -8,33 +8,19 @@ import csv
 import itertools
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from framealign.runtime import files, log
+from framealign.runtime import files
 from framealign.sound import audio
 from framealign.sound.frames import RECEPTIVE_FIELD
-from framealign.corpus.protocols import CLASSES, Split, Utterance, check_speakers
-from framealign.corpus.protocols import pretraining_utterances, split, summary    # noqa: F401 (to be had from here as well)
+from framealign.corpus.utterance import CLASSES, Utterance
+
 
 SPELLINGS = {"neu": "neutral", "hap": "happy", "happiness": "happy", "joy": "happy", "exc": "happy", "excited": "happy",
              "excitement": "happy", "ang": "angry", "anger": "angry", "sadness": "sad"}
 COLUMNS = ("id", "path", "num_samples", "session", "speaker", "gender", "label", "style")
 MAX_LINE, MAX_NAME, MAX_PATH = 65_536, 200, 4096    # bytes of a line of text, of an id; characters of a path
-
-# IEMOCAP: utterances of each session by label, in improvised dialogues, by women, by men.
-IEMOCAP_LABELS = ("neu", "ang", "sad", "hap", "exc")
-IEMOCAP_COLUMNS = (*IEMOCAP_LABELS, "improvised", "speaker F", "speaker M")
-IEMOCAP_COUNTS = {"1": (384, 229, 194, 135, 143, 521, 528, 557),
-                  "2": (362, 137, 197, 117, 210, 530, 481, 542),
-                  "3": (320, 240, 305, 135, 151, 627, 522, 629),
-                  "4": (258, 327, 143, 65, 238, 534, 528, 503),
-                  "5": (384, 170, 245, 143, 299, 731, 590, 651)}
-IEMOCAP_OTHER_LABELS = ("fru", "sur", "fea", "dis", "oth", "xxx")           # in the corpus, not among the four classes
-
-_IEMOCAP_ID = re.compile(r"(Ses(\d\d))[FM]_(impro|script)\w*_([FM])(?:\d{3}|XX\d)", re.ASCII)
-_SUMMARY = re.compile(r"\[[^\]\t]*\]\t(\S+)\t(\S+)\t\[[^\]\t]*\]\s*")       # [start - end] utterance label [V, A, D]
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")   # what a line of a manifest cannot hold
 
 
@@ -53,22 +39,22 @@ def read(path: str | Path, classes: Sequence[str] = CLASSES) -> list[Utterance]:
     header = [name.strip().lower() for name in header]
     if "path" not in header or not {"label", "emotion"} & set(header) or len(set(header)) != len(header):
         raise ValueError(f"{path}:{line}: the header must name a column path and a column label or emotion, each once, "
-                         f"got {_shortened(', '.join(header))}; a manifest has {' '.join(COLUMNS)}")
+                         f"got {shortened(', '.join(header))}; a manifest has {' '.join(COLUMNS)}")
     label_column = "label" if "label" in header else "emotion"
     style_column = "style" if "style" in header else "sentence"
-    known = _spellings(classes)
+    known = spellings(classes)
     utterances, seen = [], {}
     for line, row in rows:
         where = f"{path}:{line}"
         if len(row) != len(header):
             raise ValueError(f"{where}: {len(row)} columns, the header has {len(header)}: "
-                             f"{_shortened(', '.join(header))}")
+                             f"{shortened(', '.join(header))}")
         cell = dict(zip(header, row))
-        utterances.append(_utterance(
+        utterances.append(checked_utterance(
             where, seen, Path(path).parent, cell["path"], cell.get("num_samples", ""), id=cell.get("id"),
             **{name: cell.get(name, "") for name in ("session", "speaker", "gender")},
-            label=_label(cell[label_column], known, where), style=cell.get(style_column, "")))
-    return _not_empty(utterances, path)
+            label=label_of(cell[label_column], known, where), style=cell.get(style_column, "")))
+    return not_empty(utterances, path)
 
 
 def write(path: str | Path, utterances: Iterable[Utterance]) -> None:
@@ -85,108 +71,6 @@ def write(path: str | Path, utterances: Iterable[Utterance]) -> None:
     files.write_text(path, "".join(line + "\n" for line in lines))
 
 
-def from_iemocap(root: str | Path, allow_partial: bool = False, with_excited: bool = True) -> list[Utterance]:
-    """The 4-class IEMOCAP (excited counted as happy) of the folder that holds Session1 to Session5 (a synthetic tree
-    may have more).
-
-    Labels are the summary lines' of `Session*/dialog/EmoEvaluation/*.txt`, sound is `Session*/sentences/wav/<dialogue>/
-    <utterance>.wav`. Files whose name begins with a dot are left behind by file managers and ignored.
-
-    Raises ValueError naming file and line of what cannot be read, the wav file that is missing, or the cells (session,
-    column) whose count is not the published corpus's, unless `allow_partial`.
-    """
-    root = Path(root)
-    sessions = sorted((p.name[7:] for p in root.glob("Session*") if re.fullmatch("[1-9][0-9]?", p.name[7:])), key=int)
-    evaluations = [(session, file) for session in sessions
-                   for file in sorted((root / f"Session{session}" / "dialog" / "EmoEvaluation").glob("*.txt"))
-                   if not file.name.startswith(".")]
-    if not evaluations:
-        raise ValueError(f"{root}: no Session1 to Session5 with dialog/EmoEvaluation/*.txt; "
-                         "give the folder that holds Session1")
-    known = _spellings(CLASSES)
-    utterances, seen, counts = [], {}, Counter()
-    for session, file in log.progress(evaluations, len(evaluations), "reading IEMOCAP", "dialogues"):
-        for where, name, label in _summaries(file):
-            turn = _IEMOCAP_ID.fullmatch(name)
-            if not turn or int(turn[2]) != int(session):
-                raise ValueError(f"{where}: utterance {_shortened(name)} is not named as in IEMOCAP's session "
-                                 f"{session}, such as Ses{int(session):02d}F_impro01_M013")
-            counts.update((session, column) for column in _columns(label, *turn.group(3, 4)))
-            if label == "exc" and not with_excited:
-                continue
-            wav = f"Session{session}/sentences/wav/{file.stem}/{name}.wav"
-            utterances.append(_utterance(where, seen, root, wav, id=name, label=known[label],
-                                         **_iemocap_fields(name)))
-    wrong = [f"session {session}, {column}: found {counts[session, column]}, expected {number}"
-             for (session, column), number in iemocap_cells().items() if counts[session, column] != number]
-    wrong += [f"session {session}: not one of the corpus" for session in sessions if session not in IEMOCAP_COUNTS]
-    if wrong and not allow_partial:
-        more = f"; and {len(wrong) - 4} more cells" if len(wrong) > 4 else ""
-        raise ValueError(f"{root}: not the whole IEMOCAP: {'; '.join(wrong[:4])}{more}; "
-                         "copy the corpus again, or use what is there with --allow-partial")
-    return _not_empty(utterances, root)
-
-
-def iemocap_cells() -> dict[tuple[str, str], int]:
-    """What the published corpus has: (session, column) -> utterances, with the derived columns hap+exc and total."""
-    cells = {}
-    for session, numbers in IEMOCAP_COUNTS.items():
-        row = dict(zip(IEMOCAP_COLUMNS, numbers))
-        row |= {"hap+exc": row["hap"] + row["exc"], "total": sum(row[label] for label in IEMOCAP_LABELS)}
-        cells |= {(session, column): number for column, number in row.items()}
-    return cells
-
-
-def from_scp(train: str | Path, valid: str | Path | None, test: str | Path, allow_overlap: bool = False,
-             classes: Sequence[str] = CLASSES) -> Split:
-    """The reference's three lists, one `name path label` per line: a Split named after the test list.
-
-    Labels are names or, where all three lists hold numbers only, positions in `classes`. Session, speaker and gender
-    are known for names as in IEMOCAP. Paths are absolute or relative to the list's folder.
-
-    Raises ValueError, with file and line, for a line that cannot be read; for an utterance that is both trained on and
-    tested (or selected) on; and for a speaker in two lists, unless `allow_overlap` (protocols marked optimistic).
-    """
-    lists = [_scp_lines(path) if path else [] for path in (train, valid, test)]
-    known = _spellings(classes)
-    if all(re.fullmatch("[0-9]+", label) for lines in lists for *_, label in lines):
-        known = {str(number): name for number, name in enumerate(classes)}
-    parts = []
-    for path, lines in zip((train, valid, test), lists):
-        seen = {}
-        parts.append([_utterance(where, seen, Path(path).parent, place, id=name, label=_label(label, known, where),
-                                 **_iemocap_fields(name)) for where, name, place, label in lines])
-    scp = Split(*parts, name=Path(test).stem)
-    trained = {utterance.id for utterance in scp.train}
-    for utterance in scp.valid + scp.test:
-        if utterance.id in trained:
-            raise ValueError(f"{train}: utterance {utterance.id} is also in the validation or test list; "
-                             "take it out of one of them")
-    if not allow_overlap:
-        check_speakers(scp)
-    return scp
-
-
-def read_fairseq(path: str | Path) -> list[Utterance]:
-    """Unlabelled utterances of a fairseq .tsv: a first line with the root folder, then `relative path<TAB>samples`.
-
-    The id is the file's stem. Raises ValueError, with file and line, for a line of another form or a duplicate id.
-    """
-    lines = _lines(path)
-    root = next(lines, (1, ""))[1].rstrip("\r\n")
-    if not root or "\t" in root:
-        raise ValueError(f"{path}:1: the first line of a fairseq .tsv must be the root folder, got {_shortened(root)}")
-    utterances, seen = [], {}
-    for line, text in lines:
-        cells = text.rstrip("\r\n").split("\t")
-        if cells == [""]:
-            continue
-        if len(cells) != 2 or not cells[1]:
-            raise ValueError(f"{path}:{line}: must read path<TAB>samples, got {_shortened(text.strip())}")
-        utterances.append(_utterance(f"{path}:{line}", seen, Path(path).parent / root, *cells))
-    return _not_empty(utterances, path)
-
-
 def write_fairseq(path: str | Path, utterances: Sequence[Utterance]) -> None:
     """Write a fairseq .tsv in the order given; its root is the deepest folder that holds all sound files."""
     root = Path(os.path.commonpath([utterance.path.parent for utterance in utterances]))
@@ -195,14 +79,14 @@ def write_fairseq(path: str | Path, utterances: Sequence[Utterance]) -> None:
     files.write_text(path, "".join(line + "\n" for line in lines))
 
 
-def _utterance(where: str, seen: dict[str, str], folder: Path, path: str, num_samples: str = "", *,
+def checked_utterance(where: str, seen: dict[str, str], folder: Path, path: str, num_samples: str = "", *,
                id: str | None = None, gender: str = "", **fields: str) -> Utterance:
     """One checked utterance out of the text of its fields; without `num_samples`, the sound file's header is read."""
     if not path or _CONTROL.search(path) or len(path) > MAX_PATH:
-        raise ValueError(f"{where}: path must be that of a sound file, got {_shortened(path)}")
+        raise ValueError(f"{where}: path must be that of a sound file, got {shortened(path)}")
     place = Path(os.path.abspath(folder / path))
     if num_samples and not re.fullmatch("[0-9]{1,12}", num_samples):
-        raise ValueError(f"{where}: num_samples must be a whole number, got {_shortened(num_samples)}")
+        raise ValueError(f"{where}: num_samples must be a whole number, got {shortened(num_samples)}")
     try:
         samples = int(num_samples) if num_samples else audio.length(place)
     except ValueError as error:
@@ -217,10 +101,10 @@ def _check(utterance: Utterance, where: str, seen: dict[str, str]) -> None:
     """Raise ValueError for what must not stand in a manifest; `seen` (id -> where) grows by this utterance."""
     for name, value in vars(utterance).items():
         if _CONTROL.search(str(value)):
-            raise ValueError(f"{where}: {name} {_shortened(str(value))} has a control character; take it out")
+            raise ValueError(f"{where}: {name} {shortened(str(value))} has a control character; take it out")
     for name, value in (("id", utterance.id), ("session", utterance.session), ("speaker", utterance.speaker)):
         if re.search(r"[/\\]|^\.", value) or len(value.encode()) > MAX_NAME or name == "id" and not value:
-            raise ValueError(f"{where}: {name} {_shortened(value)} is not safe as a file name (not empty, at most "
+            raise ValueError(f"{where}: {name} {shortened(value)} is not safe as a file name (not empty, at most "
                              f"{MAX_NAME} bytes, no slash, no leading dot); rename it")
     if utterance.num_samples < RECEPTIVE_FIELD:
         raise ValueError(f"{where}: utterance {utterance.id}: num_samples must be >= {RECEPTIVE_FIELD} (25 ms), "
@@ -231,62 +115,23 @@ def _check(utterance: Utterance, where: str, seen: dict[str, str]) -> None:
                          "give them in a column id")
 
 
-def _spellings(classes: Sequence[str]) -> dict[str, str]:
+def spellings(classes: Sequence[str]) -> dict[str, str]:
     """Known spelling, in lower case -> class; those of other classes are left out."""
     return {name.lower(): name for name in classes} | {spelling: name for spelling, name in SPELLINGS.items()
                                                        if name in classes and spelling not in classes}
 
 
-def _label(text: str, known: dict[str, str], where: str) -> str:
+def label_of(text: str, known: dict[str, str], where: str) -> str:
     """The class that `text` names; "" for nothing. Raises ValueError for a label outside the known ones."""
     if text.strip().lower() not in known and text.strip():
-        raise ValueError(f"{where}: label {_shortened(text.strip())} is not known; known are {', '.join(known)}; "
+        raise ValueError(f"{where}: label {shortened(text.strip())} is not known; known are {', '.join(known)}; "
                          "take the line out or rename the label")
     return known.get(text.strip().lower(), "")
 
 
-def _iemocap_fields(name: str) -> dict[str, str]:
-    """Session, speaker, gender and style out of a name such as Ses01F_impro01_M013; nothing out of another."""
-    turn = _IEMOCAP_ID.fullmatch(name)
-    return {} if not turn else {"session": str(int(turn[2])), "speaker": turn[1] + turn[4], "gender": turn[4],
-                                "style": turn[3]}
-
-
-def _columns(label: str, style: str, gender: str) -> list[str]:
-    """The columns of the table of counts in which one utterance counts."""
-    return [label, "total", f"speaker {gender}", *(["hap+exc"] if label in ("hap", "exc") else []),
-            *(["improvised"] if style == "impro" else [])]
-
-
-def _summaries(path: Path) -> Iterator[tuple[str, str, str]]:
-    """(file:line, utterance, label) of an evaluation file's summary lines; those of other labels are left out."""
-    for line, text in _lines(path):
-        if not text.startswith("["):
-            continue
-        found = _SUMMARY.fullmatch(text)
-        if not found or found[2] not in IEMOCAP_LABELS + IEMOCAP_OTHER_LABELS:
-            raise ValueError(f"{path}:{line}: must read [start - end]<TAB>utterance<TAB>label<TAB>[V, A, D] with one "
-                             f"of IEMOCAP's labels, got {_shortened(text.strip())}")
-        if found[2] in IEMOCAP_LABELS:
-            yield f"{path}:{line}", found[1], found[2]
-
-
-def _scp_lines(path: str | Path) -> list[tuple[str, str, str, str]]:
-    """(file:line, name, path, label) of every line that is not blank; only the path may have blanks in it."""
-    lines = []
-    for line, text in _lines(path):
-        cells = text.split(None, 1)
-        cells = cells[:1] + cells[1].rsplit(None, 1) if len(cells) == 2 else cells
-        if len(cells) not in (0, 3):
-            raise ValueError(f"{path}:{line}: must read `name path label`, got {_shortened(text.strip())}")
-        if cells:
-            lines.append((f"{path}:{line}", *cells))
-    return _not_empty(lines, path)
-
-
 def _rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
     """(line, cells) of a table. What separates them is the first of tab, comma, semicolon that its first line has."""
-    lines = (text for _, text in _lines(path))
+    lines = (text for _, text in text_lines(path))
     first = next(lines, "")
     delimiter = next((character for character in "\t,;" if character in first), "\t")
     reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True,
@@ -298,7 +143,7 @@ def _rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
         raise ValueError(f"{path}:{reader.line_num}: not a table: {error}") from None
 
 
-def _lines(path: str | Path) -> Iterator[tuple[int, str]]:
+def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     """(line, text with its line end) of a text file. Raises ValueError for what is no UTF-8 text or has no lines."""
     if not os.path.isfile(path):
         raise ValueError(f"{path}: " + ("a folder, not a text file" if os.path.isdir(path) else "no such file"))
@@ -317,13 +162,13 @@ def _lines(path: str | Path) -> Iterator[tuple[int, str]]:
             yield line, text
 
 
-def _not_empty(items: list, path: str | Path) -> list:
+def not_empty(items: list, path: str | Path) -> list:
     """`items`, if there are any; ValueError otherwise."""
     if not items:
         raise ValueError(f"{path}: holds no utterance")
     return items
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
     """`text` in quotes and on one line, at most 60 characters of it."""
     return repr(text if len(text) <= 60 else text[:60] + "...")

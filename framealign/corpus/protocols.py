@@ -3,39 +3,14 @@
 Pure lists, no files: `corpus.py` reads and writes them. The five protocols (`--selection`) differ in what the number
 means, so each says here in one place which utterances it looks at before the test.
 """
-import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from framealign.runtime import files
-from framealign.runtime.settings import SELECTIONS
-from framealign.sound.frames import SAMPLE_RATE
+from framealign.corpus.utterance import CLASSES, Utterance, _in_order
 
-CLASSES = ("neutral", "happy", "angry", "sad")
+
 OPTIMISTIC = ("reference", "best-test")             # protocols that look at the test session before the test
-
-_TURN = re.compile(r"(\w+)_[FM](?:\d{3}|XX\d)", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One labelled or unlabelled stretch of speech in a sound file of its own."""
-    id: str                                         # unique in its corpus, safe as a file name
-    path: Path                                      # absolute
-    num_samples: int                                # at 16 kHz
-    session: str = ""
-    speaker: str = ""
-    gender: str = ""                                # F or M where known
-    label: str = ""                                 # "": unlabelled
-    style: str = ""                                 # IEMOCAP: impro or script
-
-    @property
-    def dialogue(self) -> str:
-        """The dialogue of an IEMOCAP-like id, Ses01F_impro01 of Ses01F_impro01_M013; "" for other ids."""
-        turn = _TURN.fullmatch(self.id)
-        return turn[1] if turn else ""
 
 
 @dataclass(frozen=True)
@@ -147,27 +122,6 @@ def pretraining_utterances(utterances: Sequence[Utterance], session: str, data: 
     return [utterance for utterance in utterances if utterance.session != session]
 
 
-def summary(utterances: Sequence[Utterance], classes: Sequence[str] = CLASSES) -> str:
-    """A table of utterances by session and class, with hours of sound, a row per session and one for all."""
-    counts, hours = Counter(), Counter()            # by session; "" stands for all of them
-    for utterance in utterances:
-        for row in (utterance.session or "unknown", ""):
-            counts[row, utterance.label or "unlabelled"] += 1
-            hours[row] += utterance.num_samples / SAMPLE_RATE / 3600
-    names = [*classes, *(["unlabelled"] if counts["", "unlabelled"] else [])]
-    lines = [["session", *names, "total", "hours"]]
-    for row in (*_in_order(hours.keys() - {""}), ""):
-        numbers = [counts[row, name] for name in names]
-        lines.append([row or "all", *map(str, numbers), str(sum(numbers)), f"{hours[row]:.2f}"])
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
-
-
-def _in_order(names: Iterable[str]) -> list[str]:
-    """Sorted, numbers by value: 1, 2, 10, A."""
-    return sorted(names, key=lambda name: (0, int(name), name) if name.isascii() and name.isdigit() else (1, 0, name))
-
-
 def _sessions(utterances: Sequence[Utterance], session: str, at_least: int) -> list[str]:
     """Names of the sessions in order. Raises ValueError where `session` is none of them or they are too few."""
     nameless = next((utterance for utterance in utterances if not utterance.session), None)
@@ -202,3 +156,6 @@ def _check_classes(part: Split, session: str, classes: Sequence[str]) -> None:
             raise ValueError(f"holding out session {session}: the {place} part (of session {sessions}) has no "
                              f"utterance labelled {' or '.join(missing)}; hold out another session, choose another "
                              "--selection, or leave the class out")
+
+
+SELECTIONS = ("clean", "last", "speaker", "reference", "best-test")

@@ -18,9 +18,9 @@ import numpy as np
 import soundfile
 
 from framealign.runtime import log
+from framealign.runtime.seeds import derive_seed
 from framealign.sound import frames
 from framealign.corpus import synthetic_voice
-from framealign.runtime.settings import derive_seed
 
 
 @dataclass(frozen=True)

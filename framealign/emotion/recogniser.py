@@ -14,12 +14,13 @@ from torch import Tensor
 
 from framealign.runtime import distributed
 from framealign.sound import audio
-from framealign.hubert import long_sound
-from framealign.corpus.cropping import groups_by_length
-from framealign.emotion.emotion_model import EmotionModel
 from framealign.sound.frames import RECEPTIVE_FIELD, SAMPLE_RATE
+from framealign.corpus.cropping import groups_by_length
+from framealign.hubert import long_sound
 from framealign.hubert.model import Hubert
-from framealign.units.units import Codebook, padded
+from framealign.units.codebook import Codebook
+from framealign.units.extraction import padded
+from framealign.emotion.emotion_model import EmotionModel
 
 BATCH_SECONDS = 60.0                                # of one padded batch on a GPU; a CPU takes one sound at a time
 WAITING_BATCHES = 8                                 # of sound that are read before they are sorted by length

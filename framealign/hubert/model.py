@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from framealign.runtime import log
-from framealign.hubert import fast, model_directory
-from framealign.runtime.settings import HubertConfig
-from framealign.hubert.dropout import Dropout, attend
 from framealign.sound.frames import conv_length, valid_frames
-from framealign.hubert.parameters import initialise
+from framealign.hubert import fast, model_directory
+from framealign.hubert.dropout import Dropout, attend
+from framealign.hubert.hubert_config import HubertConfig
+from framealign.hubert.initialisation import initialise
 
 
 class ConvLayer(nn.Module):

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from framealign.runtime import files
-from framealign.runtime.settings import HubertConfig
 from framealign.sound.frames import SAMPLE_RATE
+from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.parameters import MASK_EMBEDDING, check, check_depth, current_names, shapes
 
 PREFIX = "hubert."

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from framealign.runtime import distributed
-from framealign.runtime.settings import PretrainConfig
 from framealign.hubert.model import Hubert
+from framealign.training.training_config import PretrainConfig
 
 
 def unit_logits(x: Tensor, codewords: Tensor, temperature: float = 0.1) -> Tensor:

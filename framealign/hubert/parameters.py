@@ -3,12 +3,11 @@
 The names are Hugging Face's (`HubertModel`), so that a state dict is the export. Everything that reads weights passes
 them through `check`: a missing, unexpected or wrongly shaped parameter is named, never silently initialised.
 """
-import math
+from torch import Tensor
 
-import torch
-from torch import Tensor, nn
+from framealign.runtime import files
+from framealign.hubert.hubert_config import HubertConfig
 
-from framealign.runtime.settings import HubertConfig
 
 MASK_EMBEDDING = "masked_spec_embed"
 _POSITIONAL = "encoder.pos_conv_embed.conv."
@@ -93,31 +92,7 @@ def check_depth(state: dict[str, Tensor], config: HubertConfig, where: object) -
                          f"have {len(blocks)} blocks")
 
 
-@torch.no_grad()
-def initialise(hubert: nn.Module) -> None:
-    """Every tensor's distribution before training, once. HuBERT as fairseq trains it (BERT's in the blocks).
-
-    mask embedding: uniform in [0, 1); convolutions: normal, He et al. 2015 (variance 2 / fan-in), a bias (large only)
-    uniform in +-1/sqrt(fan-in); projection: uniform in +-1/sqrt(C), bias too; positional convolution: normal with
-    variance 4 / (kernel x D), its weight-norm gain the norm that gives, bias 0; linear maps of the blocks: normal with
-    standard deviation 0.02 (`initializer_range`), biases 0; norms: 1 and 0.
-    """
-    config = hubert.config
-    hubert.masked_spec_embed.uniform_()
-    for layer in hubert.feature_extractor.conv_layers:
-        nn.init.kaiming_normal_(layer.conv.weight)
-        if layer.conv.bias is not None:
-            bound = 1 / math.sqrt(layer.conv.weight[0].numel())
-            layer.conv.bias.uniform_(-bound, bound)
-    bound = 1 / math.sqrt(config.conv_dim[-1])
-    hubert.feature_projection.projection.weight.uniform_(-bound, bound)
-    hubert.feature_projection.projection.bias.uniform_(-bound, bound)
-    position = hubert.encoder.pos_conv_embed.conv
-    weight = torch.randn_like(position.weight) * math.sqrt(4 / (config.num_conv_pos_embeddings * config.hidden_size))
-    position.weight = weight                        # sets both parts of the weight norm: gain and direction
-    position.bias.zero_()
-    for block in hubert.encoder.layers:
-        for module in block.modules():
-            if isinstance(module, nn.Linear):
-                module.weight.normal_(0.0, config.initializer_range)
-                module.bias.zero_()
+def digest_of_state(state: dict[str, Tensor]) -> str:
+    """Digest of names and values of a state dict."""
+    return files.digest_of([(name, files.digest_bytes(x.detach().cpu().contiguous().numpy().tobytes()))
+                            for name, x in sorted(state.items())])

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from framealign.corpus.utterance import Utterance
 from framealign.emotion import metrics
 from framealign.recipe import results
-from framealign.recipe.results import NAMES, Predictions, aligned
 from framealign.recipe.recipe import METHODS, PAPERS
-from framealign.corpus.protocols import Utterance
+from framealign.recipe.results import NAMES, Predictions, aligned
 
 DRAWS = 2000
 

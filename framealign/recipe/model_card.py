@@ -6,7 +6,8 @@ from pathlib import Path
 
 from framealign.runtime import files
 from framealign.sound.frames import SAMPLE_RATE
-from framealign.corpus.protocols import Split, summary
+from framealign.corpus.protocols import Split
+from framealign.corpus.utterance import summary
 
 USE = """Recognising which of these emotions is expressed in a stretch of speech of about 1 to 60 s, and when: research,
 teaching, and material where a mistake harms nobody. It hears how something is said and knows nothing of what is meant.

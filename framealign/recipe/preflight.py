@@ -12,11 +12,14 @@ from pathlib import Path
 
 from framealign.runtime import log
 from framealign.sound import audio
-from framealign.runtime.settings import FinetuneConfig, HubertConfig, PretrainConfig
-from framealign.corpus.cropping import frame_counts, kept_bytes
+from framealign.corpus.cropping import frame_counts
+from framealign.corpus.protocols import Split
+from framealign.corpus.utterance import Utterance
+from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.parameters import shapes
-from framealign.units.units import Codebook
-from framealign.corpus.protocols import Split, Utterance
+from framealign.units.codebook import Codebook
+from framealign.units.frame_store import kept_bytes
+from framealign.training.training_config import FinetuneConfig, PretrainConfig
 
 WEIGHT_BYTES = 4                                    # of a parameter (float32)
 

@@ -16,18 +16,24 @@ from pathlib import Path
 import torch
 
 from framealign.runtime import distributed, files, lock, log
-from framealign.corpus import manifest
-from framealign.recipe import model_card, preflight
-from framealign.runtime.settings import SELECTIONS, HubertConfig, as_dict, cluster_numbers, preset
-from framealign.corpus.cropping import FrameStore
-from framealign.training.finetune import both_ways, finetune
+from framealign.runtime.files import link
+from framealign.runtime.settings import as_dict
+from framealign.corpus import manifest, protocols
+from framealign.corpus.importers import iemocap
+from framealign.corpus.protocols import SELECTIONS, class_names, split_ids
+from framealign.corpus.utterance import CLASSES, Utterance, described
+from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
-from framealign.runtime.overrides import with_overrides
+from framealign.hubert.parameters import digest_of_state
+from framealign.units.codebook import Codebook
+from framealign.units.extraction import mfcc_store, state_store
+from framealign.units.frame_store import FrameStore
+from framealign.units.units import Units, cluster_numbers, unit_files, write_units
+from framealign.training.finetune import both_ways, finetune
 from framealign.training.pretrain import pretrain
-from framealign.recipe.stages import Redo, Stage, link, nothing_half_made, run_stage
-from framealign.units.units import (Codebook, Units, described, digest_of_state, mfcc_store, state_store, unit_files,
-                                    write_units)
-from framealign.corpus.protocols import CLASSES, Utterance, class_names, split_ids
+from framealign.recipe import model_card, preflight
+from framealign.recipe.presets import preset, with_overrides
+from framealign.recipe.stages import Redo, Stage, nothing_half_made, run_stage
 
 PAPERS = ("finetune", "tapt", "align")              # the paper's methods
 METHODS = (*PAPERS, "multiscale")
@@ -93,7 +99,7 @@ def read_utterances(config: SessionConfig) -> list[Utterance]:
     """The corpus, its sound files' headers checked. IEMOCAP's utterances of a class left out become unlabelled."""
     classes = class_names(config.classes)
     if config.iemocap:
-        found = manifest.from_iemocap(config.iemocap, config.allow_partial)
+        found = iemocap.from_iemocap(config.iemocap, config.allow_partial)
         return [u if u.label in classes else dataclasses.replace(u, label="") for u in found]
     found = manifest.read(config.corpus, classes)
     preflight.check_files(found)
@@ -126,7 +132,7 @@ class Recipe:
         self.fold = self.root / f"session{config.session}"
         transductive = config.pretrain_data == "transductive"
         self.shared = self.root if transductive else self.fold      # where stages go that a fold may share
-        self.heard = manifest.pretraining_utterances(self.utterances, config.session, config.pretrain_data)
+        self.heard = protocols.pretraining_utterances(self.utterances, config.session, config.pretrain_data)
         self.base_digest = "of this run"            # what `scratch` makes; of another base model see `base`
         self.common = {"corpus": described(self.utterances), "seed": config.seed, "preset": config.preset}
 
@@ -168,9 +174,9 @@ class Recipe:
         width = self.model.conv_dim[-1] if tuned.freeze_conv and tuned.cache_frontend else 0
         return made | {self.root / "frontend": preflight.frames_bytes(self.utterances, width, tuned.kept_type)}
 
-    def splits(self, selection: str) -> list[manifest.Split]:
+    def splits(self, selection: str) -> list[protocols.Split]:
         """Who is trained, selected and tested on. Raises ValueError where the corpus does not allow the protocol."""
-        return manifest.split(self.utterances, self.config.session, selection, self.config.validate_on, self.classes)
+        return protocols.split(self.utterances, self.config.session, selection, self.config.validate_on, self.classes)
 
     def run(self, redo: Redo | None = None) -> dict:
         """Run what is not yet there; the tested fold's results. redo: what was made again before, for another fold."""

@@ -13,11 +13,10 @@ import numpy as np
 
 from framealign.runtime import files
 from framealign.corpus import manifest
+from framealign.corpus.protocols import SELECTIONS
 from framealign.emotion import metrics
-from framealign.runtime.settings import SELECTIONS
 from framealign.emotion.metrics import scores
-from framealign.recipe.recipe import METHODS, tested_stage
-from framealign.recipe.recipe import TESTED as STAGES
+from framealign.recipe.recipe import METHODS, TESTED as STAGES, tested_stage
 from framealign.recipe.stages import difference
 
 OF_ONE_FOLD = ("session", "split")                  # settings that differ between the folds of one experiment

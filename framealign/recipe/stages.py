@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from framealign import __version__
 from framealign.runtime import distributed, files, log
+from framealign import __version__
 
 
 @dataclass
@@ -202,11 +202,3 @@ def remove_empty(folder: Path) -> None:
     """Remove a folder if there is nothing in it."""
     with contextlib.suppress(OSError):              # not empty, or not there
         folder.rmdir()
-
-
-def link(name: Path, target: Path) -> None:
-    """Point the relative symbolic link `name` at `target`, replacing what it pointed at."""
-    temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(target, name.parent), target_is_directory=True)
-    os.replace(temporary, name)

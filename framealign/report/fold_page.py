@@ -10,19 +10,20 @@ import numpy as np
 import torch
 
 from framealign.runtime import files, log
+from framealign.runtime.seeds import derive_seed
 from framealign.sound import audio
-from framealign.corpus import manifest, synthetic_corpus
-from framealign.emotion import metrics, planted_truth
-from framealign.recipe import results
-from framealign.report import charts, curves, html_document, timeline, unit_analysis
-from framealign.runtime.settings import derive_seed
-from framealign.report.html_document import card, facts, grid, section
-from framealign.emotion.emotion_model import EmotionModel
+from framealign.corpus import manifest, protocols, synthetic_corpus
 from framealign.hubert.model import Hubert
+from framealign.units.codebook import Codebook
+from framealign.units.units import Units, unit_files
+from framealign.emotion import metrics, planted_truth
+from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.recogniser import Recogniser
+from framealign.recipe import results
 from framealign.recipe.recipe import TINY
+from framealign.report import charts, curves, html_document, timeline, unit_analysis
+from framealign.report.html_document import card, facts, grid, section
 from framealign.report.svg import colours, element, shade
-from framealign.units.units import Codebook, Units, unit_files
 
 ORDER = ("mfcc-units", "scratch-1", "scratch-units", "scratch-2", "tapt-units", "tapt-pretrain", "tapt-finetune",
          "align-units", "align-pretrain", "multiscale-units", "multiscale-pretrain")
@@ -227,7 +228,7 @@ class Labelled:
         if stage is None:
             return None
         told = fold.results["protocol"]
-        heard = manifest.pretraining_utterances(utterances, fold.session, told["pretrain_data"])
+        heard = protocols.pretraining_utterances(utterances, fold.session, told["pretrain_data"])
         if fold.method in ("align", "multiscale"):
             hubert = EmotionModel.from_pretrained(fold.stage("tapt-finetune") / "recogniser").hubert
         else:

@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from framealign.runtime import files
+from framealign.runtime.seeds import derive_seed
 from framealign.sound import audio
+from framealign.sound.frames import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, num_frames
+from framealign.sound.mfcc import mfcc
 from framealign.corpus import manifest, synthetic_corpus
+from framealign.hubert.masking import span_mask
+from framealign.hubert.model import Hubert
+from framealign.hubert.objective import UnitHead, masked_prediction_loss
 from framealign.emotion import planted_truth
+from framealign.emotion.emotion_model import EmotionModel
 from framealign.training import checkpoint
 from framealign.recipe import results
 from framealign.report import fold_page, html_document, timeline, unit_analysis
-from framealign.runtime.settings import derive_seed
-from framealign.emotion.emotion_model import EmotionModel
-from framealign.sound.frames import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, num_frames
-from framealign.hubert.masking import span_mask
-from framealign.sound.mfcc import mfcc
-from framealign.hubert.model import Hubert
-from framealign.hubert.objective import UnitHead, masked_prediction_loss
 from framealign.report.svg import element, escape, line, path, rect, shade
 from framealign.report.timeline import WIDTH, axis, coloured_runs, image, stretched, track, unit_strip
 

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from framealign.runtime.seeds import derive_seed
 from framealign.sound import audio
-from framealign.corpus import synthetic_corpus
-from framealign.emotion import metrics, planted_truth
-from framealign.runtime.settings import derive_seed
-from framealign.corpus.cropping import frame_counts
-from framealign.emotion.emotion_model import EmotionModel
 from framealign.sound.frames import FRAME_RATE
+from framealign.corpus import synthetic_corpus
+from framealign.corpus.cropping import frame_counts
 from framealign.units.units import Units
+from framealign.emotion import metrics, planted_truth
+from framealign.emotion.emotion_model import EmotionModel
 
 OUTSIDE = "neutral"                                 # what frames outside a planted emotional stretch are
 

@@ -7,7 +7,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import safetensors.torch
 from safetensors import SafetensorError
+from torch import Tensor
+
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)    # the disk is, or the user's share of it, or a file's limit
 
@@ -115,3 +118,21 @@ def digest_bytes(content: bytes) -> str:
 def digest_of(content: object) -> str:
     """First 16 hexadecimal digits of the SHA-256 of a JSON-able value (keys sorted)."""
     return digest_bytes(json.dumps(content, sort_keys=True, default=str).encode())
+
+
+def in_order(content: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file, the same bytes for the same content: the library alone puts metadata in random order."""
+    whole = safetensors.torch.save(content, metadata)
+    start = 8 + int.from_bytes(whole[:8], "little")                             # of the tensors, after the header
+    header = json.loads(whole[8:start]) | {"__metadata__": metadata}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)                 # tensors stay aligned to 8 bytes
+    return len(text).to_bytes(8, "little") + text + whole[start:]
+
+
+def link(name: Path, target: Path) -> None:
+    """Point the relative symbolic link `name` at `target`, replacing what it pointed at."""
+    temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(target, name.parent), target_is_directory=True)
+    os.replace(temporary, name)

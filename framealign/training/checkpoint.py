@@ -12,7 +12,7 @@ from torch import Tensor
 
 from framealign.runtime import distributed, files, log
 from framealign.hubert import model_directory
-from framealign.runtime.settings import HubertConfig
+from framealign.hubert.hubert_config import HubertConfig
 
 PARTS = ("config.json", "model.safetensors", "state.pt")    # without which nothing can be continued
 

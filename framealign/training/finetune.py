@@ -13,19 +13,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from framealign.runtime import distributed, files, log, stopping
-from framealign.emotion import metrics
-from framealign.training import checkpoint, optimiser
-from framealign.runtime.settings import FinetuneConfig, as_dict, derive_seed
-from framealign.corpus.manifest import Split
-from framealign.corpus.cropping import Crop, balanced_draw, frame_counts, groups_by_length
-from framealign.emotion.emotion_model import EmotionModel
+from framealign.runtime.files import link
+from framealign.runtime.seeds import derive_seed
+from framealign.runtime.settings import as_dict
 from framealign.sound.frames import FRAME_RATE, frames_in
+from framealign.corpus.cropping import Crop, frame_counts, groups_by_length
+from framealign.corpus.protocols import OPTIMISTIC, Split, check_parts, split_ids
+from framealign.corpus.utterance import Utterance
 from framealign.hubert.masking import span_mask
-from framealign.emotion.metrics import scores
 from framealign.hubert.model import Hubert
-from framealign.recipe.stages import link
-from framealign.units.units import frame_source
-from framealign.corpus.protocols import OPTIMISTIC, Utterance, check_parts, split_ids
+from framealign.emotion import metrics
+from framealign.emotion.emotion_model import EmotionModel
+from framealign.emotion.metrics import scores
+from framealign.training import checkpoint, optimiser
+from framealign.training.batches import balanced_draw, frame_source
+from framealign.training.training_config import FinetuneConfig
 
 
 def training_batches(counts: Tensor, labels: Tensor, config: FinetuneConfig, epoch: int):

@@ -13,15 +13,18 @@ import torch
 from torch import Tensor
 
 from framealign.runtime import distributed, files, log, stopping
-from framealign.training import checkpoint, optimiser
-from framealign.runtime.settings import PretrainConfig, as_dict, derive_seed
-from framealign.corpus.cropping import (Crop, ahead, batch_ids, frame_counts, micro_batches_per_update,
-                                     pretraining_micro_batches)
+from framealign.runtime.seeds import derive_seed
+from framealign.runtime.settings import as_dict
 from framealign.sound.frames import FRAME_RATE, frames_in
+from framealign.corpus.cropping import Crop, frame_counts
 from framealign.hubert.masking import span_mask
 from framealign.hubert.model import Hubert
 from framealign.hubert.objective import MaskedPrediction, exact, frame_weights, places_of
-from framealign.units.units import Units, frame_source
+from framealign.units.units import Units
+from framealign.training import checkpoint, optimiser
+from framealign.training.batches import (ahead, batch_ids, frame_source, micro_batches_per_update,
+                                         pretraining_micro_batches)
+from framealign.training.training_config import PretrainConfig
 
 
 def crop_units(units: list[Units], crops: list[Crop]) -> Tensor:

@@ -21,7 +21,33 @@ import torch
 from torch import Tensor
 
 from framealign.runtime import distributed
-from framealign.runtime.settings import KMeansConfig, derive_seed
+from framealign.runtime.seeds import derive_seed
+from framealign.runtime.settings import require
+
+
+@dataclass(frozen=True)
+class KMeansConfig:
+    """k-means++ seeding on a subsample, mini-batch passes (Sculley 2010), then passes over all frames (Lloyd 1982).
+
+    One seeding with twice the candidates leaves less inertia than the better one of two, for the same products.
+    """
+    seed: int = 0
+    seeding_frames: int = 20_000                    # subsample on which seedings are tried, at least 10 per cluster
+    seeding_tries: int = 1
+    seeding_candidates: int = 32                    # frames drawn per centroid; the one that helps most is kept
+    seeding_passes: int = 5                         # at most, over the subsample: later passes settle sooner
+    max_frames: int = 500_000                     # held over all ranks; of more, each pass draws so many, or as seeding
+    batch_frames: int = 10_000                      # S of one mini-batch, over all ranks
+    mini_batch_passes: int = 1
+    full_passes: int = 15                           # at most
+    tolerance: float = 3e-4                         # a pass over all frames that gains less of the inertia is the last
+
+    def __post_init__(self):
+        for name in ("seeding_frames", "seeding_tries", "seeding_candidates", "max_frames", "batch_frames"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("seeding_passes", "mini_batch_passes", "full_passes", "tolerance"):
+            require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+
 
 Chunks = Tensor | np.ndarray | Iterable | Callable[[], Iterable]
 EXTRA_PASSES = 10                                   # full passes beyond the limit while a cluster is still empty

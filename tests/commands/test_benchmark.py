@@ -13,10 +13,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from framealign.runtime import allocator
-from framealign.commands import benchmark
-from framealign.runtime.settings import PRESETS
 from framealign.hubert.model import Hubert
 from framealign.hubert.parameters import shapes
+from framealign.recipe.presets import PRESETS
+from framealign.commands import benchmark
 
 CPU = torch.device("cpu")
 CONFIG = replace(PRESETS["tiny"].model, num_hidden_layers=3, layerdrop=0.0)

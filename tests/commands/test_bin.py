@@ -23,12 +23,13 @@ import torch
 from torch.distributed.run import get_args_parser
 
 from framealign.runtime import files
-from framealign.corpus import manifest
+from framealign.corpus import manifest, utterance
+from framealign.hubert.model import Hubert
+from framealign.units.codebook import Codebook
+from framealign.units.units import Units
+from framealign.emotion.recogniser import Recogniser
 from framealign.recipe import recipe
 from framealign.commands import demo_command
-from framealign.hubert.model import Hubert
-from framealign.emotion.recogniser import Recogniser
-from framealign.units.units import Codebook, Units
 
 SCRIPTS = sorted(path.stem for path in (small.ROOT / "bin").glob("*.py") if path.stem not in ("bench", "verify"))
 QUICK = ["--updates", "2", "--warmup-updates", "1", "--batch-seconds", "4", "--micro-batch-seconds", "2",
@@ -169,7 +170,7 @@ def test_two_ranks_of_torchrun_pretrain_as_one(good, table, units, base, tmp_pat
 def test_prepare_reads_every_kind_of_corpus(good, tree, tones, table, tmp_path):
     out = good("prepare", "--iemocap", tree, "--allow-partial", "--out", tmp_path / "a" / "corpus.tsv")
     found = manifest.read(tmp_path / "a" / "corpus.tsv")
-    assert len(found) == 24 and {u.label for u in found} == set(manifest.CLASSES)
+    assert len(found) == 24 and {u.label for u in found} == set(utterance.CLASSES)
     assert out.splitlines()[-1] == f"{tmp_path / 'a' / 'corpus.tsv'}: 24 utterances" and "hours" in out
     without = good("prepare", "--iemocap", tree, "--allow-partial", "--no-excited", "--out", tmp_path / "b.tsv")
     assert without != out or not list(tree.rglob("*exc*"))
@@ -225,7 +226,7 @@ def test_pretrain_from_scratch_finetune_export_recognise(good, table, units, ton
 
 def test_finetune_by_lists_and_again(good, script, tones, base, tmp_path):
     for part, fold in (("train", "2"), ("valid", "3"), ("test", "1")):
-        lines = [f"{u.id} {u.path} {manifest.CLASSES.index(u.label)}\n" for u in tones if u.session == fold]
+        lines = [f"{u.id} {u.path} {utterance.CLASSES.index(u.label)}\n" for u in tones if u.session == fold]
         (tmp_path / f"{part}.scp").write_text("".join(lines))
     args = [word for part in ("train", "valid", "test") for word in (f"--{part}", tmp_path / f"{part}.scp")]
     args += ["--init-from", base, *TUNED, "--pooling", "mean", "--run", tmp_path / "run"]
@@ -267,7 +268,7 @@ def test_all_methods_and_two_seeds_share_stages_and_are_compared(good, tree, bas
     for fold in (tmp_path / "run").glob("seed*/session1/finetune"):
         noted, = (json.loads(line) for line in (fold / "epochs.jsonl").read_text().splitlines())
         last = [line.split(",")[2] for line in (fold / "predictions.csv").read_text().splitlines()[1:]]
-        assert [manifest.CLASSES[i] for i in noted["predicted"]] == last          # of the only epoch
+        assert [utterance.CLASSES[i] for i in noted["predicted"]] == last          # of the only epoch
     one = good("evaluate", tmp_path / "run" / "seed1", "--method", "tapt")
     assert "as the released code chooses them: optimistic" in one
     seeds = good("evaluate", tmp_path / "run")

@@ -12,18 +12,20 @@ import torch
 
 from framealign.runtime import files
 from framealign.sound import audio
-from framealign.corpus import manifest
+from framealign.sound.mfcc import mfcc
+from framealign.corpus import manifest, utterance
 from framealign.hubert import model_directory
-from framealign.exchange import foreign_weights
+from framealign.hubert.model import Hubert
+from framealign.exchange import torchaudio_weights
+from framealign.units.codebook import Codebook
+from framealign.units.kmeans import KMeansConfig
+from framealign.units.units import Units
+from framealign.emotion.emotion_model import EmotionModel
+from framealign.emotion.recogniser import Recogniser
+from framealign.training.training_config import FinetuneConfig
+from framealign.recipe.presets import PRESETS, preset, with_overrides
 from framealign.commands import files_commands
 from framealign.commands.files_commands import FinetuneRun, PretrainRun, UnitsRun
-from framealign.runtime.settings import PRESETS, FinetuneConfig, KMeansConfig, preset
-from framealign.emotion.emotion_model import EmotionModel
-from framealign.sound.mfcc import mfcc
-from framealign.hubert.model import Hubert
-from framealign.runtime.overrides import with_overrides
-from framealign.emotion.recogniser import Recogniser
-from framealign.units.units import Codebook, Units
 
 KMEANS = KMeansConfig(seeding_frames=500, full_passes=2, seeding_tries=1)
 SMALL = with_overrides(preset("tiny"), small.SETTINGS | {"finetune.epochs": "1", "pretrain.updates": "2",
@@ -217,11 +219,11 @@ def test_finetuning_by_session(tones, table, base, tmp_path, capsys):
     rows = predictions(tmp_path / "run")
     assert [(row["id"], row["true"]) for row in rows] == [(u.id, u.label) for u in tones if u.session == "2"]
     for row in rows:
-        shares = [float(row[name]) for name in manifest.CLASSES]
-        assert sum(shares) == pytest.approx(1, abs=1e-5) and manifest.CLASSES[np.argmax(shares)] == row["predicted"]
+        shares = [float(row[name]) for name in utterance.CLASSES]
+        assert sum(shares) == pytest.approx(1, abs=1e-5) and utterance.CLASSES[np.argmax(shares)] == row["predicted"]
     wa = np.mean([row["true"] == row["predicted"] for row in rows])
     assert f"session2: wa {100 * wa:.1f} %" in capsys.readouterr().out
-    assert EmotionModel.from_pretrained(tmp_path / "run" / "recogniser").labels == list(manifest.CLASSES)
+    assert EmotionModel.from_pretrained(tmp_path / "run" / "recogniser").labels == list(utterance.CLASSES)
 
 
 def test_finetuning_both_ways_gives_one_result(tones, table, base, tmp_path, capsys):
@@ -316,13 +318,13 @@ def test_export_of_a_run_a_checkpoint_a_recogniser(tuned, tmp_path, source, enco
     assert all(torch.equal(here.state[name], x) for name, x in there.state.items()) and len(here.state) == len(
         there.state)
     assert set(here.head) == (set() if encoder_only else {"pooling.weight", "classifier.weight", "classifier.bias"})
-    assert here.labels == (None if encoder_only else list(manifest.CLASSES))
+    assert here.labels == (None if encoder_only else list(utterance.CLASSES))
     assert here.config == there.config and here.do_normalize == there.do_normalize
 
 
 def test_export_to_torchaudios_names(tuned, tmp_path):
     files_commands.export(str(tuned), str(tmp_path / "ta.safetensors"), True, "torchaudio")
-    wanted = foreign_weights.to_torchaudio(model_directory.read(tuned / "checkpoints" / "00000002").state)
+    wanted = torchaudio_weights.to_torchaudio(model_directory.read(tuned / "checkpoints" / "00000002").state)
     found = safetensors.torch.load_file(tmp_path / "ta.safetensors")
     assert set(found) == set(wanted) and all(torch.equal(found[name], x) for name, x in wanted.items())
 

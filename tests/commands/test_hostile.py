@@ -25,19 +25,21 @@ import safetensors.torch
 import small
 import soundfile
 import test_codebook_files
-import test_fairseq
+import test_fairseq_checkpoint
 import torch
 
 from framealign.runtime import files, log
 from framealign.sound import audio
 from framealign.corpus import manifest
+from framealign.corpus.importers import fairseq_list, iemocap, scp
 from framealign.hubert import model_directory
-from framealign.exchange import foreign_weights
-from framealign.training import checkpoint
-from framealign.corpus.cropping import FrameStore
 from framealign.hubert.model import Hubert
+from framealign.exchange import fairseq_checkpoint
+from framealign.units.codebook import Codebook
+from framealign.units.frame_store import FrameStore
+from framealign.units.units import Units
+from framealign.training import checkpoint
 from framealign.recipe.stages import changed
-from framealign.units.units import Codebook, Units
 
 ROOT = small.ROOT
 ROOM = 1 << 30                                      # bytes of address space a reader may take beyond what is in use
@@ -97,7 +99,7 @@ def read_tables(path: Path) -> None:
 
 
 def read_scp(path: Path) -> None:
-    manifest.from_scp(path, None, path.with_name("other.scp"))
+    scp.from_scp(path, None, path.with_name("other.scp"))
 
 
 def safetensors_of(**tensors: torch.Tensor) -> bytes:
@@ -122,8 +124,8 @@ class Readers:
         np.save(root / "store" / "frames.npy", np.zeros((2, 3), np.float16))
         buffers = {name: io.BytesIO() for name in ("bin", "zip", "legacy", "npy")}
         torch.save(weights, buffers["bin"])
-        named = test_fairseq.fairseq_names(test_fairseq.SMALL, test_fairseq.random_state(test_fairseq.SMALL), {})
-        fields = {"model": named, "cfg": {"model": test_fairseq.settings(test_fairseq.SMALL)}, "args": None}
+        named = test_fairseq_checkpoint.fairseq_names(test_fairseq_checkpoint.SMALL, test_fairseq_checkpoint.random_state(test_fairseq_checkpoint.SMALL), {})
+        fields = {"model": named, "cfg": {"model": test_fairseq_checkpoint.settings(test_fairseq_checkpoint.SMALL)}, "args": None}
         torch.save(fields, buffers["zip"])
         torch.save(fields, buffers["legacy"], _use_new_zipfile_serialization=False)
         np.save(buffers["npy"], test_codebook_files.CENTROIDS)
@@ -135,17 +137,17 @@ class Readers:
             "table": ([b'path,label\n"a.wav",sad\n', b"path;emotion;num_samples\na.wav;joy;900\n"], "t.csv",
                       read_tables),
             "scp": ([b"a a.wav sad\nc a.wav ang\n"], "l.scp", read_scp),
-            "fairseq tsv": ([b"/data\na.wav\t900\nb/c.wav\t500\n"], "f.tsv", manifest.read_fairseq),
+            "fairseq tsv": ([b"/data\na.wav\t900\nb/c.wav\t500\n"], "f.tsv", fairseq_list.read_fairseq),
             "km": ([b"1 2 3\n0 0 7\n"], "u.km", Units.read_km),
             "IEMOCAP": ([b"% [START - END]\n\n[6.2 - 8.2]\tSes01F_impro01_F000\tneu\t[2.5, 2.5, 2.5]\nC-E2:\tx;\n"],
                         "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt",
-                        lambda path: manifest.from_iemocap(root, allow_partial=True)),
+                        lambda path: iemocap.from_iemocap(root, allow_partial=True)),
             "config.json": ([config], "model/config.json", directory),
             "preprocessor": ([(model / "preprocessor_config.json").read_bytes()], "model/preprocessor_config.json",
                              directory),
             "weights": ([(model / "model.safetensors").read_bytes()], "model/model.safetensors", directory),
             "bin": ([buffers["bin"].getvalue()], "old/pytorch_model.bin", directory),
-            "fairseq": ([buffers["zip"].getvalue(), buffers["legacy"].getvalue()], "f.pt", foreign_weights.read_fairseq),
+            "fairseq": ([buffers["zip"].getvalue(), buffers["legacy"].getvalue()], "f.pt", fairseq_checkpoint.read_fairseq),
             "joblib": ([test_codebook_files.k_means(test_codebook_files.array(alignment=3)),
                         pickle.dumps(test_codebook_files.CENTROIDS)], "c.bin", Codebook.read),
             "npy": ([buffers["npy"].getvalue()], "c.npy", Codebook.read),

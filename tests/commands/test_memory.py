@@ -10,7 +10,7 @@ import small
 import soundfile
 
 from framealign.corpus import manifest
-from framealign.corpus.protocols import Utterance
+from framealign.corpus.utterance import Utterance
 
 STATUS = Path("/proc/self/status")
 HELD, SECONDS = 5000, 5.0                           # frames that k-means may hold; the small corpus has about so many

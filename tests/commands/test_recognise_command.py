@@ -10,12 +10,12 @@ import pytest
 import soundfile
 import torch
 
-from framealign.commands import recognise_command
-from framealign.emotion.emotion_model import EmotionModel
-from framealign.commands.recognise_command import RecogniseRun, find
 from framealign.hubert.model import Hubert
+from framealign.units.codebook import Codebook
+from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.recogniser import Recogniser
-from framealign.units.units import Codebook
+from framealign.commands import recognise_command
+from framealign.commands.recognise_command import RecogniseRun, find
 
 LABELS = ["neutral", "happy", "angry", "sad"]
 GOOD = ["a.wav", "b.mp3", "c.ogg", "d.flac", "e.aiff", "sub/stereo.wav"]

@@ -22,11 +22,13 @@ import torch
 
 from framealign.runtime import files, lock, log, stopping
 from framealign.corpus import manifest
+from framealign.corpus.importers import iemocap
+from framealign.hubert.model import Hubert
+from framealign.units.kmeans import KMeansConfig
 from framealign.training import checkpoint, optimiser
+from framealign.training.training_config import FinetuneConfig, PretrainConfig
 from framealign.recipe import recipe
 from framealign.commands import files_commands
-from framealign.runtime.settings import FinetuneConfig, KMeansConfig, PretrainConfig
-from framealign.hubert.model import Hubert
 
 ENDS = {signal.SIGKILL: (-9,), signal.SIGTERM: (75,), signal.SIGINT: (75, 130)}     # signal: statuses it may end with
 CLOCKS = {"seconds", "seconds_left", "audio_seconds_per_second"}        # what is never the same twice
@@ -70,7 +72,7 @@ WORK = {"pretraining": pretraining, "finetuning": finetuning, "units": clusterin
 def make_world(folder: Path) -> Path:
     """A corpus, its units and a base model with dropout and layer drop."""
     small.write_tree(folder / "tree")
-    manifest.write(folder / "corpus.tsv", manifest.from_iemocap(folder / "tree", allow_partial=True))
+    manifest.write(folder / "corpus.tsv", iemocap.from_iemocap(folder / "tree", allow_partial=True))
     shape = dataclasses.replace(small.model(), hidden_dropout=0.1, layerdrop=0.3)
     torch.manual_seed(0)
     Hubert(shape).save_pretrained(folder / "base")

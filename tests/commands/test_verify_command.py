@@ -15,9 +15,9 @@ import torch
 
 from framealign.runtime import files
 from framealign.sound import audio
-from framealign.commands import verify_command
-from framealign.runtime.settings import HubertConfig
+from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
+from framealign.commands import verify_command
 
 LAYER, CLUSTERS = 2, 12
 SHAPES = {"group": {}, "layer": {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True}}

@@ -14,15 +14,17 @@ from torch import Tensor
 
 from framealign.runtime import distributed
 from framealign.sound import audio
-from framealign.corpus import cropping
-from framealign.runtime.settings import HubertConfig, PretrainConfig
-from framealign.corpus.cropping import (Crop, FrameStore, Waveforms, ahead, balanced_draw, frame_counts, groups_by_length,
-                                     load_checked, pretraining_micro_batches)
 from framealign.sound.frames import frames_in, num_frames
+from framealign.corpus.cropping import Crop, Waveforms, frame_counts, groups_by_length, load_checked
+from framealign.corpus.utterance import Utterance
+from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
-from framealign.training.pretrain import crop_units
+from framealign.units import frame_store
+from framealign.units.frame_store import FrameStore
 from framealign.units.units import Units
-from framealign.corpus.protocols import Utterance
+from framealign.training.batches import ahead, balanced_draw, pretraining_micro_batches
+from framealign.training.pretrain import crop_units
+from framealign.training.training_config import PretrainConfig
 
 LENGTHS = (16_000, 400, 719, 720, 48_123, 9_999, 30_000, 22_222, 3_999, 25_000)
 SETTINGS = PretrainConfig(min_seconds=0.4, max_seconds=1.5, micro_batch_seconds=4.0, batch_seconds=8.0)
@@ -420,7 +422,7 @@ def test_reading_ahead_of_an_endless_stream_can_stop():
 @pytest.mark.parametrize("change", ["nothing", "key", "shard", "note"])
 def test_an_interrupted_store_continues_with_the_same_bits(marked, tmp_path, monkeypatch, change):
     """Interrupted in the fifth of ten groups, four are kept; none for another key or where a part is damaged."""
-    monkeypatch.setattr(cropping, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(frame_store, "SAVE_SECONDS", 0.0)
     whole, heard = fill(tmp_path / "whole", marked, batch_seconds=0.1), []
 
     def compute(waveforms: list[Tensor]) -> list[Tensor]:

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from framealign.runtime.settings import SELECTIONS
-from framealign.corpus.protocols import (CLASSES, OPTIMISTIC, Split, Utterance, check_speakers, pretraining_utterances,
-                                         split, summary)
+from framealign.corpus.protocols import OPTIMISTIC, SELECTIONS, Split, check_speakers, pretraining_utterances, split
+from framealign.corpus.utterance import CLASSES, Utterance, summary
 
 
 def corpus(num_sessions: int = 5, per_class: int = 2) -> list[Utterance]:

@@ -11,11 +11,11 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from framealign.runtime import distributed
-from framealign.training import optimiser
-from framealign.runtime.settings import PretrainConfig
-from framealign.emotion.emotion_model import EmotionModel
 from framealign.hubert.model import Hubert
 from framealign.hubert.objective import MaskedPrediction
+from framealign.emotion.emotion_model import EmotionModel
+from framealign.training import optimiser
+from framealign.training.training_config import PretrainConfig
 
 GPU = torch.device("cuda", 0)
 SHAPE = test_model.NARROW

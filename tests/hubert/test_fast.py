@@ -8,8 +8,9 @@ import torch.nn.functional as F
 
 from framealign.runtime import allocator
 from framealign.hubert import fast
-from framealign.runtime.settings import PRESETS, HubertConfig
+from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert, PositionalConvolution
+from framealign.recipe.presets import PRESETS
 
 NARROW = test_model.NARROW
 SHAPES = {"group, post-norm": NARROW,

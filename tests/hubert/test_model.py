@@ -12,10 +12,11 @@ from torch import Tensor
 
 from framealign.sound import audio
 from framealign.hubert import model_directory
-from framealign.exchange import foreign_weights
-from framealign.runtime.settings import PRESETS, HubertConfig
+from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import ConvLayer, Hubert, PositionalConvolution
 from framealign.hubert.parameters import shapes
+from framealign.exchange import torchaudio_weights
+from framealign.recipe.presets import PRESETS
 
 BASE, LARGE = PRESETS["base"].model, PRESETS["large"].model
 XLARGE = replace(LARGE, hidden_size=1280, intermediate_size=5120)       # and 48 blocks
@@ -219,8 +220,8 @@ def test_dropout_acts_in_training_only(name, monkeypatch):
 def test_torchaudios_base_has_the_same_states(base):
     """All 12 layers of `torchaudio.models.hubert_base`, there and back through interop."""
     theirs = pytest.importorskip("torchaudio").models.hubert_base().eval()
-    theirs.load_state_dict(foreign_weights.to_torchaudio(base.state_dict()))
-    found = foreign_weights.from_torchaudio(theirs.state_dict())
+    theirs.load_state_dict(torchaudio_weights.to_torchaudio(base.state_dict()))
+    found = torchaudio_weights.from_torchaudio(theirs.state_dict())
     assert found.config == BASE and all(torch.equal(x, base.state_dict()[name]) for name, x in found.state.items())
     waveform = sound(1, 8000)
     with torch.inference_mode():
@@ -234,13 +235,13 @@ def test_torchaudios_states(name):
     models = pytest.importorskip("torchaudio").models
     config = SHAPES[name]
     torch.manual_seed(0)
-    theirs = models.wav2vec2_model(**foreign_weights.torchaudio_arguments(config), aux_num_out=None).eval()
+    theirs = models.wav2vec2_model(**torchaudio_weights.torchaudio_arguments(config), aux_num_out=None).eval()
     with torch.no_grad():
         for parameter in theirs.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     known = {key: getattr(config, key) for key in ("num_attention_heads", "layerdrop", "initializer_range", *DROPOUTS)}
-    found = foreign_weights.from_torchaudio(theirs.state_dict(), **known)
+    found = torchaudio_weights.from_torchaudio(theirs.state_dict(), **known)
     hubert = Hubert(found.config).eval()
     hubert.load(found.state, "torchaudio's")
     assert found.config == config
@@ -287,7 +288,7 @@ def test_padding_never_changes_a_result_of_the_whole_base(base, capsys):
     theirs = peer().HubertConfig(**model_directory.config_to_json(BASE))
     transformers, torchaudio = peer().HubertModel(theirs), pytest.importorskip("torchaudio").models.hubert_base()
     transformers.eval().load_state_dict(base.state_dict())
-    torchaudio.eval().load_state_dict(foreign_weights.to_torchaudio(base.state_dict()))
+    torchaudio.eval().load_state_dict(torchaudio_weights.to_torchaudio(base.state_dict()))
     peers = {"transformers": (transformers(batch, attention_mask=is_sample).last_hidden_state,
                               lambda x: transformers(x).last_hidden_state),
              "torchaudio": (torchaudio(batch, num_samples)[0], lambda x: torchaudio(x)[0])}

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from framealign.hubert import model_directory
-from framealign.runtime.settings import HubertConfig
+from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model_directory import check, config_from_json, config_to_json
 from framealign.hubert.parameters import shapes
 

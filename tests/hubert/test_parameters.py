@@ -2,9 +2,10 @@
 import pytest
 import torch
 
-from framealign.runtime.settings import PRESETS, HubertConfig
+from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model_directory import config_to_json
 from framealign.hubert.parameters import check, shapes
+from framealign.recipe.presets import PRESETS
 
 
 def test_published_sizes_have_transformers_parameters():

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from test_results import Run, rows_of
 
+from framealign.corpus.utterance import CLASSES
 from framealign.emotion import metrics
 from framealign.training import finetune
 from framealign.recipe import comparison
 from framealign.recipe.comparison import ablation, compare, predictions_of, seeds_table
-from framealign.corpus.protocols import CLASSES
 
 STAGES = {"finetune": "finetune", "tapt": "tapt-finetune", "align": "ser-finetune"}
 

@@ -10,9 +10,10 @@ import small
 import soundfile
 
 from framealign.corpus import manifest
+from framealign.corpus.utterance import Utterance
+from framealign.hubert.hubert_config import HubertConfig
+from framealign.training.training_config import PretrainConfig
 from framealign.recipe import preflight, recipe
-from framealign.runtime.settings import HubertConfig, PretrainConfig
-from framealign.corpus.protocols import Utterance
 
 
 @pytest.fixture(scope="module")

@@ -19,13 +19,14 @@ import torch
 
 from framealign.runtime import files
 from framealign.corpus import manifest
+from framealign.hubert.model import Hubert
+from framealign.units.codebook import Codebook
+from framealign.units.units import Units
 from framealign.emotion import metrics
+from framealign.emotion.recogniser import Recogniser
 from framealign.training import checkpoint, finetune, optimiser
 from framealign.recipe import recipe
-from framealign.runtime.settings import preset
-from framealign.hubert.model import Hubert
-from framealign.emotion.recogniser import Recogniser
-from framealign.units.units import Codebook, Units
+from framealign.recipe.presets import preset
 
 ALIGN = ["tapt-units", "tapt-pretrain", "tapt-finetune", "align-units", "align-pretrain", "ser-finetune"]
 MULTISCALE = ["multiscale-units", "multiscale-pretrain", "multiscale-finetune"]

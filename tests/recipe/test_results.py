@@ -10,11 +10,11 @@ import pytest
 
 from framealign.runtime import files
 from framealign.corpus import manifest
+from framealign.corpus.utterance import CLASSES, Utterance
 from framealign.emotion import metrics
 from framealign.training import finetune
 from framealign.recipe import results
 from framealign.recipe.results import aligned, collect, table
-from framealign.corpus.protocols import CLASSES, Utterance
 
 PROTOCOL = {"base_digest": "abc", "hubert": "tiny", "preset": "tiny", "pretrain_data": "transductive", "seed": 7,
             "validate_on": "session", "classes": list(CLASSES), "test_crop_seconds": "none"}

@@ -254,6 +254,6 @@ def test_records_are_compared_as_json_holds_them(tmp_path):
 def test_a_link_is_relative_and_replaced(tmp_path):
     for name in ("a", "b"):
         (tmp_path / "fold" / name).mkdir(parents=True)
-        stages.link(tmp_path / "fold" / "chosen", tmp_path / "fold" / name)
+        files.link(tmp_path / "fold" / "chosen", tmp_path / "fold" / name)
         assert os.readlink(tmp_path / "fold" / "chosen") == name
     assert sorted(os.listdir(tmp_path / "fold")) == ["a", "b", "chosen"]

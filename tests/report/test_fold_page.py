@@ -16,10 +16,10 @@ from test_timeline import heard, noise
 
 from framealign.runtime import files
 from framealign.corpus import manifest
+from framealign.units.codebook import Codebook
+from framealign.emotion.recogniser import Recogniser
 from framealign.recipe import recipe, results
 from framealign.report import fold_page, html_document, svg, timeline, unit_analysis
-from framealign.emotion.recogniser import Recogniser
-from framealign.units.units import Codebook
 
 needs_browser = pytest.mark.skipif(not browser.CHROMIUM, reason="no Chromium (chromium, google-chrome) on the PATH")
 

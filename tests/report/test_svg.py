@@ -8,8 +8,8 @@ import zlib
 import numpy as np
 import pytest
 
+from framealign.corpus.utterance import CLASSES
 from framealign.report import svg
-from framealign.corpus.protocols import CLASSES
 
 # Machado, Oliveira and Fernandes 2009: severity 1.0, on linear RGB.
 BLINDNESS = {"none": np.eye(3),

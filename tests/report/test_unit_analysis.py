@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from framealign.corpus import synthetic_corpus
+from framealign.corpus.utterance import CLASSES, Utterance
+from framealign.units.units import Units
 from framealign.emotion import metrics
 from framealign.training import finetune
 from framealign.report import unit_analysis
 from framealign.report.unit_analysis import Prediction
-from framealign.units.units import Units
-from framealign.corpus.protocols import CLASSES, Utterance
 
 
 def units_of(rows: list[list[int]], num_clusters: int) -> Units:

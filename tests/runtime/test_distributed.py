@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from framealign.runtime import distributed, log
-from framealign.training import checkpoint, optimiser
-from framealign.runtime.settings import HubertConfig
-from framealign.corpus.cropping import FrameStore, frame_counts
+from framealign.corpus.cropping import frame_counts
+from framealign.corpus.utterance import Utterance
+from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
-from framealign.corpus.protocols import Utterance
+from framealign.units.frame_store import FrameStore
+from framealign.training import checkpoint, optimiser
 
 CPU = torch.device("cpu")
 STORE = dict(key="k", do_normalize=False, what="test", dtype="float32", batch_seconds=0.0)

@@ -3,8 +3,7 @@ import dataclasses
 
 import pytest
 
-from framealign.runtime.settings import PRESETS
-from framealign.runtime.overrides import parse_settings, with_overrides
+from framealign.recipe.presets import PRESETS, parse_settings, with_overrides
 
 BASE = PRESETS["base"]
 

@@ -15,10 +15,11 @@ import torch
 from test_pretrain import base, random_units, read_log, settings
 
 from framealign.runtime import distributed
-from framealign.corpus import cropping
+from framealign.units import frame_store
+from framealign.units.extraction import state_store
+from framealign.units.kmeans import KMeansConfig
+from framealign.units.units import make_units
 from framealign.training import checkpoint, optimiser, pretrain
-from framealign.runtime.settings import KMeansConfig
-from framealign.units.units import make_units, state_store
 
 CPU = torch.device("cpu")
 TWENTY = settings(updates=20, batch_seconds=6, micro_batch_seconds=1.5, valid_fraction=0.2)     # 4 micro-batches
@@ -29,7 +30,7 @@ def work(micro, tones, folder: Path) -> dict:
     """What is compared over numbers of ranks: twenty updates, a poisoned utterance, a signal to one rank, units."""
     made, found = random_units(tones), {"rank": distributed.rank()}
     pretrain.pretrain(base(micro), tones, made, TWENTY, folder / "twenty", CPU)
-    batch, step = cropping.FrameStore.batch, optimiser.step
+    batch, step = frame_store.FrameStore.batch, optimiser.step
 
     def poisoned(self, crops):
         frames, lengths = batch(self, crops)
@@ -37,12 +38,12 @@ def work(micro, tones, folder: Path) -> dict:
             if crop.utterance == POISONED:
                 frames[row, 0, 0] = float("nan")
         return frames, lengths
-    cropping.FrameStore.batch = poisoned
+    frame_store.FrameStore.batch = poisoned
     try:
         config = dataclasses.replace(TWENTY, updates=8, log_every_updates=4, valid_fraction=0)
         pretrain.pretrain(base(micro), tones, made, config, folder / "poisoned", CPU)
     finally:
-        cropping.FrameStore.batch = batch
+        frame_store.FrameStore.batch = batch
     steps = []
 
     def signalled(*arguments):

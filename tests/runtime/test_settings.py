@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from framealign.runtime.settings import (PRESETS, FinetuneConfig, HubertConfig, KMeansConfig, PretrainConfig, add_flags,
-                                         as_dict, derive_seed, from_flags, preset)
+from framealign.runtime.seeds import derive_seed
+from framealign.runtime.settings import add_flags, as_dict, from_flags
+from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.parameters import shapes
+from framealign.units.kmeans import KMeansConfig
+from framealign.training.training_config import FinetuneConfig, PretrainConfig
+from framealign.recipe.presets import PRESETS, preset
 
 FLAGGED = [PretrainConfig, FinetuneConfig, KMeansConfig]
 BAD = {

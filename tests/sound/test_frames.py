@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from framealign.runtime.settings import HubertConfig
 from framealign.sound.frames import (FRAME_RATE, HOP, RECEPTIVE_FIELD, SAMPLE_RATE, conv_inputs, conv_length, frames_in,
                                      num_frames, num_samples_of, valid_frames)
+from framealign.hubert.hubert_config import HubertConfig
 
 KERNELS, STRIDES = HubertConfig().conv_kernel, HubertConfig().conv_stride
 LENGTHS = np.arange(400, 50_001)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from framealign.runtime import distributed, files
 from framealign.hubert import model_directory
-from framealign.training import checkpoint
-from framealign.runtime.settings import HubertConfig
+from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
+from framealign.training import checkpoint
 from framealign.training.optimiser import adamw, step
 
 CONFIG = HubertConfig(conv_dim=(4,), conv_kernel=(10,), conv_stride=(5,), hidden_size=4, num_hidden_layers=1,

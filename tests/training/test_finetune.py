@@ -13,16 +13,18 @@ import torch
 import torch.nn.functional as F
 
 from framealign.runtime import distributed
+from framealign.runtime.seeds import derive_seed
 from framealign.sound import audio
-from framealign.hubert import model_directory
-from framealign.training import checkpoint, finetune, optimiser
-from framealign.runtime.settings import SELECTIONS, FinetuneConfig, derive_seed
-from framealign.corpus.cropping import Crop, Waveforms, frame_counts
-from framealign.emotion.emotion_model import AttentionPooling, EmotionModel, MeanPooling
 from framealign.sound.frames import frames_in, num_samples_of
+from framealign.corpus.cropping import Crop, Waveforms, frame_counts
+from framealign.corpus.protocols import SELECTIONS, Split, split
+from framealign.corpus.utterance import CLASSES
+from framealign.hubert import model_directory
 from framealign.hubert.masking import span_mask
 from framealign.hubert.model import Hubert
-from framealign.corpus.protocols import CLASSES, Split, split
+from framealign.emotion.emotion_model import AttentionPooling, EmotionModel, MeanPooling
+from framealign.training import checkpoint, finetune, optimiser
+from framealign.training.training_config import FinetuneConfig
 
 CPU, LABELS = torch.device("cpu"), list(CLASSES)
 QUIET = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "feat_proj_dropout": 0.0, "layerdrop": 0.0}

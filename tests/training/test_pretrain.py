@@ -12,18 +12,23 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from framealign.runtime.seeds import derive_seed
 from framealign.sound import audio
-from framealign.corpus import cropping
-from framealign.hubert import objective
-from framealign.training import optimiser, pretrain
-from framealign.runtime.settings import HubertConfig, PretrainConfig, derive_seed
-from framealign.corpus.cropping import Crop, FrameStore, Waveforms, frame_counts, pretraining_micro_batches
 from framealign.sound.frames import frames_in
-from framealign.exchange.foreign_weights import to_torchaudio, torchaudio_arguments
+from framealign.corpus import cropping
+from framealign.corpus.cropping import Crop, Waveforms, frame_counts
+from framealign.corpus.utterance import CLASSES
+from framealign.hubert import objective
+from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
 from framealign.hubert.objective import MaskedPrediction, masked_prediction_loss, unit_logits
-from framealign.units.units import Units, frontend_store
-from framealign.corpus.protocols import CLASSES
+from framealign.exchange.torchaudio_weights import to_torchaudio, torchaudio_arguments
+from framealign.units.extraction import frontend_store
+from framealign.units.frame_store import FrameStore
+from framealign.units.units import Units
+from framealign.training import optimiser, pretrain
+from framealign.training.batches import pretraining_micro_batches
+from framealign.training.training_config import PretrainConfig
 
 TIMING = {"audio_seconds_per_second", "seconds_left"}
 CPU = torch.device("cpu")

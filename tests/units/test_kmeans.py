@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
 from framealign.units import kmeans
-from framealign.runtime.settings import KMeansConfig
+from framealign.units.kmeans import KMeansConfig
 
 EMODB = Path(__file__).parents[2] / "../shared/data/emodb4/audio"
 QUICK = KMeansConfig(seeding_frames=2000, seeding_tries=1, seeding_candidates=4, batch_frames=500, full_passes=5)

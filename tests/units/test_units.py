@@ -10,13 +10,16 @@ import soundfile
 import torch
 
 from framealign.sound import audio
-from framealign.hubert import long_sound
-from framealign.units import kmeans
-from framealign.runtime.settings import KMeansConfig
 from framealign.sound.frames import num_frames
 from framealign.sound.mfcc import mfcc
+from framealign.corpus.utterance import identity
+from framealign.hubert import long_sound
 from framealign.hubert.model import Hubert
-from framealign.units.units import Codebook, Units, frontend_store, identity, make_units, mfcc_store, state_store
+from framealign.units import kmeans
+from framealign.units.codebook import Codebook
+from framealign.units.extraction import frontend_store, mfcc_store, state_store
+from framealign.units.kmeans import KMeansConfig
+from framealign.units.units import Units, make_units
 
 QUICK = KMeansConfig(seed=3, seeding_frames=500, batch_frames=200)
 

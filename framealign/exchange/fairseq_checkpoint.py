@@ -4,30 +4,20 @@ Both hold the same tensors under other names, which are the two tables below. A 
 of fairseq, omegaconf and argparse: it is read as data (`unpickle.py`), without those packages and without executing
 anything; the tensors are rebuilt from the file's bytes, plain settings are picked out, every other object is dropped.
 """
-import dataclasses
 import math
 import re
 import zipfile
 from mmap import ACCESS_COPY, mmap
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from framealign.runtime.settings import PRESETS, HubertConfig
-from framealign.hubert.parameters import MASK_EMBEDDING, check, current_names, shapes
+from framealign.hubert.parameters import MASK_EMBEDDING
+from framealign.exchange.imported_weights import Imported, imported, renamed
 from framealign.exchange.inert_pickle import Cursor, Inert, Machine, mapping
 
-# Beginnings of names: theirs, ours ({i}: a layer's number). The first row that fits counts.
-TORCHAUDIO = (
-    ("feature_extractor.", "feature_extractor."),
-    ("encoder.feature_projection.", "feature_projection."),
-    ("encoder.transformer.", "encoder."),
-    ("mask_generator.mask_embedding", MASK_EMBEDDING),
-    ("logit_generator.final_proj.", "final_proj."),
-    ("logit_generator.label_embeddings", "codewords"),
-    ("aux.", "lm_head."))
+
 FAIRSEQ = (
     ("feature_extractor.conv_layers.{i}.0.", "feature_extractor.conv_layers.{i}.conv."),
     ("feature_extractor.conv_layers.{i}.2.1.", "feature_extractor.conv_layers.{i}.layer_norm."),    # layer norm
@@ -49,8 +39,6 @@ FAIRSEQ_SETTINGS = {                                # fairseq's setting -> ours
     "encoder_attention_heads": "num_attention_heads", "layer_norm_first": "do_stable_layer_norm",
     "dropout_input": "feat_proj_dropout", "dropout": "hidden_dropout", "attention_dropout": "attention_dropout",
     "activation_dropout": "activation_dropout", "encoder_layerdrop": "layerdrop", "activation_fn": "hidden_act"}
-_HEAD = ("final_proj.", "codewords", "lm_head.")
-_HEADS_OF_WIDTH = {768: 12, 1024: 16, 1280: 16}     # the published models; a state dict does not say
 _MAX_STEPS = 1_000_000                              # opcodes of a checkpoint's pickle; usual are 10^4
 _STORAGES = {"Float": torch.float32, "Double": torch.float64, "Half": torch.float16, "BFloat16": torch.bfloat16,
              "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
@@ -59,57 +47,6 @@ _TORCH_MAGIC = 0x1950a86a20f9469cfc6c               # first pickle of torch.save
 # Whatever a checkpoint names stays inert; one that names these is no checkpoint, and is refused by name.
 _TELLTALE = frozenset("os posix nt subprocess sys shutil socket ctypes importlib runpy pty code pickle".split())
 _TELLTALE_BUILTINS = frozenset("eval exec compile __import__ open input breakpoint globals setattr".split())
-
-
-class Imported(NamedTuple):
-    """A HuBERT from elsewhere."""
-    config: HubertConfig
-    state: dict[str, Tensor]                        # the encoder, in our names
-    head: dict[str, Tensor]                         # final_proj.*, codewords (pretraining), lm_head.* (CTC)
-    do_normalize: bool                              # it was trained on waveforms of zero mean, unit variance
-
-
-def from_torchaudio(state: dict[str, Tensor], **known: object) -> Imported:
-    """From a state dict of `torchaudio.models.hubert_base`, `..._large`, `..._xlarge` or a `hubert_pretrain_...`.
-
-    Shapes give the configuration; `known` sets fields of HubertConfig that shapes do not tell (dropouts, strides and
-    number of heads of an unpublished size). Raises ValueError naming what is missing or unknown.
-    """
-    where = "torchaudio state dict"
-    state = {name.removeprefix("wav2vec2."): x for name, x in state.items()}
-    return _imported(_renamed(state, TORCHAUDIO, where), known, None, where)
-
-
-def to_torchaudio(state: dict[str, Tensor], head: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The same tensors in torchaudio's names: HuBERTPretrainModel's where `head` has codewords, else Wav2Vec2Model's.
-
-    Wav2Vec2Model has no mask embedding, which is then left out; so is a head that is not `lm_head`.
-    """
-    head = head or {}
-    is_pretraining = "codewords" in head
-    theirs = {}
-    for name, tensor in {**state, **head}.items():
-        row = next((row for row in TORCHAUDIO if name.startswith(row[1])), None)
-        if row is None or not is_pretraining and row[0].startswith(("mask_generator.", "logit_generator.")):
-            continue
-        is_inner = is_pretraining and not row[0].startswith(("mask_generator.", "logit_generator."))
-        theirs[("wav2vec2." if is_inner else "") + row[0] + name.removeprefix(row[1])] = tensor
-    return theirs
-
-
-def torchaudio_arguments(config: HubertConfig) -> dict:
-    """Arguments of `torchaudio.models.wav2vec2_model` (but `aux_num_out`) that build the model of `config`."""
-    return {
-        "extractor_mode": f"{config.feat_extract_norm}_norm",
-        "extractor_conv_layer_config": [list(x) for x in zip(config.conv_dim, config.conv_kernel, config.conv_stride)],
-        "extractor_conv_bias": config.conv_bias, "encoder_embed_dim": config.hidden_size,
-        "encoder_projection_dropout": config.feat_proj_dropout,
-        "encoder_pos_conv_kernel": config.num_conv_pos_embeddings,
-        "encoder_pos_conv_groups": config.num_conv_pos_embedding_groups,
-        "encoder_num_layers": config.num_hidden_layers, "encoder_num_heads": config.num_attention_heads,
-        "encoder_attention_dropout": config.attention_dropout, "encoder_ff_interm_features": config.intermediate_size,
-        "encoder_ff_interm_dropout": config.activation_dropout, "encoder_dropout": config.hidden_dropout,
-        "encoder_layer_norm_first": config.do_stable_layer_norm, "encoder_layer_drop": config.layerdrop}
 
 
 def read_fairseq(path: str | Path) -> Imported:
@@ -134,68 +71,7 @@ def read_fairseq(path: str | Path) -> Imported:
     prefixes = ("w2v_encoder.w2v_model.", "w2v_encoder.")           # of a CTC model
     prefix = {name: next((x for x in prefixes if name.startswith(x)), "") for name in state}
     state = {name.removeprefix(prefix[name]): x for name, x in state.items()}
-    return _imported(_renamed(state, FAIRSEQ, path), known, do_normalize, path)
-
-
-def _renamed(state: dict[str, Tensor], table: tuple[tuple[str, str], ...], where: object) -> dict[str, Tensor]:
-    """`state` in our names. Raises ValueError naming those that no row of the table fits."""
-    rows = [(re.compile(re.escape(theirs).replace(r"\{i\}", r"(\d+)")), ours.replace("{i}", r"\1"))
-            for theirs, ours in table]
-    renamed, unknown = {}, []
-    for name, tensor in state.items():
-        row = next((row for row in rows if row[0].match(name)), None)
-        if row is None:
-            unknown.append(name[:100])
-        else:
-            renamed[row[0].sub(row[1], name, count=1)] = tensor
-    if unknown:
-        raise ValueError(f"{where}: {len(unknown)} parameters that no HuBERT has ({', '.join(unknown[:3])})")
-    if len(renamed) != len(state):
-        raise ValueError(f"{where}: two of its parameters are the same one")
-    return renamed
-
-
-def _imported(state: dict[str, Tensor], known: dict, do_normalize: bool | None, where: object) -> Imported:
-    head = {name: x for name, x in state.items() if name.startswith(_HEAD)}
-    state = current_names({name: x for name, x in state.items() if name not in head}, where)
-    config = _infer(state, known, where)
-    check(state, shapes(config), where)
-    if do_normalize is None:
-        do_normalize = config.feat_extract_norm == "layer"          # so it is in all published models
-    return Imported(config, state, head, do_normalize)
-
-
-def _infer(state: dict[str, Tensor], known: dict, where: object) -> HubertConfig:
-    """The configuration that the shapes in `state` and the fields in `known` give; the rest as published."""
-    layers = "feature_extractor.conv_layers"
-    convolutions = []
-    while (weight := state.get(f"{layers}.{len(convolutions)}.conv.weight")) is not None and weight.ndim == 3:
-        convolutions.append((weight.shape[0], weight.shape[2]))
-    projection = state.get("feature_projection.projection.weight")
-    position = state.get("encoder.pos_conv_embed.conv.parametrizations.weight.original1")
-    inner = state.get("encoder.layers.0.feed_forward.intermediate_dense.weight")
-    if not convolutions or projection is None or projection.ndim != 2 or inner is None or inner.ndim != 2 \
-            or position is None or position.ndim != 3 or not position.shape[1]:
-        raise ValueError(f"{where}: not HuBERT: lacks convolutions, projection, positional convolution or blocks")
-    width, norm = len(projection), "layer" if f"{layers}.1.layer_norm.weight" in state else "group"
-    base = PRESETS["large" if known.get("do_stable_layer_norm", norm == "layer") else "base"].model
-    shaped = {
-        "conv_dim": tuple(x for x, _ in convolutions), "conv_kernel": tuple(x for _, x in convolutions),
-        "conv_bias": f"{layers}.0.conv.bias" in state, "feat_extract_norm": norm, "hidden_size": width,
-        "feat_proj_layer_norm": "feature_projection.layer_norm.weight" in state,
-        "num_hidden_layers": len({name.split(".")[2] for name in state if name.startswith("encoder.layers.")}),
-        "intermediate_size": len(inner), "num_conv_pos_embeddings": position.shape[2],
-        "num_conv_pos_embedding_groups": width // position.shape[1]}
-    if "num_attention_heads" not in known:
-        if width not in _HEADS_OF_WIDTH:
-            raise ValueError(f"{where}: num_attention_heads is not known for width {width}: it must be given")
-        shaped["num_attention_heads"] = _HEADS_OF_WIDTH[width]
-    if "conv_stride" not in known and shaped["conv_kernel"] != base.conv_kernel:
-        raise ValueError(f"{where}: conv_stride is not known for kernels {shaped['conv_kernel']}: it must be given")
-    try:
-        return dataclasses.replace(base, **(shaped | known))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{where}: {error}") from None
+    return imported(renamed(state, FAIRSEQ, path), known, do_normalize, path)
 
 
 def _settings(checkpoint: dict) -> tuple[dict, bool | None]:

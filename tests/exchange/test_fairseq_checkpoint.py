@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from framealign.hubert import model_directory
-from framealign.commands import files_commands
-from framealign.runtime.settings import HubertConfig
-from framealign.exchange.foreign_weights import read_fairseq
+from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
 from framealign.hubert.parameters import shapes
+from framealign.exchange.fairseq_checkpoint import read_fairseq
+from framealign.commands import files_commands
 
 SMALL = HubertConfig(conv_dim=(8,) * 7, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
                      intermediate_size=20, num_conv_pos_embeddings=6, num_conv_pos_embedding_groups=2, layerdrop=0.0)

@@ -1,10 +1,11 @@
-"""torchaudio's state dicts: names, configurations, equal states. fairseq's are in test_fairseq.py."""
+"""torchaudio's state dicts: names, configurations, equal states. fairseq's are in test_fairseq_checkpoint.py."""
 import pytest
 import torch
 
-from framealign.runtime.settings import PRESETS, HubertConfig
-from framealign.exchange.foreign_weights import from_torchaudio, to_torchaudio, torchaudio_arguments
+from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.parameters import shapes
+from framealign.exchange.torchaudio_weights import from_torchaudio, to_torchaudio, torchaudio_arguments
+from framealign.recipe.presets import PRESETS
 
 SMALL = HubertConfig(conv_dim=(8,) * 7, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
                      intermediate_size=20, num_conv_pos_embeddings=6, num_conv_pos_embedding_groups=2, layerdrop=0.0)

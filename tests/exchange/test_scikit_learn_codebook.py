@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from framealign.exchange.codebook_files import read_centroids, read_joblib_centroids
+from framealign.exchange.scikit_learn_codebook import read_centroids, read_joblib_centroids
 
 CENTROIDS = np.array([[0.25, 0.5, 1.0], [8.5, 9.0, 8.25]])
 # joblib.dump(km, path, compress=("zlib", 9), protocol=...) of a MiniBatchKMeans(2) fitted on four points, its

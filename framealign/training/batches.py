@@ -1,0 +1,89 @@
+"""Which crops make a batch: length-bucketed micro-batches of pretraining, balanced draws of fine-tuning."""
+import itertools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from framealign.runtime.seeds import derive_seed
+from framealign.sound.frames import frames_in
+from framealign.corpus.cropping import Crop, Waveforms
+from framealign.hubert.model import Hubert
+from framealign.units.extraction import frontend_store
+from framealign.units.frame_store import FrameStore
+from framealign.training.training_config import FinetuneConfig, PretrainConfig
+
+
+def pretraining_micro_batches(counts: Tensor, config: PretrainConfig) -> Iterator[list[Crop]]:
+    """The endless stream of micro-batches of pretraining: a pure function of the frame counts (U,) and the config.
+
+    Every epoch is a permutation of the utterances between `min_seconds` and any length: sorted by length times a random
+    factor in 1 +- 0.1, cut into groups of `micro_batch_seconds`, cropped at random to the shortest of the group (and to
+    `max_seconds`), the groups shuffled. torchaudio's recipe buckets and crops alike.
+    """
+    shortest, longest = frames_in(config.min_seconds), frames_in(config.max_seconds)
+    budget = frames_in(config.micro_batch_seconds)
+    usable = torch.nonzero(counts >= shortest).flatten()
+    if len(usable) == 0:
+        raise ValueError(f"no utterance is as long as --min-seconds {config.min_seconds}; lower it")
+    for epoch in itertools.count():
+        generator = torch.Generator().manual_seed(derive_seed(config.seed, "order", epoch))
+        key = counts[usable] * (0.9 + 0.2 * torch.rand(len(usable), generator=generator))
+        groups, group = [], []
+        for u in usable[key.argsort()].tolist():
+            size = min([int(counts[u]), longest] + [int(counts[v]) for v in group])
+            if group and (len(group) + 1) * size > budget:
+                groups.append(group)
+                group = []
+            group.append(u)
+        groups.append(group)
+        for index in torch.randperm(len(groups), generator=generator).tolist():
+            size = min(longest, *(int(counts[u]) for u in groups[index]))
+            starts = [int(torch.randint(int(counts[u]) - size + 1, (), generator=generator)) for u in groups[index]]
+            yield [Crop(u, start, size) for u, start in zip(groups[index], starts)]
+
+
+def batch_ids(utterances: list, counts: Tensor, config: PretrainConfig, updates: list[int]
+              ) -> Iterator[tuple[int, list[str]]]:
+    """Which utterances were in the global batches of these (few) updates: drawn again, as all draws are named."""
+    per_update, stream, done = micro_batches_per_update(config), pretraining_micro_batches(counts, config), 0
+    for update in updates:
+        batch = itertools.islice(stream, (update - 1 - done) * per_update, (update - done) * per_update)
+        yield update, sorted({utterances[crop.utterance].id for crops in batch for crop in crops})
+        done = update
+
+
+def micro_batches_per_update(config: PretrainConfig) -> int:
+    """Micro-batches of one update, over all ranks."""
+    return max(1, round(config.batch_seconds / config.micro_batch_seconds))
+
+
+def balanced_draw(labels: Tensor, number: int, generator: torch.Generator) -> list[int]:
+    """`number` utterances with replacement, every class equally likely. labels (U,) int64 class indices."""
+    weight = 1.0 / torch.bincount(labels)[labels].double()                      # (U,)
+    return torch.multinomial(weight, number, replacement=True, generator=generator).tolist()
+
+
+def ahead(batches: Iterator, depth: int = 2) -> Iterator:
+    """Pass `batches` through, computing up to `depth` of them ahead in one thread (file reading overlaps compute)."""
+    with ThreadPoolExecutor(1) as pool:
+        batches = iter(batches)
+        pull = lambda: next(batches, None)
+        waiting = [pool.submit(pull) for _ in range(depth)]
+        while True:
+            item = waiting.pop(0).result()
+            if item is None:
+                return
+            waiting.append(pool.submit(pull))
+            yield item
+
+
+def frame_source(hubert: Hubert, utterances: list, config: PretrainConfig | FinetuneConfig, directory: Path,
+                 device: torch.device) -> FrameStore | Waveforms:
+    """What training reads: the frozen conv encoder's kept output, or sound where it trains or is not to be kept."""
+    if config.freeze_conv and config.cache_frontend:
+        store = frontend_store(hubert, utterances, directory, device, config.kept_type)
+        return store.hold(device) if device.type == "cuda" else store       # the system keeps read pages in memory
+    return Waveforms(utterances, hubert.do_normalize)

@@ -1,0 +1,66 @@
+"""A codebook: centroids, fitted by k-means or read from a file."""
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from framealign.runtime import files
+from framealign.runtime.files import in_order
+from framealign.exchange import scikit_learn_codebook
+from framealign.units import kmeans
+from framealign.units.kmeans import KMeansConfig
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Centroids (K, F) float32 with the frames each won (K,) int64, the mean squared distance and where it is from."""
+    centroids: Tensor
+    counts: Tensor
+    inertia: float
+    record: dict
+
+    @classmethod
+    def fit(cls, frames, num_clusters: int, seed: int = 0, config: KMeansConfig = KMeansConfig(),
+            record: dict | None = None) -> "Codebook":
+        """Fit to frames (S, F), a float tensor or an iterable of such chunks. Same seed, same codebook."""
+        found, counts, inertia = kmeans.fit(frames, num_clusters, dataclasses.replace(config, seed=seed))
+        return cls(found.cpu(), counts.cpu(), inertia, {"seed": seed, **(record or {})})
+
+    def assign(self, frames: Tensor) -> Tensor:
+        """Nearest centroid of each frame: (S, F) -> (S,) int64. Raises ValueError for another width or NaN."""
+        if frames.shape[-1] != self.centroids.shape[1]:
+            raise ValueError(f"codebook of {self.centroids.shape[1]} dimensions cannot label frames of "
+                             f"{frames.shape[-1]}: it was fitted on another model or feature")
+        if not torch.isfinite(frames).all():
+            raise ValueError("frames to be labelled hold NaN or infinity: did the model diverge?")
+        return kmeans.assign(frames, self.centroids.to(frames.device))
+
+    def write(self, path: str | Path) -> None:
+        """Write `codebook.safetensors`: centroids, counts; inertia and the record as metadata."""
+        metadata = {"inertia": json.dumps(self.inertia), "record": json.dumps(self.record)}
+        content = {"centroids": self.centroids.contiguous(), "counts": self.counts}
+        files.write_bytes(path, in_order(content, metadata))
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Codebook":
+        """Read `codebook.safetensors`; also `.npy` and scikit-learn's joblib file (fairseq's `*_km500.bin`)."""
+        found = torch.from_numpy(np.ascontiguousarray(scikit_learn_codebook.read_centroids(path), dtype=np.float32))
+        counts, metadata = torch.zeros(len(found), dtype=torch.int64), {}
+        if Path(path).suffix == ".safetensors":
+            with safetensors.safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                counts = file.get_tensor("counts") if "counts" in file.keys() else counts
+        if counts.shape != (len(found),) or counts.dtype != torch.int64:
+            raise ValueError(f"{path}: must count frames of {len(found)} centroids, has counts {tuple(counts.shape)} "
+                             f"of {counts.dtype}")
+        try:
+            record = dict(json.loads(metadata.get("record", "{}")))
+            inertia = float(json.loads(metadata.get("inertia", "NaN")))
+        except (TypeError, ValueError, RecursionError):
+            raise ValueError(f"{path}: its metadata is not what a codebook holds") from None
+        return cls(found, counts, inertia, record or {"source": str(path)})
