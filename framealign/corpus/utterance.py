@@ -31,6 +31,11 @@ class Utterance:
         turn = _TURN.fullmatch(self.id)
         return turn[1] if turn else ""
 
+    @property
+    def group(self) -> str:
+        """What intervals are resampled by: the dialogue where the id tells it, else the speaker, else the utterance."""
+        return self.dialogue or self.speaker or self.id
+
 
 def summary(utterances: Sequence[Utterance], classes: Sequence[str] = CLASSES) -> str:
     """A table of utterances by session and class, with hours of sound, a row per session and one for all."""

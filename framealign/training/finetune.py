@@ -204,7 +204,7 @@ def test(model: EmotionModel, source, counts: Tensor, labels: Tensor, indices: d
         found = predict(model, source, counts, indices[part], config.test_max_seconds, device, autocast)
         chosen = [utterances[u] for u in indices[part]]
         results[part] = scores(labels[indices[part]].numpy(), found.argmax(-1), model.labels,
-                               [u.dialogue or u.speaker or u.id for u in chosen], config.seed)
+                               [u.group for u in chosen], config.seed)
         if part == "test":
             rows = [(u.id, u.label, model.labels[p.argmax()], *(f"{x:.6f}" for x in p)) for u, p in zip(chosen, found)]
     results["optimistic"] = config.selection in OPTIMISTIC
@@ -278,7 +278,7 @@ def both_ways(folder: Path, found: list[dict], utterances: list[Utterance]) -> d
     link(folder / "recogniser", folder / "way1" / "recogniser")
     rows, classes = list(csv.DictReader(joined)), found[0]["classes"]
     true, predicted = (np.array([classes.index(row[name]) for row in rows]) for name in ("true", "predicted"))
-    group = {u.id: u.dialogue or u.speaker or u.id for u in utterances}
+    group = {u.id: u.group for u in utterances}
     numbers = {part: sum(way["num_utterances"][part] for way in found) for part in ("valid", "test")}
     return {name: value for name, value in found[0].items() if name != "valid"} | {
         "split": ", ".join(way["split"] for way in found), "selected_epoch": [way["selected_epoch"] for way in found],
