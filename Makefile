@@ -14,7 +14,7 @@ FLAGS ?=
 
 input = $(if $(IEMOCAP),--iemocap "$(IEMOCAP)",$(if $(CORPUS),--corpus "$(CORPUS)",$(error give IEMOCAP=folder or CORPUS=table)))
 session = $(VENV)/bin/python bin/session.py $(input) --hubert "$(or $(HUBERT),$(error give HUBERT=a model directory, tiny or scratch))" \
-	$(if $(CODEBOOK),--codebook "$(CODEBOOK)") --preset $(PRESET)$(if $(METHOD), --method $(METHOD)) --seed $(SEED)$(if $(CLUSTERS), --clusters $(CLUSTERS))$(if $(SEEDS), --seeds $(SEEDS)) --run-folder "$(RUN)" $(FLAGS)
+	$(if $(CODEBOOK),--codebook "$(CODEBOOK)") --preset $(PRESET)$(if $(METHOD), --method $(METHOD)) --seed $(SEED)$(if $(CLUSTERS), --clusters $(CLUSTERS))$(if $(SEEDS), --seeds $(SEEDS)) --out "$(RUN)" $(FLAGS)
 
 .PHONY: demo test slow-test gpu-test inputs session sessions ablation tiny-base clean help
 
@@ -54,7 +54,7 @@ ablation: inputs $(VENV)/ready  ## every fold by finetune, tapt, align and multi
 	$(session) --session all
 
 tiny-base: $(VENV)/ready  ## pretrain the committed tiny base model again (16 minutes on one core)
-	$(VENV)/bin/python bin/demo.py --make-tiny-base --run runs/tiny-base $(FLAGS)
+	$(VENV)/bin/python bin/demo.py --make-tiny-base --out runs/tiny-base $(FLAGS)
 
 clean:          ## remove the virtual environment and the demo's run; other runs stay
 	rm -rf $(VENV) runs/demo build framealign.egg-info

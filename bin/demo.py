@@ -2,7 +2,7 @@
 """The whole method on a synthetic corpus it makes itself: six stages, three methods, what is recognised and aligned.
 
     bin/demo.py                                     # minutes on a CPU, from the committed tiny base model
-    bin/demo.py --make-tiny-base --run runs/tiny-base
+    bin/demo.py --make-tiny-base --out runs/tiny-base
 """
 import argparse
 import sys
@@ -15,6 +15,7 @@ from framealign.commands import demo_command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     settings.add_flags(parser, demo_command.DemoConfig)
+    settings.add_old_names(parser, "--run")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
                         help="replace one setting of the preset tiny, e.g. pretrain.updates=100 (may be repeated)")
     args = parser.parse_args()

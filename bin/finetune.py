@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Fine-tune an encoder to recognise emotions, select an epoch, test once; continues what was interrupted in --run.
+"""Fine-tune an encoder to recognise emotions, select an epoch, test once; continues what was interrupted in --out.
 
-    bin/finetune.py --corpus corpus.tsv --session 1 --init-from runs/pretrain/encoder --preset tiny --run runs/finetune
-    bin/finetune.py --train train.scp --valid valid.scp --test test.scp --init-from hubert-base-ls960 --run runs/scp
+    bin/finetune.py --corpus corpus.tsv --session 1 --init-from runs/pretrain/encoder --preset tiny --out runs/finetune
+    bin/finetune.py --train train.scp --valid valid.scp --test test.scp --init-from hubert-base-ls960 --out runs/scp
 """
 import argparse
 import sys
@@ -17,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     settings.add_flags(parser, files_commands.FinetuneRun)
     settings.add_flags(parser, training_config.FinetuneConfig)
-    parser.add_argument("--run-folder", dest="run", help="the same as --run, which torchrun takes for one of its own")
+    settings.add_old_names(parser, "--run", "--run-folder")
     parser.add_argument("--tensorboard", action="store_true",
                         help="also write TensorBoard's event files (needs the package tensorboard)")
     args = parser.parse_args()

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Pretrain a HuBERT to predict the units of hidden frames; continues by itself what was interrupted in --run.
+"""Pretrain a HuBERT to predict the units of hidden frames; continues by itself what was interrupted in --out.
 
-    bin/pretrain.py --corpus corpus.tsv --units runs/units/units.safetensors --preset tiny --run runs/pretrain
-    torchrun --nproc_per_node 4 bin/pretrain.py --corpus c.tsv --units u.km --init-from hubert-base-ls960 --run-folder r
+    bin/pretrain.py --corpus corpus.tsv --units runs/units/units.safetensors --preset tiny --out runs/pretrain
+    torchrun --nproc_per_node 4 bin/pretrain.py --corpus c.tsv --units u.km --init-from hubert-base-ls960 --out r
 """
 import argparse
 import sys
@@ -16,7 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     settings.add_flags(parser, files_commands.PretrainRun)
     settings.add_flags(parser, training_config.PretrainConfig)
-    parser.add_argument("--run-folder", dest="run", help="the same as --run, which torchrun takes for one of its own")
+    settings.add_old_names(parser, "--run", "--run-folder")
     parser.add_argument("--tensorboard", action="store_true",
                         help="also write TensorBoard's event files (needs the package tensorboard)")
     args = parser.parse_args()

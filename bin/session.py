@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Run the recipe on one fold, or on all: every stage from sound files to a tested emotion recogniser; resumable.
 
-    bin/session.py --iemocap /data/IEMOCAP --hubert /models/hubert-base-ls960 --session 1 --run runs/iemocap
-    bin/session.py --corpus corpus.tsv --hubert tiny --preset tiny --session all --run runs/mine
-    torchrun --nproc_per_node 4 bin/session.py --iemocap /data/IEMOCAP --hubert DIR --run-folder runs/iemocap
+    bin/session.py --iemocap /data/IEMOCAP --hubert /models/hubert-base-ls960 --session 1 --out runs/iemocap
+    bin/session.py --corpus corpus.tsv --hubert tiny --preset tiny --session all --out runs/mine
+    torchrun --nproc_per_node 4 bin/session.py --iemocap /data/IEMOCAP --hubert DIR --out runs/iemocap
 """
 import argparse
 import dataclasses
@@ -19,7 +19,7 @@ def main() -> None:
     settings.add_flags(parser, recipe.SessionConfig)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
                         help="replace one setting of the preset, e.g. pretrain.updates=500 (may be repeated)")
-    parser.add_argument("--run-folder", dest="run", help="the same as --run, which torchrun takes for one of its own")
+    settings.add_old_names(parser, "--run", "--run-folder")
     parser.add_argument("--report", action=argparse.BooleanOptionalAction, default=True,
                         help="write session<n>/report.html at the end, to be opened in a browser; default: do")
     parser.add_argument("--tensorboard", action="store_true",

@@ -49,7 +49,7 @@ def write_base(directory: Path, seed: int = 0) -> Path:
 def config(tree: Path, base: Path | str, run: Path, **changes) -> recipe.SessionConfig:
     """The configuration of one fold on the CPU."""
     return recipe.SessionConfig(**({"iemocap": str(tree), "allow_partial": True, "hubert": str(base), "preset": "tiny",
-                                     "run": str(run), "device": "cpu"} | changes))
+                                     "out": str(run), "device": "cpu"} | changes))
 
 
 def digests(folder: Path, *names: str) -> dict[str, str]:

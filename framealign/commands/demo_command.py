@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from framealign.runtime import files, log
+from framealign.runtime.settings import setting
 from framealign.sound import audio
 from framealign.sound.mfcc import mfcc
 from framealign.corpus import protocols, synthetic_corpus
@@ -33,24 +34,24 @@ BASE_SESSIONS, BASE_UTTERANCES_PER_SPEAKER = 30, 50
 @dataclasses.dataclass(frozen=True)
 class DemoConfig:
     """What the demonstration runs."""
-    run: str = "runs/demo"                          # folder of the corpus and all stages
-    session: str = "1"                              # held out
-    seed: int = 0                                   # of training; the corpus has its own
-    device: str = "auto"
-    hubert: str = "tiny"                            # base model: tiny (committed), a directory, or scratch
-    make_tiny_base: bool = False                    # instead: pretrain framealign/tiny again
+    out: str = setting("runs/demo", "folder of the corpus and of all stages")
+    session: str = setting("1", "session held out for the test")
+    seed: int = setting(0, "of training; the corpus has a seed of its own")
+    device: str = setting("auto", "auto, cpu, cuda or mps")
+    hubert: str = setting("tiny", "base model: `tiny` (comes with the project), a model directory, or `scratch`")
+    make_tiny_base: bool = setting(False, "pretrain the base model framealign/tiny again, instead of the demo")
 
 
 def run(config: DemoConfig, settings: dict[str, str]) -> dict:
     """Make the corpus, run the three methods on one fold, measure, print: the numbers as written to `demo.json`."""
     torch.set_num_threads(1)                        # so small a model waits for a second thread more than it gains;
-    began, root = time.monotonic(), Path(config.run)    # and the numbers are the same on any number of cores
+    began, root = time.monotonic(), Path(config.out)    # and the numbers are the same on any number of cores
     tree = make_corpus(root / "corpus", CORPUS_SEED, 5, UTTERANCES_PER_SPEAKER)
     rows = {}
     for method in PAPERS:
         log.say(f"== method {method}")
         chosen = SessionConfig(iemocap=str(tree), allow_partial=True, hubert=config.hubert, preset="tiny",
-                                       run=str(root), session=config.session, method=method, seed=config.seed,
+                                       out=str(root), session=config.session, method=method, seed=config.seed,
                                        device=config.device)
         recipe = Recipe(chosen, SETTINGS | settings)
         rows[method] = recipe.run()
@@ -139,18 +140,18 @@ def summary(found: dict, config: DemoConfig) -> str:
         "", f"Synthetic corpus, session {config.session} held out, clean selection, seed {config.seed}; chance: 25 %",
         *aligned(rows), f"UA of a logistic regression on utterance means: {means}",
         "AUC: emotional frames of non-neutral test utterances against the rest, chance 0.5",
-        f"{log.clock(found['seconds'])}; all numbers in {config.run}/demo.json; try "
-        f"bin/recognise.py {config.run}/session{config.session}/recogniser FILE.wav,",
-        f"and bin/report.py {config.run} for pictures and sound in session{config.session}/report.html"])
+        f"{log.clock(found['seconds'])}; all numbers in {config.out}/demo.json; try "
+        f"bin/recognise.py {config.out}/session{config.session}/recogniser FILE.wav,",
+        f"and bin/report.py {config.out} for pictures and sound in session{config.session}/report.html"])
 
 
 def make_tiny_base(config: DemoConfig, settings: dict[str, str]) -> None:
     """HuBERT from scratch on synthetic speech -> framealign/tiny with its record."""
     torch.set_num_threads(1)                        # as in `run`
-    began, root = time.monotonic(), Path(config.run)
+    began, root = time.monotonic(), Path(config.out)
     tree = make_corpus(root / "corpus", BASE_SEED, BASE_SESSIONS, BASE_UTTERANCES_PER_SPEAKER)
     chosen = SessionConfig(iemocap=str(tree), allow_partial=True, hubert="scratch", preset="tiny",
-                                   run=str(root), seed=config.seed, device=config.device)
+                                   out=str(root), seed=config.seed, device=config.device)
     recipe = Recipe(chosen, settings)
     stages = recipe.base()
     for stage in stages:

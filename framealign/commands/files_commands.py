@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from framealign.runtime import distributed, files, lock, log
+from framealign.runtime.settings import setting
 from framealign.sound.frames import FRAME_RATE
 from framealign.sound.mfcc import WIDTH
 from framealign.corpus import manifest, protocols
@@ -34,48 +35,50 @@ from framealign.recipe.stages import nothing_half_made, remove_empty
 @dataclass(frozen=True)
 class UnitsRun:
     """Where units come from and go to."""
-    corpus: str = ""                                # manifest, table, or fairseq .tsv
-    mfcc: bool = False                              # cluster MFCC instead of a model's states
-    model: str = ""                                 # model directory
-    layer: int = 9                                  # whose states are clustered; 0: the block stack's input
-    codebook: str = ""                              # given: used as it is; else one is fitted
-    clusters: str = "500"                           # of the fitted codebook; several (32,64,128): of one for each
-    out: str = "runs/units"                         # folder for codebook.safetensors, units.safetensors
-    km: bool = False                                # also write units.km, fairseq's text
-    device: str = "auto"                            # auto, cpu, cuda or mps
-    precision: str = "float32"                      # auto, float32 or bfloat16 (one unit in a hundred differs)
+    corpus: str = setting("", "manifest, table, or fairseq .tsv")
+    mfcc: bool = setting(False, "cluster MFCC instead of a model's states")
+    model: str = setting("", "model directory")
+    layer: int = setting(9, "layer whose states are clustered; 0: the input of the first block")
+    codebook: str = setting("", "codebook to use as it is; without it one is fitted")
+    clusters: str = setting("500", "clusters of the fitted codebook; several (32,64,128): a codebook for each number")
+    out: str = setting("runs/units", "folder for codebook.safetensors and units.safetensors")
+    km: bool = setting(False, "also write units.km, fairseq's text format")
+    device: str = setting("auto", "auto, cpu, cuda or mps")
+    precision: str = setting("float32", "auto, float32 or bfloat16 (in bfloat16 one unit in a hundred differs)")
 
 
 @dataclass(frozen=True)
 class PretrainRun:
     """What is pretrained on what."""
-    corpus: str = ""                                # manifest, table, or fairseq .tsv
-    units: str = ""                                 # units.safetensors or fairseq's .km of this corpus; several: a,b,c
-    init_from: str = ""                             # model directory to start from (encoder only); "": from scratch
-    preset: str = "base"                            # tiny, small, base or large: settings; from scratch also the shape
-    run: str = "runs/pretrain"                      # folder for checkpoints, log.jsonl, encoder
-    resume: bool = True                             # --no-resume: refuse a folder that holds a checkpoint
-    preflight: bool = False                         # check all that can be checked before the hours, and nothing else
-    device: str = "auto"                            # auto, cpu, cuda or mps
-    precision: str = "auto"                         # auto, float32 or bfloat16
+    corpus: str = setting("", "manifest, table, or fairseq .tsv")
+    units: str = setting("", "units.safetensors or fairseq's .km of this corpus; several: a,b,c")
+    init_from: str = setting(
+        "", "model directory to start from (encoder only); without it training starts from scratch")
+    preset: str = setting("base", "settings, and from scratch also the size: tiny, small, base or large")
+    out: str = setting("runs/pretrain", "folder for checkpoints, log.jsonl and encoder")
+    resume: bool = setting(True, "continue an interrupted run; --no-resume: refuse a folder that holds a checkpoint")
+    preflight: bool = setting(False, "check all that can be checked before the hours of training, and stop there")
+    device: str = setting("auto", "auto, cpu, cuda or mps")
+    precision: str = setting("auto", "auto, float32 or bfloat16")
 
 
 @dataclass(frozen=True)
 class FinetuneRun:
     """What is fine-tuned, selected and tested on what."""
-    corpus: str = ""                                # manifest or table, with --session
-    session: str = "1"                              # held out for the test
-    train: str = ""                                 # instead of a corpus: the reference's three scp files
-    valid: str = ""                                 # scp to select on
-    test: str = ""                                  # scp to test on
-    validate_on: str = "session"                    # clean selection: a whole training session, or one speaker of it
-    init_from: str = ""                             # model directory (encoder only)
-    preset: str = "base"                            # tiny, small, base or large: settings
-    classes: str = ",".join(CLASSES)                # separated by commas, in the order of the classifier
-    run: str = "runs/finetune"                      # folder for checkpoints, log.jsonl, recogniser, results
-    resume: bool = True                             # --no-resume: refuse a folder that holds a checkpoint
-    device: str = "auto"                            # auto, cpu, cuda or mps
-    precision: str = "auto"                         # auto, float32 or bfloat16
+    corpus: str = setting("", "manifest or table, with --session")
+    session: str = setting("1", "session held out for the test")
+    train: str = setting("", "instead of a corpus, the reference's three scp files: this one to train on")
+    valid: str = setting("", "scp file to select on")
+    test: str = setting("", "scp file to test on")
+    validate_on: str = setting(
+        "session", "what clean selection validates on: session (a whole training session) or speaker (one of it)")
+    init_from: str = setting("", "model directory (encoder only)")
+    preset: str = setting("base", "settings: tiny, small, base or large")
+    classes: str = setting(",".join(CLASSES), "separated by commas, in the order of the classifier")
+    out: str = setting("runs/finetune", "folder for checkpoints, log.jsonl, recogniser and results")
+    resume: bool = setting(True, "continue an interrupted run; --no-resume: refuse a folder that holds a checkpoint")
+    device: str = setting("auto", "auto, cpu, cuda or mps")
+    precision: str = setting("auto", "auto, float32 or bfloat16")
 
 
 def required(config: object, *names: str) -> None:
@@ -103,7 +106,7 @@ def read_corpus(path: str, classes: tuple[str, ...] | list[str] = CLASSES) -> li
 def fresh(run: str, resume: bool) -> None:
     """Raise ValueError where `run` holds a checkpoint and it is not to be continued."""
     if not resume and any(Path(run).rglob("checkpoints/[0-9]*")):
-        raise ValueError(f"{run}: holds checkpoints; leave out --no-resume to continue, or choose another --run folder")
+        raise ValueError(f"{run}: holds checkpoints; leave out --no-resume to continue, or choose another --out folder")
 
 
 def make_units_run(config: UnitsRun, kmeans: KMeansConfig) -> None:
@@ -166,7 +169,7 @@ def pretrain_settings(config: PretrainRun) -> PretrainConfig:
 def pretrain_run(config: PretrainRun, settings: PretrainConfig) -> None:
     """Pretrain from scratch or from an encoder; a run that has checkpoints continues."""
     required(config, "corpus", "units")
-    fresh(config.run, config.resume)
+    fresh(config.out, config.resume)
     device, chosen = distributed.choose_device(config.device), preset(config.preset)
     distributed.autocast(device, config.precision)  # an unknown one is an error now
     utterances = read_corpus(config.corpus)
@@ -178,20 +181,20 @@ def pretrain_run(config: PretrainRun, settings: PretrainConfig) -> None:
         raise ValueError("from scratch the conv encoder must train too: leave out --freeze-conv, or give --init-from")
     torch.manual_seed(settings.seed)
     hubert = Hubert.from_pretrained(config.init_from) if config.init_from else Hubert(chosen.model, chosen.do_normalize)
-    run, width = Path(config.run), hubert.config.conv_dim[-1] if settings.cache_frontend and settings.freeze_conv else 0
+    run, width = Path(config.out), hubert.config.conv_dim[-1] if settings.cache_frontend and settings.freeze_conv else 0
     check_room(run, {run: training_bytes(hubert.config, settings)
                      + frames_bytes(utterances, width, settings.kept_type)})
     if config.preflight:
         return
     with lock.held(run), nothing_half_made(run / "frontend"):
-        encoder = pretrain(hubert, utterances, units, settings, config.run, device, config.precision)
+        encoder = pretrain(hubert, utterances, units, settings, config.out, device, config.precision)
     log.say(f"encoder: {encoder}")
 
 
 def finetune_run(config: FinetuneRun, settings: FinetuneConfig) -> None:
     """Fine-tune, select, test once: by session of a manifest, or by three scp lists."""
     required(config, "init_from")
-    fresh(config.run, config.resume)
+    fresh(config.out, config.resume)
     classes, device = class_names(config.classes), distributed.choose_device(config.device)
     distributed.autocast(device, config.precision)  # an unknown one is an error now
     if bool(config.corpus) == bool(config.train):
@@ -205,7 +208,7 @@ def finetune_run(config: FinetuneRun, settings: FinetuneConfig) -> None:
     else:
         utterances = read_corpus(config.corpus, classes)
         splits = protocols.split(utterances, config.session, settings.selection, config.validate_on, classes)
-    found, run = [], Path(config.run)
+    found, run = [], Path(config.out)
     for index, split in enumerate(splits):
         torch.manual_seed(settings.seed)            # the mask embedding, where the directory has none
         hubert = Hubert.from_pretrained(config.init_from)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from framealign.runtime import files
+from framealign.runtime.settings import setting
 from framealign.sound import audio
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
@@ -27,15 +28,16 @@ SUFFIXES = frozenset((".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3",
 @dataclass(frozen=True)
 class RecogniseRun:
     """How sounds are recognised and results written."""
-    timeline: bool = False                          # also over time: segments, and in json, jsonl and csv 50 frames/s
-    format: str = "table"                           # table, json, jsonl, csv, textgrid, audacity or rttm
-    smooth: float = 0.25                            # seconds: no segment is shorter; 0: each frame for itself
-    out: str = ""                                   # folder for one file per sound; "": everything on standard output
-    html: str = ""                                  # also this file: a page with a playable picture of each sound
-    codebook: str = ""                              # codebook.safetensors: also each frame's unit (with --timeline)
-    codebook_model: str = ""                        # model whose states it was fitted on; "": the recogniser's encoder
-    layer: int = -1                                 # of those states; -1: what the codebook's own record says
-    device: str = "auto"                            # auto, cpu, cuda or mps
+    timeline: bool = setting(False, "also over time: segments, and in json, jsonl and csv 50 frames/s")
+    format: str = setting("table", "table, json, jsonl, csv, textgrid, audacity or rttm")
+    smooth: float = setting(0.25, "seconds: no segment is shorter; 0: each frame for itself")
+    out: str = setting("", "folder for one file per sound; without it everything goes to standard output")
+    html: str = setting("", "also write this file: a page with a playable picture of each sound")
+    codebook: str = setting("", "codebook.safetensors: also each frame's unit (with --timeline)")
+    codebook_model: str = setting(
+        "", "model whose states the codebook was fitted on; without it the recogniser's encoder")
+    layer: int = setting(-1, "layer of those states; -1: the layer in the codebook's own record")
+    device: str = setting("auto", "auto, cpu, cuda or mps")
 
 
 def find(names: Iterable[str], lines: Iterable[bytes] = ()) -> Iterator[str | ValueError]:

@@ -19,17 +19,17 @@ def seed_numbers(text: str) -> list[int]:
 def run(config: recipe.SessionConfig, overrides: dict[str, str], pages: bool = True) -> None:
     """Run every fold, method and seed that is asked for, sharing stages; then write results and say the table.
 
-    Seeds have a folder each, `seed1` and so on, below config.run. pages: write `report.html` too.
+    Seeds have a folder each, `seed1` and so on, below config.out. pages: write `report.html` too.
     Raises ValueError as `session.run_sessions`.
     """
     seeds, methods = seed_numbers(config.seeds), recipe.METHODS if config.method == "all" else [config.method]
     if len(methods) > 1 and config.redo not in ("", "all"):
         raise ValueError(f"--redo {config.redo} is of one method: run it with --method, or redo all of them")
-    places = {seed: Path(config.run) / f"seed{seed}" for seed in seeds} or {config.seed: Path(config.run)}
+    places = {seed: Path(config.out) / f"seed{seed}" for seed in seeds} or {config.seed: Path(config.out)}
     redone = {seed: stages.Redo(place, config.redo) for seed, place in places.items()}
     for seed, place in places.items():
         for method in methods:
-            chosen = dataclasses.replace(config.of(method), seed=seed, seeds="", run=str(place))
+            chosen = dataclasses.replace(config.of(method), seed=seed, seeds="", out=str(place))
             if seeds:
                 log.say(f"== seed {seed}")
             if not recipe.run_sessions(chosen, overrides, redone[seed]):
@@ -45,14 +45,14 @@ def run(config: recipe.SessionConfig, overrides: dict[str, str], pages: bool = T
 
 def summary(config: recipe.SessionConfig, methods: list[str]) -> str:
     """The table of what was run; also written as `results.json` in each run's folder."""
-    for place in comparison.seeds_of(config.run).values():
+    for place in comparison.seeds_of(config.out).values():
         for method in methods:
             results.write(place, results.collect(place, method, config.selection))
     if len(methods) > 1:
-        return comparison.ablation(config.run, config.selection)
+        return comparison.ablation(config.out, config.selection)
     if config.seeds:
-        return comparison.seeds_table(config.run, methods[0], config.selection)
-    return results.table(results.collect(config.run, methods[0], config.selection))
+        return comparison.seeds_table(config.out, methods[0], config.selection)
+    return results.table(results.collect(config.out, methods[0], config.selection))
 
 
 def evaluate(run: str, method: str, selection: str) -> str:

@@ -17,7 +17,7 @@ import torch
 
 from framealign.runtime import distributed, files, lock, log
 from framealign.runtime.files import link
-from framealign.runtime.settings import as_dict
+from framealign.runtime.settings import as_dict, setting
 from framealign.corpus import manifest, protocols
 from framealign.corpus.importers import iemocap
 from framealign.corpus.protocols import SELECTIONS, class_names, split_ids
@@ -45,26 +45,27 @@ TINY = Path(__file__).parents[1] / "tiny"               # the committed base mod
 @dataclass(frozen=True)
 class SessionConfig:
     """What is run: corpus, base model, method and protocol."""
-    corpus: str = ""                                # manifest, or table with a header
-    iemocap: str = ""                               # folder that holds Session1 ... Session5
-    allow_partial: bool = False                     # take an IEMOCAP tree whose counts are not the published ones
-    hubert: str = ""                                # model directory, `tiny` (comes with the project) or `scratch`
-    codebook: str = ""                              # of tapt-units, e.g. the released 500 clusters; "": fitted
-    preset: str = "base"                            # tiny, small, base or large
-    run: str = "runs/session"                       # folder of all stages
-    session: str = "1"                              # held out; `all`: each in turn
-    method: str = ""                                # finetune, tapt, align (default), multiscale; `all`: one by one
-    clusters: str = ""                              # of align, e.g. 50, or of multiscale, 32,64,128; "": the preset's
-    selection: str = "clean"                        # clean, last, speaker, reference or best-test
-    validate_on: str = "session"                    # of clean: a whole training session, or one speaker of it
-    pretrain_data: str = "transductive"             # or inductive: not even the held-out session's sound
-    classes: str = ",".join(CLASSES)                # separated by commas, in the order of the classifier
-    seed: int = 0                                   # of every random draw
-    seeds: str = ""                                 # several instead, e.g. 1,2,3: a run of each in `seed1`, `seed2` ...
-    device: str = "auto"                            # auto, cpu, cuda or mps
-    precision: str = "auto"                         # auto, float32 or bfloat16
-    redo: str = ""                                  # a stage's name or `all`: remake it where it stands
-    preflight: bool = False                         # check all that can be checked before the hours, and nothing else
+    corpus: str = setting("", "manifest, or table with a header")
+    iemocap: str = setting("", "folder that holds Session1 ... Session5")
+    allow_partial: bool = setting(False, "take an IEMOCAP tree whose counts are not the published ones")
+    hubert: str = setting("", "base model: a model directory, `tiny` (comes with the project) or `scratch`")
+    codebook: str = setting("", "codebook of tapt-units, e.g. the released 500 clusters; without it one is fitted")
+    preset: str = setting("base", "size and settings: tiny, small, base or large")
+    out: str = setting("runs/session", "folder of all stages")
+    session: str = setting("1", "session held out for the test; `all`: each in turn")
+    method: str = setting("", "finetune, tapt, align (default), multiscale; `all`: one by one")
+    clusters: str = setting("", "clusters of align, e.g. 50, or of multiscale, e.g. 32,64,128; without it the preset's")
+    selection: str = setting("clean", "protocol: clean, last, speaker, reference or best-test")
+    validate_on: str = setting(
+        "session", "what clean selection validates on: session (a whole training session) or speaker (one of it)")
+    pretrain_data: str = setting("transductive", "transductive, or inductive: without the held-out session's audio")
+    classes: str = setting(",".join(CLASSES), "separated by commas, in the order of the classifier")
+    seed: int = setting(0, "of every random draw")
+    seeds: str = setting("", "several seeds instead, e.g. 1,2,3: a run of each in `seed1`, `seed2` ...")
+    device: str = setting("auto", "auto, cpu, cuda or mps")
+    precision: str = setting("auto", "auto, float32 or bfloat16")
+    redo: str = setting("", "a stage's name or `all`: remake it where it stands")
+    preflight: bool = setting(False, "check all that can be checked before the hours of training, and stop there")
 
     def __post_init__(self):
         meant = method_of(self.clusters)
@@ -128,7 +129,7 @@ class Recipe:
         distributed.autocast(self.device, config.precision)         # an unknown one is an error now
         self.classes = class_names(config.classes)
         self.utterances = read_utterances(config) if utterances is None else utterances
-        self.root = Path(config.run)
+        self.root = Path(config.out)
         self.fold = self.root / f"session{config.session}"
         transductive = config.pretrain_data == "transductive"
         self.shared = self.root if transductive else self.fold      # where stages go that a fold may share
@@ -334,7 +335,7 @@ def run_sessions(config: SessionConfig, overrides: dict[str, str], redo: Redo | 
 
     redo: what was made again before, for another method; who gives it calls its `finish`.
     """
-    utterances, again = read_utterances(config), redo or Redo(config.run, config.redo)
+    utterances, again = read_utterances(config), redo or Redo(config.out, config.redo)
     sessions = [config.session]
     if config.session == "all":
         sessions = sorted({u.session for u in utterances if u.label}, key=lambda name: (len(name), name)) or [""]
@@ -345,11 +346,11 @@ def run_sessions(config: SessionConfig, overrides: dict[str, str], redo: Redo | 
             if config.preflight:
                 preflight.say_parts(part)
         wanted |= recipe.room()
-    preflight.check_room(Path(config.run), wanted)
+    preflight.check_room(Path(config.out), wanted)
     results = {}
     if config.preflight:
         return results
-    with lock.held(config.run):
+    with lock.held(config.out):
         for name, recipe in recipes.items():
             log.say(f"== session {name} held out, method {config.method}")
             results[name] = recipe.run(again)

@@ -133,7 +133,7 @@ def finished(run: str | Path, method: str, selection: str) -> dict[str, dict]:
     for (other, _), its_own in zip(others, rest):
         if reason := difference(settings, its_own):
             raise ValueError(f"{run}: folds of two experiments cannot be pooled: from session {name} to session "
-                             f"{other}, {reason}; give each experiment a --run folder of its own")
+                             f"{other}, {reason}; give each experiment an --out folder of its own")
     return folds
 
 

@@ -117,7 +117,7 @@ def refuse(stage: Stage, reason: str) -> None:
     """Raise ValueError where there is a reason not to keep or continue a stage."""
     if reason:
         raise ValueError(f"stage {stage.name} in {stage.folder} is {reason}; remake it and what builds on it "
-                         f"with --redo {stage.name}, or choose another --run folder")
+                         f"with --redo {stage.name}, or choose another --out folder")
 
 
 def outdated(stage: Stage, wanted: dict) -> str:

@@ -1,42 +1,82 @@
-"""Every default of the project, in frozen dataclasses; the presets; flags and JSON made from them.
-
-A name that Hugging Face's `HubertConfig` has keeps it, so that `HubertConfig` here *is* the `config.json` there.
-"""
+"""Settings are frozen dataclasses: flags, their help and JSON are made from the fields, and defaults stand nowhere else."""
 import argparse
 import dataclasses
-import inspect
-import re
-from dataclasses import fields
 from pathlib import Path
+from typing import Any
+
+from framealign.runtime import log
 
 
 def require(condition: bool, message: str) -> None:
+    """Raise ValueError with this message unless the condition holds."""
     if not condition:
         raise ValueError(message)
 
 
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field with this default, and with the help text of its flag: meaning, unit and range."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
 def add_flags(parser: argparse.ArgumentParser, config_type: type) -> None:
-    """One flag per field (bool, int, float or str): --mask-start-fraction 0.08, --freeze-conv / --no-freeze-conv.
+    """One flag per `setting` (bool, int, float or str): --mask-start-fraction 0.08, --freeze-conv / --no-freeze-conv.
 
-    The comment beside a field is its flag's help. A flag that is not given leaves the preset's or the default value
-    alone (`from_flags`).
+    A flag that is not given is None, so that the preset's value or the default stays (`from_flags`).
     """
-    comments = dict(re.findall(r"^    (\w+): .*?# (.*)$", inspect.getsource(config_type), re.MULTILINE))
-    for item in fields(config_type):
-        kind = {"action": argparse.BooleanOptionalAction} if item.type is bool else {"type": item.type}
-        words = [comments.get(item.name, ""), f"default {item.default}" if item.default != "" else ""]
-        parser.add_argument("--" + item.name.replace("_", "-"), default=None,
-                            help="; ".join(filter(None, words)).replace("%", "%%"), **kind)
+    for item in dataclasses.fields(config_type):
+        words = item.metadata["help"]
+        if item.type is bool:
+            kind = {"action": argparse.BooleanOptionalAction}
+            words += f" (default {'on' if item.default else 'off'})"
+        else:
+            kind = {"type": item.type}
+            if item.default != "":
+                words += f" (default {item.default})"
+        parser.add_argument(flag_of(item.name), default=None, help=words.replace("%", "%%"), **kind)
 
 
-def from_flags(args: argparse.Namespace, config: object) -> object:
+def flag_of(name: str) -> str:
+    """The flag of a field: "mask_start_fraction" -> "--mask-start-fraction"."""
+    return "--" + name.replace("_", "-")
+
+
+def add_old_names(parser: argparse.ArgumentParser, *flags: str, now: str = "--out") -> None:
+    """Understand flags that were renamed, without listing them in the help; one line on stderr gives the new name."""
+    for flag in flags:
+        parser.add_argument(flag, dest=now.lstrip("-").replace("-", "_"), action=_OldName, now=now, default=None,
+                            help=argparse.SUPPRESS)
+
+
+class _OldName(argparse.Action):
+    """Store the value under the new name of the flag."""
+
+    def __init__(self, *args, now: str, **options):
+        super().__init__(*args, **options)
+        self.now = now
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        log.say_once(f"{option_string} is now {self.now} (the old name goes in the next version)")
+        setattr(namespace, self.dest, value)
+
+
+def from_flags(args: argparse.Namespace, config: Any) -> Any:
     """`config` with the flags that were given put in."""
-    given = {item.name: getattr(args, item.name) for item in fields(config)
-             if getattr(args, item.name, None) is not None}
+    given = {}
+    for item in dataclasses.fields(config):
+        value = getattr(args, item.name, None)
+        if value is not None:
+            given[item.name] = value
     return dataclasses.replace(config, **given)
 
 
-def as_dict(config: object) -> dict:
+def as_dict(config: Any) -> dict:
     """Plain data for JSON; tuples become lists, paths strings."""
-    plain = lambda x: str(x) if isinstance(x, Path) else list(x) if isinstance(x, tuple) else x
-    return {key: plain(value) for key, value in dataclasses.asdict(config).items()}
+    return {name: _plain(value) for name, value in dataclasses.asdict(config).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return list(value)
+    return value

@@ -2,7 +2,7 @@
 import math
 from dataclasses import dataclass
 
-from framealign.runtime.settings import require
+from framealign.runtime.settings import require, setting
 from framealign.corpus.protocols import SELECTIONS
 from framealign.units.frame_store import KEPT_TYPES
 
@@ -10,35 +10,40 @@ from framealign.units.frame_store import KEPT_TYPES
 @dataclass(frozen=True)
 class PretrainConfig:
     """Masked prediction of units (HuBERT, Sec. II); the defaults are the reference's. Sizes in seconds of audio."""
-    seed: int = 0
-    updates: int = 20_000                           # optimiser steps
-    warmup_updates: int = 4_000                     # of a rising learning rate
-    peak_lr: float = 5e-4                           # linear warm-up to it, linear decay to 0 at `updates`
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.98
-    adam_eps: float = 1e-6
-    weight_decay: float = 0.01
-    clip_norm: float = 10.0                         # largest gradient norm
-    batch_seconds: float = 350.0                    # audio per update, over all ranks
-    micro_batch_seconds: float = 87.5               # audio per forward on one rank
-    min_seconds: float = 1.0                        # shorter utterances are left out
-    max_seconds: float = 15.625                     # longer ones are cropped
-    mask_start_fraction: float = 0.08               # of frames start a span; with spans of 10, 57 % are hidden
-    mask_span_frames: int = 10                      # 20 ms each
-    mask_min_spans: int = 2                         # where they fit
-    unmasked_weight: float = 0.0                    # of a visible frame's loss; HuBERT's alpha is 1 / (1 + this)
-    temperature: float = 0.1                        # the cosine is divided by
-    projection_size: int = 256                      # P
-    freeze_conv: bool = True                        # the conv encoder does not train
-    cache_frontend: bool = True                     # keep the frozen conv encoder's output, once per utterance
-    kept_type: str = "float16"                      # of what is kept: float16, bfloat16 or float32
-    compile_blocks: bool = False                    # fuse small operations by torch.compile: for a GPU; takes a minute
-    feature_penalty: float = 10.0                   # mean square of conv features; only when the conv encoder trains
-    valid_fraction: float = 0.02                    # of utterances, held out with fixed masks
-    valid_every_updates: int = 500
-    log_every_updates: int = 50
-    save_every_updates: int = 500
-    keep_checkpoints: int = 2
+    seed: int = setting(0, "of every random draw")
+    updates: int = setting(20_000, "optimiser steps")
+    warmup_updates: int = setting(4_000, "updates of a rising learning rate")
+    peak_lr: float = setting(
+        5e-4, "learning rate at the end of the linear warm-up; from there linear decay to 0 at --updates")
+    adam_beta1: float = setting(0.9, "AdamW's decay of the gradient's running mean, per update")
+    adam_beta2: float = setting(0.98, "AdamW's decay of the squared gradient's running mean, per update")
+    adam_eps: float = setting(1e-6, "added to AdamW's denominator")
+    weight_decay: float = setting(0.01, "AdamW's decoupled weight decay, times the learning rate, per update")
+    clip_norm: float = setting(10.0, "largest norm of the gradient; a larger one is scaled down to it")
+    batch_seconds: float = setting(350.0, "seconds of audio per update, over all ranks")
+    micro_batch_seconds: float = setting(87.5, "seconds of audio per forward pass on one rank")
+    min_seconds: float = setting(1.0, "seconds; shorter utterances are left out")
+    max_seconds: float = setting(15.625, "seconds; longer utterances are cropped")
+    mask_start_fraction: float = setting(
+        0.08, "share of the frames that start a masked span; with spans of 10 frames, 57 % end up masked")
+    mask_span_frames: int = setting(10, "frames of a masked span, 20 ms each")
+    mask_min_spans: int = setting(2, "fewest masked spans of an utterance, where they fit")
+    unmasked_weight: float = setting(0.0, "weight of an unmasked frame's loss; HuBERT's alpha is 1 / (1 + this)")
+    temperature: float = setting(0.1, "the cosine of the logits is divided by it")
+    projection_size: int = setting(256, "width P of the projections that are compared with the codewords")
+    freeze_conv: bool = setting(True, "the conv encoder does not train")
+    cache_frontend: bool = setting(
+        True, "compute the frozen conv encoder's output once for each utterance, and keep it on the disk")
+    kept_type: str = setting("float16", "type of the numbers kept on the disk: float16, bfloat16 or float32")
+    compile_blocks: bool = setting(
+        False, "fuse small operations by torch.compile: for a GPU; takes a minute at the start")
+    feature_penalty: float = setting(
+        10.0, "weight of the mean square of the conv features; only when the conv encoder trains")
+    valid_fraction: float = setting(0.02, "share of the utterances that is held out for validation, with fixed masks")
+    valid_every_updates: int = setting(500, "updates between two validations")
+    log_every_updates: int = setting(50, "updates between two lines of log.jsonl")
+    save_every_updates: int = setting(500, "updates between two checkpoints")
+    keep_checkpoints: int = setting(2, "newest checkpoints that stay on the disk")
 
     def __post_init__(self):
         for name in ("updates", "mask_span_frames", "projection_size", "valid_every_updates", "log_every_updates",
@@ -69,30 +74,35 @@ POOLINGS = ("attention", "mean")
 @dataclass(frozen=True)
 class FinetuneConfig:
     """Emotion recognition on top of the encoder (alignment paper, Sec. 2.3); the defaults are the reference's."""
-    seed: int = 0
-    epochs: int = 40                                # of as many draws as there are training utterances
-    lr: float = 1e-4                                # constant, as the reference has it, unless lr_decay
-    lr_decay: bool = False                          # linear decay to 0 at the last update
-    head_lr_factor: float = 1.0                     # the classifier learns so many times faster
-    weight_decay: float = 1e-5
-    batch_size: int = 64                            # utterances per update
-    micro_batch_size: int = 64                      # utterances per forward
-    clip_norm: float = 10.0
-    pooling: str = "attention"                      # or mean
-    selection: str = "clean"                        # clean, last, speaker, reference or best-test
-    max_seconds: float = 6.0                        # of a training crop; 0: whole utterances
-    test_max_seconds: float = 0.0                   # 0: whole utterances
-    test_every_epoch: bool = False                  # also note what each epoch says of the test part; selects nothing
-    mask_start_fraction: float = 0.08               # time masking in training
-    mask_span_frames: int = 10                      # 20 ms each
-    mask_min_spans: int = 0                         # where they fit
-    dropout: float = 0.1                            # before pooling and before the classifier
-    balanced: bool = True                           # draw classes equally often, with replacement
-    packed: bool = True                             # train on real frames alone: no work for the padding of a batch
-    freeze_conv: bool = True
-    cache_frontend: bool = True
-    kept_type: str = "float16"                      # of what is kept: float16, bfloat16 or float32
-    keep_checkpoints: int = 2                       # one before, should the newest be damaged
+    seed: int = setting(0, "of every random draw")
+    epochs: int = setting(40, "epochs of as many draws as there are training utterances")
+    lr: float = setting(1e-4, "learning rate; constant, as in the reference, unless --lr-decay")
+    lr_decay: bool = setting(False, "linear decay of the learning rate to 0 at the last update")
+    head_lr_factor: float = setting(
+        1.0, "the classifier's learning rate is so many times that of the encoder")
+    weight_decay: float = setting(1e-5, "AdamW's decoupled weight decay, times the learning rate, per update")
+    batch_size: int = setting(64, "utterances per update")
+    micro_batch_size: int = setting(64, "utterances per forward pass")
+    clip_norm: float = setting(10.0, "largest norm of the gradient; a larger one is scaled down to it")
+    pooling: str = setting("attention", "attention or mean")
+    selection: str = setting("clean", "protocol: clean, last, speaker, reference or best-test")
+    max_seconds: float = setting(6.0, "seconds of a training utterance that are used; 0: whole utterances")
+    test_max_seconds: float = setting(
+        0.0, "seconds of an utterance that are used in validation and test; 0: whole utterances")
+    test_every_epoch: bool = setting(False, "also record the test results of each epoch; they select nothing")
+    mask_start_fraction: float = setting(
+        0.08, "share of the frames that start a masked span (time masking) in training")
+    mask_span_frames: int = setting(10, "frames of a masked span, 20 ms each")
+    mask_min_spans: int = setting(0, "fewest masked spans of an utterance, where they fit")
+    dropout: float = setting(0.1, "probability of dropout before pooling and before the classifier")
+    balanced: bool = setting(True, "draw the classes equally often, with replacement")
+    packed: bool = setting(True, "train on real frames alone: no work for the padding of a batch")
+    freeze_conv: bool = setting(True, "the conv encoder does not train")
+    cache_frontend: bool = setting(
+        True, "compute the frozen conv encoder's output once for each utterance, and keep it on the disk")
+    kept_type: str = setting("float16", "type of the numbers kept on the disk: float16, bfloat16 or float32")
+    keep_checkpoints: int = setting(
+        2, "newest checkpoints that stay on the disk; more than one, should the newest be damaged")
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "micro_batch_size", "mask_span_frames", "keep_checkpoints"):

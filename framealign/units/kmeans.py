@@ -22,7 +22,7 @@ from torch import Tensor
 
 from framealign.runtime import distributed
 from framealign.runtime.seeds import derive_seed
-from framealign.runtime.settings import require
+from framealign.runtime.settings import require, setting
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,18 @@ class KMeansConfig:
 
     One seeding with twice the candidates leaves less inertia than the better one of two, for the same products.
     """
-    seed: int = 0
-    seeding_frames: int = 20_000                    # subsample on which seedings are tried, at least 10 per cluster
-    seeding_tries: int = 1
-    seeding_candidates: int = 32                    # frames drawn per centroid; the one that helps most is kept
-    seeding_passes: int = 5                         # at most, over the subsample: later passes settle sooner
-    max_frames: int = 500_000                     # held over all ranks; of more, each pass draws so many, or as seeding
-    batch_frames: int = 10_000                      # S of one mini-batch, over all ranks
-    mini_batch_passes: int = 1
-    full_passes: int = 15                           # at most
-    tolerance: float = 3e-4                         # a pass over all frames that gains less of the inertia is the last
+    seed: int = setting(0, "of every random draw")
+    seeding_frames: int = setting(
+        20_000, "frames of the subsample on which seedings are tried; at least 10 per cluster are taken")
+    seeding_tries: int = setting(1, "seedings that are tried; the best one is used")
+    seeding_candidates: int = setting(32, "frames drawn for each new centroid; the one that helps most is taken")
+    seeding_passes: int = setting(5, "passes over the subsample, at most: later passes settle sooner")
+    max_frames: int = setting(
+        500_000, "frames in memory, over all ranks; of more, each pass draws so many, or as many as seeding takes")
+    batch_frames: int = setting(10_000, "frames of one mini-batch, over all ranks")
+    mini_batch_passes: int = setting(1, "mini-batch passes over the frames")
+    full_passes: int = setting(15, "passes over all frames, at most")
+    tolerance: float = setting(3e-4, "share of the inertia; a pass over all frames that gains less is the last")
 
     def __post_init__(self):
         for name in ("seeding_frames", "seeding_tries", "seeding_candidates", "max_frames", "batch_frames"):

@@ -123,8 +123,8 @@ def test_torchrun_leaves_our_flags_alone(script, name):
     """It takes what begins one of its own options for that option, wherever it stands (pytorch issue 120601)."""
     theirs = [option for action in get_args_parser()._actions for option in action.option_strings]
     ours = set(re.findall(r"--[a-z-]+", script(name, "--help").out.partition("options:")[2]))
-    assert {flag for flag in ours if any(option.startswith(flag) for option in theirs)} <= {"--run", "--help"}
-    assert "--run" not in ours or "--run-folder" in ours
+    assert {flag for flag in ours if any(option.startswith(flag) for option in theirs)} == {"--help"}
+    assert "--out" in ours
 
 
 @pytest.mark.parametrize("name, words", [
@@ -154,9 +154,9 @@ def test_launched_from_the_shell(table, tmp_path):
 
 def test_two_ranks_of_torchrun_pretrain_as_one(good, table, units, base, tmp_path):
     args = ["--corpus", table, "--units", units, "--init-from", base, *QUICK]
-    good("pretrain", *args, "--run", tmp_path / "one")
+    good("pretrain", *args, "--out", tmp_path / "one")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2,
-               small.ROOT / "bin" / "pretrain.py", *args, "--run-folder", tmp_path / "two"]
+               small.ROOT / "bin" / "pretrain.py", *args, "--out", tmp_path / "two"]
     found = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=tmp_path, env=small.ENVIRONMENT)
     assert found.returncode == 0, found.stderr
     assert found.stdout.splitlines()[-1] == f"encoder: {tmp_path / 'two' / 'encoder'}"      # said by one rank
@@ -201,10 +201,10 @@ def test_units_of_mfcc_of_states_and_of_a_codebook(good, table, base, tones, tmp
 
 def test_pretrain_from_scratch_finetune_export_recognise(good, table, units, tones, tmp_path):
     """The chain of single steps that a newcomer takes."""
-    good("pretrain", "--corpus", table, "--units", units, *QUICK, "--run", tmp_path / "pre")
+    good("pretrain", "--corpus", table, "--units", units, *QUICK, "--out", tmp_path / "pre")
     log = [json.loads(line) for line in (tmp_path / "pre" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["update"] == 2 and {"loss", "masked_accuracy"} <= {key for line in log for key in line}
-    good("finetune", "--corpus", table, "--session", 2, "--init-from", tmp_path / "pre" / "encoder", *TUNED, "--run",
+    good("finetune", "--corpus", table, "--session", 2, "--init-from", tmp_path / "pre" / "encoder", *TUNED, "--out",
          tmp_path / "fine")
     assert files.read_json(tmp_path / "fine" / "results.json")["num_utterances"]["test"] == 8
     out = good("export", tmp_path / "fine", tmp_path / "exported")
@@ -229,7 +229,7 @@ def test_finetune_by_lists_and_again(good, script, tones, base, tmp_path):
         lines = [f"{u.id} {u.path} {utterance.CLASSES.index(u.label)}\n" for u in tones if u.session == fold]
         (tmp_path / f"{part}.scp").write_text("".join(lines))
     args = [word for part in ("train", "valid", "test") for word in (f"--{part}", tmp_path / f"{part}.scp")]
-    args += ["--init-from", base, *TUNED, "--pooling", "mean", "--run", tmp_path / "run"]
+    args += ["--init-from", base, *TUNED, "--pooling", "mean", "--out", tmp_path / "run"]
     good("finetune", *args)
     before = small.products(tmp_path / "run")
     assert "continues after update 1" in good("finetune", *args) and small.products(tmp_path / "run") == before
@@ -239,7 +239,7 @@ def test_finetune_by_lists_and_again(good, script, tones, base, tmp_path):
 
 def test_session_and_evaluate_print_the_table(good, tree, base, finished, tmp_path):
     args = ["--iemocap", tree, "--allow-partial", "--hubert", base, "--preset", "tiny", "--device", "cpu", *small.FLAGS]
-    out = good("session", *args, "--session", "all", "--method", "finetune", "--run", finished)
+    out = good("session", *args, "--session", "all", "--method", "finetune", "--out", finished)
     assert out.count("[finetune] kept") == 3
     table = out[out.index("protocol: "):]
     assert good("evaluate", finished, "--method", "finetune") == table
@@ -248,7 +248,7 @@ def test_session_and_evaluate_print_the_table(good, tree, base, finished, tmp_pa
     assert [row[0] for row in rows[2:8]] == ["1", "2", "3", "mean", "deviation", "pooled"] and rows[7][-1] == "24"
     assert files.read_json(finished / "results.json")["finetune"]["pooled"]["wa"] == pytest.approx(
         float(rows[7][1]) / 100, abs=6e-4)
-    out = good("session", *args, "--method", "align", "--run", tmp_path / "run", "--set", "pretrain.updates=2")
+    out = good("session", *args, "--method", "align", "--out", tmp_path / "run", "--set", "pretrain.updates=2")
     assert "protocol: method align, " in out and (tmp_path / "run" / "session1" / "recogniser" / "config.json").exists()
     stage = files.read_json(tmp_path / "run" / "tapt-pretrain" / "stage.json")
     assert stage["settings"]["pretrain"]["updates"] == 2
@@ -257,7 +257,7 @@ def test_session_and_evaluate_print_the_table(good, tree, base, finished, tmp_pa
 def test_all_methods_and_two_seeds_share_stages_and_are_compared(good, tree, base, tmp_path):
     """The ablation on two folds' worth of stages: what depends on nothing is made once; the table and the pairs."""
     args = ["--iemocap", tree, "--allow-partial", "--hubert", base, "--preset", "tiny", "--device", "cpu", *small.FLAGS,
-            "--set", "finetune.epochs=1", "--set", "finetune.test_every_epoch=true", "--run", tmp_path / "run"]
+            "--set", "finetune.epochs=1", "--set", "finetune.test_every_epoch=true", "--out", tmp_path / "run"]
     out = good("session", *args, "--method", "all", "--seeds", "1,2")
     assert out.count("[tapt-pretrain] done") == 2 and out.count("[tapt-pretrain] kept") == 4    # the others keep it
     table = out[out.index("protocol: "):]
@@ -281,14 +281,14 @@ def test_all_methods_and_two_seeds_share_stages_and_are_compared(good, tree, bas
 def test_session_on_a_table_of_real_speech(good, shared, base, tmp_path):
     """EMO-DB's four emotions, as they come: rates, durations and a table that is not the project's."""
     good("session", "--corpus", shared / "emodb4" / "emodb4.tsv", "--hubert", base, "--preset", "tiny", "--method",
-         "finetune", "--device", "cpu", *small.FLAGS, "--set", "finetune.epochs=1", "--run", tmp_path / "run")
+         "finetune", "--device", "cpu", *small.FLAGS, "--set", "finetune.epochs=1", "--out", tmp_path / "run")
     assert files.read_json(tmp_path / "run" / "session1" / "finetune" / "results.json")["reported"]["ua"] > 0
 
 
 def test_demo_runs_the_three_methods_and_measures_alignment(good, base, tmp_path, monkeypatch):
     """The demo itself, on a corpus of 40 utterances and with a random base model."""
     monkeypatch.setattr(demo_command, "UTTERANCES_PER_SPEAKER", 4)
-    out = good("demo", "--hubert", base, "--device", "cpu", *small.FLAGS, "--run", tmp_path / "demo")
+    out = good("demo", "--hubert", base, "--device", "cpu", *small.FLAGS, "--out", tmp_path / "demo")
     found = files.read_json(tmp_path / "demo" / "demo.json")
     assert list(found["methods"]) == ["finetune", "tapt", "align"]
     for method, result in found["methods"].items():
@@ -302,7 +302,7 @@ def test_the_committed_base_model_can_be_made_again(good, tmp_path, monkeypatch)
     monkeypatch.setattr(recipe, "TINY", tmp_path / "tiny")
     monkeypatch.setattr(demo_command, "BASE_SESSIONS", 3)
     monkeypatch.setattr(demo_command, "BASE_UTTERANCES_PER_SPEAKER", 4)
-    good("demo", "--make-tiny-base", "--device", "cpu", *small.FLAGS, "--run", tmp_path / "run")
+    good("demo", "--make-tiny-base", "--device", "cpu", *small.FLAGS, "--out", tmp_path / "run")
     assert Hubert.from_pretrained(tmp_path / "tiny").config == small.model()
     record = files.read_json(tmp_path / "tiny" / "record.json")
     assert record["utterances"] == 24 and set(record["stages"]) == {"mfcc-units", "scratch-1", "scratch-units",
@@ -355,7 +355,7 @@ def test_rotten_sound(script, tones, base, finished, tmp_path, name, kind):
     before = listing(tmp_path)
     args = {"recognise": [finished / "session1" / "recogniser", tmp_path / "bad.wav"],
             "session": ["--corpus", tmp_path / "corpus.tsv", "--hubert", base, "--preset", "tiny", *small.FLAGS,
-                        "--device", "cpu", "--run", tmp_path / "run"],
+                        "--device", "cpu", "--out", tmp_path / "run"],
             "units": ["--corpus", tmp_path / "corpus.tsv", "--mfcc", "--clusters", 4, "--out", tmp_path / "run"]}
     refused(script(name, *args[name]), tmp_path, before, "bad.wav", ROTTEN[kind])
 
@@ -388,9 +388,9 @@ def test_rotten_manifests(script, tones, base, units, tmp_path, name, change, wo
     before = listing(tmp_path)
     args = {"prepare": ["--table", tmp_path / "corpus.tsv", "--out", tmp_path / "made" / "corpus.tsv"],
             "units": ["--mfcc", "--out", tmp_path / "run"],
-            "pretrain": ["--units", units, "--init-from", base, *QUICK, "--run", tmp_path / "run"],
-            "finetune": ["--init-from", base, *TUNED, "--run", tmp_path / "run"],
-            "session": ["--hubert", base, *small.FLAGS, "--preset", "tiny", "--run", tmp_path / "run"]}[name]
+            "pretrain": ["--units", units, "--init-from", base, *QUICK, "--out", tmp_path / "run"],
+            "finetune": ["--init-from", base, *TUNED, "--out", tmp_path / "run"],
+            "session": ["--hubert", base, *small.FLAGS, "--preset", "tiny", "--out", tmp_path / "run"]}[name]
     args += [] if name == "prepare" else ["--corpus", tmp_path / "corpus.tsv"]
     refused(script(name, *args), tmp_path, before, *words)
 
@@ -420,9 +420,9 @@ def test_rotten_models(script, table, units, base, tmp_path, name, how, words):
     spoil_model(model, how)
     before = listing(tmp_path)
     args = {"units": ["--corpus", table, "--model", model, "--layer", 1, "--out", tmp_path / "run"],
-            "pretrain": ["--corpus", table, "--units", units, "--init-from", model, *QUICK, "--run", tmp_path / "run"],
-            "finetune": ["--corpus", table, "--init-from", model, *TUNED, "--run", tmp_path / "run"],
-            "session": ["--corpus", table, "--hubert", model, "--preset", "tiny", *small.FLAGS, "--run",
+            "pretrain": ["--corpus", table, "--units", units, "--init-from", model, *QUICK, "--out", tmp_path / "run"],
+            "finetune": ["--corpus", table, "--init-from", model, *TUNED, "--out", tmp_path / "run"],
+            "session": ["--corpus", table, "--hubert", model, "--preset", "tiny", *small.FLAGS, "--out",
                         tmp_path / "run"],
             "export": [model, tmp_path / "run"], "recognise": [model, table]}
     refused(script(name, *args[name]), tmp_path, before, str(model), *words)
@@ -432,18 +432,18 @@ def test_rotten_models(script, table, units, base, tmp_path, name, how, words):
     ("prepare", ["--iemocap", "/wrong", "--out", "{}/a.tsv"], ["/wrong: no Session1 to Session5", "holds Session1"]),
     ("prepare", ["--iemocap", "{tree}", "--out", "{}/a.tsv"], ["not the whole IEMOCAP", "--allow-partial"]),
     ("prepare", ["--fairseq", "{table}", "--out", "{}/a.tsv"], ["the first line of a fairseq .tsv must be the root"]),
-    ("session", ["--iemocap", "/wrong", "--hubert", "{base}", "--run", "{}/r"], ["/wrong: no Session1 to Session5"]),
-    ("session", ["--corpus", "{table}", "--hubert", "/does/not/exist", "--run", "{}/r"],
+    ("session", ["--iemocap", "/wrong", "--hubert", "{base}", "--out", "{}/r"], ["/wrong: no Session1 to Session5"]),
+    ("session", ["--corpus", "{table}", "--hubert", "/does/not/exist", "--out", "{}/r"],
      ["/does/not/exist: no such directory"]),
-    ("session", ["--corpus", "{table}", "--hubert", "{base}", "--run", "{}/r"], ["choose the --preset of the model's"]),
-    ("session", ["--corpus", "{table}", "--hubert", "{base}", "--set", "updates", "--run", "{}/r"], ["NAME=VALUE"]),
-    ("session", ["--corpus", "{table}", "--hubert", "{base}", "--session", "7", "--run", "{}/r"],
+    ("session", ["--corpus", "{table}", "--hubert", "{base}", "--out", "{}/r"], ["choose the --preset of the model's"]),
+    ("session", ["--corpus", "{table}", "--hubert", "{base}", "--set", "updates", "--out", "{}/r"], ["NAME=VALUE"]),
+    ("session", ["--corpus", "{table}", "--hubert", "{base}", "--session", "7", "--out", "{}/r"],
      ["no utterance of session 7; there are: 1, 2, 3"]),
     ("session", ["--corpus", "{table}"], ["give the base model"]),
     ("evaluate", ["{}/none"], ["no finished fold of method align; run bin/session.py first"]),
     ("evaluate", [], ["give either a run's folder or --compare with two"]),
     ("evaluate", ["--compare", "{table}", "{table}"], ["corpus.tsv: must have the columns id, true and predicted"]),
-    ("session", ["--corpus", "{table}", "--hubert", "{base}", "--seeds", "1,x", "--run", "{}/r"],
+    ("session", ["--corpus", "{table}", "--hubert", "{base}", "--seeds", "1,x", "--out", "{}/r"],
      ["--seeds must be different whole numbers separated by commas, got '1,x'"]),
     ("session", ["--corpus", "{table}", "--hubert", "{base}", "--method", "all", "--redo", "tapt-units"],
      ["--redo tapt-units is of one method"]),
@@ -452,18 +452,18 @@ def test_rotten_models(script, table, units, base, tmp_path, name, how, words):
     ("units", ["--corpus", "{table}", "--model", "{base}", "--layer", "1", "--codebook", "{codebook}", "--out", "{}/u"],
      ["codebook.npy: a codebook of 7 dimensions cannot label frames of 16"]),
     ("units", ["--corpus", "{table}", "--mfcc", "--full-passes", "-1"], ["full_passes must not be negative, got -1"]),
-    ("pretrain", ["--corpus", "{table}", "--units", "{other}", "--init-from", "{base}", "--run", "{}/r"],
+    ("pretrain", ["--corpus", "{table}", "--units", "{other}", "--init-from", "{base}", "--out", "{}/r"],
      [r"other.km: utterance Ses01F_impro00_F000 has 3 units but \d+ frames", "make the units of this manifest"]),
-    ("pretrain", ["--corpus", "{table}", "--units", "{units}", "--freeze-conv", "--run", "{}/r"],
+    ("pretrain", ["--corpus", "{table}", "--units", "{units}", "--freeze-conv", "--out", "{}/r"],
      ["from scratch the conv encoder must train too"]),
     ("pretrain", ["--corpus", "{table}", "--units", "{units}", "--updates", "0"],
      ["updates must be at least 1, got 0"]),
-    ("finetune", ["--corpus", "{table}", "--run", "{}/r"], ["--init-from is needed; --help shows an example"]),
-    ("finetune", ["--corpus", "{three}", "--init-from", "{base}", "--run", "{}/r"],
+    ("finetune", ["--corpus", "{table}", "--out", "{}/r"], ["--init-from is needed; --help shows an example"]),
+    ("finetune", ["--corpus", "{three}", "--init-from", "{base}", "--out", "{}/r"],
      ["the training part .* has no utterance labelled sad", "leave the class out"]),
     ("export", ["{base}", "{table}"], ["corpus.tsv: exists already"]),
     ("recognise", ["{base}", "{table}"], ["base: holds an encoder but no recogniser"]),
-    ("demo", ["--hubert", "/does/not/exist", "--set", "x=1", "--run", "{}/d"], ["--set x: no such setting"]),
+    ("demo", ["--hubert", "/does/not/exist", "--set", "x=1", "--out", "{}/d"], ["--set x: no such setting"]),
 ])
 def test_other_mistakes(script, table, tree, base, units, tmp_path, monkeypatch, name, args, words):
     monkeypatch.setattr(demo_command, "make_corpus", lambda *args: tree)                # it takes minutes
@@ -483,11 +483,11 @@ def test_other_mistakes(script, table, tree, base, units, tmp_path, monkeypatch,
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 @pytest.mark.parametrize("words, status, said", [
     (["session", "S=2", "IEMOCAP=/a b", "HUBERT=tiny", "RUN=r"], 0,
-     r'bin/session\.py --iemocap "/a b" --hubert "tiny"\s+--preset tiny --seed 0 +--run-folder "r" +--session'),
+     r'bin/session\.py --iemocap "/a b" --hubert "tiny"\s+--preset tiny --seed 0 +--out "r" +--session'),
     (["sessions", "CORPUS=c.tsv", "HUBERT=/m", "METHOD=tapt", "CODEBOOK=k.bin", "FLAGS=--redo all"], 0,
      r'--corpus "c\.tsv" --hubert "/m"\s+--codebook "k\.bin" --preset base --method tapt .*--redo all --session all'),
     (["session", "CORPUS=c.tsv", "HUBERT=tiny", "CLUSTERS=32,64,128"], 0,
-     "--preset tiny --seed 0 --clusters 32,64,128 --run-folder"),
+     "--preset tiny --seed 0 --clusters 32,64,128 --out"),
     (["session", "HUBERT=tiny"], 2, "give IEMOCAP=folder or CORPUS=table"),
     (["session", "IEMOCAP=/a"], 2, "give HUBERT=a model directory, tiny or scratch"),
 ])

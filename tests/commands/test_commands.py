@@ -121,7 +121,7 @@ def test_several_codebooks_are_made_and_predicted_together(table, base, tmp_path
         assert (tmp_path / "4,6" / name).read_bytes() == alone.read_bytes(), one
     units = ",".join(str(tmp_path / number / "units.safetensors") for number in ("4", "6"))
     files_commands.pretrain_run(PretrainRun(corpus=str(table), units=units, init_from=str(base), preset="tiny",
-                                      run=str(tmp_path / "run"), device="cpu"), SMALL.pretrain)
+                                      out=str(tmp_path / "run"), device="cpu"), SMALL.pretrain)
     assert files.read_json(tmp_path / "run" / "pretrain.json")["num_clusters"] == [4, 6]
     with pytest.raises(ValueError, match="gives one codebook, --clusters 4,6 asks for several"):
         np.save(tmp_path / "given.npy", np.zeros((4, 39), np.float32))
@@ -167,7 +167,7 @@ def test_pretraining_from_scratch_and_from_an_encoder(table, units, base, tmp_pa
     monkeypatch.setitem(PRESETS, "tiny", SMALL)
     for name, config in (("scratch", PretrainRun()), ("from", PretrainRun(init_from=str(base)))):
         config = dataclasses.replace(config, corpus=str(table), units=str(units), preset="tiny",
-                                     run=str(tmp_path / name), device="cpu")
+                                     out=str(tmp_path / name), device="cpu")
         files_commands.pretrain_run(config, files_commands.pretrain_settings(config))
     scratch, trained, start = (Hubert.from_pretrained(place) for place in (
         tmp_path / "scratch" / "encoder", tmp_path / "from" / "encoder", base))
@@ -191,7 +191,7 @@ def test_wrong_pretraining_flags_leave_nothing(table, units, base, tmp_path, cha
     (tmp_path / "less.km").write_text("\n".join([*lines[:3], lines[3][:-2].strip(), *lines[4:]]) + "\n")
     (tmp_path / "words.km").write_text("\n".join(["a b", *lines[1:]]) + "\n")
     config = PretrainRun(**({"corpus": str(table), "units": str(units), "init_from": str(base), "preset": "tiny",
-                             "run": str(tmp_path / "run")}
+                             "out": str(tmp_path / "run")}
                             | {key: str(tmp_path / value) if key == "units" and value else value
                                for key, value in changes.items()}))
     before = small.digests(tmp_path)
@@ -201,7 +201,7 @@ def test_wrong_pretraining_flags_leave_nothing(table, units, base, tmp_path, cha
 
 
 def test_a_frozen_conv_encoder_cannot_start_from_scratch(table, units, tmp_path):
-    config = PretrainRun(corpus=str(table), units=str(units), preset="tiny", run=str(tmp_path / "run"))
+    config = PretrainRun(corpus=str(table), units=str(units), preset="tiny", out=str(tmp_path / "run"))
     with pytest.raises(ValueError, match="leave out --freeze-conv, or give --init-from"):
         files_commands.pretrain_run(config, SMALL.pretrain)
 
@@ -214,7 +214,7 @@ def predictions(run: Path) -> list[dict[str, str]]:
 
 
 def test_finetuning_by_session(tones, table, base, tmp_path, capsys):
-    config = FinetuneRun(corpus=str(table), session="2", init_from=str(base), run=str(tmp_path / "run"), device="cpu")
+    config = FinetuneRun(corpus=str(table), session="2", init_from=str(base), out=str(tmp_path / "run"), device="cpu")
     files_commands.finetune_run(config, SMALL.finetune)
     rows = predictions(tmp_path / "run")
     assert [(row["id"], row["true"]) for row in rows] == [(u.id, u.label) for u in tones if u.session == "2"]
@@ -227,7 +227,7 @@ def test_finetuning_by_session(tones, table, base, tmp_path, capsys):
 
 
 def test_finetuning_both_ways_gives_one_result(tones, table, base, tmp_path, capsys):
-    config = FinetuneRun(corpus=str(table), init_from=str(base), run=str(tmp_path / "run"), device="cpu")
+    config = FinetuneRun(corpus=str(table), init_from=str(base), out=str(tmp_path / "run"), device="cpu")
     files_commands.finetune_run(config, dataclasses.replace(SMALL.finetune, selection="speaker"))
     results = files.read_json(tmp_path / "run" / "results.json")
     assert len(results["ways"]) == 2 and results["num_utterances"]["test"] == len(predictions(tmp_path / "run")) == 8
@@ -235,7 +235,7 @@ def test_finetuning_both_ways_gives_one_result(tones, table, base, tmp_path, cap
 
 
 def test_finetuning_by_lists(tones, lists, base, tmp_path):
-    config = FinetuneRun(**lists, init_from=str(base), run=str(tmp_path / "run"), device="cpu")
+    config = FinetuneRun(**lists, init_from=str(base), out=str(tmp_path / "run"), device="cpu")
     files_commands.finetune_run(config, SMALL.finetune)
     assert [row["id"] for row in predictions(tmp_path / "run")] == [u.id for u in tones if u.session == "1"]
     counts = files.read_json(tmp_path / "run" / "results.json")["num_utterances"]
@@ -243,7 +243,7 @@ def test_finetuning_by_lists(tones, lists, base, tmp_path):
 
 
 def test_a_run_that_holds_checkpoints_is_continued_or_refused(table, base, tmp_path, capsys):
-    config = FinetuneRun(corpus=str(table), init_from=str(base), run=str(tmp_path / "run"), device="cpu")
+    config = FinetuneRun(corpus=str(table), init_from=str(base), out=str(tmp_path / "run"), device="cpu")
     tuned = dataclasses.replace(SMALL.finetune, selection="speaker")
     files_commands.finetune_run(config, tuned)
     before = small.products(tmp_path / "run")
@@ -268,7 +268,7 @@ def test_a_run_that_holds_checkpoints_is_continued_or_refused(table, base, tmp_p
 ])
 def test_wrong_finetuning_flags_leave_nothing(table, lists, base, tmp_path, changes, message):
     given = {key: str(tmp_path / value) if value.endswith(".scp") else value for key, value in changes.items()}
-    config = FinetuneRun(**({"corpus": str(table), "init_from": str(base), "run": str(tmp_path / "run")} | given))
+    config = FinetuneRun(**({"corpus": str(table), "init_from": str(base), "out": str(tmp_path / "run")} | given))
     before = small.digests(tmp_path)
     with pytest.raises(ValueError, match=message):
         files_commands.finetune_run(config, SMALL.finetune)
@@ -289,10 +289,10 @@ def test_rotten_sound_leaves_nothing(tones, base, units, tmp_path, step, samples
         if step == "units":
             files_commands.make_units_run(UnitsRun(corpus=table, mfcc=True, clusters="4", out=run), KMEANS)
         elif step == "pretrain":
-            files_commands.pretrain_run(PretrainRun(corpus=table, units=str(units), init_from=str(base), run=run),
+            files_commands.pretrain_run(PretrainRun(corpus=table, units=str(units), init_from=str(base), out=run),
                                   SMALL.pretrain)
         else:
-            files_commands.finetune_run(FinetuneRun(corpus=table, init_from=str(base), run=run), FinetuneConfig())
+            files_commands.finetune_run(FinetuneRun(corpus=table, init_from=str(base), out=run), FinetuneConfig())
     assert "bad.wav" in str(error.value)
     assert small.digests(tmp_path) == before and not (tmp_path / "run").exists()
 
@@ -304,7 +304,7 @@ def tuned(tones, base, tmp_path_factory) -> Path:
     """A finished fine-tuning run."""
     folder = tmp_path_factory.mktemp("tuned")
     manifest.write(folder / "corpus.tsv", tones)
-    files_commands.finetune_run(FinetuneRun(corpus=str(folder / "corpus.tsv"), init_from=str(base), run=str(folder / "run"),
+    files_commands.finetune_run(FinetuneRun(corpus=str(folder / "corpus.tsv"), init_from=str(base), out=str(folder / "run"),
                                       device="cpu"), dataclasses.replace(SMALL.finetune, epochs=2))
     return folder / "run"
 
@@ -342,7 +342,7 @@ def test_export_as_a_program(tuned, tones, tmp_path):
 
 
 def test_export_of_the_unit_head_leaves_it_out(table, units, base, tmp_path):
-    config = PretrainRun(corpus=str(table), units=str(units), init_from=str(base), run=str(tmp_path / "run"))
+    config = PretrainRun(corpus=str(table), units=str(units), init_from=str(base), out=str(tmp_path / "run"))
     files_commands.pretrain_run(config, SMALL.pretrain)
     files_commands.export(str(tmp_path / "run"), str(tmp_path / "out"), False, "huggingface")
     assert not model_directory.read(tmp_path / "out").head

@@ -59,10 +59,10 @@ def test_a_corpus_twenty_times_larger_takes_no_more_memory(tmp_path):
             "MFCC and k-means": peak("units", "--corpus", table, "--mfcc", "--out", run / "mfcc", *UNITS),
             "pretraining on kept frames": peak(
                 "pretrain", "--corpus", table, "--units", run / "units" / "units.safetensors", "--init-from", base,
-                "--run", run / "pretrain", *PRETRAINING),
+                "--out", run / "pretrain", *PRETRAINING),
             "pretraining on sound": peak(
                 "pretrain", "--corpus", table, "--units", run / "units" / "units.safetensors", "--init-from", base,
-                "--no-cache-frontend", "--run", run / "sound", *PRETRAINING)}
+                "--no-cache-frontend", "--out", run / "sound", *PRETRAINING)}
     print()
     for what, before in found["small"].items():
         print(f"{what}: {before:.0f} MB, of a corpus 20 times larger {found['large'][what]:.0f} MB")

@@ -41,7 +41,7 @@ def pretraining(world: Path, run: Path) -> None:
                               micro_batch_seconds=4, min_seconds=0.5, max_seconds=1.5, projection_size=8,
                               valid_fraction=0.1, valid_every_updates=4, log_every_updates=3, save_every_updates=2)
     chosen = files_commands.PretrainRun(corpus=str(world / "corpus.tsv"), units=str(world / "units" / "units.safetensors"),
-                                  init_from=str(world / "base"), preset="tiny", run=str(run), device="cpu")
+                                  init_from=str(world / "base"), preset="tiny", out=str(run), device="cpu")
     files_commands.pretrain_run(chosen, settings)
 
 
@@ -51,7 +51,7 @@ def finetuning(world: Path, run: Path) -> None:
     settings = FinetuneConfig(seed=5, epochs=5, lr=5e-3, batch_size=4, micro_batch_size=3, max_seconds=0.8,
                               keep_checkpoints=2)
     chosen = files_commands.FinetuneRun(corpus=str(world / "corpus.tsv"), session="1", init_from=str(world / "base"),
-                                  preset="tiny", run=str(run), device="cpu")
+                                  preset="tiny", out=str(run), device="cpu")
     files_commands.finetune_run(chosen, settings)
 
 
@@ -63,7 +63,7 @@ def clustering(world: Path, run: Path) -> None:
 
 def session(world: Path, run: Path) -> None:
     recipe.run_sessions(recipe.SessionConfig(corpus=str(world / "corpus.tsv"), hubert=str(world / "base"),
-                                               preset="tiny", run=str(run), device="cpu"), small.SETTINGS)
+                                               preset="tiny", out=str(run), device="cpu"), small.SETTINGS)
 
 
 WORK = {"pretraining": pretraining, "finetuning": finetuning, "units": clustering, "session": session}

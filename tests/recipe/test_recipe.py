@@ -305,7 +305,7 @@ def test_what_changed_is_said_and_nothing_remade(world, finished, settings, chan
         changes["codebook"] = str(finished / changes["codebook"])
     before = small.digests(finished)
     with pytest.raises(ValueError, match=rf"stage {stage} in \S+ is stale: {reason}.*; remake it and what builds on "
-                                         f"it with --redo {stage}, or choose another --run folder"):
+                                         f"it with --redo {stage}, or choose another --out folder"):
         world.run("finished", settings, **changes)
     assert small.digests(finished) == before
 
@@ -497,7 +497,7 @@ def test_killed_runs_end_like_uninterrupted_ones(world, finished):
     """SIGKILL after a line of output that is drawn, twice; what is left is finished in this process."""
     run, draw = world.folder / "killed", random.Random(1)
     command = [sys.executable, small.ROOT / "bin" / "session.py", "--iemocap", world.tree, "--allow-partial",
-               "--hubert", world.base, "--preset", "tiny", "--run", run, "--device", "cpu", *small.FLAGS]
+               "--hubert", world.base, "--preset", "tiny", "--out", run, "--device", "cpu", *small.FLAGS]
     for lines in (draw.randint(2, 8), draw.randint(3, 12)):
         with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
                               cwd=world.folder, env=small.ENVIRONMENT) as process:

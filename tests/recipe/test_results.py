@@ -183,7 +183,7 @@ def test_several_selections_are_not_mixed(tmp_path):
 def test_folds_of_two_experiments_are_not_pooled(five, settings, reason):
     five.finish("4", **settings)
     with pytest.raises(ValueError, match=f"folds of two experiments cannot be pooled: from session 1 to session 4, "
-                                         f"{reason}; give each experiment a --run folder of its own"):
+                                         f"{reason}; give each experiment an --out folder of its own"):
         collect(five.root, "align")
 
 

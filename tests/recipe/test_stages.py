@@ -64,7 +64,7 @@ def test_the_record_says_what_was_made_of_what(chain):
 def test_another_setting_makes_stale_and_nothing_is_remade(chain):
     chain.run()
     with pytest.raises(ValueError, match=r"stage second in .*second is stale: settings\.factor was 2, is 3; remake it "
-                                         r"and what builds on it with --redo second, or choose another --run folder"):
+                                         r"and what builds on it with --redo second, or choose another --out folder"):
         Chain(chain.root, factor=3).run()
     assert chain.run() == []
 

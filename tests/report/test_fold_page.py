@@ -177,7 +177,7 @@ def called(name: str, *words: object) -> int:
 def test_a_session_ends_with_its_page_unless_told_not_to(small_tree, small_base, tmp_path, capsys):
     """The table stays the last that is said."""
     words = ["--iemocap", small_tree, "--allow-partial", "--hubert", small_base, "--preset", "tiny", "--device", "cpu",
-             *small.FLAGS, "--method", "finetune", "--run", tmp_path / "run"]
+             *small.FLAGS, "--method", "finetune", "--out", tmp_path / "run"]
     path = tmp_path / "run" / "session1" / "report-finetune.html"
     assert called("session", *words, "--no-report") == 0 and not path.exists()
     capsys.readouterr()
@@ -210,7 +210,7 @@ def test_a_corpus_of_other_names_without_truth(small_tree, small_base, tmp_path)
         lines.append(f"{index}.wav\t{('a&b', 'fear')[index % 2]}\t{path.stem[4]}\t{path.stem[:6]}")
     (tmp_path / "table.tsv").write_text("\n".join(lines) + "\n")
     chosen = recipe.SessionConfig(corpus=str(tmp_path / "table.tsv"), hubert=str(small_base), preset="tiny",
-                                   device="cpu", run=str(tmp_path / "run"), classes="a&b,fear")
+                                   device="cpu", out=str(tmp_path / "run"), classes="a&b,fear")
     recipe.run_sessions(chosen, small.SETTINGS)
     path, = fold_page.write_all(tmp_path / "run", "align", device="cpu")
     root = opened(path)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from framealign.runtime import log
 from framealign.runtime.seeds import derive_seed
-from framealign.runtime.settings import add_flags, as_dict, from_flags
+from framealign.runtime.settings import add_flags, add_old_names, as_dict, from_flags, setting
 from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.parameters import shapes
 from framealign.units.kmeans import KMeansConfig
@@ -103,9 +104,9 @@ def test_the_base_preset_is_the_reference():
 
 
 def parser(kind: type) -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser()
-    add_flags(found, kind)
-    return found
+    flags = argparse.ArgumentParser()
+    add_flags(flags, kind)
+    return flags
 
 
 @pytest.mark.parametrize("kind", FLAGGED, ids=lambda kind: kind.__name__)
@@ -138,7 +139,26 @@ def test_help_says_meaning_and_default(kind):
         if item.type is not bool:
             assert f"default {item.default}" in text
     if kind is PretrainConfig:
-        assert "of frames start a span; with spans of 10, 57 % are hidden; default 0.08" in text
+        assert "start a masked span; with spans of 10 frames, 57 % end up masked (default 0.08)" in text
+
+
+@dataclasses.dataclass(frozen=True)
+class Renamed:
+    """A configuration whose flag --out had other names before."""
+    out: str = setting("runs", "folder for results")
+    precision: str = setting("auto", "auto, float32 or bfloat16")
+
+
+@pytest.mark.parametrize("old", ["--run", "--run-folder"])
+def test_an_old_flag_is_understood_and_names_the_new_one(old, capsys, monkeypatch):
+    monkeypatch.setattr(log, "_said", set())
+    flags = parser(Renamed)
+    add_old_names(flags, "--run", "--run-folder")
+    assert from_flags(flags.parse_args([old, "a"]), Renamed()) == Renamed(out="a")
+    assert capsys.readouterr().err == f"{old} is now --out (the old name goes in the next version)\n"
+    assert from_flags(flags.parse_args([]), Renamed()) == Renamed()
+    assert from_flags(flags.parse_args(["--out", "b"]), Renamed()) == Renamed(out="b")
+    assert capsys.readouterr().err == "" and "--run" not in flags.format_help()
 
 
 @pytest.mark.parametrize("given", [["--updates", "many"], ["--updates", "1.5"], ["--peak-lr", "fast"], ["--update-s"]])
