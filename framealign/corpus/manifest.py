@@ -1,8 +1,8 @@
-"""Corpora in and out: manifests and tables, IEMOCAP, the reference's scp lists, fairseq lists.
+"""The manifest `corpus.tsv`, and any other table of sound files: read and written, every line checked.
 
-Every reader gives the same `Utterance`s, each with an id that is unique and safe as a file name, an absolute path, its
-number of samples at 16 kHz and a label out of a known set ("" where there is none), and raises ValueError naming file
-and line otherwise. What the protocols make of them stands in `utterances.py`, whose names are also found here.
+Every reader of a corpus, here and in `importers/`, gives `Utterance`s with an id that is unique and safe as a file
+name, an absolute path, the number of samples at 16 kHz and a label out of the known classes ("" where there is none).
+Each raises ValueError naming file and line of anything else. What they share is the second half of this module.
 """
 import csv
 import itertools
@@ -16,10 +16,10 @@ from framealign.sound import audio
 from framealign.sound.frames import RECEPTIVE_FIELD
 from framealign.corpus.utterance import CLASSES, Utterance
 
-
+COLUMNS = ("id", "path", "num_samples", "session", "speaker", "gender", "label", "style")
 SPELLINGS = {"neu": "neutral", "hap": "happy", "happiness": "happy", "joy": "happy", "exc": "happy", "excited": "happy",
              "excitement": "happy", "ang": "angry", "anger": "angry", "sadness": "sad"}
-COLUMNS = ("id", "path", "num_samples", "session", "speaker", "gender", "label", "style")
+GENDERS = {"female": "F", "male": "M", "f": "F", "m": "M"}
 MAX_LINE, MAX_NAME, MAX_PATH = 65_536, 200, 4096    # bytes of a line of text, of an id; characters of a path
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")   # what a line of a manifest cannot hold
 
@@ -39,22 +39,25 @@ def read(path: str | Path, classes: Sequence[str] = CLASSES) -> list[Utterance]:
     header = [name.strip().lower() for name in header]
     if "path" not in header or not {"label", "emotion"} & set(header) or len(set(header)) != len(header):
         raise ValueError(f"{path}:{line}: the header must name a column path and a column label or emotion, each once, "
-                         f"got {shortened(', '.join(header))}; a manifest has {' '.join(COLUMNS)}")
+                         f"got {excerpt(', '.join(header))}; a manifest has {' '.join(COLUMNS)}")
     label_column = "label" if "label" in header else "emotion"
     style_column = "style" if "style" in header else "sentence"
+
     known = spellings(classes)
-    utterances, seen = [], {}
+    utterances = UtteranceList(Path(path).parent)
     for line, row in rows:
         where = f"{path}:{line}"
         if len(row) != len(header):
-            raise ValueError(f"{where}: {len(row)} columns, the header has {len(header)}: "
-                             f"{shortened(', '.join(header))}")
+            raise ValueError(f"{where}: {len(row)} columns, the header has {len(header)}: {excerpt(', '.join(header))}")
         cell = dict(zip(header, row))
-        utterances.append(checked_utterance(
-            where, seen, Path(path).parent, cell["path"], cell.get("num_samples", ""), id=cell.get("id"),
-            **{name: cell.get(name, "") for name in ("session", "speaker", "gender")},
-            label=label_of(cell[label_column], known, where), style=cell.get(style_column, "")))
-    return not_empty(utterances, path)
+        utterances.add(where, cell["path"], cell.get("num_samples", ""),
+                       id=cell.get("id"),
+                       session=cell.get("session", ""),
+                       speaker=cell.get("speaker", ""),
+                       gender=cell.get("gender", ""),
+                       label=label_of(cell[label_column], known, where),
+                       style=cell.get(style_column, ""))
+    return not_empty(utterances.items, path)
 
 
 def write(path: str | Path, utterances: Iterable[Utterance]) -> None:
@@ -62,85 +65,88 @@ def write(path: str | Path, utterances: Iterable[Utterance]) -> None:
 
     Raises ValueError, and writes nothing, for an utterance that `read` would refuse. What `read` gives is equal.
     """
-    folder, lines, seen = Path(os.path.abspath(path)).parent, ["\t".join(COLUMNS)], {}
+    folder = Path(os.path.abspath(path)).parent
+    lines = ["\t".join(COLUMNS)]
+    used_at: dict[str, str] = {}
     for number, utterance in enumerate(utterances, 1):
-        _check(utterance, f"utterance number {number}", seen)
-        place = utterance.path.relative_to(folder) if utterance.path.is_relative_to(folder) else utterance.path
+        _check(utterance, f"utterance number {number}", used_at)
+        place = utterance.path
+        if place.is_relative_to(folder):
+            place = place.relative_to(folder)
         cells = {**vars(utterance), "path": place.as_posix()}
         lines.append("\t".join(str(cells[column]) for column in COLUMNS))
     files.write_text(path, "".join(line + "\n" for line in lines))
 
 
-def write_fairseq(path: str | Path, utterances: Sequence[Utterance]) -> None:
-    """Write a fairseq .tsv in the order given; its root is the deepest folder that holds all sound files."""
-    root = Path(os.path.commonpath([utterance.path.parent for utterance in utterances]))
-    lines = [str(root), *(f"{utterance.path.relative_to(root).as_posix()}\t{utterance.num_samples}"
-                          for utterance in utterances)]
-    files.write_text(path, "".join(line + "\n" for line in lines))
+# What the importers need too.
+
+class UtteranceList:
+    """The utterances of one list, checked as they are added; paths are absolute or relative to `folder`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.items: list[Utterance] = []
+        self._used_at: dict[str, str] = {}          # id -> file:line
+
+    def add(self, where: str, path: str, num_samples: str = "", *, id: str | None = None, gender: str = "",
+            **fields: str) -> None:
+        """Add an utterance out of the text of its fields, which stands at `where` (file:line).
+
+        Without `num_samples` the sound file's header is read; without `id` it is the file's stem. Raises ValueError,
+        with `where`, for a field that a manifest cannot hold, an id used before, or a sound file that cannot be read.
+        """
+        if not path or _CONTROL.search(path) or len(path) > MAX_PATH:
+            raise ValueError(f"{where}: path must be that of a sound file, got {excerpt(path)}")
+        if num_samples and not re.fullmatch("[0-9]{1,12}", num_samples):
+            raise ValueError(f"{where}: num_samples must be a whole number, got {excerpt(num_samples)}")
+        place = Path(os.path.abspath(self.folder / path))
+        try:
+            length = int(num_samples) if num_samples else audio.length(place)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+
+        if id is None:
+            id = place.stem
+        utterance = Utterance(id, place, length, gender=GENDERS.get(gender.lower(), gender), **fields)
+        _check(utterance, where, self._used_at)
+        self.items.append(utterance)
 
 
-def checked_utterance(where: str, seen: dict[str, str], folder: Path, path: str, num_samples: str = "", *,
-               id: str | None = None, gender: str = "", **fields: str) -> Utterance:
-    """One checked utterance out of the text of its fields; without `num_samples`, the sound file's header is read."""
-    if not path or _CONTROL.search(path) or len(path) > MAX_PATH:
-        raise ValueError(f"{where}: path must be that of a sound file, got {shortened(path)}")
-    place = Path(os.path.abspath(folder / path))
-    if num_samples and not re.fullmatch("[0-9]{1,12}", num_samples):
-        raise ValueError(f"{where}: num_samples must be a whole number, got {shortened(num_samples)}")
-    try:
-        samples = int(num_samples) if num_samples else audio.length(place)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    gender = {"female": "F", "male": "M", "f": "F", "m": "M"}.get(gender.lower(), gender)
-    utterance = Utterance(place.stem if id is None else id, place, samples, gender=gender, **fields)
-    _check(utterance, where, seen)
-    return utterance
-
-
-def _check(utterance: Utterance, where: str, seen: dict[str, str]) -> None:
-    """Raise ValueError for what must not stand in a manifest; `seen` (id -> where) grows by this utterance."""
+def _check(utterance: Utterance, where: str, used_at: dict[str, str]) -> None:
+    """Raise ValueError for what must not stand in a manifest. `used_at` (id -> where) grows by this utterance."""
     for name, value in vars(utterance).items():
         if _CONTROL.search(str(value)):
-            raise ValueError(f"{where}: {name} {shortened(str(value))} has a control character; take it out")
+            raise ValueError(f"{where}: {name} {excerpt(str(value))} has a control character; take it out")
     for name, value in (("id", utterance.id), ("session", utterance.session), ("speaker", utterance.speaker)):
-        if re.search(r"[/\\]|^\.", value) or len(value.encode()) > MAX_NAME or name == "id" and not value:
-            raise ValueError(f"{where}: {name} {shortened(value)} is not safe as a file name (not empty, at most "
+        is_unsafe = re.search(r"[/\\]|^\.", value) or len(value.encode()) > MAX_NAME
+        if is_unsafe or name == "id" and not value:
+            raise ValueError(f"{where}: {name} {excerpt(value)} is not safe as a file name (not empty, at most "
                              f"{MAX_NAME} bytes, no slash, no leading dot); rename it")
     if utterance.num_samples < RECEPTIVE_FIELD:
         raise ValueError(f"{where}: utterance {utterance.id}: num_samples must be >= {RECEPTIVE_FIELD} (25 ms), "
                          f"got {utterance.num_samples}; leave it out")
-    first = seen.setdefault(utterance.id, where)
+    first = used_at.setdefault(utterance.id, where)
     if first != where:
         raise ValueError(f"{where}: id {utterance.id} was used before, at {first}; ids must be unique: "
                          "give them in a column id")
 
 
 def spellings(classes: Sequence[str]) -> dict[str, str]:
-    """Known spelling, in lower case -> class; those of other classes are left out."""
-    return {name.lower(): name for name in classes} | {spelling: name for spelling, name in SPELLINGS.items()
-                                                       if name in classes and spelling not in classes}
+    """Known spelling, in lower case -> class. Spellings of classes that are not asked for are left out."""
+    known = {name.lower(): name for name in classes}
+    for spelling, name in SPELLINGS.items():
+        if name in classes and spelling not in classes:
+            known[spelling] = name
+    return known
 
 
 def label_of(text: str, known: dict[str, str], where: str) -> str:
     """The class that `text` names; "" for nothing. Raises ValueError for a label outside the known ones."""
-    if text.strip().lower() not in known and text.strip():
-        raise ValueError(f"{where}: label {shortened(text.strip())} is not known; known are {', '.join(known)}; "
+    text = text.strip()
+    if text and text.lower() not in known:
+        raise ValueError(f"{where}: label {excerpt(text)} is not known; known are {', '.join(known)}; "
                          "take the line out or rename the label")
-    return known.get(text.strip().lower(), "")
-
-
-def _rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells) of a table. What separates them is the first of tab, comma, semicolon that its first line has."""
-    lines = (text for _, text in text_lines(path))
-    first = next(lines, "")
-    delimiter = next((character for character in "\t,;" if character in first), "\t")
-    reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True,
-                        skipinitialspace=delimiter != "\t",
-                        quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL)
-    try:
-        yield from ((reader.line_num, row) for row in reader if row)
-    except csv.Error as error:
-        raise ValueError(f"{path}:{reader.line_num}: not a table: {error}") from None
+    return known.get(text.lower(), "")
 
 
 def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
@@ -163,12 +169,28 @@ def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
 
 
 def not_empty(items: list, path: str | Path) -> list:
-    """`items`, if there are any; ValueError otherwise."""
+    """`items`, if there are any. Raises ValueError otherwise."""
     if not items:
         raise ValueError(f"{path}: holds no utterance")
     return items
 
 
-def shortened(text: str) -> str:
+def excerpt(text: str) -> str:
     """`text` in quotes and on one line, at most 60 characters of it."""
     return repr(text if len(text) <= 60 else text[:60] + "...")
+
+
+def _rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
+    """(line, cells) of a table. What separates them is the first of tab, comma, semicolon that its first line has."""
+    lines = (text for _, text in text_lines(path))
+    first = next(lines, "")
+    delimiter = next((character for character in "\t,;" if character in first), "\t")
+    has_quotes = delimiter != "\t"
+    reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True, skipinitialspace=has_quotes,
+                        quoting=csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE)
+    try:
+        for row in reader:
+            if row:
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise ValueError(f"{path}:{reader.line_num}: not a table: {error}") from None

@@ -1,15 +1,15 @@
-"""What an utterance is, and which ones a protocol trains, selects and tests on (leave one session out).
+"""Which utterances a protocol trains, selects and tests on, one session held out at a time.
 
-Pure lists, no files: `corpus.py` reads and writes them. The five protocols (`--selection`) differ in what the number
+Pure lists, no files: `manifest.py` reads and writes them. The five protocols (`--selection`) differ in what the number
 means, so each says here in one place which utterances it looks at before the test.
 """
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from framealign.runtime import files
-from framealign.corpus.utterance import CLASSES, Utterance, _in_order
+from framealign.corpus.utterance import CLASSES, Utterance, natural_order
 
-
+SELECTIONS = ("clean", "last", "speaker", "reference", "best-test")
 OPTIMISTIC = ("reference", "best-test")             # protocols that look at the test session before the test
 
 
@@ -21,13 +21,11 @@ class Split:
     test: list[Utterance]
     name: str
 
-
-def class_names(text: str) -> list[str]:
-    """"neutral, happy" -> ["neutral", "happy"]. Raises ValueError for fewer than two, an empty or a repeated name."""
-    names = [name.strip() for name in text.split(",")]
-    if len(names) < 2 or "" in names or len(set(names)) < len(names):
-        raise ValueError(f"--classes must be two or more different names separated by commas, got {text!r}")
-    return names
+    def parts(self) -> Iterator[tuple[str, list[Utterance]]]:
+        """(name in messages, utterances) of each part."""
+        yield "training", self.train
+        yield "validation", self.valid
+        yield "test", self.test
 
 
 def split(utterances: Iterable[Utterance], session: str, selection: str, validate_on: str = "session",
@@ -50,66 +48,39 @@ def split(utterances: Iterable[Utterance], session: str, selection: str, validat
     labelled = [utterance for utterance in utterances if utterance.label]
     if not labelled:
         raise ValueError("no utterance has a label, nothing to train or test on; fill in the manifest's column label")
-    sessions = _sessions(labelled, session, at_least=3 if (selection, validate_on) == ("clean", "session") else 2)
+    needs_three = selection == "clean" and validate_on == "session"
+    sessions = _sessions(labelled, session, at_least=3 if needs_three else 2)
     held_out = [utterance for utterance in labelled if utterance.session == session]
     others = [utterance for utterance in labelled if utterance.session != session]
     name = f"session{session}"
+
     if selection in ("last", "best-test"):
         splits = [Split(others, [], held_out, name)]
     elif selection == "clean":
-        chosen = sessions[(sessions.index(session) + 1) % len(sessions)]
-        following = [utterance for utterance in others if utterance.session == chosen]
-        speaker = _speakers(following, chosen)[0] if validate_on == "speaker" else None
-        valid = [utterance for utterance in following if speaker in (None, utterance.speaker)]
-        ids = {utterance.id for utterance in valid}
-        splits = [Split([utterance for utterance in others if utterance.id not in ids], valid, held_out, name)]
+        following = sessions[(sessions.index(session) + 1) % len(sessions)]
+        valid = [utterance for utterance in others if utterance.session == following]
+        if validate_on == "speaker":
+            speaker = _speakers(valid, following)[0]
+            valid = [utterance for utterance in valid if utterance.speaker == speaker]
+        valid_ids = {utterance.id for utterance in valid}
+        train = [utterance for utterance in others if utterance.id not in valid_ids]
+        splits = [Split(train, valid, held_out, name)]
     else:
-        splits = [Split(others, [utterance for utterance in held_out if utterance.speaker == speaker],
-                        [utterance for utterance in held_out if utterance.speaker != speaker],
-                        f"{name}-valid-{speaker}") for speaker in _speakers(held_out, session)]
-    for part in splits:
-        _check_classes(part, session, classes)
+        splits = []
+        for speaker in _speakers(held_out, session):
+            valid = [utterance for utterance in held_out if utterance.speaker == speaker]
+            test = [utterance for utterance in held_out if utterance.speaker != speaker]
+            splits.append(Split(others, valid, test, f"{name}-valid-{speaker}"))
+
+    for one in splits:
+        _check_classes(one, session, classes)
         if selection not in OPTIMISTIC:
-            check_speakers(part)
+            check_speakers(one)
     return splits
 
 
-def check_speakers(part: Split) -> None:
-    """Raise ValueError naming a speaker (where speakers are known) who is in two of train, valid and test."""
-    seen: dict[str, tuple[str, Utterance]] = {}
-    for place, utterances in (("training", part.train), ("validation", part.valid), ("test", part.test)):
-        for utterance in utterances:
-            first, other = seen.setdefault(utterance.speaker, (place, utterance))
-            if utterance.speaker and first != place:
-                raise ValueError(f"{part.name}: speaker {utterance.speaker} is in the {first} part ({other.id}) and in "
-                                 f"the {place} part ({utterance.id}); the result would be optimistic: give each "
-                                 f"speaker one session, or choose a protocol marked so ({', '.join(OPTIMISTIC)})")
-
-
-def check_parts(split: Split, classes: list[str], selection: str) -> None:
-    """Raise ValueError for a class without training utterances, a part that the protocol needs, or another label."""
-    missing = [name for name in classes if name not in {u.label for u in split.train}]
-    if missing:
-        raise ValueError(f"{split.name}: no training utterance of {', '.join(missing)}; train on more sessions, or "
-                         "leave the class out")
-    for part in ("train", "valid", "test"):
-        strange = next((u for u in getattr(split, part) if u.label not in classes), None)
-        if strange:
-            raise ValueError(f"{split.name}: utterance {strange.id} of the {part} part has the label "
-                             f"{strange.label or '(none)'}, which is not one of {', '.join(classes)}")
-    if not split.test:
-        raise ValueError(f"{split.name}: no utterance to test on")
-    if selection not in ("last", "best-test") and not split.valid:
-        raise ValueError(f"{split.name}: selection {selection} needs validation utterances; give some, or choose last")
-
-
-def split_ids(split: Split) -> str:
-    """Digest of who is in which part of a split, with which label."""
-    return files.digest_of([[(u.id, u.label) for u in part] for part in (split.train, split.valid, split.test)])
-
-
 def pretraining_utterances(utterances: Sequence[Utterance], session: str, data: str) -> list[Utterance]:
-    """What the stages before fine-tuning of one fold hear, labelled or not.
+    """What the stages before fine-tuning of one fold train on, labelled or not.
 
     `transductive`: everything, the held-out session's sound (never its labels) included, as in the reference.
     `inductive`: everything but the held-out session. Raises ValueError for another word or an unknown session.
@@ -122,13 +93,56 @@ def pretraining_utterances(utterances: Sequence[Utterance], session: str, data: 
     return [utterance for utterance in utterances if utterance.session != session]
 
 
+def class_names(text: str) -> list[str]:
+    """"neutral, happy" -> ["neutral", "happy"]. Raises ValueError for fewer than two, an empty or a repeated name."""
+    names = [name.strip() for name in text.split(",")]
+    if len(names) < 2 or "" in names or len(set(names)) < len(names):
+        raise ValueError(f"--classes must be two or more different names separated by commas, got {text!r}")
+    return names
+
+
+def check_speakers(split: Split) -> None:
+    """Raise ValueError naming a speaker (where speakers are known) who is in two of train, valid and test."""
+    first_use: dict[str, tuple[str, Utterance]] = {}
+    for part, utterances in split.parts():
+        for utterance in utterances:
+            first, other = first_use.setdefault(utterance.speaker, (part, utterance))
+            if utterance.speaker and first != part:
+                raise ValueError(f"{split.name}: speaker {utterance.speaker} is in the {first} part ({other.id}) and in "
+                                 f"the {part} part ({utterance.id}); the result would be optimistic: give each "
+                                 f"speaker one session, or choose a protocol marked so ({', '.join(OPTIMISTIC)})")
+
+
+def check_parts(split: Split, classes: Sequence[str], selection: str) -> None:
+    """Raise ValueError for a class without training utterances, a part that the protocol needs, or another label."""
+    labels = {utterance.label for utterance in split.train}
+    missing = [name for name in classes if name not in labels]
+    if missing:
+        raise ValueError(f"{split.name}: no training utterance of {', '.join(missing)}; train on more sessions, or "
+                         "leave the class out")
+    for part in ("train", "valid", "test"):
+        for utterance in getattr(split, part):
+            if utterance.label not in classes:
+                raise ValueError(f"{split.name}: utterance {utterance.id} of the {part} part has the label "
+                                 f"{utterance.label or '(none)'}, which is not one of {', '.join(classes)}")
+    if not split.test:
+        raise ValueError(f"{split.name}: no utterance to test on")
+    if selection not in ("last", "best-test") and not split.valid:
+        raise ValueError(f"{split.name}: selection {selection} needs validation utterances; give some, or choose last")
+
+
+def split_digest(split: Split) -> str:
+    """Digest of who is in which part of a split, with which label."""
+    return files.digest_of([[(u.id, u.label) for u in part] for part in (split.train, split.valid, split.test)])
+
+
 def _sessions(utterances: Sequence[Utterance], session: str, at_least: int) -> list[str]:
     """Names of the sessions in order. Raises ValueError where `session` is none of them or they are too few."""
-    nameless = next((utterance for utterance in utterances if not utterance.session), None)
-    if nameless:
-        raise ValueError(f"utterance {nameless.id} has no session, and a session must be held out; "
-                         "fill in the manifest's column session")
-    sessions = _in_order({utterance.session for utterance in utterances})
+    for utterance in utterances:
+        if not utterance.session:
+            raise ValueError(f"utterance {utterance.id} has no session, and a session must be held out; "
+                             "fill in the manifest's column session")
+    sessions = natural_order({utterance.session for utterance in utterances})
     if session not in sessions:
         raise ValueError(f"no utterance of session {session}; there are: {', '.join(sessions) or 'none'}")
     if len(sessions) < at_least:
@@ -146,16 +160,15 @@ def _speakers(utterances: Sequence[Utterance], session: str) -> list[str]:
     return speakers
 
 
-def _check_classes(part: Split, session: str, classes: Sequence[str]) -> None:
+def _check_classes(split: Split, session: str, classes: Sequence[str]) -> None:
     """Raise ValueError where train, valid (unless empty) or test has no utterance of one of the classes."""
-    for place, utterances in (("training", part.train), ("validation", part.valid), ("test", part.test)):
+    for part, utterances in split.parts():
+        if part == "validation" and not utterances:
+            continue
         labels = {utterance.label for utterance in utterances}
         missing = [name for name in classes if name not in labels]
-        if missing and (utterances or place != "validation"):
-            sessions = ", ".join(_in_order({utterance.session for utterance in utterances})) or "none"
-            raise ValueError(f"holding out session {session}: the {place} part (of session {sessions}) has no "
+        if missing:
+            sessions = ", ".join(natural_order({utterance.session for utterance in utterances})) or "none"
+            raise ValueError(f"holding out session {session}: the {part} part (of session {sessions}) has no "
                              f"utterance labelled {' or '.join(missing)}; hold out another session, choose another "
                              "--selection, or leave the class out")
-
-
-SELECTIONS = ("clean", "last", "speaker", "reference", "best-test")

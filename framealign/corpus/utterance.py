@@ -1,4 +1,4 @@
-"""What an utterance is, and a table of what a corpus holds."""
+"""What an utterance is; a table of what a corpus holds, and a digest of which utterances these are."""
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,6 @@ from pathlib import Path
 
 from framealign.runtime import files
 from framealign.sound.frames import SAMPLE_RATE
-
 
 CLASSES = ("neutral", "happy", "angry", "sad")
 _TURN = re.compile(r"(\w+)_[FM](?:\d{3}|XX\d)", re.ASCII)
@@ -38,31 +37,40 @@ class Utterance:
 
 
 def summary(utterances: Sequence[Utterance], classes: Sequence[str] = CLASSES) -> str:
-    """A table of utterances by session and class, with hours of sound, a row per session and one for all."""
+    """A table of utterances by session and class, with hours of sound: a row per session and one for all."""
     counts, hours = Counter(), Counter()            # by session; "" stands for all of them
     for utterance in utterances:
         for row in (utterance.session or "unknown", ""):
             counts[row, utterance.label or "unlabelled"] += 1
             hours[row] += utterance.num_samples / SAMPLE_RATE / 3600
-    names = [*classes, *(["unlabelled"] if counts["", "unlabelled"] else [])]
-    lines = [["session", *names, "total", "hours"]]
-    for row in (*_in_order(hours.keys() - {""}), ""):
-        numbers = [counts[row, name] for name in names]
+
+    columns = list(classes)
+    if counts["", "unlabelled"]:
+        columns.append("unlabelled")
+
+    lines = [["session", *columns, "total", "hours"]]
+    for row in [*natural_order(hours.keys() - {""}), ""]:
+        numbers = [counts[row, column] for column in columns]
         lines.append([row or "all", *map(str, numbers), str(sum(numbers)), f"{hours[row]:.2f}"])
+
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
 
 
-def _in_order(names: Iterable[str]) -> list[str]:
-    """Sorted, numbers by value: 1, 2, 10, A."""
-    return sorted(names, key=lambda name: (0, int(name), name) if name.isascii() and name.isdigit() else (1, 0, name))
+def natural_order(names: Iterable[str]) -> list[str]:
+    """Sorted, whole numbers by value and before the rest: 1, 2, 10, A."""
+    def key(name: str) -> tuple[int, int, str]:
+        is_number = name.isascii() and name.isdigit()
+        return (0, int(name), name) if is_number else (1, 0, name)
+
+    return sorted(names, key=key)
 
 
-def identity(utterances: list) -> str:
+def corpus_digest(utterances: Sequence[Utterance]) -> str:
     """Digest of which utterances these are (id, path, length), in their order."""
     return files.digest_of([(u.id, str(u.path), u.num_samples) for u in utterances])
 
 
-def described(utterances: list) -> str:
-    """Which utterances these are, for a record: their number and a digest of ids, paths and lengths in their order."""
-    return f"{len(utterances)} utterances (digest {identity(utterances)})"
+def corpus_description(utterances: Sequence[Utterance]) -> str:
+    """Which utterances these are, in words for a record: how many, and their digest."""
+    return f"{len(utterances)} utterances (digest {corpus_digest(utterances)})"

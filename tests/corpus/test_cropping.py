@@ -149,7 +149,7 @@ def test_both_sources_agree_through_a_local_encoder(tmp_path):
 
     def compute(waveforms: list[Tensor]) -> list[Tensor]:
         with torch.inference_mode():
-            return [hubert.frontend(x[None])[0] for x in waveforms]
+            return [hubert.conv_features(x[None])[0] for x in waveforms]
 
     store = FrameStore.fill(tmp_path / "store", noise, 8, compute, "k", False, "test", dtype="float32")
     for crop in crops_of(frame_counts(noise), 40):

@@ -84,7 +84,8 @@ def test_files_below_the_manifest_move_with_it(tmp_path, wav):
     elsewhere = tmp_path / "sounds-elsewhere.wav"                           # beside `sound`, not below it
     manifest.write(tmp_path / "sound" / "corpus.tsv", [Utterance("a", wav, 400), Utterance("b", elsewhere, 400)])
     shutil.move(tmp_path / "sound", tmp_path / "moved")
-    assert [u.path for u in manifest.read(tmp_path / "moved" / "corpus.tsv")] == [tmp_path / "moved" / "a.wav", elsewhere]
+    moved = tmp_path / "moved"
+    assert [u.path for u in manifest.read(moved / "corpus.tsv")] == [moved / "a.wav", elsewhere]
 
 
 def test_a_manifest_beside_a_relative_path(tmp_path, wav, monkeypatch):
@@ -116,8 +117,9 @@ def test_a_folder_and_a_table(tmp_path, wav, delimiter):
 def test_other_columns_quotes_and_line_ends(tmp_path):
     path = table(tmp_path, b"\xef\xbb\xbfsentence,gender,path,label,num_samples,text\r\n"
                            b's1,female,"x, y.wav",exc,500,"two\r\nlines, one ""cell"""\r\n\r\ns2,M,z.wav,,400,\r\n')
-    assert manifest.read(path) == [Utterance("x, y", tmp_path / "x, y.wav", 500, gender="F", label="happy", style="s1"),
-                                 Utterance("z", tmp_path / "z.wav", 400, gender="M", style="s2")]
+    assert manifest.read(path) == [
+        Utterance("x, y", tmp_path / "x, y.wav", 500, gender="F", label="happy", style="s1"),
+        Utterance("z", tmp_path / "z.wav", 400, gender="M", style="s2")]
 
 
 @pytest.mark.parametrize("spelling, name", [
@@ -205,10 +207,10 @@ def test_mutated_text_gives_utterances_or_a_value_error(tmp_path):
     (tmp_path / "Session1/dialog/EmoEvaluation").mkdir(parents=True)
     readers = {"corpus.tsv": (manifest.read, HEADER + LINE + LINE.replace("b", "c")),
                "t.csv": (manifest.read, 'path,num_samples,label\n"a.wav",400,sad\nb.wav,500,hap\n'),
-               "f.tsv": (fairseq_list.read_fairseq, "/data\na.wav\t400\nb/c.wav\t500\n"),
-               "l.scp": (lambda path: list(scp.from_scp(path, path, path).train), "a /data/a.wav sad\n"),
+               "f.tsv": (fairseq_list.read, "/data\na.wav\t400\nb/c.wav\t500\n"),
+               "l.scp": (lambda path: list(scp.read_split(path, path, path).train), "a /data/a.wav sad\n"),
                "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt":
-                   (lambda path: iemocap.from_iemocap(tmp_path, allow_partial=True), SUMMARY)}
+                   (lambda path: iemocap.read(tmp_path, allow_partial=True), SUMMARY)}
     for name, (reader, text) in readers.items():
         for _ in range(150):
             content = bytearray(text.encode())
@@ -224,11 +226,14 @@ def test_mutated_text_gives_utterances_or_a_value_error(tmp_path):
 
 # fairseq and scp
 
-def test_fairseq_round_trip(tmp_path, wav):
-    utterances = [Utterance("a", wav, 400), Utterance("c", tmp_path / "deep/b b/c.flac", 16_000)]
-    manifest.write_fairseq(tmp_path / "out/train.tsv", utterances)
-    assert (tmp_path / "out/train.tsv").read_text() == f"{tmp_path}\nsound/a.wav\t400\ndeep/b b/c.flac\t16000\n"
-    assert fairseq_list.read_fairseq(tmp_path / "out/train.tsv") == utterances
+def test_a_fairseq_list(tmp_path, wav):
+    path = table(tmp_path, f"{tmp_path}\nsound/a.wav\t400\n\ndeep/b b/c.flac\t16000\n", "train.tsv")
+    assert fairseq_list.read(path) == [Utterance("a", wav, 400), Utterance("c", tmp_path / "deep/b b/c.flac", 16_000)]
+
+
+def test_a_fairseq_list_whose_root_is_relative(tmp_path, wav):
+    path = table(tmp_path, "sound\r\na.wav\t400\r\n", "train.tsv")
+    assert fairseq_list.read(path) == [Utterance("a", wav, 400)]
 
 
 @pytest.mark.parametrize("text, line, words", [
@@ -237,38 +242,38 @@ def test_fairseq_round_trip(tmp_path, wav):
     ("/data\na.wav\t300\n", 2, [">= 400"]), ("/data\na/x.wav\t400\n\nb/x.wav\t400\n", 4, ["id x was used before"])])
 def test_malformed_fairseq(tmp_path, text, line, words):
     path = table(tmp_path, text)
-    refused(lambda: fairseq_list.read_fairseq(path), f"{path}:{line}:", *words)
+    refused(lambda: fairseq_list.read(path), f"{path}:{line}:", *words)
 
 
 def test_fairseq_without_utterances(tmp_path):
-    refused(lambda: fairseq_list.read_fairseq(table(tmp_path, "/data\n")), "holds no utterance")
+    refused(lambda: fairseq_list.read(table(tmp_path, "/data\n")), "holds no utterance")
 
 
-def scp(tmp_path: Path, wav: Path, name: str, *lines: str) -> Path:
+def scp_list(tmp_path: Path, wav: Path, name: str, *lines: str) -> Path:
     return table(tmp_path, "".join(line.replace("WAV", str(wav)) + "\n" for line in lines), name)
 
 
 @pytest.mark.parametrize("labels", [("ang", "sadness", "neutral"), ("2", "3", "0")])
 def test_scp(tmp_path, wav, labels):
     """Names, or positions in the classes; the speaker is known for names as in IEMOCAP."""
-    train = scp(tmp_path, wav, "train.scp", f"Ses02F_script01_1_M003 WAV {labels[0]}", "",
+    train = scp_list(tmp_path, wav, "train.scp", f"Ses02F_script01_1_M003 WAV {labels[0]}", "",
                 f"x  sound/a.wav\t{labels[2]}")
-    valid = scp(tmp_path, wav, "valid.scp", f"Ses01F_impro01_F000 WAV {labels[1]}")
-    test = scp(tmp_path, wav, "ses1.scp", f"Ses01F_impro01_M000 WAV {labels[1]}")
-    split = scp.from_scp(train, valid, test)
+    valid = scp_list(tmp_path, wav, "valid.scp", f"Ses01F_impro01_F000 WAV {labels[1]}")
+    test = scp_list(tmp_path, wav, "ses1.scp", f"Ses01F_impro01_M000 WAV {labels[1]}")
+    split = scp.read_split(train, valid, test)
     assert split.train == [Utterance("Ses02F_script01_1_M003", wav, 400, "2", "Ses02M", "M", "angry", "script"),
                            Utterance("x", wav, 400, label="neutral")]
     assert [u.label for u in split.valid + split.test] == ["sad", "sad"] and split.name == "ses1"
-    assert scp.from_scp(train, None, test).valid == []
+    assert scp.read_split(train, None, test).valid == []
 
 
 def test_scp_path_with_blanks(tmp_path, wav):
     spaced = tmp_path / "a folder" / "a b.wav"
     spaced.parent.mkdir()
     shutil.copy(wav, spaced)
-    path = scp(tmp_path, spaced, "a.scp", "a WAV sad")
-    other = scp(tmp_path, spaced, "b.scp", "b WAV sad")
-    assert scp.from_scp(path, None, other).train[0].path == spaced
+    path = scp_list(tmp_path, spaced, "a.scp", "a WAV sad")
+    other = scp_list(tmp_path, spaced, "b.scp", "b WAV sad")
+    assert scp.read_split(path, None, other).train[0].path == spaced
 
 
 @pytest.mark.parametrize("lines, line, words", [
@@ -277,22 +282,22 @@ def test_scp_path_with_blanks(tmp_path, wav):
     (["a WAV sad", "a WAV sad"], 2, ["id a was used before"]), (["a no.wav sad"], 1, ["no.wav", "no such file"]),
     (["../a WAV sad"], 1, ["not safe"])])
 def test_malformed_scp(tmp_path, wav, lines, line, words):
-    train = scp(tmp_path, wav, "train.scp", *lines)
+    train = scp_list(tmp_path, wav, "train.scp", *lines)
     numbered = lines[0].split()[-1].isdigit()
-    test = scp(tmp_path, wav, "test.scp", f"t WAV {'3' if numbered else 'sad'}")
-    refused(lambda: scp.from_scp(train, None, test), f"{train}:{line}:", *words)
+    test = scp_list(tmp_path, wav, "test.scp", f"t WAV {'3' if numbered else 'sad'}")
+    refused(lambda: scp.read_split(train, None, test), f"{train}:{line}:", *words)
 
 
 def test_scp_lists_that_overlap(tmp_path, wav):
     """An utterance trained and tested on is always refused; a shared speaker unless it is asked for."""
-    train = scp(tmp_path, wav, "train.scp", "Ses01F_impro01_F000 WAV sad", "x WAV sad")
-    same = scp(tmp_path, wav, "same.scp", "x WAV sad")
-    speaker = scp(tmp_path, wav, "speaker.scp", "Ses01M_impro02_F001 WAV sad")
+    train = scp_list(tmp_path, wav, "train.scp", "Ses01F_impro01_F000 WAV sad", "x WAV sad")
+    same = scp_list(tmp_path, wav, "same.scp", "x WAV sad")
+    speaker = scp_list(tmp_path, wav, "speaker.scp", "Ses01M_impro02_F001 WAV sad")
     for lists in ((train, None, same), (train, same, speaker)):
-        refused(lambda: scp.from_scp(*lists, allow_overlap=True), train, "utterance x is also in")
-    refused(lambda: scp.from_scp(train, None, speaker), "speaker Ses01F", "training part", "test part")
-    assert len(scp.from_scp(train, speaker, speaker, allow_overlap=True).test) == 1
-    refused(lambda: scp.from_scp(train, None, scp(tmp_path, wav, "empty.scp")), "empty.scp: holds no utterance")
+        refused(lambda: scp.read_split(*lists, allow_overlap=True), train, "utterance x is also in")
+    refused(lambda: scp.read_split(train, None, speaker), "speaker Ses01F", "training part", "test part")
+    assert len(scp.read_split(train, speaker, speaker, allow_overlap=True).test) == 1
+    refused(lambda: scp.read_split(train, None, scp_list(tmp_path, wav, "empty.scp")), "empty.scp: holds no utterance")
 
 
 # IEMOCAP
@@ -318,8 +323,8 @@ def small_tree(root: Path, wav: Path, summary: str = SUMMARY) -> Path:
 
 def golden_tree(root: Path, wav: Path) -> Path:
     """A tree with exactly the published counts; the sound is one file linked 5,531 times."""
-    for session, (*by_label, improvised, women, _) in iemocap.IEMOCAP_COUNTS.items():
-        labels = [label for label, count in zip(iemocap.IEMOCAP_LABELS, by_label) for _ in range(count)]
+    for session, (*by_label, improvised, women, _) in iemocap.COUNTS.items():
+        labels = [label for label, count in zip(iemocap.LABELS, by_label) for _ in range(count)]
         random.Random(session).shuffle(labels)
         texts: dict[str, str] = {}
         for number, label in enumerate(labels):
@@ -342,7 +347,7 @@ def golden_tree(root: Path, wav: Path) -> Path:
 
 def test_golden_counts_have_the_published_sums():
     """The published 4-class corpus: each session, and the sums over the sessions."""
-    cells = iemocap.iemocap_cells()
+    cells = iemocap.published_counts()
     columns = ("total", "neu", "ang", "sad", "hap", "exc", "hap+exc", "improvised", "speaker F", "speaker M")
     published = {"1": (1085, 384, 229, 194, 135, 143, 278, 521, 528, 557),
                  "2": (1023, 362, 137, 197, 117, 210, 327, 530, 481, 542),
@@ -359,44 +364,44 @@ def test_golden_counts_have_the_published_sums():
 
 def test_a_whole_iemocap_passes_and_one_utterance_less_is_named(tmp_path, wav):
     root = golden_tree(tmp_path / "IEMOCAP", wav)
-    utterances = iemocap.from_iemocap(root)
+    utterances = iemocap.read(root)
     assert len(utterances) == 5531
     assert Counter(u.label for u in utterances) == {"neutral": 1708, "happy": 1636, "angry": 1103, "sad": 1084}
     assert Counter(u.gender for u in utterances) == {"F": 2649, "M": 2882}
     assert len({u.speaker for u in utterances}) == 10
     assert Counter(u.session for u in utterances) == {"1": 1085, "2": 1023, "3": 1151, "4": 1031, "5": 1241}
-    assert len(iemocap.from_iemocap(root, with_excited=False)) == 4490
+    assert len(iemocap.read(root, with_excited=False)) == 4490
 
     evaluation = next(file for file in sorted((root / "Session3/dialog/EmoEvaluation").glob("Ses*impro*.txt")))
     lines = evaluation.read_text().splitlines(keepends=True)
     lost = next(line for line in lines if "\tsad\t" in line and "_M" in line.split("\t")[1])
     evaluation.write_text("".join(line for line in lines if line != lost))
-    refused(lambda: iemocap.from_iemocap(root), root, "session 3, sad: found 304, expected 305",
+    refused(lambda: iemocap.read(root), root, "session 3, sad: found 304, expected 305",
             "session 3, improvised: found 626, expected 627", "session 3, speaker M: found 628, expected 629",
             "session 3, total: found 1150, expected 1151", "--allow-partial")
-    refused(lambda: iemocap.from_iemocap(root, with_excited=False), "session 3, sad: found 304")
-    assert len(iemocap.from_iemocap(root, allow_partial=True)) == 5530
+    refused(lambda: iemocap.read(root, with_excited=False), "session 3, sad: found 304")
+    assert len(iemocap.read(root, allow_partial=True)) == 5530
 
     shutil.rmtree(root / "Session2")
-    refused(lambda: iemocap.from_iemocap(root), "session 2, neu: found 0, expected 362", "more cells")
+    refused(lambda: iemocap.read(root), "session 2, neu: found 0, expected 362", "more cells")
 
 
 def test_iemocap_fields(tmp_path, wav):
     small_tree(tmp_path, wav)
     sound = tmp_path / "Session1/sentences/wav/Ses01F_impro01"
     woman, man = "Ses01F_impro01_F000", "Ses01F_impro01_M000"
-    assert iemocap.from_iemocap(tmp_path, allow_partial=True) == [
+    assert iemocap.read(tmp_path, allow_partial=True) == [
         Utterance(woman, sound / f"{woman}.wav", 400, "1", "Ses01F", "F", "neutral", "impro"),
         Utterance(man, sound / f"{man}.wav", 400, "1", "Ses01M", "M", "happy", "impro")]
-    assert len(iemocap.from_iemocap(tmp_path, allow_partial=True, with_excited=False)) == 1
+    assert len(iemocap.read(tmp_path, allow_partial=True, with_excited=False)) == 1
 
 
 def test_iemocap_files_that_are_missing(tmp_path, wav):
-    refused(lambda: iemocap.from_iemocap(tmp_path / "no"), tmp_path / "no", "Session1 to Session5")
+    refused(lambda: iemocap.read(tmp_path / "no"), tmp_path / "no", "Session1 to Session5")
     evaluation = small_tree(tmp_path, wav)
     lost = tmp_path / "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_M000.wav"
     lost.unlink()
-    refused(lambda: iemocap.from_iemocap(tmp_path, allow_partial=True), f"{evaluation}:8:", lost, "no such file")
+    refused(lambda: iemocap.read(tmp_path, allow_partial=True), f"{evaluation}:8:", lost, "no such file")
 
 
 @pytest.mark.parametrize("old, new, line, words", [
@@ -408,12 +413,12 @@ def test_iemocap_files_that_are_missing(tmp_path, wav):
     ("Ses01F_impro01_M000", "Ses01F_impro01_F000", 8, ["Ses01F_impro01_F000 was used before", ":3"])])
 def test_malformed_evaluations(tmp_path, wav, old, new, line, words):
     evaluation = small_tree(tmp_path, wav, SUMMARY.replace(old, new))
-    refused(lambda: iemocap.from_iemocap(tmp_path, allow_partial=True), f"{evaluation}:{line}:", *words)
+    refused(lambda: iemocap.read(tmp_path, allow_partial=True), f"{evaluation}:{line}:", *words)
 
 
 def test_an_iemocap_without_the_four_labels(tmp_path, wav):
     small_tree(tmp_path, wav, "% nothing\n")
-    refused(lambda: iemocap.from_iemocap(tmp_path, allow_partial=True), tmp_path, "holds no utterance")
+    refused(lambda: iemocap.read(tmp_path, allow_partial=True), tmp_path, "holds no utterance")
 
 
 # Checks and the command

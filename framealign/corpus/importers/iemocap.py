@@ -1,28 +1,31 @@
-"""IEMOCAP: the folder that holds Session1 to Session5, with the published counts."""
+"""IEMOCAP (Busso et al. 2008): the folder that holds Session1 to Session5, checked against the published counts.
+
+Four classes, as usual for this corpus: neutral, angry, sad, and happy with excited. Whatever carries another label is
+left out.
+"""
 import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from framealign.runtime import log
-from framealign.corpus.manifest import checked_utterance, not_empty, shortened, spellings, text_lines
+from framealign.corpus.manifest import UtteranceList, excerpt, not_empty, spellings, text_lines
 from framealign.corpus.utterance import CLASSES, Utterance
 
-
-# IEMOCAP: utterances of each session by label, in improvised dialogues, by women, by men.
-IEMOCAP_LABELS = ("neu", "ang", "sad", "hap", "exc")
-IEMOCAP_COLUMNS = (*IEMOCAP_LABELS, "improvised", "speaker F", "speaker M")
-IEMOCAP_COUNTS = {"1": (384, 229, 194, 135, 143, 521, 528, 557),
-                  "2": (362, 137, 197, 117, 210, 530, 481, 542),
-                  "3": (320, 240, 305, 135, 151, 627, 522, 629),
-                  "4": (258, 327, 143, 65, 238, 534, 528, 503),
-                  "5": (384, 170, 245, 143, 299, 731, 590, 651)}
-IEMOCAP_OTHER_LABELS = ("fru", "sur", "fea", "dis", "oth", "xxx")           # in the corpus, not among the four classes
-_IEMOCAP_ID = re.compile(r"(Ses(\d\d))[FM]_(impro|script)\w*_([FM])(?:\d{3}|XX\d)", re.ASCII)
+# Utterances of each session: by label, in improvised dialogues, by women, by men.
+LABELS = ("neu", "ang", "sad", "hap", "exc")
+COLUMNS = (*LABELS, "improvised", "speaker F", "speaker M")
+COUNTS = {"1": (384, 229, 194, 135, 143, 521, 528, 557),
+          "2": (362, 137, 197, 117, 210, 530, 481, 542),
+          "3": (320, 240, 305, 135, 151, 627, 522, 629),
+          "4": (258, 327, 143, 65, 238, 534, 528, 503),
+          "5": (384, 170, 245, 143, 299, 731, 590, 651)}
+OTHER_LABELS = ("fru", "sur", "fea", "dis", "oth", "xxx")           # in the corpus, not among the four classes
+_TURN = re.compile(r"(Ses(\d\d))[FM]_(impro|script)\w*_([FM])(?:\d{3}|XX\d)", re.ASCII)
 _SUMMARY = re.compile(r"\[[^\]\t]*\]\t(\S+)\t(\S+)\t\[[^\]\t]*\]\s*")       # [start - end] utterance label [V, A, D]
 
 
-def from_iemocap(root: str | Path, allow_partial: bool = False, with_excited: bool = True) -> list[Utterance]:
+def read(root: str | Path, allow_partial: bool = False, with_excited: bool = True) -> list[Utterance]:
     """The 4-class IEMOCAP (excited counted as happy) of the folder that holds Session1 to Session5 (a synthetic tree
     may have more).
 
@@ -33,58 +36,63 @@ def from_iemocap(root: str | Path, allow_partial: bool = False, with_excited: bo
     column) whose count is not the published corpus's, unless `allow_partial`.
     """
     root = Path(root)
-    sessions = sorted((p.name[7:] for p in root.glob("Session*") if re.fullmatch("[1-9][0-9]?", p.name[7:])), key=int)
-    evaluations = [(session, file) for session in sessions
-                   for file in sorted((root / f"Session{session}" / "dialog" / "EmoEvaluation").glob("*.txt"))
-                   if not file.name.startswith(".")]
+    sessions = _sessions(root)
+    evaluations = [(session, file) for session in sessions for file in _evaluations(root, session)]
     if not evaluations:
         raise ValueError(f"{root}: no Session1 to Session5 with dialog/EmoEvaluation/*.txt; "
                          "give the folder that holds Session1")
+
     known = spellings(CLASSES)
-    utterances, seen, counts = [], {}, Counter()
+    utterances = UtteranceList(root)
+    counts: Counter[tuple[str, str]] = Counter()    # by session and column
     for session, file in log.progress(evaluations, len(evaluations), "reading IEMOCAP", "dialogues"):
         for where, name, label in _summaries(file):
-            turn = _IEMOCAP_ID.fullmatch(name)
+            turn = _TURN.fullmatch(name)
             if not turn or int(turn[2]) != int(session):
-                raise ValueError(f"{where}: utterance {shortened(name)} is not named as in IEMOCAP's session "
+                raise ValueError(f"{where}: utterance {excerpt(name)} is not named as in IEMOCAP's session "
                                  f"{session}, such as Ses{int(session):02d}F_impro01_M013")
-            counts.update((session, column) for column in _columns(label, *turn.group(3, 4)))
+            for column in _columns(label, style=turn[3], gender=turn[4]):
+                counts[session, column] += 1
             if label == "exc" and not with_excited:
                 continue
             wav = f"Session{session}/sentences/wav/{file.stem}/{name}.wav"
-            utterances.append(checked_utterance(where, seen, root, wav, id=name, label=known[label],
-                                         **fields_of_name(name)))
-    wrong = [f"session {session}, {column}: found {counts[session, column]}, expected {number}"
-             for (session, column), number in iemocap_cells().items() if counts[session, column] != number]
-    wrong += [f"session {session}: not one of the corpus" for session in sessions if session not in IEMOCAP_COUNTS]
-    if wrong and not allow_partial:
-        more = f"; and {len(wrong) - 4} more cells" if len(wrong) > 4 else ""
-        raise ValueError(f"{root}: not the whole IEMOCAP: {'; '.join(wrong[:4])}{more}; "
-                         "copy the corpus again, or use what is there with --allow-partial")
-    return not_empty(utterances, root)
+            utterances.add(where, wav, id=name, label=known[label], **fields_of_name(name))
+
+    if not allow_partial:
+        _check_counts(counts, sessions, root)
+    return not_empty(utterances.items, root)
 
 
-def iemocap_cells() -> dict[tuple[str, str], int]:
+def published_counts() -> dict[tuple[str, str], int]:
     """What the published corpus has: (session, column) -> utterances, with the derived columns hap+exc and total."""
-    cells = {}
-    for session, numbers in IEMOCAP_COUNTS.items():
-        row = dict(zip(IEMOCAP_COLUMNS, numbers))
-        row |= {"hap+exc": row["hap"] + row["exc"], "total": sum(row[label] for label in IEMOCAP_LABELS)}
-        cells |= {(session, column): number for column, number in row.items()}
-    return cells
+    counts = {}
+    for session, numbers in COUNTS.items():
+        row = dict(zip(COLUMNS, numbers))
+        row["hap+exc"] = row["hap"] + row["exc"]
+        row["total"] = sum(row[label] for label in LABELS)
+        for column, number in row.items():
+            counts[session, column] = number
+    return counts
 
 
 def fields_of_name(name: str) -> dict[str, str]:
     """Session, speaker, gender and style out of a name such as Ses01F_impro01_M013; nothing out of another."""
-    turn = _IEMOCAP_ID.fullmatch(name)
-    return {} if not turn else {"session": str(int(turn[2])), "speaker": turn[1] + turn[4], "gender": turn[4],
-                                "style": turn[3]}
+    turn = _TURN.fullmatch(name)
+    if not turn:
+        return {}
+    return {"session": str(int(turn[2])), "speaker": turn[1] + turn[4], "gender": turn[4], "style": turn[3]}
 
 
-def _columns(label: str, style: str, gender: str) -> list[str]:
-    """The columns of the table of counts in which one utterance counts."""
-    return [label, "total", f"speaker {gender}", *(["hap+exc"] if label in ("hap", "exc") else []),
-            *(["improvised"] if style == "impro" else [])]
+def _sessions(root: Path) -> list[str]:
+    """Numbers of the folders Session1, Session2, ..., in order."""
+    folders = [folder.name for folder in root.glob("Session*") if re.fullmatch("Session[1-9][0-9]?", folder.name)]
+    return sorted((name.removeprefix("Session") for name in folders), key=int)
+
+
+def _evaluations(root: Path, session: str) -> list[Path]:
+    """The evaluation file of every dialogue of a session."""
+    files = sorted((root / f"Session{session}" / "dialog" / "EmoEvaluation").glob("*.txt"))
+    return [file for file in files if not file.name.startswith(".")]
 
 
 def _summaries(path: Path) -> Iterator[tuple[str, str, str]]:
@@ -92,9 +100,34 @@ def _summaries(path: Path) -> Iterator[tuple[str, str, str]]:
     for line, text in text_lines(path):
         if not text.startswith("["):
             continue
-        found = _SUMMARY.fullmatch(text)
-        if not found or found[2] not in IEMOCAP_LABELS + IEMOCAP_OTHER_LABELS:
+        summary = _SUMMARY.fullmatch(text)
+        if not summary or summary[2] not in LABELS + OTHER_LABELS:
             raise ValueError(f"{path}:{line}: must read [start - end]<TAB>utterance<TAB>label<TAB>[V, A, D] with one "
-                             f"of IEMOCAP's labels, got {shortened(text.strip())}")
-        if found[2] in IEMOCAP_LABELS:
-            yield f"{path}:{line}", found[1], found[2]
+                             f"of IEMOCAP's labels, got {excerpt(text.strip())}")
+        if summary[2] in LABELS:
+            yield f"{path}:{line}", summary[1], summary[2]
+
+
+def _columns(label: str, style: str, gender: str) -> list[str]:
+    """The columns of the table of counts in which one utterance counts."""
+    columns = [label, "total", f"speaker {gender}"]
+    if label in ("hap", "exc"):
+        columns.append("hap+exc")
+    if style == "impro":
+        columns.append("improvised")
+    return columns
+
+
+def _check_counts(counts: Counter[tuple[str, str]], sessions: list[str], root: Path) -> None:
+    """Raise ValueError naming the first cells whose count is not the published one, and other sessions."""
+    wrong = []
+    for (session, column), number in published_counts().items():
+        if counts[session, column] != number:
+            wrong.append(f"session {session}, {column}: found {counts[session, column]}, expected {number}")
+    for session in sessions:
+        if session not in COUNTS:
+            wrong.append(f"session {session}: not one of the corpus")
+    if wrong:
+        more = f"; and {len(wrong) - 4} more cells" if len(wrong) > 4 else ""
+        raise ValueError(f"{root}: not the whole IEMOCAP: {'; '.join(wrong[:4])}{more}; "
+                         "copy the corpus again, or use what is there with --allow-partial")
