@@ -1,29 +1,38 @@
-"""The demonstration: a synthetic corpus, the recipe's three methods on it, and whether alignment aligns.
+"""The whole method on a synthetic corpus it makes itself: six stages, three methods, what is recognised and aligned.
 
-Also makes the committed base model of the preset `tiny`: HuBERT from scratch, two iterations, on synthetic speech of
-other seeds and other speakers than the demo's corpus.
+    bin/demo.py                                     # minutes on a CPU, from the committed tiny base model
+    bin/demo.py --make-tiny-base --out runs/tiny-base
+
+It ends with two pages to open in a browser: report.html and lesson.html.
 """
 import dataclasses
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framealign.runtime import files, log
+from framealign.runtime import allocator, distributed, files, log, settings
 from framealign.runtime.settings import setting
 from framealign.sound import audio
+from framealign.sound.frames import SAMPLE_RATE
 from framealign.sound.mfcc import mfcc
 from framealign.corpus import protocols, synthetic_corpus
+from framealign.corpus.utterance import Utterance
 from framealign.units.extraction import state_store
 from framealign.units.units import make_units
 from framealign.emotion import metrics, planted_truth
 from framealign.emotion.recogniser import Recogniser
-from framealign.recipe.recipe import PAPERS, TINY, Recipe, SessionConfig
+from framealign.recipe import presets
+from framealign.recipe.recipe import Recipe
 from framealign.recipe.results import STAGES, aligned
+from framealign.recipe.session_config import PAPERS, TINY, SessionConfig
 from framealign.recipe.stages import Redo, run_stage
+from framealign.report import fold_page, lesson
+from framealign.commands import command_line
 
 SETTINGS = {"finetune.epochs": "6"}                 # of 384 utterances: 144 updates; the preset's 24 are for fewer
 CORPUS_SEED, BASE_SEED = 0, 1000                    # the base model's speakers are none of the demo's
@@ -42,35 +51,71 @@ class DemoConfig:
     make_tiny_base: bool = setting(False, "pretrain the base model framealign/tiny again, instead of the demo")
 
 
-def run(config: DemoConfig, settings: dict[str, str]) -> dict:
-    """Make the corpus, run the three methods on one fold, measure, print: the numbers as written to `demo.json`."""
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line (`arguments`, or that of the process) and run the demonstration."""
+    parser = command_line.parser("demo", __doc__)
+    settings.add_flags(parser, DemoConfig)
+    settings.add_old_names(parser, "--run")
+    command_line.add_overrides(parser, "the preset tiny")
+    args = parser.parse_args(arguments)
+
+    allocator.keep_freed_memory()
+    config = settings.from_flags(args, DemoConfig())
+    with distributed.ranks(distributed.choose_device(config.device)):
+        action = make_tiny_base if config.make_tiny_base else run
+        action(config, presets.parse_settings(args.overrides))
+
+
+def run(config: DemoConfig, overrides: dict[str, str]) -> dict:
+    """Make the corpus, run the three methods on one fold, measure, draw: the numbers as written to `demo.json`."""
     torch.set_num_threads(1)                        # so small a model waits for a second thread more than it gains;
     began, root = time.monotonic(), Path(config.out)    # and the numbers are the same on any number of cores
     tree = make_corpus(root / "corpus", CORPUS_SEED, 5, UTTERANCES_PER_SPEAKER)
+
     rows = {}
     for method in PAPERS:
         log.say(f"== method {method}")
-        chosen = SessionConfig(iemocap=str(tree), allow_partial=True, hubert=config.hubert, preset="tiny",
-                                       out=str(root), session=config.session, method=method, seed=config.seed,
-                                       device=config.device)
-        recipe = Recipe(chosen, SETTINGS | settings)
+        recipe = Recipe(session_config(config, tree, method), SETTINGS | overrides)
         rows[method] = recipe.run()
-        test = [u for u in recipe.utterances if u.session == config.session]
-        place = recipe.fold / STAGES[method] / "recogniser"
-        rows[method]["alignment"] = planted_truth.attention_and_posterior(
-            Recogniser.from_pretrained(place, config.device), test)
-        rows[method]["alignment"]["units_nmi"] = units_nmi(recipe, place, root / "alignment-states")
+        rows[method]["alignment"] = alignment(recipe, recipe.fold / STAGES[method] / "recogniser")
     split, = protocols.split(recipe.utterances, config.session, "clean")
     baselines = {name: baseline(split, recipe.classes, features) for name, features in
                  (("pitch and energy", pitch_and_energy), ("MFCC", mfcc_mean))}
-    found = {"methods": rows, "utterance_means_ua": baselines, "seconds": round(time.monotonic() - began, 1)}
-    files.write_json(root / "demo.json", found)
-    log.say(summary(found, config))
-    return found
+    numbers = {"methods": rows, "utterance_means_ua": baselines, "seconds": round(time.monotonic() - began, 1)}
+    files.write_json(root / "demo.json", numbers)
+
+    pages = write_pages(config)
+    log.say(summary(numbers, config))
+    log.say(closing(config, numbers, split.test[0], pages))
+    return numbers
+
+
+def session_config(config: DemoConfig, tree: Path, method: str) -> SessionConfig:
+    """One method of the recipe on the synthetic corpus `tree`."""
+    return SessionConfig(iemocap=str(tree), allow_partial=True, hubert=config.hubert, preset="tiny", out=config.out,
+                         session=config.session, method=method, seed=config.seed, device=config.device)
+
+
+def alignment(recipe: Recipe, place: Path) -> dict[str, float]:
+    """How well the recogniser in `place` aligns with the planted truth, on the test session and by its own units."""
+    test = [u for u in recipe.utterances if u.session == recipe.config.session]
+    scores = planted_truth.frame_auc(Recogniser.from_pretrained(place, recipe.config.device), test)
+    return scores | {"units_nmi": units_nmi(recipe, place, recipe.root / "alignment-states")}
+
+
+def write_pages(config: DemoConfig) -> list[Path]:
+    """The report of the fold by method align, and the lesson on its best recognised utterance: the pages' paths.
+
+    The first rank alone writes them.
+    """
+    if distributed.rank() != 0:
+        return []
+    report = fold_page.write_all(config.out, "align", session=config.session, device=config.device)
+    return [*report, lesson.write(config.out, config.session)]
 
 
 def make_corpus(root: Path, seed: int, sessions: int, utterances_per_speaker: int) -> Path:
-    """The synthetic corpus as an IEMOCAP tree, kept if it was finished before."""
+    """The synthetic corpus as an IEMOCAP tree; one that was finished before stays."""
     wanted = {"seed": seed, "sessions": sessions, "utterances_per_speaker": utterances_per_speaker}
     done = root / "synthetic.json"
     if not done.exists() or files.read_json(done) != wanted:
@@ -86,13 +131,13 @@ def units_nmi(recipe: Recipe, place: Path, directory: Path) -> float:
     store = state_store(hubert, recipe.preset.align_layer, recipe.utterances, directory, recipe.device)
     units, _ = make_units(store, recipe.utterances, recipe.preset.align_clusters, recipe.preset.kmeans, None, {})
     shutil.rmtree(directory)
-    return planted_truth.units_and_emotion(units, recipe.utterances)
+    return planted_truth.unit_emotion_nmi(units, recipe.utterances)
 
 
 def pitch_and_energy(waveform: Tensor) -> Tensor:
     """Mean log pitch and mean log energy of an utterance: (2,). Pitch by torchaudio's normalised cross-correlation."""
     from torchaudio.functional import detect_pitch_frequency
-    pitch = detect_pitch_frequency(waveform, 16_000, freq_low=60, freq_high=500)
+    pitch = detect_pitch_frequency(waveform, SAMPLE_RATE, freq_low=60, freq_high=500)
     energy = waveform.unfold(0, 400, 160).square().mean(-1)                     # (T,)
     return torch.stack([pitch.log().mean(), (energy + 1e-8).log().mean()])
 
@@ -102,8 +147,8 @@ def mfcc_mean(waveform: Tensor) -> Tensor:
     return mfcc(waveform).mean(0)
 
 
-def baseline(split: protocols.Split, classes: list[str], features) -> float:
-    """UA on the test part of a logistic regression on utterance means: what can be told without looking over time."""
+def baseline(split: protocols.Split, classes: list[str], features: Callable[[Tensor], Tensor]) -> float:
+    """UA on the test part of a logistic regression on utterance means: without looking over time."""
     x, y = {}, {}
     for part in ("train", "valid", "test"):
         chosen = getattr(split, part)
@@ -127,32 +172,37 @@ def baseline(split: protocols.Split, classes: list[str], features) -> float:
     return float(metrics.ua(metrics.confusion(y["test"].numpy(), predicted.numpy(), len(classes))))
 
 
-def summary(found: dict, config: DemoConfig) -> str:
-    """The demo's table: recognition and alignment of each method, baselines, time."""
+def summary(numbers: dict, config: DemoConfig) -> str:
+    """The demo's table: recognition and alignment of each method, and the baselines."""
     rows = [["method", "UA", "WA", "attention AUC", "median", "posterior AUC", "median", "units NMI"]]
-    for method, result in found["methods"].items():
-        a = result["alignment"]
-        rows.append([method, *(f"{100 * result['reported'][name]:.1f} %" for name in ("ua", "wa")),
-                     *(f"{a[name]:.3f}" for name in ("attention_auc_mean", "attention_auc_median", "posterior_auc_mean",
-                                                     "posterior_auc_median", "units_nmi"))])
-    means = ", ".join(f"{name} {100 * ua:.1f} %" for name, ua in found["utterance_means_ua"].items())
+    names = ("attention_auc_mean", "attention_auc_median", "posterior_auc_mean", "posterior_auc_median", "units_nmi")
+    for method, result in numbers["methods"].items():
+        shares = [f"{100 * result['reported'][name]:.1f} %" for name in ("ua", "wa")]
+        rows.append([method, *shares, *(f"{result['alignment'][name]:.3f}" for name in names)])
+    means = ", ".join(f"{name} {100 * ua:.1f} %" for name, ua in numbers["utterance_means_ua"].items())
     return "\n".join([
         "", f"Synthetic corpus, session {config.session} held out, clean selection, seed {config.seed}; chance: 25 %",
         *aligned(rows), f"UA of a logistic regression on utterance means: {means}",
-        "AUC: emotional frames of non-neutral test utterances against the rest, chance 0.5",
-        f"{log.clock(found['seconds'])}; all numbers in {config.out}/demo.json; try "
-        f"bin/recognise.py {config.out}/session{config.session}/recogniser FILE.wav,",
-        f"and bin/report.py {config.out} for pictures and sound in session{config.session}/report.html"])
+        "AUC: emotional frames of non-neutral test utterances against the rest, chance 0.5"])
 
 
-def make_tiny_base(config: DemoConfig, settings: dict[str, str]) -> None:
+def closing(config: DemoConfig, numbers: dict, utterance: Utterance, pages: list[Path]) -> str:
+    """What there is to look at and to try next, with a sound of the corpus that was not trained on."""
+    recogniser = Path(config.out) / f"session{config.session}" / "recogniser"
+    return "\n".join([
+        f"{log.clock(numbers['seconds'])}; all numbers are in {config.out}/demo.json",
+        f"try: {command_line.program('recognise')} {recogniser} {utterance.path} --timeline",
+        "open in a browser: " + " and ".join(map(str, pages))])
+
+
+def make_tiny_base(config: DemoConfig, overrides: dict[str, str]) -> None:
     """HuBERT from scratch on synthetic speech -> framealign/tiny with its record."""
     torch.set_num_threads(1)                        # as in `run`
     began, root = time.monotonic(), Path(config.out)
     tree = make_corpus(root / "corpus", BASE_SEED, BASE_SESSIONS, BASE_UTTERANCES_PER_SPEAKER)
-    chosen = SessionConfig(iemocap=str(tree), allow_partial=True, hubert="scratch", preset="tiny",
-                                   out=str(root), seed=config.seed, device=config.device)
-    recipe = Recipe(chosen, settings)
+    chosen = SessionConfig(iemocap=str(tree), allow_partial=True, hubert="scratch", preset="tiny", out=str(root),
+                           seed=config.seed, device=config.device)
+    recipe = Recipe(chosen, overrides)
     stages = recipe.base()
     for stage in stages:
         run_stage(stage, Redo(root))

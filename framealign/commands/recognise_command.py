@@ -1,6 +1,12 @@
-"""What `bin/recognise.py` does: find the sounds that were named, recognise each, write the results as they come.
+"""The emotion in sound files, by a trained recogniser; also over time.
 
-With --html also one page with a picture of each sound that was recognised: `timeline.picture`.
+    bin/recognise.py runs/demo/session1/recogniser a.wav folder 'takes/*.flac'
+    bin/recognise.py runs/demo/session1/recogniser a.wav --timeline             # segments, start and end in seconds
+    find . -name '*.mp3' | bin/recognise.py runs/demo/session1/recogniser - --format csv > emotions.csv
+    bin/recognise.py runs/demo/session1/recogniser talks --format textgrid --out grids      # for Praat
+    bin/recognise.py runs/demo/session1/recogniser a.wav --html a.html          # a picture that can be played
+
+Exit status: 0, 1 (some sounds could not be recognised: a line for each on stderr) or 2 (none could).
 """
 import glob
 import os
@@ -9,15 +15,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from framealign.runtime import files
+from framealign.runtime import files, settings
 from framealign.runtime.settings import setting
 from framealign.sound import audio
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
-from framealign.emotion.recogniser import Recogniser, Result, UnitReader
+from framealign.emotion.recogniser import Recogniser, Result, UnitExtractor
 from framealign.emotion.segments import segments
 from framealign.report import timeline
 from framealign.report.text_formats import FORMATS, shown
+from framealign.commands import command_line
 
 # What a folder is searched for; a file that is named itself may be called anything.
 SUFFIXES = frozenset((".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au",
@@ -40,30 +47,97 @@ class RecogniseRun:
     device: str = setting("auto", "auto, cpu, cuda or mps")
 
 
-def find(names: Iterable[str], lines: Iterable[bytes] = ()) -> Iterator[str | ValueError]:
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line (`arguments`, or that of the process), recognise, and exit with the status of `run`."""
+    parser = command_line.parser("recognise", __doc__)
+    parser.add_argument("model", help="a recogniser's directory")
+    parser.add_argument("sound", nargs="+", help="sound files, folders, patterns, or - for a list on standard input; "
+                        "any sample rate, channels, length and format that soundfile reads")
+    settings.add_flags(parser, RecogniseRun)
+    args = parser.parse_args(arguments)
+
+    status = run(args.model, args.sound, settings.from_flags(args, RecogniseRun()))
+    if status:
+        sys.exit(status)
+
+
+def run(model: str, names: list[str], config: RecogniseRun) -> int:
+    """Recognise the named sounds and write the results as they come: the exit status.
+
+    0, or 1 where some sounds could not be recognised, or 2 where none could. Raises ValueError, before anything is
+    recognised, for a model or flag that is wrong.
+    """
+    check(config)
+    recogniser = load(model, config)
+    sounds = sound_files(names, sys.stdin.buffer if "-" in names else ())
+    form = FORMATS[config.format]
+    if form.single and not config.out:
+        sounds = list(sounds)
+        if len(sounds) > 1:
+            raise ValueError(f"--format {config.format} holds one sound in a file, {len(sounds)} are named: give a "
+                             "folder for them with --out")
+
+    first = form.first(recogniser.labels, config.timeline)
+    number, failed, names_in_use, figures = 0, [], set(), []
+    for path, result in recognised(recogniser, sounds, failed):
+        text = form.write(path, result, segments(result, config.smooth), config.timeline)
+        if config.out:
+            place = Path(config.out) / name_for(path, form.suffix, names_in_use)
+            files.write_text(place, first + text + form.last)
+            print(f"{shown(path)}\t{result.emotion}\t{shown(place)}", flush=True)
+        else:
+            sys.stdout.write((form.between if number else first) + text)
+            sys.stdout.flush()
+        number += 1
+        if config.html:                             # the sound is read again: results of hours do not wait in memory
+            figures.append(timeline.picture(audio.load(path).numpy(), result, result.units, title=shown(path)))
+    if number and not config.out:
+        sys.stdout.write(form.last)
+
+    if figures:
+        files.write_text(config.html, timeline.page("Recognised", figures, f"{number} sounds by {shown(model)}"))
+        print(f"{config.html}: open it in a browser", file=sys.stderr)
+    if failed and len(failed) + number > 1:
+        print(f"{len(failed)} of {len(failed) + number} could not be recognised", file=sys.stderr)
+    if not number:
+        return 2
+    return 1 if failed else 0
+
+
+def check(config: RecogniseRun) -> None:
+    """Raise ValueError for a format that does not exist or a shortest segment below 0 s."""
+    if config.format not in FORMATS:
+        raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {config.format}")
+    if not 0 <= config.smooth < float("inf"):
+        raise ValueError(f"--smooth must be 0 or more seconds, got {config.smooth}")
+
+
+def sound_files(names: Iterable[str], lines: Iterable[bytes] = ()) -> Iterator[str | ValueError]:
     """Sound files: each name's own, a folder's (and its folders', sorted), a pattern's; `-`: those named in `lines`.
 
-    What names nothing comes as a ValueError, in its place. Hidden files and folders are passed over in folders.
+    A name that stands for nothing gives a ValueError, in its place. In folders hidden files are passed over.
     """
     for name in names:
         if name == "-":
-            yield from find(os.fsdecode(line).rstrip("\r\n") for line in lines if line.strip() not in (b"", b"-"))
+            yield from sound_files(os.fsdecode(line).rstrip("\r\n") for line in lines
+                                   if line.strip() not in (b"", b"-"))
         elif os.path.isdir(name):
-            found = list(_sounds(name))
-            yield from found or [ValueError(f"{shown(name)}: holds no sound file")]
+            inside = list(_below(name))
+            yield from inside or [ValueError(f"{shown(name)}: holds no sound file")]
         elif not os.path.lexists(name) and glob.has_magic(name):
-            found = sorted(glob.glob(name, recursive=True))
-            inner = [path for path in found if not os.path.isdir(path)]
-            yield from inner or [ValueError(f"{shown(name)}: no file matches")]
+            matches = [path for path in sorted(glob.glob(name, recursive=True)) if not os.path.isdir(path)]
+            yield from matches or [ValueError(f"{shown(name)}: no file matches")]
         else:
             yield name
 
 
-def _sounds(folder: str) -> Iterator[str]:
-    for place, inside, names in os.walk(folder):
-        inside[:] = sorted(name for name in inside if not name.startswith("."))
-        yield from (os.path.join(place, name) for name in sorted(names)
-                    if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES)
+def _below(folder: str) -> Iterator[str]:
+    """Every sound file below a folder, by its suffix, sorted."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+                yield os.path.join(place, name)
 
 
 def load(model: str, config: RecogniseRun) -> Recogniser:
@@ -72,13 +146,13 @@ def load(model: str, config: RecogniseRun) -> Recogniser:
     if config.codebook:
         hubert = Hubert.from_pretrained(config.codebook_model) if config.codebook_model else recogniser.model.hubert
         layer = None if config.layer == -1 else config.layer
-        recogniser.units = UnitReader(hubert, Codebook.read(config.codebook), layer)
+        recogniser.units = UnitExtractor(hubert, Codebook.read(config.codebook), layer)
     return recogniser
 
 
-def heard(recogniser: Recogniser, sounds: Iterable[str | ValueError], failed: list[str]
-          ) -> Iterator[tuple[str, Result]]:
-    """Each sound and its result. What cannot be recognised is said on stderr, one line, and added to `failed`."""
+def recognised(recogniser: Recogniser, sounds: Iterable[str | ValueError], failed: list[str]
+               ) -> Iterator[tuple[str, Result]]:
+    """Each sound and its result. What cannot be recognised gets a line on stderr and is added to `failed`."""
     def fail(error: Exception, path: str = "") -> None:
         text = shown(error)
         failed.append(text if not path or shown(path) in text else f"{shown(path)}: {text}")
@@ -91,57 +165,19 @@ def heard(recogniser: Recogniser, sounds: Iterable[str | ValueError], failed: li
             else:
                 yield sound
 
-    for path, result in recogniser.listen(paths()):
+    for path, result in recogniser.recognise_each(paths()):
         if isinstance(result, Exception):
             fail(result, path)
         else:
             yield path, result
 
 
-def run(model: str, names: list[str], config: RecogniseRun) -> int:
-    """Recognise what is named, write it: 0, or 1 where some sounds could not be recognised, or 2 where none could.
-
-    Raises ValueError, before anything is recognised, for a model or flag that is wrong.
-    """
-    if config.format not in FORMATS:
-        raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {config.format}")
-    if not 0 <= config.smooth < float("inf"):
-        raise ValueError(f"--smooth must be 0 or more seconds, got {config.smooth}")
-    form, failed, number, figures = FORMATS[config.format], [], 0, []
-    recogniser = load(model, config)
-    sounds = find(names, sys.stdin.buffer if "-" in names else ())
-    if form.single and not config.out:
-        sounds = list(sounds)
-        if len(sounds) > 1:
-            raise ValueError(f"--format {config.format} holds one sound in a file, {len(sounds)} are named: give a "
-                             "folder for them with --out")
-    first, taken = form.first(recogniser.labels, config.timeline), set()
-    for path, result in heard(recogniser, sounds, failed):
-        text = form.write(path, result, segments(result, config.smooth), config.timeline)
-        if config.out:
-            place = name_for(path, form.suffix, taken)
-            files.write_text(Path(config.out) / place, first + text + form.last)
-            print(f"{shown(path)}\t{result.emotion}\t{shown(Path(config.out) / place)}", flush=True)
-        else:
-            sys.stdout.write((form.between if number else first) + text)
-            sys.stdout.flush()
-        number += 1
-        if config.html:                             # the sound is read again: results of hours do not wait in memory
-            figures.append(timeline.picture(audio.load(path).numpy(), result, result.units, title=shown(path)))
-    if number and not config.out:
-        sys.stdout.write(form.last)
-    if figures:
-        files.write_text(config.html, timeline.page("Recognised", figures, f"{number} sounds by {shown(model)}"))
-        print(f"{config.html}: open it in a browser", file=sys.stderr)
-    if failed and len(failed) + number > 1:
-        print(f"{len(failed)} of {len(failed) + number} could not be recognised", file=sys.stderr)
-    return 0 if not failed and number else 1 if number else 2
-
-
-def name_for(path: str, suffix: str, taken: set[str]) -> str:
+def name_for(path: str, suffix: str, names_in_use: set[str]) -> str:
     """A file name for a sound's result: the sound's own, with a number where another sound has it already."""
     stem, number = Path(path).stem, 1
-    while (name := f"{stem}{f'-{number}' if number > 1 else ''}{suffix}") in taken:
+    name = f"{stem}{suffix}"
+    while name in names_in_use:
         number += 1
-    taken.add(name)
+        name = f"{stem}-{number}{suffix}"
+    names_in_use.add(name)
     return name

@@ -49,9 +49,9 @@ def macro_f1(matrix: ArrayLike) -> np.ndarray | float:
     f1_score(average="macro", zero_division=0).
     """
     matrix = np.asarray(matrix, float)
-    seen = matrix.sum(-1) + matrix.sum(-2)                                      # (..., C): 2 TP + FP + FN
-    scores = _ratio(2 * np.einsum("...cc->...c", matrix), seen, 0.0)
-    return _plain(_ratio(scores.sum(-1), (seen > 0).sum(-1), np.nan))
+    occurrences = matrix.sum(-1) + matrix.sum(-2)                               # (..., C): 2 TP + FP + FN
+    scores = _ratio(2 * np.einsum("...cc->...c", matrix), occurrences, 0.0)
+    return _plain(_ratio(scores.sum(-1), (occurrences > 0).sum(-1), np.nan))
 
 
 def roc_auc(scores: ArrayLike, positive: ArrayLike) -> float:
@@ -94,11 +94,12 @@ def nmi(a: ArrayLike, b: ArrayLike) -> float:
     a, b = _labels(a, b)
     a, b = np.unique(a, return_inverse=True)[1], np.unique(b, return_inverse=True)[1]
     num_b = int(b.max(initial=0)) + 1
-    of_a, of_b = entropy(np.bincount(a)), entropy(np.bincount(b))
-    if of_a == of_b == 0:
+    entropy_a, entropy_b = entropy(np.bincount(a)), entropy(np.bincount(b))
+    if entropy_a == entropy_b == 0:
         return 1.0
-    _, together = np.unique(a * num_b + b, return_counts=True)                  # only pairs that occur
-    return max(0.0, of_a + of_b - entropy(together)) / ((of_a + of_b) / 2)
+    _, joint = np.unique(a * num_b + b, return_counts=True)                     # only pairs that occur
+    shared = max(0.0, entropy_a + entropy_b - entropy(joint))
+    return shared / ((entropy_a + entropy_b) / 2)
 
 
 def bootstrap_interval(true: ArrayLike, predicted: ArrayLike, groups: ArrayLike, num_classes: int, draws: int = 1000,
@@ -110,8 +111,8 @@ def bootstrap_interval(true: ArrayLike, predicted: ArrayLike, groups: ArrayLike,
     Returns {"wa": (low, high), "ua": ..., "macro_f1": ...}. Raises ValueError without utterances.
     Source: Efron and Tibshirani 1993, ch. 13.
     """
-    drawn = resampled(true, predicted, groups, num_classes, draws, seed)
-    return {name: interval(measure(drawn), level) for name, measure in MEASURES.items()}
+    matrices = resampled(true, predicted, groups, num_classes, draws, seed)     # (draws, C, C)
+    return {name: interval(measure(matrices), level) for name, measure in MEASURES.items()}
 
 
 def paired_difference(true: ArrayLike, first: ArrayLike, second: ArrayLike, groups: ArrayLike, num_classes: int,
@@ -119,23 +120,25 @@ def paired_difference(true: ArrayLike, first: ArrayLike, second: ArrayLike, grou
     """How much better `second` is than `first` on the same utterances: difference, interval and two-sided p.
 
     true (U,); first, second (R, U): class numbers of R runs each (seeds), whose measures are averaged; groups (U,). In
-    each draw both see the same groups, so that what makes an utterance hard for both cancels out. p: twice the share
+    each draw both get the same groups, so that what makes an utterance hard for both cancels out. p: twice the share
     of draws on the other side of 0 (at least 1 / draws). Returns {"wa": {"difference", "interval", "p"}, "ua", ...}.
     Source: Efron and Tibshirani 1993, ch. 16; Koehn 2004.
     """
     sides = []
     for predicted in (np.atleast_2d(first), np.atleast_2d(second)):
-        drawn = np.stack([resampled(true, one, groups, num_classes, draws, seed) for one in predicted])
-        whole = np.stack([confusion(true, one, num_classes) for one in predicted])
-        sides.append({name: (np.mean(measure(whole)), measure(drawn).mean(0)) for name, measure in MEASURES.items()})
-    found = {}
-    for name in MEASURES:
-        (before, drawn_before), (after, drawn_after) = sides[0][name], sides[1][name]
-        change = drawn_after - drawn_before                                     # (draws,)
+        whole = np.stack([confusion(true, run, num_classes) for run in predicted])              # (R, C, C)
+        drawn = np.stack([resampled(true, run, groups, num_classes, draws, seed) for run in predicted])
+        sides.append((whole, drawn))                                            # drawn (R, draws, C, C)
+    (whole_first, drawn_first), (whole_second, drawn_second) = sides
+
+    differences = {}
+    for name, measure in MEASURES.items():
+        difference = np.mean(measure(whole_second)) - np.mean(measure(whole_first))
+        change = measure(drawn_second).mean(0) - measure(drawn_first).mean(0)   # (draws,)
         tail = min((change <= 0).mean(), (change >= 0).mean())
-        found[name] = {"difference": float(after - before), "interval": interval(change, level),
-                       "p": float(min(1.0, 2 * max(tail, 0.5 / draws)))}
-    return found
+        differences[name] = {"difference": float(difference), "interval": interval(change, level),
+                             "p": float(min(1.0, 2 * max(tail, 0.5 / draws)))}
+    return differences
 
 
 def resampled(true: ArrayLike, predicted: ArrayLike, groups: ArrayLike, num_classes: int, draws: int,
@@ -152,24 +155,28 @@ def resampled(true: ArrayLike, predicted: ArrayLike, groups: ArrayLike, num_clas
     confusion(true, predicted, num_classes)                                     # checks the classes
     cell = true * num_classes + predicted                                       # (U,)
     generator = np.random.default_rng(seed)
-    G, cells = len(names), num_classes ** 2
-    of_group = np.bincount(group * cells + cell, minlength=G * cells).reshape(G, cells).astype(float)
-    drawn, block = [], max(1, 10 ** 6 // G)         # draws at once: some megabytes
-    for first in range(0, draws, block):
-        chosen = generator.integers(G, size=(min(block, draws - first), G))
-        place = chosen + G * np.arange(len(chosen))[:, None]
-        times = np.bincount(place.ravel(), minlength=chosen.size).reshape(-1, G)        # (block, G)
-        drawn.append(times @ of_group)                                          # (block, C x C)
-    return np.concatenate(drawn).reshape(draws, num_classes, num_classes)
+    num_groups, num_cells = len(names), num_classes ** 2
+    counts = np.bincount(group * num_cells + cell, minlength=num_groups * num_cells)
+    group_matrices = counts.reshape(num_groups, num_cells).astype(float)
+
+    matrices = []
+    block = max(1, 10 ** 6 // num_groups)           # draws at once: some megabytes
+    for start in range(0, draws, block):
+        chosen = generator.integers(num_groups, size=(min(block, draws - start), num_groups))
+        place = chosen + num_groups * np.arange(len(chosen))[:, None]           # each draw counts on its own
+        times = np.bincount(place.ravel(), minlength=chosen.size).reshape(-1, num_groups)
+        matrices.append(times @ group_matrices)                                 # (block, C x C)
+    return np.concatenate(matrices).reshape(draws, num_classes, num_classes)
 
 
 MEASURES: dict[str, Callable] = {"wa": wa, "ua": ua, "macro_f1": macro_f1}
 
 
-def interval(drawn: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """The middle `level` of drawn values."""
+def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """The middle `level` of resampled values."""
     tail = 100 * (1 - level) / 2
-    return tuple(float(x) for x in np.percentile(drawn, [tail, 100 - tail]))
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return float(low), float(high)
 
 
 def _labels(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -196,9 +203,8 @@ def _plain(x: np.ndarray) -> np.ndarray | float:
 def scores(true: np.ndarray, predicted: np.ndarray, classes: list[str], groups: list[str], seed: int) -> dict:
     """WA, UA, macro-F1, recall of each class, confusion matrix (rows: truth), 95 % bootstrap intervals over groups."""
     matrix = confusion(true, predicted, len(classes))
-    return {"wa": float(wa(matrix)), "ua": float(ua(matrix)),
-            "macro_f1": float(macro_f1(matrix)),
+    intervals = bootstrap_interval(true, predicted, groups, len(classes), seed=seed)
+    return {"wa": float(wa(matrix)), "ua": float(ua(matrix)), "macro_f1": float(macro_f1(matrix)),
             "recall": dict(zip(classes, np.nan_to_num(recalls(matrix)).tolist())),
             "confusion": matrix.tolist(),
-            "interval_95": {name: list(interval) for name, interval in
-                            bootstrap_interval(true, predicted, groups, len(classes), seed=seed).items()}}
+            "interval_95": {name: list(ends) for name, ends in intervals.items()}}

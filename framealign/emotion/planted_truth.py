@@ -1,4 +1,4 @@
-"""Does alignment align? Where the truth is planted (`synth`), how well attention, posterior and units find it.
+"""Does alignment align? Attention, posterior and units against the planted truth of a synthetic corpus.
 
 ROC-AUC of the attention weights, and of the frame-wise posterior of the true class, against the emotional frames of
 each non-neutral utterance: 0.5 is chance, 1 means that every emotional frame is above every other. Normalised mutual
@@ -10,25 +10,28 @@ import numpy as np
 
 from framealign.runtime import log
 from framealign.corpus import synthetic_corpus
-from framealign.emotion import metrics
 from framealign.corpus.cropping import frame_counts
-from framealign.emotion.recogniser import Recogniser
+from framealign.corpus.utterance import Utterance
 from framealign.units.units import Units
+from framealign.emotion import metrics
+from framealign.emotion.recogniser import Recogniser
 
 
-def attention_and_posterior(recogniser: Recogniser, utterances: list) -> dict[str, float]:
-    """Mean and median of both areas over the utterances of a class other than neutral, and how many there were.
+def frame_auc(recogniser: Recogniser, utterances: list[Utterance]) -> dict[str, float]:
+    """Mean and median AUC of attention and posterior over the non-neutral utterances, and how many there were.
 
     Raises ValueError where no utterance has its emotional frames written beside it.
     """
     attention, posterior = [], []
-    emotional = [u for u in utterances if u.label in recogniser.labels and u.label != "neutral" and has_truth(u)]
+    emotional = [utterance for utterance in utterances if utterance.label in recogniser.labels
+                 and utterance.label != "neutral" and has_truth(utterance)]
     for utterance in log.progress(emotional, len(emotional), "alignment", "utterances"):
         result = recogniser(utterance.path)
         truth = synthetic_corpus.planted(utterance.path, len(result.attention))            # (T,) bool
         if truth.any() and not truth.all():
+            of_true_class = result.posterior[:, recogniser.labels.index(utterance.label)]
             attention.append(metrics.roc_auc(result.attention, truth))
-            posterior.append(metrics.roc_auc(result.posterior[:, recogniser.labels.index(utterance.label)], truth))
+            posterior.append(metrics.roc_auc(of_true_class, truth))
     if not attention:
         raise ValueError("no utterance has its emotional frames written beside it; only synthetic corpora have")
     return {"attention_auc_mean": float(np.mean(attention)), "attention_auc_median": float(np.median(attention)),
@@ -36,23 +39,20 @@ def attention_and_posterior(recogniser: Recogniser, utterances: list) -> dict[st
             "num_utterances": len(attention)}
 
 
-def units_and_emotion(units: Units, utterances: list) -> float:
+def unit_emotion_nmi(units: Units, utterances: list[Utterance]) -> float:
     """Normalised mutual information of unit and (emotion, frame is emotional), over all frames of all utterances.
 
     Raises ValueError where these are not units of these utterances, or one has no emotional frames written beside it.
     """
     units.check(utterances, "units")
-    names = sorted({u.label for u in utterances})
-    classes = [names.index(u.label) * 2 + synthetic_corpus.planted(u.path, int(T)).astype(int)
-               for u, T in zip(utterances, frame_counts(utterances))]
+    labels = sorted({utterance.label for utterance in utterances})
+    classes = []
+    for utterance, num_frames in zip(utterances, frame_counts(utterances).tolist()):
+        is_emotional = synthetic_corpus.planted(utterance.path, num_frames)                # (T,) bool
+        classes.append(labels.index(utterance.label) * 2 + is_emotional.astype(int))
     return metrics.nmi(units.units.numpy(), np.concatenate(classes))
 
 
-def truth_is_known(utterances: list) -> bool:
-    """Whether every utterance has its emotional frames written beside it."""
-    return all(has_truth(utterance) for utterance in utterances)
-
-
-def has_truth(utterance) -> bool:
+def has_truth(utterance: Utterance) -> bool:
     """Whether this utterance has its emotional frames written beside it."""
     return Path(utterance.path).with_suffix(synthetic_corpus.TRUTH_SUFFIX).exists()

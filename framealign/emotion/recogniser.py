@@ -1,8 +1,8 @@
 """A trained recogniser on new sound: the emotion, its probabilities, and both over time (50 frames a second).
 
-Sound of up to a minute is recognised whole, longer sound in overlapping windows (`windows.py`): hours of it need memory
-for a few copies of their waveform, not for states. The utterance's answer is the same formula either way: because the
-classifier is linear, its logits are the mean of the frames' logits, weighted by the attention.
+Sound of up to a minute is recognised whole, longer sound in overlapping windows (`long_sound.py`): hours of it need
+memory for a few copies of their waveform, not for states. Both use the same formula: because the classifier is linear,
+the utterance's logits are the mean of the frames' logits, weighted by the attention.
 """
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from framealign.hubert import long_sound
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
 from framealign.units.extraction import padded
-from framealign.emotion.emotion_model import EmotionModel
+from framealign.emotion.emotion_model import EmotionModel, weighted_mean
 
 BATCH_SECONDS = 60.0                                # of one padded batch on a GPU; a CPU takes one sound at a time
 WAITING_BATCHES = 8                                 # of sound that are read before they are sorted by length
@@ -28,7 +28,7 @@ WAITING_BATCHES = 8                                 # of sound that are read bef
 
 @dataclass(frozen=True)
 class Result:
-    """What was heard in one utterance of T frames; frame t covers samples [320 t, 320 t + 400) at 16 kHz."""
+    """What was recognised in one utterance of T frames; frame t covers samples [320 t, 320 t + 400) at 16 kHz."""
     emotion: str                                    # the most probable class
     probabilities: dict[str, float]                 # of each class, sum 1
     posterior: np.ndarray                           # (T, classes): the classifier applied to single frames
@@ -37,7 +37,7 @@ class Result:
     seconds: float = 0.0                            # of sound
 
 
-class UnitReader:
+class UnitExtractor:
     """Sound -> units: states of one layer of an encoder, nearest centroid of a codebook fitted on such states."""
 
     def __init__(self, hubert: Hubert, codebook: Codebook, layer: int | None = None):
@@ -53,7 +53,7 @@ class UnitReader:
 
     @torch.inference_mode()
     def __call__(self, waveform: Tensor, device: torch.device) -> np.ndarray:
-        """Units of a waveform as the file holds it, (N,): (T,) int64."""
+        """Units of a waveform as the file holds it, (N,) float32 at 16 kHz: (T,) int64."""
         waveform = audio.preprocess(waveform, self.hubert.do_normalize)
         pieces = long_sound.states(self.hubert.to(device), waveform, self.layer, device)
         return torch.cat([self.codebook.assign(piece.float()).cpu() for piece in pieces]).numpy()
@@ -62,11 +62,11 @@ class UnitReader:
 class Recogniser:
     """`Recogniser.from_pretrained(directory)("a.wav")`, or with a (N,) waveform at 16 kHz as a sound file holds it."""
 
-    def __init__(self, model: EmotionModel, device: torch.device | str = "cpu", units: UnitReader | None = None):
+    def __init__(self, model: EmotionModel, device: torch.device | str = "cpu", units: UnitExtractor | None = None):
         self.model, self.device, self.units = model.eval().to(device), torch.device(device), units
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, device: str = "cpu", units: UnitReader | None = None
+    def from_pretrained(cls, directory: str | Path, device: str = "cpu", units: UnitExtractor | None = None
                         ) -> "Recogniser":
         """Read a recogniser's directory. Raises ValueError for a directory without one."""
         return cls(EmotionModel.from_pretrained(directory), distributed.choose_device(device), units)
@@ -84,50 +84,59 @@ class Recogniser:
         waveforms = [self._waveform(sound) for sound in sounds]
         return self._recognise(waveforms, len(waveforms) * max(map(len, waveforms), default=0))
 
-    def listen(self, sounds: Iterable, batch_seconds: float | None = None
-               ) -> Iterator[tuple[object, Result | Exception]]:
-        """Each sound with its result, in order, or with the error that this one alone caused.
+    def recognise_each(self, sounds: Iterable, batch_seconds: float | None = None
+                       ) -> Iterator[tuple[object, Result | Exception]]:
+        """Each sound with its result, in order, or with the error that it alone caused.
 
         batch_seconds: of sound in one padded batch, padding included; 0: one by one, which is faster on a CPU and what
         None means there. Memory holds `WAITING_BATCHES` batches at most, or one longer sound.
         """
         if batch_seconds is None:
             batch_seconds = 0.0 if self.device.type == "cpu" else BATCH_SECONDS
-        budget, waiting, size = round(batch_seconds * SAMPLE_RATE), [], 0
+        batch_samples = round(batch_seconds * SAMPLE_RATE)
+        waiting, waiting_samples = [], 0
         for sound in sounds:
             try:
-                waiting.append((sound, self._waveform(sound)))
-                size += len(waiting[-1][1])
+                waveform = self._waveform(sound)
+                waiting.append((sound, waveform))
+                waiting_samples += len(waveform)
             except (ValueError, OSError) as error:
                 waiting.append((sound, error))
-            if size >= WAITING_BATCHES * budget:
-                yield from self._answers(waiting, budget)
-                waiting, size = [], 0
-        yield from self._answers(waiting, budget)
+            if waiting_samples >= WAITING_BATCHES * batch_samples:
+                yield from self._results(waiting, batch_samples)
+                waiting, waiting_samples = [], 0
+        yield from self._results(waiting, batch_samples)
 
-    def _answers(self, waiting: list[tuple[object, Tensor | Exception]], budget: int
+    def _results(self, waiting: list[tuple[object, Tensor | Exception]], batch_samples: int
                  ) -> Iterator[tuple[object, Result | Exception]]:
-        results = iter(self._recognise([x for _, x in waiting if isinstance(x, Tensor)], budget))
-        for sound, x in waiting:
-            yield sound, next(results) if isinstance(x, Tensor) else x
+        """Each sound that was read with its result, each other with its error, in order."""
+        waveforms = [content for _, content in waiting if isinstance(content, Tensor)]
+        results = iter(self._recognise(waveforms, batch_samples))
+        for sound, content in waiting:
+            yield sound, next(results) if isinstance(content, Tensor) else content
 
     @torch.inference_mode()
-    def _recognise(self, waveforms: list[Tensor], budget: int) -> list[Result]:
-        """Results of waveforms (N,) as they are in the file, in order; budget: samples of one padded batch."""
-        found: dict[int, Result] = {}
+    def _recognise(self, waveforms: list[Tensor], batch_samples: int) -> list[Result]:
+        """Results of waveforms (N,) as they are in the file, in order; batch_samples: of one padded batch."""
         lengths = [len(waveform) for waveform in waveforms]
-        counts = self.model.hubert.num_frames(torch.tensor(lengths, dtype=torch.int64)).tolist()
-        short = [i for i, T in enumerate(counts) if T <= long_sound.WHOLE]
-        for group in groups_by_length(lengths, short, budget):
-            inputs, samples = padded([self._prepared(waveforms[i]) for i in group], self.device)
-            answers = (x.cpu() for x in self.model.over_time(inputs, samples))
-            for i, probabilities, attention, posterior in zip(group, *answers):
-                found[i] = self._result(probabilities, attention[:counts[i]], posterior[:counts[i]])
-        for i in {*range(len(waveforms))} - {*short}:
-            found[i] = self._result(*self._by_windows(self._prepared(waveforms[i])))
-        return [replace(found[i], seconds=len(waveform) / SAMPLE_RATE,
-                        units=self.units(waveform, self.device) if self.units else None)
-                for i, waveform in enumerate(waveforms)]
+        num_frames = [self.model.hubert.num_frames(length) for length in lengths]
+        short = [i for i, T in enumerate(num_frames) if T <= long_sound.WHOLE]
+        results: dict[int, Result] = {}
+        for group in groups_by_length(lengths, short, batch_samples):
+            inputs, num_samples = padded([self._preprocessed(waveforms[i]) for i in group], self.device)
+            outputs = [x.cpu() for x in self.model.over_time(inputs, num_samples)]
+            for i, probabilities, attention, posterior in zip(group, *outputs):
+                T = num_frames[i]
+                results[i] = self._result(probabilities, attention[:T], posterior[:T])
+        for i, waveform in enumerate(waveforms):
+            if i not in results:
+                results[i] = self._result(*self._by_windows(self._preprocessed(waveform)))
+
+        in_order = []
+        for i, waveform in enumerate(waveforms):
+            units = self.units(waveform, self.device) if self.units else None
+            in_order.append(replace(results[i], seconds=len(waveform) / SAMPLE_RATE, units=units))
+        return in_order
 
     def _by_windows(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `EmotionModel.over_time` for one long preprocessed waveform (N,); softmax over frames in float64."""
@@ -135,15 +144,16 @@ class Recogniser:
         for states in long_sound.states(self.model.hubert, waveform, None, self.device):   # (t, D)
             scores.append(self.model.pooling.score(states.float()).cpu())
             logits.append(self.model.classifier(states.float()).cpu())
-        scores, logits = torch.cat(scores).double(), torch.cat(logits)          # (T,), (T, classes)
-        attention = scores.softmax(0)
-        return (attention @ logits.double()).softmax(0).float(), attention.float(), logits.softmax(1)
+        logits = torch.cat(logits)                                              # (T, classes)
+        attention = torch.cat(scores).double().softmax(0)                       # (T,)
+        pooled = weighted_mean(logits.double()[None], attention[None])[0]       # (classes,)
+        return pooled.softmax(0).float(), attention.float(), logits.softmax(1)
 
     def _result(self, probabilities: Tensor, attention: Tensor, posterior: Tensor) -> Result:
-        shares = dict(zip(self.labels, probabilities.tolist()))
-        return Result(max(shares, key=shares.get), shares, posterior.numpy(), attention.numpy())
+        by_class = dict(zip(self.labels, probabilities.tolist()))
+        return Result(max(by_class, key=by_class.get), by_class, posterior.numpy(), attention.numpy())
 
-    def _prepared(self, waveform: Tensor) -> Tensor:
+    def _preprocessed(self, waveform: Tensor) -> Tensor:
         return audio.preprocess(waveform, self.model.hubert.do_normalize)
 
     def _waveform(self, sound: str | Path | Tensor | np.ndarray) -> Tensor:

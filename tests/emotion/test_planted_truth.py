@@ -62,14 +62,14 @@ def test_areas_that_are_known(truths):
     utterances, truth = truths
     ramp = [np.arange(len(x)) / 1000 for x in truth]
     right, wrong = ([sign * x + y for x, y in zip(truth, ramp)] for sign in (1, -1))
-    found = planted_truth.attention_and_posterior(Planted(utterances, right, wrong), utterances)
+    found = planted_truth.frame_auc(Planted(utterances, right, wrong), utterances)
     assert found == {"attention_auc_mean": 1.0, "attention_auc_median": 1.0, "posterior_auc_mean": 0.0,
                      "posterior_auc_median": 0.0, "num_utterances": 9}
     one = next(i for i, u in enumerate(utterances) if u.label == "sad")
     flat = [np.full(len(x), 0.3) for x in truth]
     low = truth[one].astype(float)
     low[np.flatnonzero(truth[one])[0]] = -1.0       # one of the emotional frames is below all others
-    found = planted_truth.attention_and_posterior(Planted([utterances[one]], [low], [flat[one]]), [utterances[one]])
+    found = planted_truth.frame_auc(Planted([utterances[one]], [low], [flat[one]]), [utterances[one]])
     assert found["attention_auc_mean"] == pytest.approx(1 - 1 / truth[one].sum())
     assert found["posterior_auc_mean"] == 0.5 and found["num_utterances"] == 1
 
@@ -80,7 +80,7 @@ def test_mean_and_median_are_over_utterances(truths):
     draw = np.random.default_rng(0)
     attention, posterior = ([draw.integers(0, 6, len(x)) / 6 + 0.2 * draw.random() * x for x in truth]
                             for _ in range(2))
-    found = planted_truth.attention_and_posterior(Planted(utterances, attention, posterior), utterances)
+    found = planted_truth.frame_auc(Planted(utterances, attention, posterior), utterances)
     emotional = [i for i, u in enumerate(utterances) if u.label != "neutral"]
     for name, scores in (("attention", attention), ("posterior", posterior)):
         areas = [pairs(scores[i], truth[i]) for i in emotional]
@@ -96,7 +96,7 @@ def test_a_real_recogniser_is_asked_for_its_attention_and_the_true_class(truths,
     torch.manual_seed(0)
     EmotionModel(Hubert(micro), LABELS).save_pretrained(tmp_path / "recogniser")
     recogniser = Recogniser.from_pretrained(tmp_path / "recogniser")
-    found = planted_truth.attention_and_posterior(recogniser, utterances)
+    found = planted_truth.frame_auc(recogniser, utterances)
     areas = []
     for utterance, x in zip(utterances, truth):
         if utterance.label != "neutral":
@@ -115,12 +115,11 @@ def test_utterances_without_a_question_are_left_out(truths, tones):
     whole = emotional[1].path.with_suffix(TRUTH_SUFFIX)
     whole.write_text(f"0\t{emotional[1].num_samples}\tsad\n")                   # more frames than there are
     emotional[2].path.with_suffix(TRUTH_SUFFIX).write_text("")
-    found = planted_truth.attention_and_posterior(planted, [*utterances, *strange, tones[20]])
+    found = planted_truth.frame_auc(planted, [*utterances, *strange, tones[20]])
     assert found["num_utterances"] == len(emotional) - 2
-    assert planted_truth.truth_is_known(utterances) and not planted_truth.truth_is_known([*utterances, tones[20]])
     for nothing in ([], [tones[20]], [u for u in utterances if u.label == "neutral"], emotional[1:3]):
         with pytest.raises(ValueError, match="no utterance has its emotional frames written beside it"):
-            planted_truth.attention_and_posterior(planted, nothing)
+            planted_truth.frame_auc(planted, nothing)
 
 
 def units_of(flat: np.ndarray, utterances: list, num_clusters: int) -> Units:
@@ -133,15 +132,15 @@ def test_mutual_information_of_units_with_emotion_and_place(truths):
     utterances, truth = truths
     names = {pair: k for k, pair in enumerate([(label, place) for label in LABELS[::-1] for place in (True, False)])}
     answer = np.array([names[u.label, bool(x)] for u, row in zip(utterances, truth) for x in row])
-    assert planted_truth.units_and_emotion(units_of(answer, utterances, 8), utterances) == pytest.approx(1)
-    assert planted_truth.units_and_emotion(units_of(answer * 0, utterances, 1), utterances) == pytest.approx(0, abs=1e-12)
+    assert planted_truth.unit_emotion_nmi(units_of(answer, utterances, 8), utterances) == pytest.approx(1)
+    assert planted_truth.unit_emotion_nmi(units_of(answer * 0, utterances, 1), utterances) == pytest.approx(0, abs=1e-12)
     draw = np.random.default_rng(0)
     noisy = np.where(draw.random(len(answer)) < 0.5, answer, draw.integers(0, 8, len(answer)))
     total, joint = len(answer), Counter(zip(answer.tolist(), noisy.tolist()))
     a, b = Counter(answer.tolist()), Counter(noisy.tolist())
     information = sum(n / total * np.log(n * total / (a[x] * b[y])) for (x, y), n in joint.items())
     entropies = [-sum(n / total * np.log(n / total) for n in counts.values()) for counts in (a, b)]
-    found = planted_truth.units_and_emotion(units_of(noisy, utterances, 8), utterances)
+    found = planted_truth.unit_emotion_nmi(units_of(noisy, utterances, 8), utterances)
     assert found == pytest.approx(information / np.mean(entropies), rel=1e-9) and 0.1 < found < 0.9
 
 
@@ -149,6 +148,6 @@ def test_units_of_other_utterances_and_missing_truth(truths, tones):
     utterances, truth = truths
     flat = np.zeros(sum(map(len, truth)), int)
     with pytest.raises(ValueError, match="units of 12 utterances, the manifest has 11"):
-        planted_truth.units_and_emotion(units_of(flat, utterances, 1), utterances[1:])
+        planted_truth.unit_emotion_nmi(units_of(flat, utterances, 1), utterances[1:])
     with pytest.raises(ValueError, match="has no planted truth"):
-        planted_truth.units_and_emotion(units_of(flat, utterances, 1), tones[:12])
+        planted_truth.unit_emotion_nmi(units_of(flat, utterances, 1), tones[:12])

@@ -173,7 +173,7 @@ def test_listening_keeps_the_order_and_goes_on_after_an_error(micro, tones, tmp_
     sounds = [u.path for u in tones]
     sounds[5:5] = [tmp_path / "gone.wav"]
     sounds += [torch.zeros(100)]
-    found = list(recogniser.listen(iter(sounds), batch_seconds))
+    found = list(recogniser.recognise_each(iter(sounds), batch_seconds))
     assert [sound for sound, _ in found[:-1]] == sounds[:-1] and len(found) == len(sounds)
     for index, (sound, result) in enumerate(found):
         if index in (5, len(sounds) - 1):
@@ -182,13 +182,13 @@ def test_listening_keeps_the_order_and_goes_on_after_an_error(micro, tones, tmp_
         alone = recogniser(sound)
         assert result.emotion == alone.emotion and result.seconds == alone.seconds
         np.testing.assert_allclose(numbers(result), numbers(alone), rtol=0, atol=2e-5 if batch_seconds else 0)
-    assert list(recogniser.listen([])) == []
+    assert list(recogniser.recognise_each([])) == []
 
 
 def test_listening_reads_no_further_than_it_must(micro, tones):
     """A CPU's first result comes after the first sound, however many follow."""
     taken = []
-    found = made(micro).listen(taken.append(u) or u.path for u in tones)
+    found = made(micro).recognise_each(taken.append(u) or u.path for u in tones)
     next(found)
     assert len(taken) == 1
 
@@ -196,7 +196,7 @@ def test_listening_reads_no_further_than_it_must(micro, tones):
 def test_windows_give_what_the_whole_gives_where_a_window_holds_it(recogniser, tones, monkeypatch):
     """The streamed formula on one window is the model's own; seconds are the sound's."""
     whole = recogniser(tones[2].path)
-    waveform = recogniser._prepared(audio.load(tones[2].path))
+    waveform = recogniser._preprocessed(audio.load(tones[2].path))
     with torch.inference_mode():
         probabilities, attention, posterior = recogniser._by_windows(waveform)
     np.testing.assert_allclose(attention, whole.attention, rtol=1e-5)
@@ -217,7 +217,7 @@ def test_more_than_a_minute_goes_through_windows(micro, monkeypatch):
     np.testing.assert_allclose(result.posterior.sum(1), 1, atol=1e-5)
     assert result.attention.sum() == pytest.approx(1, abs=1e-4)
     with torch.inference_mode():
-        found = torch.cat(list(states(recogniser.model.hubert, recogniser._prepared(waveform), None, "cpu")))
+        found = torch.cat(list(states(recogniser.model.hubert, recogniser._preprocessed(waveform), None, "cpu")))
         logits = recogniser.model.classifier(found).double().numpy()
     pooled = np.exp(result.attention.astype(np.float64) @ logits)
     np.testing.assert_allclose(list(result.probabilities.values()), pooled / pooled.sum(), atol=1e-5)
