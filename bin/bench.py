@@ -10,6 +10,7 @@ Peers that are not installed are left out, which is said. The one script that im
 """
 import argparse
 import contextlib
+import functools
 import importlib.util
 import platform
 import sys
@@ -23,9 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framealign.runtime import distributed, files, log, settings
+from framealign.runtime import distributed, files, log
 from framealign.sound.frames import frames_in, num_frames, num_samples_of, valid_frames
 from framealign.corpus.cropping import load_checked
+from framealign.hubert import fast
 from framealign.hubert.model import Hubert
 from framealign.exchange import torchaudio_weights
 from framealign.units import kmeans
@@ -35,7 +37,7 @@ from framealign.emotion.emotion_model import EmotionModel
 from framealign.training import optimiser
 from framealign.training.training_config import PretrainConfig
 from framealign.recipe import presets
-from framealign.commands import benchmark, files_commands
+from framealign.commands import benchmark, command_inputs
 from framealign.commands.benchmark import Contender
 
 
@@ -74,7 +76,7 @@ class Bench:
         """Real sound spread over a corpus by length, or noise of lengths from --shortest to --longest, geometric."""
         number, low, high = self.args.utterances, self.args.shortest, self.args.longest
         if self.args.corpus:
-            found = [u for u in files_commands.read_corpus(self.args.corpus) if low <= u.num_samples / 16_000 <= high]
+            found = [u for u in command_inputs.read_corpus(self.args.corpus) if low <= u.num_samples / 16_000 <= high]
             found.sort(key=lambda u: u.num_samples)
             picked = [found[i * (len(found) - 1) // max(1, number - 1)] for i in range(min(number, len(found)))]
             return [load_checked(u, self.hubert.do_normalize).to(self.device) for u in picked]
@@ -115,8 +117,8 @@ def states(bench: Bench, title: str, waveforms: list[Tensor], layer: int | None)
                                                    for x in waveforms]
     own = {"framealign, plain, padded": lambda: hubert.states(batch, lengths, layer),
            "framealign, plain, one by one": lambda: [hubert.states(x[None], layer=layer)[0] for x in waveforms],
-           "framealign, fast, one by one": lambda: [hubert.states_of([x], layer)[0] for x in waveforms],
-           "framealign, packed": lambda: hubert.states_of(waveforms, layer)}
+           "framealign, fast, one by one": lambda: [fast.states(hubert, [x], layer)[0] for x in waveforms],
+           "framealign, packed": lambda: fast.states(hubert, waveforms, layer)}
     if len(waveforms) == 1:
         peers, own = ({name: run for name, run in part.items() if "padded" not in name and "packed" not in name}
                       for part in (peers, own))
@@ -143,9 +145,9 @@ def extract(bench: Bench) -> list[dict]:
     found = states(bench, f"States of layer {layer} of {len(waveforms)} utterances, {bench.args.shortest:g} to "
                           f"{bench.args.longest:g} s", waveforms, layer)
     with torch.inference_mode():
-        exact = torch.cat(bench.hubert.states_of(waveforms, layer))
+        exact = torch.cat(fast.states(bench.hubert, waveforms, layer))
         with torch.autocast(bench.device.type, torch.bfloat16):
-            rounded = torch.cat(bench.hubert.states_of(waveforms, layer)).float()
+            rounded = torch.cat(fast.states(bench.hubert, waveforms, layer)).float()
     clusters = max(2, min(bench.args.clusters, len(exact) // 10))
     centroids, *_ = kmeans.fit(exact, clusters)
     same = (kmeans.assign(rounded, centroids) == kmeans.assign(exact, centroids)).double().mean().item()
@@ -250,13 +252,17 @@ def finetuning(bench: Bench) -> list[dict]:
         contenders.append(Contender("transformers, conv encoder frozen", step(their_logits, trained), flop["frozen"],
                                     seconds, bench.keeps[1]))
     with torch.no_grad():
-        features = [model.hubert.frontend(x[None])[0] for x in waveforms]
-    counts = torch.tensor([len(x) for x in features], device=device)
+        features = [model.hubert.conv_features(x[None])[0] for x in waveforms]
+    counts = torch.tensor([len(x) for x in features])
     together = nn.utils.rnn.pad_sequence(features, batch_first=True)
     trained = [p for p in model.parameters() if p.requires_grad]
-    runs = {"padded": lambda: model(together, counts), "packed": lambda: model(together, counts, None, counts.tolist())}
-    contenders += [Contender(f"framealign, conv encoder kept, {name}", step(run, trained), flop["kept"], seconds,
-                             bench.keeps[0]) for name, run in runs.items()]
+
+    def our_logits(fast_path: bool) -> Tensor:
+        model.fast_path = fast_path
+        return model(together, counts)
+    for name, fast_path in (("plain path", False), ("fast path", True)):
+        run = step(functools.partial(our_logits, fast_path), trained)
+        contenders.append(Contender(f"framealign, conv features, {name}", run, flop["kept"], seconds, bench.keeps[0]))
     return [bench.contest(f"Fine-tuning step, {len(waveforms)} utterances, {seconds:.0f} s", contenders)]
 
 
@@ -266,7 +272,7 @@ def clustering(bench: Bench) -> list[dict]:
     frames, what = benchmark.mixture(number, width).to(bench.device), "a mixture of 1,500 unequal components"
     if bench.args.corpus:
         with torch.inference_mode():
-            found = torch.cat(bench.hubert.states_of(bench.waveforms(), bench.args.layer)).float()
+            found = torch.cat(fast.states(bench.hubert, bench.waveforms(), bench.args.layer)).float()
         noise = torch.randn(number, width, generator=torch.Generator().manual_seed(0)).to(found)
         frames = found.repeat(-(-number // len(found)), 1)[:number] + 0.1 * found.std(0) * noise
         what = f"{len(found)} states of layer {bench.args.layer}, repeated with a tenth of their deviation as noise"

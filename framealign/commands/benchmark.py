@@ -24,9 +24,10 @@ from framealign.hubert import objective
 from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
 from framealign.units.frame_store import FrameStore
+from framealign.units.units import Units
 from framealign.training import optimiser, pretrain
 from framealign.training.batches import pretraining_micro_batches
-from framealign.training.training_config import PretrainConfig
+from framealign.training.training_config import PretrainConfig, TrainingRun
 
 MATRIX = (2048, 768, 3072)                          # the product that the machine's rate is measured with: base's FFN
 GIGA = 1e9
@@ -213,23 +214,24 @@ def pretraining_step(shape: HubertConfig, conv: str, waveform: Tensor, units: Te
     conv: "trained", or "kept" (its output is there before the update begins); compiled: the blocks, by torch.compile.
     """
     settings = replace(PretrainConfig(), freeze_conv=conv == "kept", compile_blocks=compiled)
-    device = waveform.device
-    hubert = Hubert(replace(shape, layerdrop=0.0)).to(device)
+    hubert, device = Hubert(replace(shape, layerdrop=0.0)).to(waveform.device), waveform.device
     crops = [Crop(0, 0, units.shape[2])] * len(waveform)
-    model = objective.MaskedPrediction(hubert, [clusters], settings).to(device).train()
-    adamw = optimiser.adamw(model.parameters(), 1e-5, (0.9, 0.98), 1e-6, 0.01)
-    wrapped = distributed.replicate(model, device)
+    codebook = Units(units[0].flatten().cpu().int(), torch.tensor([0, units[0].numel()]), clusters, {})
+    training = pretrain.prepare(hubert, [], [codebook], settings, TrainingRun(Path(), device))
+    model = distributed.replicate(training.model.train(), device)
+    lengths = torch.full((len(waveform),), waveform.shape[1])
     with torch.no_grad():
-        inputs = hubert.frontend(waveform) if conv == "kept" else waveform
+        inputs = hubert.conv_features(waveform) if conv == "kept" else waveform
 
     def step() -> None:
         is_masked = pretrain.draw_mask(crops, settings, 0)
-        places = tuple(distributed.send(x, device) for x in objective.places_of(is_masked))
+        batch = objective.MicroBatch(inputs, lengths, units, is_masked, *objective.positions_of(is_masked)).to(device)
         with autocast():
-            loss, _ = wrapped(inputs, units, distributed.send(is_masked, device), None, False, None, places)
-        (loss / len(places[0])).backward()
-        optimiser.step(adamw, 1e-5, settings.clip_norm)
-    return step, wrapped
+            prediction = model(batch)
+        loss = objective.pretraining_loss(prediction, batch, 0.0, settings.feature_penalty)
+        (loss / len(batch.masked)).backward()
+        optimiser.step(training.optimizer, 1e-5, settings.clip_norm)
+    return step, model
 
 
 def sources(folder: Path, waveforms: list[Tensor], width: int, device: torch.device

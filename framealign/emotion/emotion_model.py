@@ -8,16 +8,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from framealign.hubert import model_directory
-from framealign.hubert.dropout import Dropout
+from framealign.runtime import distributed
 from framealign.sound.frames import valid_frames
+from framealign.hubert import fast, model_directory
 from framealign.hubert.model import Hubert
+from framealign.hubert.parameters import check
+
+
+def weighted_mean(values: Tensor, attention: Tensor) -> Tensor:
+    """Mean of the frames' values (B, T, D) by attention weights (B, T), which sum to 1: (B, D)."""
+    return torch.einsum("bt,btd->bd", attention, values)
 
 
 class AttentionPooling(nn.Module):
     """Weighted mean over real frames, weights softmax of tanh(h . w). Alignment paper, Sec. 2.3.
 
-    w starts at 0, which is the plain mean: every weight that differs later was learnt. A random w would prefer frames
+    w starts at 0, which is the plain mean: every difference between weights is learned. A random w would prefer frames
     at random from the first step, and its tanh is half saturated.
     """
 
@@ -47,52 +53,52 @@ class MeanPooling(nn.Module):
 
 
 class EmotionModel(nn.Module):
-    """Encoder, pooling, linear classifier; one Hugging Face directory (`hubert.`, `pooling.`, `classifier.`)."""
+    """Encoder, pooling, linear classifier; one Hugging Face directory (`hubert.`, `pooling.`, `classifier.`).
 
-    def __init__(self, hubert: Hubert, labels: list[str], pooling: str = "attention", dropout: float = 0.0):
+    `fast_path`: states come from the encoder's fast path (`hubert/fast.py`), which computes no padding; else from the plain
+    one. The numbers are the same.
+    """
+
+    def __init__(self, hubert: Hubert, labels: list[str], pooling: str = "attention", dropout: float = 0.0,
+                 fast_path: bool = True):
         super().__init__()
-        self.hubert, self.labels = hubert, list(labels)
+        self.hubert, self.labels, self.fast_path = hubert, list(labels), fast_path
         size = hubert.config.hidden_size
         self.pooling = AttentionPooling(size) if pooling == "attention" else MeanPooling()
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(size, len(labels))
         nn.init.zeros_(self.classifier.weight)      # as w: the head's first step follows the data, not a draw; from a
         nn.init.zeros_(self.classifier.bias)        # random start attention may settle on one emotion and miss the rest
 
-    def states(self, inputs: Tensor, lengths: Tensor, is_masked: Tensor | None = None,
-               sizes: list[int] | None = None) -> tuple[Tensor, Tensor]:
-        """Last layer in float32, (B, T, D), and which frames are real, (B, T).
+    def states(self, inputs: Tensor, lengths: Tensor, is_masked: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The encoder's output in float32, (B, T, D), and which frames are real, (B, T).
 
-        inputs: samples (B, N) or kept conv features (B, T, C); lengths (B,): samples or frames of each. sizes: frames
-        of each, known to the host; the encoder then works on real frames alone, end to end, with the same result.
+        inputs: samples (B, N) or conv features (B, T, C) computed before; lengths (B,): samples or frames of each, best
+        on the CPU: the fast path reads them there. is_masked (B, T) bool: frames replaced by the mask embedding.
         """
-        features, counts = inputs, lengths
+        features, num_frames = inputs, lengths
         if inputs.ndim == 2:
-            features, counts = self.hubert.frontend(inputs, lengths), self.hubert.num_frames(lengths)
-        if sizes is None:
-            *_, states = self.hubert.layers(features, counts, is_masked)        # (B, T, D)
+            features, num_frames = self.hubert.conv_features(inputs, lengths), self.hubert.num_frames(lengths)
+        if self.fast_path:
+            states = fast.output(self.hubert, features, num_frames.tolist(), is_masked)         # (B, T, D)
         else:
-            joined = lambda x: torch.cat([row[:size] for row, size in zip(x, sizes)])[None]     # (1, S, ...)
-            *_, states = self.hubert.layers(joined(features), None, None if is_masked is None else joined(is_masked),
-                                            sizes=sizes)                        # (1, S, D)
-            states = nn.utils.rnn.pad_sequence(states[0].split(sizes), batch_first=True)        # (B, T, D)
-        return states.float(), valid_frames(counts, states.shape[1])
+            *_, states = self.hubert.layers(features, num_frames, is_masked)                    # (B, T, D)
+        num_frames = distributed.send(num_frames, states.device)
+        return states.float(), valid_frames(num_frames, states.shape[1])
 
-    def forward(self, inputs: Tensor, lengths: Tensor, is_masked: Tensor | None = None,
-                sizes: list[int] | None = None) -> Tensor:
+    def forward(self, inputs: Tensor, lengths: Tensor, is_masked: Tensor | None = None) -> Tensor:
         """Class logits of each utterance, (B, classes)."""
-        states, is_valid = self.states(inputs, lengths, is_masked, sizes)
+        states, is_valid = self.states(inputs, lengths, is_masked)
         states = self.dropout(states)
         attention = self.pooling.attention(states, is_valid)                    # (B, T)
-        pooled = torch.einsum("bt,btd->bd", attention, states)                  # (B, D)
-        return self.classifier(self.dropout(pooled))
+        return self.classifier(self.dropout(weighted_mean(states, attention)))
 
     @torch.inference_mode()
     def over_time(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Class probabilities (B, classes), attention (B, T) and frame-wise posterior (B, T, classes)."""
         states, is_valid = self.states(inputs, lengths)
         attention = self.pooling.attention(states, is_valid)
-        pooled = torch.einsum("bt,btd->bd", attention, states)
+        pooled = weighted_mean(states, attention)                               # (B, D)
         return self.classifier(pooled).softmax(-1), attention, self.classifier(states).softmax(-1)
 
     def head(self) -> dict[str, Tensor]:
@@ -107,12 +113,12 @@ class EmotionModel(nn.Module):
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> "EmotionModel":
         """Read a recogniser's directory, in evaluation mode. Raises ValueError for a directory without a recogniser."""
-        found = model_directory.read(directory)
-        if found.labels is None or "classifier.weight" not in found.head:
+        content = model_directory.read(directory)
+        if content.labels is None or "classifier.weight" not in content.head:
             raise ValueError(f"{directory}: holds an encoder but no recogniser (no classifier); fine-tune it first")
-        model = cls(Hubert(found.config, found.do_normalize), found.labels,
-                    "attention" if "pooling.weight" in found.head else "mean")
-        model.hubert.load(found.state, str(directory))
-        model_directory.check(found.head, {name: tuple(x.shape) for name, x in model.head().items()}, str(directory))
-        model.load_state_dict(found.head, strict=False)     # `check` was the strict part
+        model = cls(Hubert(content.config, content.do_normalize), content.labels,
+                    "attention" if "pooling.weight" in content.head else "mean")
+        model.hubert.load(content.state, str(directory))
+        check(content.head, {name: tuple(x.shape) for name, x in model.head().items()}, str(directory))
+        model.load_state_dict(content.head, strict=False)     # `check` was the strict part
         return model.eval()

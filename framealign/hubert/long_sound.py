@@ -13,35 +13,35 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from framealign.sound.frames import conv_inputs
+from framealign.hubert.model import ConvLayer, Hubert
 
 WHOLE = 3000                                        # frames, 60 s: of one window, its context included
-CONTEXT = 250                                       # frames, 5 s, heard before and after what is kept
+CONTEXT = 250                                       # frames, 5 s, computed before and after what is used
 BLOCK = 1 << 18                                     # outputs of the first convolution, their statistics summed at once
 
 
 @dataclass(frozen=True)
 class Window:
-    """Frames [start, stop) of a sound are computed; of them [first, last) are kept."""
+    """Frames [start, stop) of a sound are computed; of them [first, last) are used."""
     start: int
     stop: int
     first: int
     last: int
 
     @property
-    def kept(self) -> slice:
-        """What is kept, counted from the window's own start."""
+    def used(self) -> slice:
+        """The frames that are used, counted from the window's own start."""
         return slice(self.first - self.start, self.last - self.start)
 
 
 def plan(num_frames: int, whole: int = WHOLE, context: int = CONTEXT) -> list[Window]:
-    """Windows of at most `whole` frames that keep each of `num_frames` frames once, in order; one where they fit.
+    """Windows of at most `whole` frames that use each of `num_frames` frames once, in order; one where they fit.
 
-    A kept frame has `context` frames of its window on either side, or the sound's own end. Raises ValueError where
-    whole <= 2 x context: nothing would be kept.
+    A used frame has `context` frames of its window on either side, or the sound's own end. Raises ValueError where
+    whole <= 2 x context: no frame would be used.
     """
     if num_frames <= whole:
         return [Window(0, num_frames, 0, num_frames)]
@@ -53,48 +53,42 @@ def plan(num_frames: int, whole: int = WHOLE, context: int = CONTEXT) -> list[Wi
             for first, last in itertools.pairwise(edges)]
 
 
-def features(hubert: nn.Module, waveform: Tensor, device: torch.device, whole: int = WHOLE, context: int = CONTEXT
+def features(hubert: Hubert, waveform: Tensor, device: torch.device, whole: int = WHOLE, context: int = CONTEXT
              ) -> Iterator[tuple[slice, Tensor]]:
-    """Conv features of a preprocessed waveform (N,), window by window: which frames to keep, and (1, t, C).
+    """Conv features of a preprocessed waveform (N,), window by window: which frames to use, and (1, t, C).
 
-    A `model.Hubert` gives them; a sound of one window goes through its own `frontend`. Only a window is on `device`.
+    A sound of one window goes through `Hubert.conv_features`. Only a window is on `device`.
     """
     config = hubert.config
-    windows = plan(int(hubert.num_frames(torch.tensor(len(waveform)))), whole, context)
+    windows = plan(hubert.num_frames(len(waveform)), whole, context)
     if len(windows) == 1:
-        yield windows[0].kept, hubert.frontend(waveform[None].to(device))
+        yield windows[0].used, hubert.conv_features(waveform[None].to(device))
         return
     first, *others = hubert.feature_extractor.conv_layers
-    statistics = group_norm(first, waveform) if first.norm == "group" else None
+    group_norm = None
+    if first.norm == "group":
+        group_norm = tuple(x.to(first.conv.weight) for x in first.scale_and_shift(*input_moments(first, waveform)))
     hop = math.prod(config.conv_stride)
     for window in windows:
         size = conv_inputs(window.stop - window.start, config.conv_kernel, config.conv_stride)      # samples
         x = waveform[None, None, hop * window.start:hop * window.start + size].to(device)   # (1, 1, n)
-        if statistics is None:
-            x = first(x, None)                                                  # (1, C, t)
-        else:
-            scale, shift = statistics
-            x = F.gelu(torch.addcmul(shift, F.conv1d(x, first.conv.weight, None, first.conv.stride), scale))
+        x = first(x, group_norm=group_norm)                                     # (1, C, t)
         for layer in others:
-            x = layer(x, None)
-        yield window.kept, x.transpose(1, 2)                                    # (1, t, C)
+            x = layer(x)
+        yield window.used, x.transpose(1, 2)                                    # (1, t, C)
 
 
-def states(hubert: nn.Module, waveform: Tensor, layer: int | None, device: torch.device, whole: int = WHOLE,
+def states(hubert: Hubert, waveform: Tensor, layer: int | None, device: torch.device, whole: int = WHOLE,
            context: int = CONTEXT) -> Iterator[Tensor]:
     """States of one layer (None: the encoder's output) of a preprocessed waveform (N,), in pieces (t, D), in order."""
-    for kept, x in features(hubert, waveform, device, whole, context):
-        for index, state in enumerate(hubert.layers(x)):
-            if index == layer:
-                break
-        yield state[0, kept]
+    upto = None if layer is None else layer + 1
+    for used, x in features(hubert, waveform, device, whole, context):
+        *_, state = itertools.islice(hubert.layers(x), upto)
+        yield state[0, used]
 
 
-def group_norm(first: nn.Module, waveform: Tensor) -> tuple[Tensor, Tensor]:
-    """The first convolution's group norm over a whole waveform (N,) on the CPU: scale and shift (1, C, 1).
-
-    As `model.ConvLayer.group_norm_of`, which holds all of an utterance's input windows at once; here by blocks.
-    """
+def input_moments(first: ConvLayer, waveform: Tensor) -> tuple[Tensor, Tensor]:
+    """`ConvLayer.input_moments` of a whole waveform (N,) by blocks, on the CPU: only a block's windows are held."""
     (kernel,), (stride,) = first.conv.kernel_size, first.conv.stride
     exact = torch.float64
     count = (len(waveform) - kernel) // stride + 1
@@ -102,11 +96,7 @@ def group_norm(first: nn.Module, waveform: Tensor) -> tuple[Tensor, Tensor]:
     for start in range(0, count, BLOCK):
         stop = min(start + BLOCK, count)
         samples = waveform[start * stride:(stop - 1) * stride + kernel]
-        inputs = samples.to(exact).unfold(0, kernel, stride)                    # (n, kernel)
-        sums, squares = sums + inputs.sum(0), squares + inputs.T @ inputs
-    mu, weight = sums / count, first.conv.weight[:, 0].detach().cpu().to(exact)     # (kernel,), (C, kernel)
-    covariance = squares / count - mu[:, None] * mu
-    variance = ((weight @ covariance) * weight).sum(-1).clamp(min=0)            # (C,)
-    scale = first.layer_norm.weight.detach().cpu().to(exact) * torch.rsqrt(variance + first.layer_norm.eps)
-    shift = first.layer_norm.bias.detach().cpu().to(exact) - weight @ mu * scale
-    return tuple(x[None, :, None].to(first.conv.weight) for x in (scale, shift))    # (1, C, 1)
+        windows = samples.to(exact).unfold(0, kernel, stride)                   # (n, kernel)
+        sums, squares = sums + windows.sum(0), squares + windows.T @ windows
+    mean = (sums / count)[None, None]                                           # (1, 1, kernel)
+    return mean, squares[None] / count - mean.transpose(1, 2) @ mean

@@ -1,15 +1,54 @@
-"""What is predicted and how well (HuBERT, Sec. II-B and II-E): cosine logits of hidden frames, cross-entropy, sums.
+"""Masked prediction of units (HuBERT, Sec. II-B and II-E): cosine logits of masked frames, cross-entropy.
 
-`MaskedPrediction` is one micro-batch's way from waveform, or kept conv features, to the loss; the loop that calls it is
-`pretrain.py`.
+`MaskedPrediction` takes a micro-batch to logits, `masked_prediction_loss` logits to the loss. What the log reports is
+apart from both (`sums_for_log`). The loop that calls them is `training/pretrain.py`.
 """
+from dataclasses import dataclass, replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from framealign.runtime import distributed
+from framealign.hubert import fast
 from framealign.hubert.model import Hubert
-from framealign.training.training_config import PretrainConfig
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What is predicted from what, in one forward. All T frames of all B utterances (or crops) are real.
+
+    Whole utterances of T frames may differ by less than a hop of 320 samples, so their lengths are given.
+    """
+    inputs: Tensor                                  # (B, N) samples, or (B, T, C) conv features computed before
+    lengths: Tensor                                 # (B,) samples or frames of each
+    units: Tensor                                   # (M, B, T) int64: of each of M codebooks
+    is_masked: Tensor                               # (B, T) bool
+    masked: Tensor                                  # (S,) positions of the masked frames, row by row in (B T)
+    unmasked: Tensor                                # (B T - S,) positions of the others
+    weight: float = 1.0                             # 0: computed again only so that every rank takes part
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """A copy on `device`, without waiting for the transfer."""
+        tensors = {name: distributed.send(x, device) for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **tensors)
+
+
+def positions_of(is_masked: Tensor) -> tuple[Tensor, Tensor]:
+    """Where a mask (B, T), read row by row, is true and where it is not: positions (S,) and (B T - S,).
+
+    Worked out where the mask is drawn, on the CPU: a GPU would have to be waited for.
+    """
+    flat = is_masked.flatten()
+    return flat.nonzero().squeeze(1), (~flat).nonzero().squeeze(1)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Logits of the units of a micro-batch, by each of M codebooks."""
+    masked: list[Tensor]                            # (S, K) each: of the masked frames
+    unmasked: list[Tensor]                          # (B T - S, K) each: of the others; empty unless asked for
+    feature_square: Tensor | None                   # (): mean square of the conv features, where they are trained
 
 
 def unit_logits(x: Tensor, codewords: Tensor, temperature: float = 0.1) -> Tensor:
@@ -33,90 +72,103 @@ class UnitHead(nn.Module):
             return unit_logits(self.final_proj(frames.float()), self.codewords, self.temperature)
 
 
+class MaskedPrediction(nn.Module):
+    """Encoder and unit heads: a micro-batch -> logits of its masked frames. HuBERT, Sec. II-B.
+
+    num_clusters: K of each codebook that is predicted. Of several (HuBERT, Sec. II-C: an ensemble of clusterings, here
+    coarse and fine ones) each has a head of its own.
+    """
+
+    def __init__(self, hubert: Hubert, num_clusters: list[int], projection_size: int, temperature: float):
+        super().__init__()
+        self.hubert = hubert
+        self.heads = nn.ModuleList(UnitHead(hubert.config.hidden_size, projection_size, K, temperature)
+                                   for K in num_clusters)
+        self.fast_path = False                      # the encoder's: `hubert/fast.py` instead of `hubert/model.py`
+
+    def forward(self, batch: MicroBatch, is_kept: list[bool] | None = None, with_unmasked: bool = False) -> Prediction:
+        """is_kept: blocks that layer drop leaves in, None: all. with_unmasked: logits of the unmasked frames too."""
+        states, feature_square = self.states(batch, is_kept)                    # (B, T, D)
+        states = states.flatten(0, 1)                                           # (B T, D)
+        masked = states.index_select(0, batch.masked)                           # (S, D)
+        logits, unmasked_logits = [head(masked) for head in self.heads], []     # (S, K) each
+        if with_unmasked:
+            unmasked = states.index_select(0, batch.unmasked)                   # (B T - S, D)
+            unmasked_logits = [head(unmasked) for head in self.heads]
+        return Prediction(logits, unmasked_logits, feature_square)
+
+    def states(self, batch: MicroBatch, is_kept: list[bool] | None) -> tuple[Tensor, Tensor | None]:
+        """The encoder's output (B, T, D) and, where the conv encoder trains, the mean square of its features."""
+        features, feature_square = batch.inputs, None
+        if batch.inputs.ndim == 2:
+            features = self.hubert.conv_features(batch.inputs, batch.lengths)   # (B, T, C)
+        if features.requires_grad:
+            feature_square = features.float().square().mean()
+        if self.fast_path:
+            sizes = [features.shape[1]] * len(features)
+            return fast.output(self.hubert, features, sizes, batch.is_masked, is_kept), feature_square
+        *_, states = self.hubert.layers(features, None, batch.is_masked, is_kept)
+        return states, feature_square
+
+
 def masked_prediction_loss(logits: Tensor, units: Tensor) -> Tensor:
-    """Cross-entropy in nats, summed over hidden frames: logits (S, K), units (S,): (). HuBERT, Eq. 1, alpha 1."""
+    """Cross-entropy in nats, summed over masked frames: logits (S, K), units (S,): (). HuBERT, Eq. 1, alpha 1."""
     return F.cross_entropy(logits, units, reduction="sum")
 
 
-class MaskedPrediction(nn.Module):
-    """Encoder and unit heads; its forward is one micro-batch from waveform (or kept conv features) to summed loss.
+def pretraining_loss(prediction: Prediction, batch: MicroBatch, unmasked_weight: float, feature_penalty: float
+                     ) -> Tensor:
+    """What is minimised: `masked_prediction_loss`, the mean over codebooks, summed over the frames that count: ().
 
-    num_clusters: K of each codebook that is predicted. Of several (HuBERT, Sec. II-C: an ensemble of clusterings, here
-    coarse and fine ones) each has a head of its own; losses and accuracies are means over the C codebooks.
+    unmasked_weight: of an unmasked frame's loss (HuBERT, Eq. 1: alpha is 1 / (1 + this)). feature_penalty: weight of
+    the conv features' mean square, per frame that counts, where the conv encoder trains (wav2vec 2.0, Sec. 2).
     """
+    loss, labels = 0.0, batch.units.flatten(1)                                  # (M, B T)
+    for index, logits in enumerate(prediction.masked):
+        of_codebook = masked_prediction_loss(logits, labels[index].index_select(0, batch.masked))
+        if unmasked_weight > 0:
+            target = labels[index].index_select(0, batch.unmasked)
+            of_codebook = of_codebook + unmasked_weight * masked_prediction_loss(prediction.unmasked[index], target)
+        loss = loss + of_codebook / len(prediction.masked)
+    if prediction.feature_square is not None:
+        weights = frame_weights(batch.is_masked, unmasked_weight)               # (B, T)
+        loss = loss + feature_penalty * prediction.feature_square * weights.sum()
+    return loss
 
-    def __init__(self, hubert: Hubert, num_clusters: list[int], config: PretrainConfig):
-        super().__init__()
-        self.hubert = hubert
-        self.heads = nn.ModuleList(UnitHead(hubert.config.hidden_size, config.projection_size, K, config.temperature)
-                                   for K in num_clusters)
-        self.freeze_conv, self.feature_penalty = config.freeze_conv, config.feature_penalty
-        self.unmasked_weight = config.unmasked_weight
-        hubert.feature_extractor.requires_grad_(not config.freeze_conv)
-        for block in hubert.encoder.layers if config.compile_blocks else ():
-            block.compile(dynamic=True)             # one program for all blocks, batch sizes and lengths
 
-    def forward(self, inputs: Tensor, units: Tensor, is_masked: Tensor, is_kept: list[bool] | None,
-                look_at_unmasked: bool, num_samples: Tensor | None = None, places: tuple[Tensor, Tensor] | None = None
-                ) -> tuple[Tensor, dict[str, Tensor]]:
-        """inputs (B, N) samples or (B, T, F) kept features, all T frames real; units (C, B, T), is_masked (B, T).
+def frame_weights(is_masked: Tensor, unmasked_weight: float) -> Tensor:
+    """How much each frame's loss counts: 1 where masked, `unmasked_weight` where not. (B, T) bool: (B, T) float."""
+    return torch.where(is_masked, 1.0, unmasked_weight)
 
-        num_samples (B,): samples of each, None for all N; whole utterances of T frames may differ by less than a hop.
-        places: `places_of(is_masked)`, worked out where the mask was drawn, so that a GPU is not waited for.
-        Returns the loss summed over hidden frames, and sums for the log (all on the device) over frames and codebooks:
-        loss, hidden frames and correct ones, how often each unit was predicted (codebook after codebook), and, if
-        looked at, visible frames and correct ones among them.
-        """
-        features = inputs
-        if inputs.ndim == 2:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_conv):
-                features = self.hubert.frontend(inputs, num_samples)            # (B, T, F)
-        *_, states = self.hubert.layers(features, None, is_masked, is_kept)     # (B, T, D)
-        hidden_at, seen_at = places or places_of(is_masked)                     # (S,), (B T - S,)
-        states, looks = states.flatten(0, 1), look_at_unmasked or self.unmasked_weight > 0       # (B T, D)
-        hidden, sums, loss = states.index_select(0, hidden_at), [], 0.0         # (S, D)
-        for head, labels in zip(self.heads, units.flatten(1)):                  # labels of one codebook: (B T,)
-            target, logits = labels.index_select(0, hidden_at), head(hidden)    # (S,), (S, K)
-            own, predicted = masked_prediction_loss(logits, target), logits.detach().argmax(-1)
-            sums.append({"loss": own.detach().to(exact(own.device)), "masked": is_masked.sum(),
-                         "masked_correct": (predicted == target).sum(),
-                         "predicted": histogram(predicted, logits.shape[1])})
-            if looks:
-                with torch.set_grad_enabled(torch.is_grad_enabled() and self.unmasked_weight > 0):
-                    seen = head(states.index_select(0, seen_at))                # logits of visible frames
-                visible = labels.index_select(0, seen_at)
-                sums[-1] |= {"unmasked": (~is_masked).sum(), "unmasked_correct": (seen.argmax(-1) == visible).sum()}
-                if self.unmasked_weight > 0:
-                    own = own + self.unmasked_weight * masked_prediction_loss(seen, visible)
-            loss = loss + own / len(self.heads)
-        predicted = torch.cat([one.pop("predicted") for one in sums])           # (sum of K,)
-        sums = {name: sum(one[name] for one in sums) for name in sums[0]} | {"predicted": predicted}
-        if not self.freeze_conv:                    # wav2vec 2.0's penalty, here per frame that counts, like the loss
-            counted = frame_weights(is_masked, self.unmasked_weight).sum()
-            loss = loss + self.feature_penalty * features.float().square().mean() * counted
-        if is_kept is not None and distributed.world_size() > 1:
-            for index, block in enumerate(self.hubert.encoder.layers):
-                if not is_kept[index]:              # a dropped block still takes part in the gradient reduction
-                    loss = loss + 0.0 * sum(p.sum() for p in block.parameters())
-        return loss, sums
+
+@torch.no_grad()
+def sums_for_log(prediction: Prediction, batch: MicroBatch) -> dict[str, Tensor]:
+    """Sums over the frames of a micro-batch and all codebooks, on the device: what accuracies are made of.
+
+    "loss" in nats over masked frames, "masked" frames and "masked_correct" ones; "unmasked" and "unmasked_correct"
+    where their logits were asked for; "predicted" (sum of K,): how often each unit was predicted, codebook after
+    codebook.
+    """
+    sums, predicted = {}, []
+    labels = batch.units.flatten(1)                                             # (M, B T)
+    for index, logits in enumerate(prediction.masked):
+        target, nearest = labels[index].index_select(0, batch.masked), logits.argmax(-1)
+        loss = masked_prediction_loss(logits, target)
+        add_up(sums, {"loss": loss.to(distributed.exact_dtype(loss.device)), "masked": batch.is_masked.sum(),
+                      "masked_correct": (nearest == target).sum()})
+        predicted.append(histogram(nearest, logits.shape[1]))
+    for index, logits in enumerate(prediction.unmasked):
+        target = labels[index].index_select(0, batch.unmasked)
+        add_up(sums, {"unmasked": (~batch.is_masked).sum(), "unmasked_correct": (logits.argmax(-1) == target).sum()})
+    return sums | {"predicted": torch.cat(predicted)}
+
+
+def add_up(totals: dict[str, Tensor], sums: dict[str, Tensor]) -> None:
+    """Add `sums` to `totals` in place; nothing leaves the device."""
+    for key, value in sums.items():
+        totals[key] = totals[key] + value if key in totals else value
 
 
 def histogram(units: Tensor, num_clusters: int) -> Tensor:
     """How often each of K units is among these (S,): (K,) int64; bincount asks a GPU for the largest and waits."""
     return units.new_zeros(num_clusters).scatter_add_(0, units, torch.ones_like(units))
-
-
-def places_of(is_masked: Tensor) -> tuple[Tensor, Tensor]:
-    """Where hidden and where visible frames lie in a mask (B, T), read row by row: indices (S,) and (B T - S,)."""
-    flat = is_masked.flatten()
-    return flat.nonzero().squeeze(1), (~flat).nonzero().squeeze(1)
-
-
-def frame_weights(is_masked: Tensor, unmasked_weight: float) -> Tensor:
-    """How much each frame's loss counts: 1 where hidden, `unmasked_weight` where not. (B, T) bool: (B, T) float."""
-    return torch.where(is_masked, 1.0, unmasked_weight)
-
-
-def exact(device: torch.device) -> torch.dtype:
-    """The float type for sums over many frames: float64 wherever the device has it."""
-    return torch.float32 if device.type == "mps" else torch.float64

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from framealign.runtime import distributed, files, log
 from framealign import __version__
+from framealign.runtime import distributed, files, log
 
 
 @dataclass
@@ -33,7 +33,13 @@ class Stage:
     room: int = 0                                   # bytes on the disk, at most, while it is made
 
     def product(self, name: str) -> Path:
+        """Where a product lies."""
         return self.folder / name
+
+    @property
+    def model(self) -> Path:
+        """The directory of the stage's model, its first product; of a given one the folder itself."""
+        return self.product(self.products[0]) if self.products else self.folder
 
 
 class Redo:

@@ -1,8 +1,7 @@
 """Which crops make a batch: length-bucketed micro-batches of pretraining, balanced draws of fine-tuning."""
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,10 +9,11 @@ from torch import Tensor
 from framealign.runtime.seeds import derive_seed
 from framealign.sound.frames import frames_in
 from framealign.corpus.cropping import Crop, Waveforms
+from framealign.corpus.utterance import Utterance
 from framealign.hubert.model import Hubert
 from framealign.units.extraction import frontend_store
 from framealign.units.frame_store import FrameStore
-from framealign.training.training_config import FinetuneConfig, PretrainConfig
+from framealign.training.training_config import FinetuneConfig, PretrainConfig, TrainingRun
 
 
 def pretraining_micro_batches(counts: Tensor, config: PretrainConfig) -> Iterator[list[Crop]]:
@@ -45,7 +45,7 @@ def pretraining_micro_batches(counts: Tensor, config: PretrainConfig) -> Iterato
             yield [Crop(u, start, size) for u, start in zip(groups[index], starts)]
 
 
-def batch_ids(utterances: list, counts: Tensor, config: PretrainConfig, updates: list[int]
+def batch_ids(utterances: Sequence[Utterance], counts: Tensor, config: PretrainConfig, updates: list[int]
               ) -> Iterator[tuple[int, list[str]]]:
     """Which utterances were in the global batches of these (few) updates: drawn again, as all draws are named."""
     per_update, stream, done = micro_batches_per_update(config), pretraining_micro_batches(counts, config), 0
@@ -70,20 +70,19 @@ def ahead(batches: Iterator, depth: int = 2) -> Iterator:
     """Pass `batches` through, computing up to `depth` of them ahead in one thread (file reading overlaps compute)."""
     with ThreadPoolExecutor(1) as pool:
         batches = iter(batches)
-        pull = lambda: next(batches, None)
-        waiting = [pool.submit(pull) for _ in range(depth)]
+        waiting = [pool.submit(next, batches, None) for _ in range(depth)]
         while True:
             item = waiting.pop(0).result()
             if item is None:
                 return
-            waiting.append(pool.submit(pull))
+            waiting.append(pool.submit(next, batches, None))
             yield item
 
 
-def frame_source(hubert: Hubert, utterances: list, config: PretrainConfig | FinetuneConfig, directory: Path,
-                 device: torch.device) -> FrameStore | Waveforms:
-    """What training reads: the frozen conv encoder's kept output, or sound where it trains or is not to be kept."""
+def frame_source(hubert: Hubert, utterances: Sequence[Utterance], config: PretrainConfig | FinetuneConfig,
+                 run: TrainingRun) -> FrameStore | Waveforms:
+    """What training reads: the frozen conv encoder's features, computed once, or sound where it trains."""
     if config.freeze_conv and config.cache_frontend:
-        store = frontend_store(hubert, utterances, directory, device, config.kept_type)
-        return store.hold(device) if device.type == "cuda" else store       # the system keeps read pages in memory
+        store = frontend_store(hubert, utterances, run.features, run.device, config.kept_type)
+        return store.hold(run.device) if run.device.type == "cuda" else store       # else the system's cache holds them
     return Waveforms(utterances, hubert.do_normalize)

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or absent: a folder per saved update, written beside, then renamed; the last few are kept.
 
 A checkpoint is a Hugging Face directory (what `bin/export.py` takes) plus `state.pt`: optimizer, counters, best so far.
-No generator is saved: every random draw of training is named by (seed, what, update), see `config.derive_seed`.
+No generator is saved: every random draw of training is named by (seed, what, update), see `seeds.derive_seed`.
 """
 import os
 import shutil
@@ -12,17 +12,17 @@ from torch import Tensor
 
 from framealign.runtime import distributed, files, log
 from framealign.hubert import model_directory
-from framealign.hubert.hubert_config import HubertConfig
+from framealign.hubert.model import Hubert
 
 PARTS = ("config.json", "model.safetensors", "state.pt")    # without which nothing can be continued
 
 
-def save(run: Path, update: int, config: HubertConfig, state: dict[str, Tensor], head: dict[str, Tensor],
-         training: dict, do_normalize: bool, keep: int, labels: list[str] | None = None) -> None:
+def save(run: Path, update: int, hubert: Hubert, head: dict[str, Tensor], training: dict, keep: int,
+         labels: list[str] | None = None) -> None:
     """Write `run/checkpoints/<update>` on rank 0 and drop all but the last `keep`.
 
-    state and head: the encoder's and the other tensors; training: plain data and tensors, enough to continue; the
-    number of ranks is noted with it. Raises OSError where it cannot be written (a full disk); those before it stay.
+    head: the tensors besides the encoder's; training: plain data and tensors, enough to continue; the number of ranks
+    is noted with it. Raises OSError where it cannot be written (a full disk); those before it stay.
     """
     if distributed.rank() == 0:
         folder = run / "checkpoints"
@@ -31,7 +31,8 @@ def save(run: Path, update: int, config: HubertConfig, state: dict[str, Tensor],
             shutil.rmtree(left_over, ignore_errors=True)
         try:
             temporary.mkdir(parents=True)
-            model_directory.write(temporary, config, state, head, do_normalize=do_normalize, labels=labels)
+            model_directory.write(temporary, hubert.config, hubert.state_dict(), head,
+                                  do_normalize=hubert.do_normalize, labels=labels)
             with files.write_atomically(temporary / "state.pt") as path, files.disk_errors(path):
                 torch.save(training | {"ranks": distributed.world_size()}, path)
             files.write_json(temporary / "complete.json",
@@ -54,13 +55,16 @@ def prune(run: Path, update: int, keep: int) -> None:
     (What comes after it was damaged and passed over.) Also called on resuming: a kill may come before this was done.
     """
     if distributed.rank() == 0 and update:
-        found = sorted((run / "checkpoints").glob("[0-9]*"))
-        upto = [place for place in found if place.name <= f"{update:08d}"]
-        for old in [*upto[:-keep], *found[len(upto):]]:
+        folders = sorted((run / "checkpoints").glob("[0-9]*"))
+        upto = [place for place in folders if place.name <= f"{update:08d}"]
+        for old in [*upto[:-keep], *folders[len(upto):]]:
             aside = old.with_name(f".{old.name}.tmp")       # at once: half of one must not be left under its name
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(old, aside)
-            shutil.rmtree(aside, ignore_errors=True) if aside.is_dir() else aside.unlink()
+            if aside.is_dir():
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                aside.unlink()
 
 
 def latest(run: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict] | None:
@@ -71,11 +75,12 @@ def latest(run: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict] | Non
     folder = distributed.all_gather_objects(newest(run) if distributed.rank() == 0 else None)[0]
     if folder is None:
         return None
-    found = model_directory.read(folder)
+    content = model_directory.read(folder)
     training = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
-    if (ranks := training.pop("ranks", 1)) != distributed.world_size():
+    ranks = training.pop("ranks", 1)
+    if ranks != distributed.world_size():
         log.say(f"{folder}: written by {ranks} ranks, continues on {distributed.world_size()}")
-    return found.state, found.head, training
+    return content.state, content.head, training
 
 
 def newest(run: Path) -> Path | None:

@@ -40,13 +40,14 @@ def only_if_finite(loss: Tensor) -> Tensor:
 
 def skipped_steps(flags: list[Tensor], last: int) -> list[int]:
     """Numbers of the updates that were skipped; flags: one for each update up to `last`. Waits for the device."""
-    found = torch.stack(flags).tolist() if flags else []
-    return [last - len(found) + 1 + index for index, flag in enumerate(found) if flag]
+    first = last - len(flags) + 1
+    is_skipped = torch.stack(flags).tolist() if flags else []
+    return [update for update, skipped in enumerate(is_skipped, first) if skipped]
 
 
-def stop_if_skipping(totals: dict[str, Tensor], update: int) -> None:
-    """Raise ValueError where every one of the last 20 or more updates was skipped for a gradient that is not finite."""
-    skipped, updates = int(totals["skipped"]), int(totals["updates"])
-    if skipped == updates >= 20:
+def stop_if_skipping(skipped_in_a_row: Tensor, update: int) -> None:
+    """Raise ValueError where the last 20 or more updates up to this one were all skipped: no gradient was finite."""
+    skipped = int(skipped_in_a_row)
+    if skipped >= 20:
         raise ValueError(f"update {update}: the last {skipped} gradients were not finite; look at the input sound, or "
                          "lower the learning rate")

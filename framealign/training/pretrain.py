@@ -1,4 +1,4 @@
-"""Masked prediction of units (HuBERT, Sec. II-B to II-E): hide spans of frames, predict the unit of each hidden frame.
+"""Masked prediction of units (HuBERT, Sec. II-B to II-E): mask spans of frames, predict the unit of each masked frame.
 
 One loop serves HuBERT from scratch, task-adaptive pretraining and pretraining on frame-level pseudo-emotion units
 (alignment paper, Sec. 2.1 and 2.2): they differ in units and in what the encoder starts from.
@@ -7,6 +7,8 @@ import contextlib
 import itertools
 import math
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,37 +18,128 @@ from framealign.runtime import distributed, files, log, stopping
 from framealign.runtime.seeds import derive_seed
 from framealign.runtime.settings import as_dict
 from framealign.sound.frames import FRAME_RATE, frames_in
-from framealign.corpus.cropping import Crop, frame_counts
+from framealign.corpus.cropping import Crop, Waveforms, frame_counts
+from framealign.corpus.utterance import Utterance
 from framealign.hubert.masking import span_mask
 from framealign.hubert.model import Hubert
-from framealign.hubert.objective import MaskedPrediction, exact, frame_weights, places_of
+from framealign.hubert.objective import (MaskedPrediction, MicroBatch, add_up, frame_weights, positions_of,
+                                         pretraining_loss, sums_for_log)
+from framealign.units.frame_store import FrameStore
 from framealign.units.units import Units
 from framealign.training import checkpoint, optimiser
 from framealign.training.batches import (ahead, batch_ids, frame_source, micro_batches_per_update,
                                          pretraining_micro_batches)
-from framealign.training.training_config import PretrainConfig
+from framealign.training.training_config import PretrainConfig, TrainingRun
+
+SUMS = ("loss", "masked", "masked_correct", "unmasked", "unmasked_correct")     # of `sums_for_log`, each one number
 
 
-def crop_units(units: list[Units], crops: list[Crop]) -> Tensor:
-    """Units of each crop, all of one length, by each of C codebooks: (C, B, T) int64. Frame t has its very own unit."""
-    return torch.stack([torch.stack([one.of(crop.utterance)[crop.start:crop.start + crop.frames] for crop in crops])
-                        for one in units])
+@dataclass
+class Pretraining:
+    """A pretraining under way: what the loop, its log and its checkpoints share."""
+    model: MaskedPrediction
+    optimizer: torch.optim.AdamW
+    config: PretrainConfig
+    run: TrainingRun
+    record: dict                                    # what was begun: a checkpoint of another one is refused
+    update: int = 0                                 # updates done
+    sums: dict[str, Tensor] = field(default_factory=dict)       # `sums_for_log` since the last line of the log
+    skipped: list[Tensor] = field(default_factory=list)         # of each update since then: 1.0 where it was skipped
+    skipped_in_a_row: Tensor | None = None          # updates skipped up to the last one, (), on the device
+
+    @property
+    def num_clusters(self) -> list[int]:
+        """K of each codebook."""
+        return [len(head.codewords) for head in self.model.heads]
+
+    def advance(self, update: int, skipped: Tensor) -> None:
+        """Count `update` as done; skipped: 1.0 where its gradient was not finite, (), on the device."""
+        self.update = update
+        self.skipped.append(skipped)
+        self.skipped_in_a_row = (self.skipped_in_a_row + 1) * skipped
 
 
-def draw_mask(crops: list[Crop], config: PretrainConfig, *name: object) -> Tensor:
-    """The mask of a micro-batch, (B, T) bool, drawn from the seed and `name` alone."""
-    generator = torch.Generator().manual_seed(derive_seed(config.seed, "mask", *name))
-    counts = torch.tensor([crop.frames for crop in crops])
-    return span_mask(counts, int(counts.max()), config.mask_start_fraction, config.mask_span_frames,
-                     config.mask_min_spans, generator)
+def pretrain(hubert: Hubert, utterances: Sequence[Utterance], units: Units | list[Units], config: PretrainConfig,
+             run: TrainingRun) -> Path:
+    """Pretrain `hubert` (in place) to predict `units`, or those of several codebooks at once.
+
+    Continues from the newest checkpoint in the run's folder, if there is one. Returns `encoder` there, a Hugging Face
+    directory without the heads. Every rank calls it alike; the global batch does not depend on their number. Raises
+    ValueError for units of other utterances, and where the folder has a checkpoint of another configuration.
+    """
+    units = [units] if isinstance(units, Units) else units
+    for of_codebook in units:
+        of_codebook.check(utterances, "units")
+    training = prepare(hubert, utterances, units, config, run)
+    train_counts, valid_counts = hold_out(frame_counts(utterances), config)
+    source = frame_source(hubert, utterances, config, run)
+    restore(training)
+
+    model = distributed.replicate(training.model, run.device)
+    autocast = distributed.autocast(run.device, run.precision)
+    batches = ahead(global_batches(source, units, train_counts, config, first_update=training.update + 1))
+    journal = Journal(training, utterances, train_counts)
+    steps = stopping.Steps(range(training.update + 1, config.updates + 1))
+    training.model.train()
+    for update in steps:
+        global_batch = next(batches)
+        lr = optimiser.linear_schedule(update, config.peak_lr, config.warmup_updates, config.updates)
+        is_kept = draw_kept_layers(hubert, config.seed, update)
+        is_logged = update % config.log_every_updates == 0 or update == config.updates
+        for index, batch in enumerate(global_batch.micro_batches):
+            batch = batch.to(run.device)
+            torch.manual_seed(dropout_seed(config, update, index))
+            is_last = index + 1 == len(global_batch.micro_batches)
+            with contextlib.nullcontext() if is_last else distributed.gradients_apart(model):
+                with autocast():
+                    prediction = model(batch, is_kept, is_logged or config.unmasked_weight > 0)
+                loss = pretraining_loss(prediction, batch, config.unmasked_weight, config.feature_penalty)
+                loss = loss + zero_of_dropped(hubert, is_kept)
+                # DDP averages gradients over ranks; the factor turns that into the mean over all masked frames.
+                factor = batch.weight * distributed.world_size() / max(global_batch.weighted_frames, 1)
+                (optimiser.only_if_finite(loss) * factor).backward()
+            if batch.weight:
+                add_up(training.sums, sums_for_log(prediction, batch))
+        leave_dropped(hubert, is_kept)
+        norm, skipped = optimiser.step(training.optimizer, lr, config.clip_norm)
+        training.advance(update, skipped)
+
+        journal.audio_seconds += global_batch.audio_seconds
+        if is_logged:
+            journal.write(lr, norm)
+        if valid_counts.any() and (update % config.valid_every_updates == 0 or update == config.updates):
+            journal.write_validation(validate(training, source, units, valid_counts))
+        asked_to_stop = steps.asked()
+        if asked_to_stop or update % config.save_every_updates == 0 or update == config.updates:
+            save(training)
+        if asked_to_stop:
+            stopping.stop(f"{run.folder} has a checkpoint of update {update}")
+    if distributed.rank() == 0:
+        hubert.save_pretrained(run.folder / "encoder")
+        files.write_json(run.folder / "pretrain.json", training.record)
+    distributed.barrier()
+    return run.folder / "encoder"
 
 
-def draw_kept_layers(hubert: Hubert, seed: int, update: int) -> list[bool] | None:
-    """Blocks that layer drop leaves in for this update: the same on every rank."""
-    if hubert.config.layerdrop == 0:
-        return None
-    generator = torch.Generator().manual_seed(derive_seed(seed, "layerdrop", update))
-    return (torch.rand(hubert.config.num_hidden_layers, generator=generator) >= hubert.config.layerdrop).tolist()
+def prepare(hubert: Hubert, utterances: Sequence[Utterance], units: list[Units], config: PretrainConfig,
+            run: TrainingRun) -> Pretraining:
+    """Model and optimiser of a pretraining at its beginning, and the record of what is begun."""
+    num_clusters = [of_codebook.num_clusters for of_codebook in units]
+    torch.manual_seed(derive_seed(config.seed, "head"))
+    model = MaskedPrediction(hubert, num_clusters, config.projection_size, config.temperature).to(run.device)
+    hubert.feature_extractor.requires_grad_(not config.freeze_conv)
+    if config.compile_blocks:
+        for block in hubert.encoder.layers:
+            block.compile(dynamic=True)             # one program for all blocks, batch sizes and lengths
+    # Crops have no padding to save; what is left of the fast path pays on a CPU, and compiled blocks are the plain ones.
+    model.fast_path = config.fast_path and run.device.type == "cpu" and not config.compile_blocks
+    optimizer = optimiser.adamw(model.parameters(), config.peak_lr, (config.adam_beta1, config.adam_beta2),
+                                config.adam_eps, config.weight_decay)
+    record = {"pretrain": as_dict(config), "num_clusters": num_clusters,
+              "units": [files.digest_bytes(of_codebook.units.int().numpy().tobytes()) for of_codebook in units],
+              "utterances": files.digest_of([(u.id, u.num_samples) for u in utterances])}
+    return Pretraining(model, optimizer, config, run, record,
+                       skipped_in_a_row=torch.zeros((), device=run.device))
 
 
 def hold_out(counts: Tensor, config: PretrainConfig) -> tuple[Tensor, Tensor]:
@@ -62,165 +155,82 @@ def hold_out(counts: Tensor, config: PretrainConfig) -> tuple[Tensor, Tensor]:
     return torch.where(is_valid, 0, counts), torch.where(is_valid, counts, 0)
 
 
-@torch.no_grad()
-def validate(model: MaskedPrediction, source, units: list[Units], counts: Tensor, config: PretrainConfig,
-             device: torch.device, autocast) -> dict[str, float]:
-    """Masked prediction of the held-out utterances, always under the same masks, in evaluation mode."""
-    model.eval()
-    totals = {}
-    for u in torch.nonzero(counts).flatten().tolist()[distributed.rank()::distributed.world_size()]:
-        crops = [Crop(u, 0, min(int(counts[u]), frames_in(config.max_seconds)))]
-        with autocast():
-            _, sums = model(source.batch(crops)[0].to(device), crop_units(units, crops).to(device),
-                            draw_mask(crops, config, "valid", u).to(device), None, True)
-        add_up(totals, sums)
-    model.train()
-    return {f"valid_{key}": value for key, value in ratios(totals, numbers_of(units), device).items()}
+# Batches, masks, dropped layers
 
 
-def numbers_of(units: list[Units]) -> list[int]:
-    """K of each codebook."""
-    return [one.num_clusters for one in units]
+@dataclass(frozen=True)
+class GlobalBatch:
+    """One update: this rank's share of the micro-batches, and what concerns the batch of all ranks."""
+    micro_batches: list[MicroBatch]
+    weighted_frames: float                          # the loss is divided by: masked frames, and unmasked by weight
+    audio_seconds: float
 
 
-def add_up(totals: dict[str, Tensor], sums: dict[str, Tensor]) -> None:
-    """Add `sums` to `totals` in place; nothing leaves the device."""
-    for key, value in sums.items():
-        totals[key] = totals[key] + value if key in totals else value
+def global_batches(source: Waveforms | FrameStore, units: list[Units], counts: Tensor, config: PretrainConfig,
+                   first_update: int) -> Iterator[GlobalBatch]:
+    """The endless stream of updates from `first_update` on.
 
-
-SUMS = ("loss", "masked", "masked_correct", "unmasked", "unmasked_correct")
-
-
-def over_ranks(totals: dict[str, Tensor], num_clusters: int, device: torch.device) -> dict[str, Tensor]:
-    """The sums of `totals` added over all ranks; 0 where no rank has any."""
-    none = torch.zeros(num_clusters, dtype=exact(device), device=device)
-    flat = torch.cat([torch.stack([totals.get(name, none[0]).to(none) for name in SUMS]),
-                      totals.get("predicted", none).to(none)])
-    *sums, predicted = distributed.all_reduce_sum(flat).split([1] * len(SUMS) + [num_clusters])
-    return {name: x[0] for name, x in zip(SUMS, sums)} | {"predicted": predicted}
-
-
-def ratios(totals: dict[str, Tensor], num_clusters: list[int], device: torch.device) -> dict[str, float]:
-    """Sums over all ranks as loss per hidden frame (nats), accuracies, and perplexity of the predicted units.
-
-    Of several codebooks the (geometric) mean.
-    """
-    *sums, predicted = (x.tolist() for x in over_ranks(totals, sum(num_clusters), device).values())
-    loss, masked, correct, unmasked, unmasked_correct = sums
-    shares = [n / masked * len(num_clusters) for n in predicted if n]           # of each codebook they add up to 1
-    return {"loss": loss / max(masked, 1), "masked_accuracy": correct / max(masked, 1),
-            "unmasked_accuracy": unmasked_correct / max(unmasked, 1),
-            "unit_perplexity": math.exp(-sum(p * math.log(p) for p in shares) / len(num_clusters))}
-
-
-def pretrain(hubert: Hubert, utterances: list, units: Units | list[Units], config: PretrainConfig, run: str | Path,
-             device: torch.device, precision: str = "auto", frontend: Path | None = None,
-             stop_after: int | None = None) -> Path:
-    """Pretrain `hubert` (in place) to predict `units`, or those of several codebooks at once.
-
-    Continues from the newest checkpoint in `run`, if there is one. Returns `run/encoder`, a Hugging Face directory
-    without the heads. frontend: where the frozen conv encoder's output is kept (default: `run/frontend`). stop_after
-    ends early, after that update's checkpoint, as an interruption would. Every rank calls it alike; the global batch
-    does not depend on their number. Raises ValueError for units of other utterances, and where `run` has a checkpoint
-    of another configuration. It stays whole so that the loop reads top to bottom.
-    """
-    run, rank, world = Path(run), distributed.rank(), distributed.world_size()
-    units = [units] if isinstance(units, Units) else units
-    for one in units:
-        one.check(utterances, "units")
-    torch.manual_seed(derive_seed(config.seed, "head"))
-    model = MaskedPrediction(hubert, numbers_of(units), config).to(device).train()
-    train_counts, valid_counts = hold_out(frame_counts(utterances), config)
-    source = frame_source(hubert, utterances, config, frontend or run / "frontend", device)
-    optimizer = optimiser.adamw(model.parameters(), config.peak_lr, (config.adam_beta1, config.adam_beta2),
-                            config.adam_eps, config.weight_decay)
-    record = {"pretrain": as_dict(config), "num_clusters": numbers_of(units),
-              "units": [files.digest_bytes(one.units.int().numpy().tobytes()) for one in units],
-              "utterances": files.digest_of([(u.id, u.num_samples) for u in utterances])}
-    start, totals, flags, in_a_row = restore(model, optimizer, run, record)
-    checkpoint.prune(run, start, config.keep_checkpoints)
-    journal = log.Log(run / "log.jsonl", config.updates)
-    journal.keep_until(start)
-    wrapped = distributed.replicate(model, device)
-    autocast = distributed.autocast(device, precision)
-    per_update = micro_batches_per_update(config)
-    per_rank = -(-per_update // world)
-    stream = itertools.islice(pretraining_micro_batches(train_counts, config), start * per_update, None)
-    batches = ahead(_load(stream, per_update, source, units, config, start + 1))
-    model.train()
-    began, seen = time.monotonic(), 0.0
-    steps = stopping.Steps(range(start + 1, config.updates + 1))
-    for update in steps:
-        lr = optimiser.linear_schedule(update, config.peak_lr, config.warmup_updates, config.updates)
-        logs = update % config.log_every_updates == 0 or update == config.updates
-        micro_batches, weighted_frames, audio_seconds = next(batches)
-        micro_batches = ([*(distributed.send(x, device) for x in tensors), weight]
-                         for *tensors, weight in micro_batches)
-        is_kept = draw_kept_layers(hubert, config.seed, update)
-        for index, (inputs, lengths, targets, is_masked, hidden_at, seen_at, weight) in enumerate(micro_batches):
-            torch.manual_seed(derive_seed(config.seed, "dropout", update, index * world + rank))
-            more = index + 1 < per_rank
-            with wrapped.no_sync() if more and world > 1 else contextlib.nullcontext():
-                with autocast():
-                    loss, sums = wrapped(inputs, targets, is_masked, is_kept, logs, lengths, (hidden_at, seen_at))
-                # DDP averages gradients over ranks; the factor turns that into the mean over all hidden frames.
-                (optimiser.only_if_finite(loss) * weight * world / max(weighted_frames, 1)).backward()
-            if weight:
-                add_up(totals, sums)
-        leave_dropped(hubert, is_kept)
-        norm, skipped = optimiser.step(optimizer, lr, config.clip_norm)
-        flags.append(skipped)                       # of every update since the last line of the log
-        in_a_row = (in_a_row + 1) * skipped         # updates skipped up to this one
-        seen += audio_seconds
-        if logs:
-            bad = optimiser.skipped_steps(flags, update)
-            for number, ids in batch_ids(utterances, train_counts, config, bad):
-                journal.write({"update": update, "skipped_update": number, "utterances": ids})
-            optimiser.stop_if_skipping({"skipped": in_a_row, "updates": in_a_row}, update)
-            elapsed = time.monotonic() - began
-            journal.write({"update": update, **ratios(totals, numbers_of(units), device), "lr": lr,
-                           "gradient_norm": float(norm), "skipped_updates": len(bad),
-                           "audio_seconds_per_second": round(seen / elapsed, 1),
-                           "seconds_left": round(elapsed / (update - start) * (config.updates - update))})
-            totals.clear()
-            flags.clear()
-        if update % config.valid_every_updates == 0 or update == config.updates:
-            if valid_counts.any():
-                found = validate(model, source, units, valid_counts, config, device, autocast)
-                journal.write({"update": update, **found})
-        asked = steps.asked()
-        if asked or update % config.save_every_updates == 0 or update in (config.updates, stop_after):
-            save(model, optimizer, run, update, totals, flags, in_a_row, record, config.keep_checkpoints)
-        if asked:
-            stopping.stop(f"{run} has a checkpoint of update {update}")
-        if update == stop_after:
-            break
-    else:
-        if rank == 0:
-            hubert.save_pretrained(run / "encoder")
-            files.write_json(run / "pretrain.json", record)
-    distributed.barrier()
-    return run / "encoder"
-
-
-def _load(stream, per_update: int, source, units: list[Units], config: PretrainConfig, update: int):
-    """Yield each update's share of this rank: micro-batches (inputs, their lengths, units, mask, places of hidden and
-    of visible frames, weight); then what the loss of all ranks is divided by, and their seconds of audio.
-
-    The divisor counts hidden frames, and visible ones by their weight. Micro-batch i goes to rank i mod W. Where they
-    do not divide evenly, a rank repeats one with weight 0, so that all take part in the reduction.
+    Micro-batch i goes to rank i mod W. Where they do not divide evenly, a rank repeats one with weight 0, so that all
+    take part in the reduction.
     """
     rank, world = distributed.rank(), distributed.world_size()
-    for update in itertools.count(update):
+    per_update = micro_batches_per_update(config)
+    stream = itertools.islice(pretraining_micro_batches(counts, config), (first_update - 1) * per_update, None)
+    for update in itertools.count(first_update):
         crops = list(itertools.islice(stream, per_update))
-        masks = [draw_mask(crop, config, update, index) for index, crop in enumerate(crops)]
-        turns = [(rank + world * turn) for turn in range(math.ceil(per_update / world))]
-        mine = [(index, 1.0) if index < per_update else (0, 0.0) for index in turns]
-        yield ([(*source.batch(crops[i]), crop_units(units, crops[i]), masks[i], *places_of(masks[i]), weight)
-                for i, weight in mine],
-               sum(float(frame_weights(mask, config.unmasked_weight).sum()) for mask in masks),
-               sum(crop.frames for group in crops for crop in group) / FRAME_RATE)
+        masks = [draw_mask(part, config, update, index) for index, part in enumerate(crops)]
+        micro_batches = []
+        for index in range(rank, rank + world * math.ceil(per_update / world), world):
+            own, weight = (index, 1.0) if index < per_update else (0, 0.0)
+            micro_batches.append(micro_batch(source, units, crops[own], masks[own], weight))
+        weighted_frames = sum(float(frame_weights(mask, config.unmasked_weight).sum()) for mask in masks)
+        num_frames = sum(crop.frames for part in crops for crop in part)
+        yield GlobalBatch(micro_batches, weighted_frames, num_frames / FRAME_RATE)
+
+
+def micro_batch(source: Waveforms | FrameStore, units: list[Units], crops: list[Crop], is_masked: Tensor,
+                weight: float = 1.0) -> MicroBatch:
+    """Sound (or conv features) of crops of equal length, with their units and mask (B, T)."""
+    inputs, lengths = source.batch(crops)
+    return MicroBatch(inputs, lengths, crop_units(units, crops), is_masked, *positions_of(is_masked), weight)
+
+
+def crop_units(units: list[Units], crops: list[Crop]) -> Tensor:
+    """Units of each crop, all of one length, by each of M codebooks: (M, B, T) int64. Frame t has its very own unit."""
+    return torch.stack([torch.stack([of_codebook.of(crop.utterance)[crop.start:crop.start + crop.frames]
+                                     for crop in crops]) for of_codebook in units])
+
+
+def draw_mask(crops: list[Crop], config: PretrainConfig, *name: object) -> Tensor:
+    """The mask of a micro-batch, (B, T) bool, drawn from the seed and `name` alone."""
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "mask", *name))
+    counts = torch.tensor([crop.frames for crop in crops])
+    return span_mask(counts, int(counts.max()), config.mask_start_fraction, config.mask_span_frames,
+                     config.mask_min_spans, generator)
+
+
+def dropout_seed(config: PretrainConfig, update: int, index: int) -> int:
+    """The seed of dropout in this rank's micro-batch `index` of an update: that of its place in the global batch."""
+    place = index * distributed.world_size() + distributed.rank()
+    return derive_seed(config.seed, "dropout", update, place)
+
+
+def draw_kept_layers(hubert: Hubert, seed: int, update: int) -> list[bool] | None:
+    """Blocks that layer drop leaves in for this update: the same on every rank."""
+    if hubert.config.layerdrop == 0:
+        return None
+    generator = torch.Generator().manual_seed(derive_seed(seed, "layerdrop", update))
+    return (torch.rand(hubert.config.num_hidden_layers, generator=generator) >= hubert.config.layerdrop).tolist()
+
+
+def zero_of_dropped(hubert: Hubert, is_kept: list[bool] | None) -> Tensor | float:
+    """0, with a gradient of 0 for blocks that layer drop left out: over several ranks every one must have a gradient."""
+    zero = 0.0
+    if is_kept is not None and distributed.world_size() > 1:
+        for index, block in enumerate(hubert.encoder.layers):
+            if not is_kept[index]:
+                zero = zero + 0.0 * sum(p.sum() for p in block.parameters())
+    return zero
 
 
 def leave_dropped(hubert: Hubert, is_kept: list[bool] | None) -> None:
@@ -234,40 +244,119 @@ def leave_dropped(hubert: Hubert, is_kept: list[bool] | None) -> None:
                 parameter.grad = None
 
 
-def save(model: MaskedPrediction, optimizer, run: Path, update: int, totals: dict[str, Tensor], flags: list[Tensor],
-         in_a_row: Tensor, record: dict, keep: int) -> None:
-    """Write the checkpoint of `update`, with the sums of all ranks since the last line of the log.
+# Validation and log
 
-    flags: which updates since then were skipped, on every rank the same.
+
+@torch.no_grad()
+def validate(training: Pretraining, source: Waveforms | FrameStore, units: list[Units], counts: Tensor
+             ) -> dict[str, float]:
+    """Masked prediction of the held-out utterances, always under the same masks, in evaluation mode.
+
+    counts (U,): frames of those held out, 0 for the others. Returns `ratios` by the names valid_loss, ...
     """
+    model, config, device = training.model, training.config, training.run.device
+    autocast = distributed.autocast(device, training.run.precision)
+    model.eval()
+    totals = {}
+    for u in torch.nonzero(counts).flatten().tolist()[distributed.rank()::distributed.world_size()]:
+        crops = [Crop(u, 0, min(int(counts[u]), frames_in(config.max_seconds)))]
+        batch = micro_batch(source, units, crops, draw_mask(crops, config, "valid", u)).to(device)
+        with autocast():
+            prediction = model(batch, with_unmasked=True)
+        add_up(totals, sums_for_log(prediction, batch))
+    model.train()
+    return {f"valid_{name}": value for name, value in ratios(totals, training.num_clusters, device).items()}
+
+
+def over_ranks(totals: dict[str, Tensor], num_clusters: int, device: torch.device) -> dict[str, Tensor]:
+    """The sums of `totals` added over all ranks; 0 where no rank has any."""
+    none = torch.zeros(num_clusters, dtype=distributed.exact_dtype(device), device=device)
+    flat = torch.cat([torch.stack([totals.get(name, none[0]).to(none) for name in SUMS]),
+                      totals.get("predicted", none).to(none)])
+    *sums, predicted = distributed.all_reduce_sum(flat).split([1] * len(SUMS) + [num_clusters])
+    return {name: x[0] for name, x in zip(SUMS, sums)} | {"predicted": predicted}
+
+
+def ratios(totals: dict[str, Tensor], num_clusters: list[int], device: torch.device) -> dict[str, float]:
+    """Sums over all ranks as loss per masked frame (nats), accuracies, and perplexity of the predicted units.
+
+    Of several codebooks the (geometric) mean.
+    """
+    *sums, predicted = (x.tolist() for x in over_ranks(totals, sum(num_clusters), device).values())
+    loss, masked, correct, unmasked, unmasked_correct = sums
+    shares = [n / masked * len(num_clusters) for n in predicted if n]           # of each codebook they add up to 1
+    entropy = -sum(p * math.log(p) for p in shares) / len(num_clusters)         # nats
+    return {"loss": loss / max(masked, 1), "masked_accuracy": correct / max(masked, 1),
+            "unmasked_accuracy": unmasked_correct / max(unmasked, 1), "unit_perplexity": math.exp(entropy)}
+
+
+class Journal:
+    """`log.jsonl` of a pretraining: a line every `log_every_updates`, with what was measured since the one before."""
+
+    def __init__(self, training: Pretraining, utterances: Sequence[Utterance], train_counts: Tensor):
+        self.training, self.utterances, self.train_counts = training, utterances, train_counts
+        self.log = log.Log(training.run.folder / "log.jsonl", training.config.updates)
+        self.log.keep_until(training.update)
+        self.began, self.first, self.audio_seconds = time.monotonic(), training.update, 0.0
+
+    def write(self, lr: float, gradient_norm: Tensor) -> None:
+        """The line of the update just done; begins the sums anew. Raises ValueError where all updates are skipped."""
+        training, config = self.training, self.training.config
+        skipped = optimiser.skipped_steps(training.skipped, training.update)
+        for number, ids in batch_ids(self.utterances, self.train_counts, config, skipped):
+            self.log.write({"update": training.update, "skipped_update": number, "utterances": ids})
+        optimiser.stop_if_skipping(training.skipped_in_a_row, training.update)
+        elapsed = time.monotonic() - self.began
+        left = elapsed / (training.update - self.first) * (config.updates - training.update)
+        self.log.write({"update": training.update,
+                        **ratios(training.sums, training.num_clusters, training.run.device), "lr": lr,
+                        "gradient_norm": float(gradient_norm), "skipped_updates": len(skipped),
+                        "audio_seconds_per_second": round(self.audio_seconds / elapsed, 1),
+                        "seconds_left": round(left)})
+        training.sums.clear()
+        training.skipped.clear()
+
+    def write_validation(self, measures: dict[str, float]) -> None:
+        """A line of `validate`'s numbers."""
+        self.log.write({"update": self.training.update, **measures})
+
+
+# Checkpoints
+
+
+def save(training: Pretraining) -> None:
+    """Write the checkpoint of the update just done, with the sums of all ranks since the last line of the log."""
+    model, run = training.model, training.run
     heads = {f"heads.{name}": x for name, x in model.heads.state_dict().items()}
-    if totals:
-        totals = over_ranks(totals, sum(len(head.codewords) for head in model.heads), in_a_row.device)
-    checkpoint.save(run, update, model.hubert.config, model.hubert.state_dict(), heads,
-                    {"update": update, "optimizer": optimizer.state_dict(), "totals": totals,
-                     "flags": [float(flag) for flag in flags], "in_a_row": in_a_row,
-                     "record": files.digest_of(record)}, model.hubert.do_normalize, keep)
+    sums = training.sums
+    if sums:
+        sums = over_ranks(sums, sum(training.num_clusters), run.device)
+    state = {"update": training.update, "optimizer": training.optimizer.state_dict(), "totals": sums,
+             "flags": [float(skipped) for skipped in training.skipped], "in_a_row": training.skipped_in_a_row,
+             "record": files.digest_of(training.record)}
+    checkpoint.save(run.folder, training.update, model.hubert, heads, state, training.config.keep_checkpoints)
 
 
-def restore(model: MaskedPrediction, optimizer, run: Path, record: dict
-            ) -> tuple[int, dict[str, Tensor], list[Tensor], Tensor]:
-    """Load the newest checkpoint of `run` into model and optimizer: its update (0 without one), the sums since the
-    last line of the log (rank 0 goes on with those of all ranks), which updates since then were skipped, and how many
-    in a row up to this one.
+def restore(training: Pretraining) -> None:
+    """Continue from the newest checkpoint of the run's folder, if there is one; later ones, damaged, are dropped.
 
-    Raises ValueError where it was made with another configuration.
+    Rank 0 goes on with the sums of all ranks. Raises ValueError where it was made with another configuration.
     """
-    found, device = checkpoint.latest(run), next(model.parameters()).device
-    if found is None:
-        return 0, {}, [], torch.zeros((), device=device)
-    state, heads, training = found
-    if training["record"] != files.digest_of(record):
-        raise ValueError(f"{run}: its checkpoint was made with another configuration, other units or other utterances; "
-                         "continue with those, or choose another run directory")
-    model.hubert.load(state, str(run))
-    model.heads.load_state_dict({name.removeprefix("heads."): x for name, x in heads.items()})
-    optimizer.load_state_dict(training["optimizer"])
-    log.say(f"{run}: continues after update {training['update']}")
-    totals = {key: x.to(device) for key, x in training["totals"].items() if distributed.rank() == 0}
-    flags = [torch.tensor(flag, device=device) for flag in training["flags"]]
-    return training["update"], totals, flags, training["in_a_row"].to(device)
+    run = training.run
+    saved = checkpoint.latest(run.folder)
+    if saved is None:
+        return
+    encoder, heads, state = saved
+    if state["record"] != files.digest_of(training.record):
+        raise ValueError(f"{run.folder}: its checkpoint was made with another configuration, other units or other "
+                         "utterances; continue with those, or choose another run directory")
+    training.model.hubert.load(encoder, str(run.folder))
+    training.model.heads.load_state_dict({name.removeprefix("heads."): x for name, x in heads.items()})
+    training.optimizer.load_state_dict(state["optimizer"])
+    log.say(f"{run.folder}: continues after update {state['update']}")
+    training.update = state["update"]
+    if distributed.rank() == 0:
+        training.sums = {name: x.to(run.device) for name, x in state["totals"].items()}
+    training.skipped = [torch.tensor(skipped, device=run.device) for skipped in state["flags"]]
+    training.skipped_in_a_row = state["in_a_row"].to(run.device)
+    checkpoint.prune(run.folder, training.update, training.config.keep_checkpoints)

@@ -1,6 +1,9 @@
-"""The settings of both trainings: masked prediction and fine-tuning."""
+"""The settings of both trainings, masked prediction and fine-tuning, and where a training runs."""
 import math
 from dataclasses import dataclass
+from pathlib import Path
+
+import torch
 
 from framealign.runtime.settings import require, setting
 from framealign.corpus.protocols import SELECTIONS
@@ -35,6 +38,8 @@ class PretrainConfig:
     cache_frontend: bool = setting(
         True, "compute the frozen conv encoder's output once for each utterance, and keep it on the disk")
     kept_type: str = setting("float16", "type of the numbers kept on the disk: float16, bfloat16 or float32")
+    fast_path: bool = setting(
+        True, "the encoder's fast path on a CPU, the same numbers up to rounding (hubert/fast.py)")
     compile_blocks: bool = setting(
         False, "fuse small operations by torch.compile: for a GPU; takes a minute at the start")
     feature_penalty: float = setting(
@@ -96,7 +101,8 @@ class FinetuneConfig:
     mask_min_spans: int = setting(0, "fewest masked spans of an utterance, where they fit")
     dropout: float = setting(0.1, "probability of dropout before pooling and before the classifier")
     balanced: bool = setting(True, "draw the classes equally often, with replacement")
-    packed: bool = setting(True, "train on real frames alone: no work for the padding of a batch")
+    fast_path: bool = setting(
+        True, "the encoder's fast path: no work for the padding of a batch, the same numbers up to rounding")
     freeze_conv: bool = setting(True, "the conv encoder does not train")
     cache_frontend: bool = setting(
         True, "compute the frozen conv encoder's output once for each utterance, and keep it on the disk")
@@ -118,3 +124,17 @@ class FinetuneConfig:
         require(self.selection in SELECTIONS,
                  f"selection must be one of {', '.join(SELECTIONS)}, got {self.selection}")
         require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """Where a training runs: what concerns the machine and the disk, not the result."""
+    folder: Path                                    # checkpoints, log.jsonl, products
+    device: torch.device
+    precision: str = "auto"                         # of the forward: auto, float32 or bfloat16
+    frontend: Path | None = None                    # conv features computed once; None: `frontend` in the folder
+
+    @property
+    def features(self) -> Path:
+        """The folder of the frozen conv encoder's features."""
+        return self.frontend or self.folder / "frontend"

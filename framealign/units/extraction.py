@@ -7,8 +7,8 @@ from torch import Tensor
 
 from framealign.runtime import distributed, files
 from framealign.sound.mfcc import mfcc
-from framealign.corpus.utterance import identity
-from framealign.hubert import long_sound
+from framealign.corpus.utterance import corpus_digest
+from framealign.hubert import fast, long_sound
 from framealign.hubert.model import Hubert
 from framealign.hubert.parameters import digest_of_state
 from framealign.units.frame_store import FrameStore
@@ -17,7 +17,7 @@ from framealign.units.frame_store import FrameStore
 def mfcc_store(utterances: list, directory: Path) -> FrameStore:
     """13 MFCC with deltas and delta-deltas of every utterance, from the waveform as it is in the file."""
     return FrameStore.fill(directory, utterances, 39, lambda waveforms: [mfcc(x) for x in waveforms],
-                           files.digest_of(["mfcc", identity(utterances)]), do_normalize=False, what="MFCC")
+                           files.digest_of(["mfcc", corpus_digest(utterances)]), do_normalize=False, what="MFCC")
 
 
 def state_store(hubert: Hubert, layer: int, utterances: list, directory: Path, device: torch.device,
@@ -26,7 +26,7 @@ def state_store(hubert: Hubert, layer: int, utterances: list, directory: Path, d
     if not 0 <= layer <= hubert.config.num_hidden_layers:
         raise ValueError(f"layer must be in [0, {hubert.config.num_hidden_layers}], got {layer}")
     return _filled(hubert, directory, utterances, hubert.config.hidden_size,
-                   lambda waveforms: hubert.states_of(waveforms, layer),
+                   lambda waveforms: fast.states(hubert, waveforms, layer),
                    lambda waveform: long_sound.states(hubert, waveform, layer, device), f"layer {layer}", device,
                    precision)
 
@@ -35,7 +35,7 @@ def frontend_store(hubert: Hubert, utterances: list, directory: Path, device: to
                    dtype: str = "float16") -> FrameStore:
     """Output of the (frozen) conv encoder for every utterance: what training would otherwise compute every epoch."""
     return _filled(hubert, directory, utterances, hubert.config.conv_dim[-1],
-                   lambda waveforms: [hubert.features_of(x) for x in waveforms],
+                   lambda waveforms: [fast.conv_features(hubert, x) for x in waveforms],
                    lambda waveform: (x[0, kept] for kept, x in long_sound.features(hubert, waveform, device)), "frontend",
                    device, dtype=dtype)
 
@@ -50,12 +50,12 @@ def _filled(hubert: Hubert, directory: Path, utterances: list, width: int,
     hubert = hubert.to(device).eval()
 
     def compute(waveforms: list[Tensor]) -> list[Tensor | Iterator[Tensor]]:
-        if len(waveforms) == 1 and hubert.num_frames(torch.tensor(len(waveforms[0]))) > long_sound.WHOLE:
+        if len(waveforms) == 1 and hubert.num_frames(len(waveforms[0])) > long_sound.WHOLE:
             return [by_windows(waveforms[0])]
         return forward([x.to(device) for x in waveforms])
 
     state = hubert.feature_extractor.state_dict() if what == "frontend" else hubert.state_dict()
-    key = files.digest_of([what, hubert.do_normalize, digest_of_state(state), identity(utterances), precision])
+    key = files.digest_of([what, hubert.do_normalize, digest_of_state(state), corpus_digest(utterances), precision])
     # One context for all: weights are rounded to bfloat16 once. On a CPU longer groups leave the caches.
     with torch.inference_mode(), distributed.autocast(device, precision)():
         return FrameStore.fill(directory, utterances, width, compute, key, hubert.do_normalize, what, dtype,

@@ -1,0 +1,95 @@
+"""What a session run is asked to do: corpus, base model, method and protocol; the methods and what each reports."""
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from framealign.runtime.settings import setting
+from framealign.corpus import manifest
+from framealign.corpus.importers import iemocap
+from framealign.corpus.protocols import SELECTIONS, class_names
+from framealign.corpus.utterance import CLASSES, Utterance
+from framealign.units.units import cluster_numbers
+from framealign.recipe import preflight
+
+PAPERS = ("finetune", "tapt", "align")              # the paper's methods
+METHODS = (*PAPERS, "multiscale")
+TESTED = {"finetune": "finetune", "tapt": "tapt-finetune", "align": "ser-finetune",     # the stage a method reports
+          "multiscale": "multiscale-finetune"}
+TINY = Path(__file__).parents[1] / "tiny"           # the committed base model of the preset `tiny`
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    """What is run: corpus, base model, method and protocol."""
+    corpus: str = setting("", "manifest, or table with a header")
+    iemocap: str = setting("", "folder that holds Session1 ... Session5")
+    allow_partial: bool = setting(False, "take an IEMOCAP tree whose counts are not the published ones")
+    hubert: str = setting("", "base model: a model directory, `tiny` (comes with the project) or `scratch`")
+    codebook: str = setting("", "codebook of tapt-units, e.g. the released 500 clusters; without it one is fitted")
+    preset: str = setting("base", "size and settings: tiny, small, base or large")
+    out: str = setting("runs/session", "folder of all stages")
+    session: str = setting("1", "session held out for the test; `all`: each in turn")
+    method: str = setting("", "finetune, tapt, align (default), multiscale; `all`: one by one")
+    clusters: str = setting("", "clusters of align, e.g. 50, or of multiscale, e.g. 32,64,128; without it the preset's")
+    selection: str = setting("clean", "protocol: clean, last, speaker, reference or best-test")
+    validate_on: str = setting(
+        "session", "what clean selection validates on: session (a whole training session) or speaker (one of it)")
+    pretrain_data: str = setting("transductive", "transductive, or inductive: without the held-out session's audio")
+    classes: str = setting(",".join(CLASSES), "separated by commas, in the order of the classifier")
+    seed: int = setting(0, "of every random draw")
+    seeds: str = setting("", "several seeds instead, e.g. 1,2,3: a run of each in `seed1`, `seed2` ...")
+    device: str = setting("auto", "auto, cpu, cuda or mps")
+    precision: str = setting("auto", "auto, float32 or bfloat16")
+    redo: str = setting("", "a stage's name or `all`: remake it where it stands")
+    preflight: bool = setting(False, "check all that can be checked before the hours of training, and stop there")
+
+    def __post_init__(self):
+        of_clusters = method_of(self.clusters)
+        if not self.method:
+            object.__setattr__(self, "method", of_clusters)
+        if self.clusters and self.method not in (of_clusters, "all"):
+            raise ValueError(f"--clusters {self.clusters} is for --method {of_clusters}, got {self.method}")
+        for name, known in (("method", (*METHODS, "all")), ("selection", SELECTIONS),
+                            ("validate_on", ("session", "speaker")),
+                            ("pretrain_data", ("transductive", "inductive"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"--{name.replace('_', '-')} must be one of {', '.join(known)}, "
+                                 f"got {getattr(self, name)}")
+        if bool(self.corpus) == bool(self.iemocap):
+            raise ValueError("give either --corpus (a manifest or table) or --iemocap (a folder)")
+        if not self.hubert:
+            raise ValueError("give the base model: --hubert with a model directory, tiny or scratch")
+        class_names(self.classes)
+
+    def of(self, method: str) -> "SessionConfig":
+        """The same for one of the methods of `all`; clusters go to the one that takes so many."""
+        return dataclasses.replace(self, method=method,
+                                   clusters=self.clusters if method == method_of(self.clusters) else "")
+
+
+def method_of(clusters: str) -> str:
+    """Which method these numbers of clusters are for: one (or none) `align`, several `multiscale`."""
+    return "multiscale" if clusters and len(cluster_numbers(clusters)) > 1 else "align"
+
+
+def read_utterances(config: SessionConfig) -> list[Utterance]:
+    """The corpus, its sound files' headers checked. IEMOCAP's utterances of a class left out become unlabelled."""
+    classes = class_names(config.classes)
+    if config.iemocap:
+        utterances = iemocap.read(config.iemocap, config.allow_partial)
+        return [u if u.label in classes else dataclasses.replace(u, label="") for u in utterances]
+    utterances = manifest.read(config.corpus, classes)
+    preflight.check_files(utterances)
+    return utterances
+
+
+def tested_stage(method: str, selection: str) -> str:
+    """The stage whose test a method reports. Phase 1's recogniser is also made for the methods that build on it."""
+    if method == "tapt" and selection != honest(selection):
+        return f"{TESTED[method]}-{selection}"
+    return TESTED[method]
+
+
+def honest(selection: str) -> str:
+    """How phase 1's recogniser is selected: never by the test session, whatever is reported in the end."""
+    return selection if selection in ("clean", "last") else "clean"
