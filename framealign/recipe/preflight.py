@@ -1,7 +1,7 @@
-"""What is checked before the hours: sound files, the codebook's width, who is in which part, room on the disk.
+"""What is checked before training: sound files, the codebook's width, who is in which part, room on the disk.
 
-Sound files are compared with the manifest, by their headers. (Units are compared with frames where they are read:
-`Units.check`; speakers in two parts are found where parts are made: `utterances.split`.)
+Sound files are compared with the manifest, by their headers. (Units are compared with frames where they are read, in
+`Units.check`; speakers in two parts are refused where parts are made, in `protocols.split`.)
 """
 import shutil
 from collections import Counter
@@ -30,22 +30,23 @@ def check_files(utterances: Sequence[Utterance]) -> None:
     Raises one ValueError with the number of bad files and the first three.
     """
     with ThreadPoolExecutor(4) as pool:             # on a network's disk it is the waiting that counts
-        found = pool.map(_difference, utterances)
-        bad = [text for text in log.progress(found, len(utterances), "checking sound files") if text]
+        differences = pool.map(_difference, utterances)
+        bad = [text for text in log.progress(differences, len(utterances), "checking sound files") if text]
     if bad:
         raise ValueError(f"{len(bad)} of {len(utterances)} sound files are not as the manifest says: "
-                         f"{' | '.join(bad[:3])}{' | ...' if len(bad) > 3 else ''}; mend them or make the manifest "
+                         f"{' | '.join(bad[:3])}{' | ...' if len(bad) > 3 else ''}; repair them or make the manifest "
                          "again")
 
 
 def _difference(utterance: Utterance) -> str:
     """What is wrong with an utterance's sound file by its header; "" where nothing is."""
     try:
-        found = audio.length(utterance.path)
+        num_samples = audio.length(utterance.path)
     except (ValueError, OSError) as error:
         return str(error)
-    wanted = utterance.num_samples
-    return "" if found == wanted else f"{utterance.path}: {found} samples at 16 kHz, the manifest says {wanted}"
+    if num_samples == utterance.num_samples:
+        return ""
+    return f"{utterance.path}: {num_samples} samples at 16 kHz, the manifest says {utterance.num_samples}"
 
 
 def given_codebook(path: str, width: int) -> Codebook:
@@ -72,32 +73,38 @@ def training_bytes(model: HubertConfig, config: PretrainConfig | FinetuneConfig)
 
 
 def check_room(folder: Path, wanted: dict[Path, int]) -> None:
-    """Say what will be written below `folder` and raise ValueError where the disk has not the room for it.
+    """Say what will be written below `folder` and raise ValueError where the disk has no room for it.
 
-    wanted: bytes of each folder when all of it is written; what is there already is taken off.
+    wanted: bytes of each folder when all of it is written; what is there already is subtracted.
     """
-    there = {place: sum(path.stat().st_size for path in place.rglob("*") if path.is_file() and not path.is_symlink())
-             for place in wanted}
-    needed = sum(max(0, size - there[place]) for place, size in wanted.items())
+    missing = {place: size - bytes_in(place) for place, size in wanted.items()}
+    needed = sum(max(0, size) for size in missing.values())
     disk = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(disk).free
     log.say(f"{folder}: up to {gigabytes(needed)} will be written, {gigabytes(free)} are free")
     if needed > free:
-        largest = max(wanted, key=lambda place: wanted[place] - there[place])
+        largest = max(missing, key=missing.get)
         raise ValueError(f"{folder}: up to {gigabytes(needed)} will be written ({gigabytes(wanted[largest])} of it in "
                          f"{largest}), only {gigabytes(free)} are free; make room or choose another folder")
 
 
+def bytes_in(folder: Path) -> int:
+    """Bytes of the files below a folder; links are not followed."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
 def gigabytes(number: int) -> str:
+    """Bytes in words: 1.50 GB."""
     return f"{number / 1e9:.2f} GB"
 
 
-def say_parts(part: Split) -> None:
+def say_parts(split: Split) -> None:
     """Say how many utterances of each class, and which speakers, each part of a split has."""
     for name in ("train", "valid", "test"):
-        utterances = getattr(part, name)
-        labels, speakers = Counter(u.label for u in utterances), sorted({u.speaker for u in utterances if u.speaker})
-        shown = ", ".join(speakers[:10]) + (" ..." if len(speakers) > 10 else "")
-        log.say(f"{part.name} {name}: {len(utterances)} utterances ("
-                + ", ".join(f"{number} {label}" for label, number in sorted(labels.items()))
-                + f"), {len(speakers)} speakers ({shown})")
+        utterances = getattr(split, name)
+        labels = Counter(utterance.label for utterance in utterances)
+        speakers = sorted({utterance.speaker for utterance in utterances if utterance.speaker})
+        classes = ", ".join(f"{number} {label}" for label, number in sorted(labels.items()))
+        first_ten = ", ".join(speakers[:10]) + (" ..." if len(speakers) > 10 else "")
+        log.say(f"{split.name} {name}: {len(utterances)} utterances ({classes}), {len(speakers)} speakers "
+                f"({first_ten})")

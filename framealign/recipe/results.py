@@ -1,12 +1,12 @@
 """The numbers of a run with the protocol beside them: per fold, pooled and by subset, as a table and as `results.json`.
 
-What the reference prints (mean of the best validation score and the test score of that epoch, each speaker of the
-held-out session validating once) is computed from the same training as a second row, marked optimistic, where
-fine-tuning noted what each epoch says of the test part (`finetune.test_every_epoch`): it uses that for nothing else.
+The reference code reports the mean of the best validation score and of the test score at that epoch, where each speaker
+of the held-out session validates once. That number is computed from the same training as a second row, marked
+optimistic, where fine-tuning recorded the test predictions of each epoch (`finetune.test_every_epoch`); nothing else
+uses these.
 """
-import csv
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,185 +14,219 @@ import numpy as np
 from framealign.runtime import files
 from framealign.corpus import manifest
 from framealign.corpus.protocols import SELECTIONS
+from framealign.corpus.utterance import Utterance
 from framealign.emotion import metrics
-from framealign.emotion.metrics import scores
-from framealign.recipe.recipe import METHODS, TESTED as STAGES, tested_stage
+from framealign.emotion.predictions import Predictions
+from framealign.recipe.session_config import METHODS, tested_stage
 from framealign.recipe.stages import difference
 
-OF_ONE_FOLD = ("session", "split")                  # settings that differ between the folds of one experiment
+PER_FOLD_SETTINGS = ("session", "split")            # settings that differ between the folds of one experiment
 NAMES = {"wa": "WA", "ua": "UA", "macro_f1": "macro-F1"}
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Test predictions of U utterances, and what they are resampled by."""
-    ids: list[str]
-    true: np.ndarray                                # (U,) class numbers
-    predicted: np.ndarray                           # (U,)
-    groups: list[str]                               # dialogue where known, else speaker, else the utterance itself
-    classes: list[str]
 
 
 def collect(run: str | Path, method: str, selection: str = "") -> dict:
     """Results of every finished fold of a method: {"protocol", "folds": {session: results}, "pooled": scores, ...}.
 
-    selection: "" for the one there is. Pooled scores are computed once over all folds' test predictions; intervals
-    resample dialogues where ids tell them, else speakers. "subsets": scores of improvised dialogues and of women and
-    men, where the manifest knows them. "reference": what the reference would report of the same trainings, or None.
+    selection: "" for the only one there is. Pooled scores are computed once over all folds' test predictions, with
+    intervals that resample `Utterance.group`. "subsets": scores of improvised dialogues, of women and of men, where the
+    manifest knows them. "reference": what the reference code would report of the same trainings, or None.
     Raises ValueError where no fold is finished, or where the folds are not of one experiment.
     """
-    folds = finished(run, method, selection)
+    folds = finished_folds(run, method, selection)
     first = next(iter(folds.values()))
     classes, seed = first["classes"], first["seed"]
-    utterances = {u.id: u for u in manifest.read(Path(run) / "corpus.tsv", classes)}
-    found = pooled_predictions(folds, utterances)
-    score = lambda chosen: scores(found.true[chosen], found.predicted[chosen], classes,
-                                  [found.groups[i] for i in chosen], seed)
-    subsets = {name: chosen for name, belongs in SUBSETS.items()
-               if (chosen := [i for i, name in enumerate(found.ids) if belongs(utterances[name])])}
-    reference = {name: one for name, fold in folds.items() if (one := as_reference(fold, utterances))}
-    return {"protocol": {"method": method, **first["protocol"], "versions": first["stage"].get("versions", {}),
-                         "optimistic": first["optimistic"]},
-            "folds": folds, "pooled": score(range(len(found.ids))), "predictions": found,
-            "subsets": {name: score(chosen) for name, chosen in subsets.items() if len(chosen) < len(found.ids)},
-            "reference": reference if len(reference) == len(folds) else None}
+    utterances = {utterance.id: utterance for utterance in manifest.read(Path(run) / "corpus.tsv", classes)}
+    tables = [Predictions.read(fold["folder"] / "predictions.csv", utterances) for fold in folds.values()]
+    pooled = Predictions.joined(tables)
+
+    subsets = {}
+    for name, places in subset_places(pooled, utterances).items():
+        if 0 < len(places) < len(pooled.ids):
+            subsets[name] = scores(pooled.subset(places), seed)
+
+    reference = {}
+    for session, fold in folds.items():
+        reference[session] = reference_scores(fold, utterances)
+    if None in reference.values():
+        reference = None
+    protocol = {"method": method, **first["protocol"], "versions": first["stage"].get("versions", {}),
+                "optimistic": first["optimistic"]}
+    return {"protocol": protocol, "folds": folds, "pooled": scores(pooled, seed), "predictions": pooled,
+            "subsets": subsets, "reference": reference}
 
 
-SUBSETS = {"improvised": lambda u: u.style == "impro", "women": lambda u: u.gender == "F",
-           "men": lambda u: u.gender == "M"}
+def scores(predictions: Predictions, seed: int) -> dict:
+    """`metrics.scores` of some predictions."""
+    return metrics.scores(predictions.true, predictions.predicted, predictions.classes, predictions.groups, seed)
 
 
-def pooled_predictions(folds: dict[str, dict], utterances: dict) -> Predictions:
-    """The test predictions of all folds, in their order."""
-    rows = [row for fold in folds.values() for row in read_predictions(fold["place"] / "predictions.csv")]
-    classes = next(iter(folds.values()))["classes"]
-    true, predicted = (np.array([classes.index(row[name]) for row in rows]) for name in ("true", "predicted"))
-    groups = [utterances[row["id"]].dialogue or utterances[row["id"]].speaker or row["id"] for row in rows]
-    return Predictions([row["id"] for row in rows], true, predicted, groups, classes)
+def subset_places(predictions: Predictions, utterances: Mapping[str, Utterance]) -> dict[str, list[int]]:
+    """Where in the predictions improvised utterances, those of women and those of men stand, by the manifest."""
+    tested = [utterances[name] for name in predictions.ids]
+    return {"improvised": [i for i, utterance in enumerate(tested) if utterance.style == "impro"],
+            "women": [i for i, utterance in enumerate(tested) if utterance.gender == "F"],
+            "men": [i for i, utterance in enumerate(tested) if utterance.gender == "M"]}
 
 
-def read_predictions(path: Path) -> list[dict[str, str]]:
-    """The rows of a predictions.csv. Raises ValueError where it is not there or no such table."""
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not readable: {error}") from None
-    if not rows or not {"id", "true", "predicted"} <= set(rows[0]):
-        raise ValueError(f"{path}: must have the columns id, true and predicted and a row for each utterance")
-    return rows
-
-
-def as_reference(fold: dict, utterances: dict) -> dict | None:
+def reference_scores(fold: dict, utterances: Mapping[str, Utterance]) -> dict | None:
     """What the reference's selection reports of a fold's own training: {"wa", "ua", "macro_f1", "epochs"}, or None.
 
     Each speaker of the test session validates once: the epoch of this speaker's best UA is taken, and the mean of that
-    score and of the other speakers' is reported; then the mean over speakers. None where the epochs were not noted or
+    score and of the other speakers' is reported; then the mean over speakers. None where no epochs were recorded or
     there are not two speakers.
     """
-    rows = read_predictions(fold["place"] / "predictions.csv")
-    kept = fold["place"] / "epochs.jsonl"
-    lines = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()] if kept.exists() else []
-    noted = {line["epoch"]: line["predicted"] for line in lines}
-    speakers = np.array([utterances[row["id"]].speaker for row in rows])
-    if not noted or len(set(speakers)) < 2 or any(len(one) != len(rows) for one in noted.values()):
+    tested = Predictions.read(fold["folder"] / "predictions.csv", utterances)
+    speakers = np.array([utterances[name].speaker for name in tested.ids])
+    epochs, predicted = read_epochs(fold["folder"] / "epochs.jsonl")            # (E,), E times (U,)
+    if not epochs or len(set(speakers)) < 2 or any(len(numbers) != len(tested.ids) for numbers in predicted):
         return None
-    classes = fold["classes"]
-    true = np.array([classes.index(row["true"]) for row in rows])
-    epochs, predicted = np.array(list(noted)), np.array(list(noted.values()))   # (E,), (E, U)
-    measured = lambda chosen: np.stack([metrics.confusion(true[chosen], one[chosen], len(classes))
-                                        for one in predicted])                  # (E, C, C)
-    ways, chosen_epochs = [], []
+
+    measured, chosen_epochs = [], []
     for speaker in sorted(set(speakers)):
-        valid, test = measured(speakers == speaker), measured(speakers != speaker)
+        validates = speakers == speaker                                         # (U,) bool
+        valid = epoch_matrices(tested, predicted, validates)                    # (E, C, C)
+        test = epoch_matrices(tested, predicted, ~validates)
         best = int(np.argmax(metrics.ua(valid)))                                # the first of equals
-        chosen_epochs.append(int(epochs[best]))
-        ways.append([(measure(valid[best]) + measure(test[best])) / 2 for measure in metrics.MEASURES.values()])
-    return dict(zip(metrics.MEASURES, np.mean(ways, 0).tolist())) | {"epochs": chosen_epochs}
+        chosen_epochs.append(epochs[best])
+        measured.append([(measure(valid[best]) + measure(test[best])) / 2 for measure in metrics.MEASURES.values()])
+    return dict(zip(metrics.MEASURES, np.mean(measured, 0).tolist())) | {"epochs": chosen_epochs}
 
 
-def finished(run: str | Path, method: str, selection: str) -> dict[str, dict]:
-    """Results, stage record and folder of every finished fold, by session. Raises ValueError as `collect`."""
+def read_epochs(path: Path) -> tuple[list[int], list[list[int]]]:
+    """The epochs of an `epochs.jsonl` and the class numbers each predicted; of an epoch written twice the later line."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    records = [json.loads(line) for line in lines]
+    predicted = {record["epoch"]: record["predicted"] for record in records}
+    return list(predicted), list(predicted.values())
+
+
+def epoch_matrices(tested: Predictions, predicted: list[list[int]], chosen: np.ndarray) -> np.ndarray:
+    """Confusion matrices (E, C, C) of the chosen utterances, (U,) bool, one for each epoch's class numbers."""
+    num_classes = len(tested.classes)
+    return np.stack([metrics.confusion(tested.true[chosen], np.array(numbers)[chosen], num_classes)
+                     for numbers in predicted])
+
+
+def finished_folds(run: str | Path, method: str, selection: str) -> dict[str, dict]:
+    """Results of every finished fold by session, each with its stage record and folder. Raises ValueError as `collect`.
+    """
+    selections = [selection] if selection else SELECTIONS
+    names = sorted({tested_stage(method, one) for one in selections})
     folds: dict[str, dict] = {}
-    names = sorted({tested_stage(method, one) for one in ([selection] if selection else SELECTIONS)})
-    for fold in sorted(Path(run).glob("session*"), key=lambda place: (len(place.name), place.name)):
-        places = [fold / name for name in names if (fold / name / "stage.json").exists()]
-        found = [files.read_json(place / "results.json")
-                 | {"stage": files.read_json(place / "stage.json"), "place": place} for place in places]
-        found = [one for one in found if selection in ("", one["selection"])]
-        if len(found) > 1:
-            raise ValueError(f"{fold}: has results of several selections "
-                             f"({', '.join(one['selection'] for one in found)}); choose one with --selection")
-        folds |= {fold.name.removeprefix("session"): one for one in found}
+    for place in sorted(Path(run).glob("session*"), key=lambda path: (len(path.name), path.name)):
+        candidates = [read_fold(place / name) for name in names if (place / name / "stage.json").exists()]
+        candidates = [fold for fold in candidates if selection in ("", fold["selection"])]
+        if len(candidates) > 1:
+            raise ValueError(f"{place}: has results of several selections "
+                             f"({', '.join(fold['selection'] for fold in candidates)}); choose one with --selection")
+        if candidates:
+            folds[place.name.removeprefix("session")] = candidates[0]
     if not folds:
-        raise ValueError(f"{run}: no finished fold of method {method}{selection and f', selection {selection}'}; "
-                         "run bin/session.py first")
-    (name, first), *others = folds.items()
-    settings, *rest = ({key: value for key, value in one["stage"]["settings"].items() if key not in OF_ONE_FOLD}
-                       | {"base_digest": one["protocol"]["base_digest"]} for one in folds.values())
-    for (other, _), its_own in zip(others, rest):
-        if reason := difference(settings, its_own):
-            raise ValueError(f"{run}: folds of two experiments cannot be pooled: from session {name} to session "
-                             f"{other}, {reason}; give each experiment an --out folder of its own")
+        chosen = f", selection {selection}" if selection else ""
+        raise ValueError(f"{run}: no finished fold of method {method}{chosen}; run bin/session.py first")
+    check_one_experiment(run, folds)
     return folds
+
+
+def read_fold(folder: Path) -> dict:
+    """What a finished fine-tuning left: its results, with "stage" (its record) and "folder"."""
+    return files.read_json(folder / "results.json") | {"stage": files.read_json(folder / "stage.json"),
+                                                       "folder": folder}
+
+
+def check_one_experiment(run: str | Path, folds: dict[str, dict]) -> None:
+    """Raise ValueError where two folds differ in more than the session that is held out."""
+    (first, fold), *others = folds.items()
+    for name, other in others:
+        reason = difference(settings_of(fold), settings_of(other))
+        if reason:
+            raise ValueError(f"{run}: folds of two experiments cannot be pooled: from session {first} to session "
+                             f"{name}, {reason}; give each experiment an --out folder of its own")
+
+
+def settings_of(fold: dict) -> dict:
+    """The settings that all folds of an experiment share, and which model they began from."""
+    shared = {key: value for key, value in fold["stage"]["settings"].items() if key not in PER_FOLD_SETTINGS}
+    return shared | {"base_digest": fold["protocol"]["base_digest"]}
 
 
 def methods_of(run: str | Path) -> list[str]:
     """The methods that have a finished fold in `run`, in the order of METHODS."""
-    done = {path.parent.name for path in Path(run).glob("session*/*/stage.json")}
-    return [method for method in METHODS if done & {tested_stage(method, selection) for selection in SELECTIONS}]
+    stages = {path.parent.name for path in Path(run).glob("session*/*/stage.json")}
+    return [method for method in METHODS if stages & {tested_stage(method, selection) for selection in SELECTIONS}]
 
 
 def table(results: dict) -> str:
     """Protocol line, a row per fold, mean and deviation, pooled, subsets, the reference's row, intervals, confusion."""
-    classes, protocol = results["protocol"]["classes"], results["protocol"]
-    lines = [protocol_line(protocol), *(["optimistic: looks at the test session before the test"]
-                                        if protocol["optimistic"] else [])]
-    header = ["session", "WA", "UA", "macro-F1", *classes, "utterances"]
-    folds = {name: _percent(fold["reported"], fold["test"], classes) for name, fold in results["folds"].items()}
-    rows = [[name, *map(_short, numbers), str(results["folds"][name]["num_utterances"]["test"])]
-            for name, numbers in folds.items()]
-    pooled, columns = results["pooled"], list(zip(*folds.values()))
-    total = str(_count(pooled))
-    rows.append(["mean", *(_short(float(np.mean(column))) for column in columns), total])
-    if len(folds) > 1:
-        rows.append(["deviation", *(_short(float(np.std(column, ddof=1))) for column in columns), ""])
-    for name, one in {"pooled": pooled, **results["subsets"]}.items():
-        rows.append([name, *map(_short, _percent(one, one, classes)), str(_count(one))])
-    if results["reference"]:
-        ways = [[100 * one[name] for name in NAMES] for one in results["reference"].values()]
-        rows.append(["reference", *map(_short, np.mean(ways, 0)), *[""] * (len(classes) + 1)])
-    lines += aligned([header, *rows])
+    protocol, pooled = results["protocol"], results["pooled"]
+    classes = protocol["classes"]
+    lines = [protocol_line(protocol)]
+    if protocol["optimistic"]:
+        lines.append("optimistic: looks at the test session before the test")
+    lines += aligned([["session", "WA", "UA", "macro-F1", *classes, "utterances"], *table_rows(results)])
+
     lines.append("mean, deviation: of the folds as the selection reports them; pooled: once over all test predictions")
     if results["reference"]:
         lines.append("reference: the same trainings, epoch and score as the released code chooses them: optimistic")
-    lines.append("95 % intervals, pooled: " + ", ".join(
-        f"{NAMES[name]} {100 * low:.1f} to {100 * high:.1f}" for name, (low, high) in pooled["interval_95"].items()))
-    lines += ["confusion, pooled (rows: truth, columns: predicted)"]
-    lines += aligned([["", *classes], *([name, *map(str, row)] for name, row in zip(classes, pooled["confusion"]))])
+    intervals = [f"{NAMES[name]} {100 * low:.1f} to {100 * high:.1f}"
+                 for name, (low, high) in pooled["interval_95"].items()]
+    lines.append("95 % intervals, pooled: " + ", ".join(intervals))
+
+    lines.append("confusion, pooled (rows: truth, columns: predicted)")
+    counts = [[name, *map(str, row)] for name, row in zip(classes, pooled["confusion"])]
+    lines += aligned([["", *classes], *counts])
     return "\n".join(lines)
+
+
+def table_rows(results: dict) -> list[list[str]]:
+    """The rows of the table: folds, mean, deviation, pooled, subsets, reference; percentages as text."""
+    classes, pooled = results["protocol"]["classes"], results["pooled"]
+    rows, numbers = [], []
+    for name, fold in results["folds"].items():
+        numbers.append(_percentages(fold["reported"], fold["test"], classes))
+        rows.append([name, *map(_short, numbers[-1]), str(fold["num_utterances"]["test"])])
+    rows.append(["mean", *map(_short, np.mean(numbers, 0)), str(_num_utterances(pooled))])
+    if len(numbers) > 1:
+        rows.append(["deviation", *map(_short, np.std(numbers, 0, ddof=1)), ""])
+    for name, one in {"pooled": pooled, **results["subsets"]}.items():
+        rows.append([name, *map(_short, _percentages(one, one, classes)), str(_num_utterances(one))])
+    if results["reference"]:
+        reference = [[100 * one[name] for name in NAMES] for one in results["reference"].values()]
+        rows.append(["reference", *map(_short, np.mean(reference, 0)), *[""] * (len(classes) + 1)])
+    return rows
 
 
 def protocol_line(protocol: dict) -> str:
     """What a number means, in one line."""
-    words = lambda x: " ".join(map(str, x)) if isinstance(x, list) else \
-        " ".join(f"{key} {value}" for key, value in x.items()) if isinstance(x, dict) else x
-    return "protocol: " + ", ".join(f"{key.replace('_', ' ')} {words(value)}" for key, value in protocol.items()
-                                    if key != "optimistic" and value != {})
+    settings = [f"{name.replace('_', ' ')} {words(value)}" for name, value in protocol.items()
+                if name != "optimistic" and value != {}]
+    return "protocol: " + ", ".join(settings)
+
+
+def words(value: object) -> object:
+    """A setting's value as words: a list's items or a dictionary's names and values, one after another."""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    if isinstance(value, dict):
+        return " ".join(f"{name} {inner}" for name, inner in value.items())
+    return value
 
 
 def write(run: str | Path, results: dict) -> None:
     """Put a method's results into `run/results.json`, beside those of other methods."""
+    folds = {session: {name: value for name, value in fold.items() if name not in ("folder", "stage")}
+             for session, fold in results["folds"].items()}
+    mean, deviation = {}, {}
+    for name in NAMES:
+        values = [fold["reported"][name] for fold in folds.values()]
+        mean[name] = float(np.mean(values))
+        deviation[name] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+    content = {name: value for name, value in results.items() if name != "predictions"}
+    content |= {"folds": folds, "mean": mean, "deviation": deviation}
     path = Path(run) / "results.json"
-    folds = {name: {key: value for key, value in fold.items() if key not in ("place", "stage")}
-             for name, fold in results["folds"].items()}
-    reported = {name: [fold["reported"][name] for fold in folds.values()] for name in NAMES}
-    mean = {name: float(np.mean(values)) for name, values in reported.items()}
-    deviation = {name: float(np.std(values, ddof=1)) if len(values) > 1 else None for name, values in reported.items()}
-    content = {key: value for key, value in results.items() if key != "predictions"} | {
-        "folds": folds, "mean": mean, "deviation": deviation}
-    known = files.read_json(path) if path.exists() else {}
-    files.write_json(path, known | {results["protocol"]["method"]: content})
+    methods = files.read_json(path) if path.exists() else {}
+    files.write_json(path, methods | {results["protocol"]["method"]: content})
 
 
 def aligned(rows: list[list[str]]) -> list[str]:
@@ -201,13 +235,14 @@ def aligned(rows: list[list[str]]) -> list[str]:
     return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
 
 
-def _count(one: dict) -> int:
-    return sum(map(sum, one["confusion"]))
+def _num_utterances(scores: dict) -> int:
+    return sum(map(sum, scores["confusion"]))
 
 
-def _percent(reported: dict, test: dict, classes: list[str]) -> list[float]:
-    numbers = [reported["wa"], reported["ua"], reported["macro_f1"], *(test["recall"][name] for name in classes)]
-    return [100 * number for number in numbers]
+def _percentages(reported: dict, test: dict, classes: list[str]) -> list[float]:
+    """WA, UA, macro-F1 as reported and the recall of each class in the test, in per cent."""
+    shares = [reported["wa"], reported["ua"], reported["macro_f1"], *(test["recall"][name] for name in classes)]
+    return [100 * share for share in shares]
 
 
 def _short(number: float) -> str:

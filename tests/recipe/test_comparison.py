@@ -9,7 +9,6 @@ from test_results import Run, rows_of
 
 from framealign.corpus.utterance import CLASSES
 from framealign.emotion import metrics
-from framealign.training import finetune
 from framealign.recipe import comparison
 from framealign.recipe.comparison import ablation, compare, predictions_of, seeds_table
 
@@ -33,6 +32,12 @@ def said(run: Path, stage: str) -> dict[str, tuple[str, str]]:
     """(true, predicted) by id, out of the files."""
     return {row["id"]: (row["true"], row["predicted"]) for path in run.glob(f"session*/{stage}/predictions.csv")
             for row in csv.DictReader(path.open())}
+
+
+def write(path: Path, rows: list[tuple[str, str, str]]) -> None:
+    """A table as another program may write it: id, true, predicted and no probabilities."""
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([("id", "true", "predicted"), *rows])
 
 
 def scores(pairs) -> list[float]:
@@ -98,8 +103,8 @@ def test_two_runs_are_compared_on_the_same_utterances(two):
 def test_prediction_files_are_compared_too(two, tmp_path):
     """In whatever order their rows and classes come; the dialogue is read from the ids."""
     rows = [(name, *pair) for name, pair in said(two / "seed1", "finetune").items()]
-    finetune.write_predictions(tmp_path / "a.csv", [], rows)
-    finetune.write_predictions(tmp_path / "b.csv", [], [(name, true, true) for name, true, _ in reversed(rows)])
+    write(tmp_path / "a.csv", rows)
+    write(tmp_path / "b.csv", [(name, true, true) for name, true, _ in reversed(rows)])
     a, b = (predictions_of(tmp_path / name) for name in ("a.csv", "b.csv"))
     found = compare(a, b, ("a", "b"))
     assert found["wa"]["difference"] == pytest.approx(1 - scores(pair for _, *pair in rows)[0])
@@ -116,9 +121,9 @@ def test_prediction_files_are_compared_too(two, tmp_path):
     (lambda rows: rows.clear(), "b.csv: must have the columns id, true and predicted")])
 def test_what_cannot_be_compared(two, tmp_path, change, message):
     rows = [(name, *pair) for name, pair in said(two / "seed1", "finetune").items()]
-    finetune.write_predictions(tmp_path / "a.csv", [], rows)
+    write(tmp_path / "a.csv", rows)
     change(rows)
-    finetune.write_predictions(tmp_path / "b.csv", [], rows)
+    write(tmp_path / "b.csv", rows)
     names = (str(tmp_path / "a.csv"), str(tmp_path / "b.csv"))
     with pytest.raises(ValueError, match=message):
         compare(*(predictions_of(name) for name in names), names)

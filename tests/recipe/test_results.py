@@ -12,8 +12,9 @@ from framealign.runtime import files
 from framealign.corpus import manifest
 from framealign.corpus.utterance import CLASSES, Utterance
 from framealign.emotion import metrics
-from framealign.training import finetune
+from framealign.emotion.predictions import Predictions
 from framealign.recipe import results
+from framealign.recipe.recipe import TESTED
 from framealign.recipe.results import aligned, collect, table
 
 PROTOCOL = {"base_digest": "abc", "hubert": "tiny", "preset": "tiny", "pretrain_data": "transductive", "seed": 7,
@@ -38,9 +39,9 @@ class Run:
         place, chosen = self.root / f"session{session}" / stage, [u for u in self.utterances if u.session == session]
         true = np.array([CLASSES.index(u.label) for u in chosen])
         guess = np.where(self.draw.random(len(true)) < 0.4, true, self.draw.integers(4, size=len(true)))
-        rows = [(u.id, u.label, CLASSES[i], *["0.25"] * 4) for u, i in zip(chosen, guess)]
-        finetune.write_predictions(place / "predictions.csv", list(CLASSES), rows)
-        test = finetune.scores(true, guess, list(CLASSES), [u.dialogue for u in chosen], 7)
+        predictions = Predictions.of(chosen, CLASSES, np.full((len(true), 4), 0.25))
+        dataclasses.replace(predictions, predicted=guess).write(place / "predictions.csv")
+        test = metrics.scores(true, guess, list(CLASSES), [u.dialogue for u in chosen], 7)
         files.write_json(place / "results.json", {
             "selection": selection, "classes": list(CLASSES), "seed": 7, "test": test, "optimistic": selection in (
                 "reference", "best-test"), "num_utterances": {"train": 1, "valid": 1, "test": len(chosen)},
@@ -157,7 +158,7 @@ def test_each_method_reports_its_own_stage(tmp_path):
     for stage in ("finetune", "tapt-finetune", "ser-finetune", "multiscale-finetune"):
         run.finish("1", stage)
         found[stage] = files.read_json(tmp_path / "session1" / stage / "results.json")["test"]
-    for method, stage in results.STAGES.items():
+    for method, stage in TESTED.items():
         assert collect(tmp_path, method)["folds"]["1"]["test"] == found[stage]
         assert collect(tmp_path, method)["protocol"]["method"] == method
 
