@@ -1,0 +1,5 @@
+"""Sound on its way into the model: sample <-> frame arithmetic of the conv encoder (HuBERT, Sec. II-E), sound files
+read as mono waveforms at 16 kHz, and MFCC, the features of HuBERT's first units (Sec. IV-B).
+
+Uses: runtime.
+"""

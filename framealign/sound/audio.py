@@ -31,18 +31,18 @@ SEEKABLE = ("PCM", "FLOAT", "DOUBLE", "ULAW", "ALAW")   # encodings that seek to
 _CLAIM = re.compile(r"^ *(?:data|Data Size|SSND|riff) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _CUT = re.compile(r"does not match value from 'ds64'|Ogg ?: (?:Last page lacks|Junk after)")
 
-_first_said: dict[str, str] = {}                    # subject -> the line said about it, so that each is said once
+_notes: dict[str, str] = {}                         # subject -> the first note on it, the only one that is printed
 
 
 def load(path: str | Path, start: int = 0, num_samples: int | None = None) -> Tensor:
     """The waveform in a sound file, as it stands there (-1..1, not normalised): (N,) float32 at 16 kHz.
 
     `start` and `num_samples` choose a crop, in samples at 16 kHz; default: all of it, N == length(path). Other rates
-    are resampled and channels averaged, each said once. A crop reads only its own samples where the encoding allows.
+    are resampled and channels averaged, each with one note. A crop reads only its own samples where the encoding allows.
 
-    Raises ValueError, naming the file, where it is missing, empty, truncated, no sound, of a rate no speech
-    has, shorter than 400 samples, or has NaN or infinite samples, or nothing but silence (of a crop only its own
-    samples are looked at, and silence is no error), and where the crop is not inside the file.
+    Raises ValueError, naming the file, where it is missing, empty, truncated, no sound, of a sampling rate that no
+    speech has, or shorter than 400 samples; where it has NaN or infinite samples, or nothing but silence (of a crop
+    only its own samples are checked, and silence is no error); and where the crop is not inside the file.
     """
     with _opened(path) as file:
         total = _length(file, path)
@@ -63,19 +63,19 @@ def load(path: str | Path, start: int = 0, num_samples: int | None = None) -> Te
 def length(path: str | Path) -> int:
     """Samples at 16 kHz that `load` will give, from the header alone: ceil(samples x 16,000 / rate).
 
-    Raises ValueError, naming the file, where it is missing, empty, no sound, shorter than 400 samples, of a rate no
-    speech has, or where the header claims more than the file holds.
+    Raises ValueError, naming the file, where it is missing, empty, no sound, shorter than 400 samples, of a sampling
+    rate that no speech has, or where the header claims more than the file holds.
     """
     with _opened(path) as file:
         return _length(file, path)
 
 
 def preprocess(waveform: Tensor, do_normalize: bool) -> Tensor:
-    """What the encoder hears, the same in every stage: (N,) -> (N,); as it is, or if the model directory says so
-    with zero mean and unit variance: (x - mean) / sqrt(var + 1e-7), as Hugging Face's `do_normalize`.
+    """The encoder's input, the same in every stage: waveform (N,) float32 -> (N,) float32.
 
-    The variance is the biased one. Both are summed in float64, so that they do not drift over an hour of sound, and
-    block by block, so that no float64 copy of the hour is made.
+    As it is, or, if the model directory says `do_normalize`, with zero mean and unit variance as in Hugging Face:
+    (x - mean) / sqrt(var + 1e-7) with the biased variance. Both are summed in float64, so that they do not drift over
+    an hour of sound, and block by block, so that no float64 copy of the hour is needed.
     """
     if not do_normalize:
         return waveform
@@ -90,9 +90,10 @@ def preprocess(waveform: Tensor, do_normalize: bool) -> Tensor:
 
 @contextlib.contextmanager
 def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
-    """Open a sound file; whatever libsndfile objects to, now or while it is read, becomes one ValueError."""
+    """Open a sound file. Errors of libsndfile, now or while the file is read, become one ValueError."""
     if not os.path.isfile(path):                    # a pipe or device could be read for ever
-        raise ValueError(f"{path}: " + ("a folder, not a sound file" if os.path.isdir(path) else "no such file"))
+        what = "a folder, not a sound file" if os.path.isdir(path) else "no such file"
+        raise ValueError(f"{path}: {what}")
     if os.path.getsize(path) == 0:
         raise ValueError(f"{path}: empty file (0 bytes); copy it again or leave it out")
     if str(path).lower().endswith(".raw"):
@@ -110,7 +111,7 @@ def _length(file: soundfile.SoundFile, path: str | Path) -> int:
     """Samples at 16 kHz of an opened file, after its header is checked (see `length`)."""
     size, rate = os.path.getsize(path), file.samplerate
     report = file.extra_info
-    claim = next((found for found in _CLAIM.finditer(report) if int(found[1]) > int(found[2])), None)
+    claim = next((match for match in _CLAIM.finditer(report) if int(match[1]) > int(match[2])), None)
     if claim:
         raise ValueError(f"{path}: truncated: the header claims {claim[1]} bytes of sound, the file has {claim[2]}; "
                          "copy or convert it again")
@@ -125,9 +126,9 @@ def _length(file: soundfile.SoundFile, path: str | Path) -> int:
     if total < RECEPTIVE_FIELD:
         raise ValueError(f"{path}: {total} samples at 16 kHz, must be >= {RECEPTIVE_FIELD} (25 ms); leave it out")
     if rate != SAMPLE_RATE:
-        _say_first("rate", f"{path}: {rate} Hz, resampled to 16000 Hz (so is every other rate; said once)")
+        _note("rate", f"{path}: {rate} Hz, resampled to 16000 Hz (likewise every other rate; reported once)")
     if file.channels > 1:
-        _say_first("channels", f"{path}: {file.channels} channels, averaged (so in every such file; said once)")
+        _note("channels", f"{path}: {file.channels} channels, averaged (likewise in every such file; reported once)")
     return total
 
 
@@ -201,6 +202,6 @@ def _resampled_length(num_samples: int, rate: int) -> int:
     return -(-num_samples * SAMPLE_RATE // rate)
 
 
-def _say_first(subject: str, text: str) -> None:
-    """Say `text` unless something was said about `subject` before."""
-    log.say_once(_first_said.setdefault(subject, text))
+def _note(subject: str, text: str) -> None:
+    """Print `text`, unless there was a note on `subject` before."""
+    log.say_once(_notes.setdefault(subject, text))

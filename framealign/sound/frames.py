@@ -1,7 +1,7 @@
-"""Sample <-> frame arithmetic of HuBERT's convolution stack (HuBERT, Sec. III-B): every 20 ms one frame of 25 ms.
+"""Sample <-> frame arithmetic of HuBERT's conv encoder (HuBERT, Sec. II-E): every 20 ms one frame of 25 ms.
 
-Frame t sees samples [320 t, 320 t + 400). Everything that counts or cuts frames uses this module, so that label t,
-unit t and feature t always speak of the same samples.
+Frame t covers samples [320 t, 320 t + 400). Everything that counts or cuts frames uses this module, so that label t,
+unit t and feature t always belong to the same samples.
 """
 from collections.abc import Sequence
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 SAMPLE_RATE = 16_000                                # samples per second
-RECEPTIVE_FIELD, HOP = 400, 320                     # samples: 25 ms seen, 20 ms apart
+RECEPTIVE_FIELD, HOP = 400, 320                     # samples: 25 ms long, 20 ms apart
 FRAME_RATE = SAMPLE_RATE // HOP                     # 50 frames per second
 
 
 def num_frames(num_samples: int) -> int:
-    """Frames the convolution stack emits for `num_samples` samples; frame t sees samples [320 t, 320 t + 400).
+    """Frames the convolution stack emits for `num_samples` samples; frame t covers samples [320 t, 320 t + 400).
 
     Raises ValueError below 400 samples: no frame, hence no label.
     """
@@ -24,7 +24,7 @@ def num_frames(num_samples: int) -> int:
 
 
 def num_samples_of(frames: int) -> int:
-    """Samples seen by `frames` consecutive frames: the shortest crop with that many frames."""
+    """Samples covered by `frames` consecutive frames: the shortest crop with that many frames."""
     return (frames - 1) * HOP + RECEPTIVE_FIELD
 
 

@@ -1,4 +1,4 @@
-"""Mel-frequency cepstral coefficients, the features of HuBERT's first clustering (HuBERT, Sec. III-B: 39 dimensions).
+"""Mel-frequency cepstral coefficients, the features of HuBERT's first clustering (HuBERT, Sec. IV-B: 39 dimensions).
 
 13 coefficients over 25 ms every 10 ms as Kaldi computes them, their deltas and the deltas of these; then every second
 frame, so that there is exactly one per frame of the encoder. The waveform stays in -1..1, as in HuBERT's own recipe.

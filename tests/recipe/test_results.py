@@ -14,7 +14,7 @@ from framealign.corpus.utterance import CLASSES, Utterance
 from framealign.emotion import metrics
 from framealign.emotion.predictions import Predictions
 from framealign.recipe import results
-from framealign.recipe.recipe import TESTED
+from framealign.recipe.session_config import TESTED
 from framealign.recipe.results import aligned, collect, table
 
 PROTOCOL = {"base_digest": "abc", "hubert": "tiny", "preset": "tiny", "pretrain_data": "transductive", "seed": 7,

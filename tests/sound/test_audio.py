@@ -22,7 +22,7 @@ FORMATS = (("wav", "PCM_16"), ("wav", "PCM_24"), ("wav", "FLOAT"), ("wav", "ULAW
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet(monkeypatch):
-    monkeypatch.setattr(audio, "_first_said", {})
+    monkeypatch.setattr(audio, "_notes", {})
     monkeypatch.setattr(log, "_said", set())
 
 

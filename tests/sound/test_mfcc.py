@@ -113,7 +113,7 @@ def test_counts_are_the_encoders_when_both_are_run(micro):
     waveform = torch.randn(1360, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         for n in range(400, 1361):
-            assert len(mfcc(waveform[:n])) == hubert.frontend(waveform[None, :n]).shape[1] == num_frames(n)
+            assert len(mfcc(waveform[:n])) == hubert.conv_features(waveform[None, :n]).shape[1] == num_frames(n)
 
 
 def test_frame_t_sees_its_own_400_samples():
