@@ -1,10 +1,9 @@
-"""Kill a piece of work at drawn points, in processes that are ready at once: a fork server has imported everything.
+"""Kill a piece of work at drawn points, in processes of the fork server, which are ready at once.
 
 A point is either a moment or the number of a change to the disk (opening to write, renaming, removing, making a
 folder), just before it happens: the places between two renames are too short for a clock to hit.
 """
 import contextlib
-import multiprocessing
 import os
 import signal
 import sys
@@ -13,15 +12,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import fork_server
 import torch
 
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.symlink", "shutil.rmtree"}
-
-
-def server() -> multiprocessing.context.BaseContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["framealign.recipe.recipe", "framealign.commands.files_commands", "faults", "test_survival"])
-    return context
 
 
 def run(function: Callable, *args: object, change: int | None = None, seconds: float | None = None,
@@ -31,8 +25,9 @@ def run(function: Callable, *args: object, change: int | None = None, seconds: f
     until: a file whose appearance ends the wait earlier. Returns the exit status, negative for a signal that killed it.
     A function that raises ends with 1; its traceback stands in `<last argument>.raised`.
     """
-    began = server().Event()
-    process = server().Process(target=_work, args=(function, args, change, with_signal, began))
+    context = fork_server.context()
+    began = context.Event()
+    process = context.Process(target=_work, args=(function, args, change, with_signal, began))
     process.start()
     if seconds is not None:
         while process.is_alive() and not began.wait(0.05):
@@ -44,7 +39,7 @@ def run(function: Callable, *args: object, change: int | None = None, seconds: f
             os.kill(process.pid, with_signal)
     process.join(600)
     assert not process.is_alive(), "the process hangs"
-    with contextlib.suppress(ProcessLookupError):   # its end is told before all its files, and so its lock, are closed
+    with contextlib.suppress(ProcessLookupError):   # it is reported as ended before its files and its lock are closed
         while True:
             os.kill(process.pid, 0)
             time.sleep(0.002)
@@ -87,7 +82,7 @@ def changes(function: Callable, *args: object) -> tuple[int, float]:
     """How many changes to the disk an undisturbed run makes, and its seconds."""
     folder = Path(str(args[-1]))
     began = time.monotonic()
-    process = server().Process(target=_count, args=(function, args, folder.with_name(folder.name + ".changes")))
+    process = fork_server.context().Process(target=_count, args=(function, args, folder.with_name(folder.name + ".changes")))
     process.start()
     process.join(300)
     assert process.exitcode == 0
@@ -103,5 +98,5 @@ def _count(function: Callable, args: tuple, result: Path) -> None:
 
     sys.addaudithook(hook)
     _work(function, args, None, signal.SIGKILL, None)
-    seen = number[0]
-    result.write_text(str(seen))
+    before_this_file = number[0]
+    result.write_text(str(before_this_file))

@@ -3,7 +3,6 @@
 Every process joins one group, leaves it, writes its result and ends by `os._exit`: gloo's threads may abort an
 interpreter on its way out, after all the work is done. A rank that raised, died or hung is an error with its traceback.
 """
-import multiprocessing
 import os
 import pickle
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import fork_server
 import torch
 import torch.distributed as dist
 
@@ -23,12 +23,12 @@ from framealign.runtime import distributed
 def run(function: Callable, world: int, *args: object, seconds: float = 120) -> list:
     """`function(*args)` on `world` ranks at once: their results, by rank.
 
-    function: a module's, since the processes start afresh and import it; arguments and results must pickle.
+    function: a module's, since the processes import it; arguments and results must pickle.
     Raises AssertionError, with every rank's traceback, unless all end well within `seconds`.
     """
     # As under torchrun the store is the launcher's and the ranks are its clients: no port can be taken meanwhile.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=seconds))
-    context = multiprocessing.get_context("spawn")
+    context = fork_server.context()
     with tempfile.TemporaryDirectory() as folder:
         processes = [context.Process(target=_rank, args=(function, args, rank, world, store.port, Path(folder)))
                      for rank in range(world)]
@@ -44,9 +44,10 @@ def run(function: Callable, world: int, *args: object, seconds: float = 120) -> 
                 if process.is_alive():
                     process.kill()
                     process.join()
-        said = [f"rank {rank} ended with {end}\n" + (path.read_text() if path.exists() else "")
-                for rank, end in enumerate(ends) for path in [Path(folder) / f"traceback {rank}"]]
-        assert ends == [0] * world, "\n".join(said)
+        tracebacks = [Path(folder) / f"traceback {rank}" for rank in range(world)]
+        reports = [f"rank {rank} ended with {end}\n" + (path.read_text() if path.exists() else "")
+                   for rank, (end, path) in enumerate(zip(ends, tracebacks))]
+        assert ends == [0] * world, "\n".join(reports)
         return [pickle.loads((Path(folder) / f"result {rank}").read_bytes()) for rank in range(world)]
 
 

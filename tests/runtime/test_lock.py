@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import faults
+import fork_server
 import pytest
 
 from framealign.runtime import lock
@@ -115,7 +116,7 @@ def compete(folder: Path, turns: int) -> None:
 
 def test_two_never_have_it_at_once(tmp_path):
     (tmp_path / "stays").touch()
-    processes = [faults.server().Process(target=compete, args=(tmp_path, 25)) for _ in range(4)]
+    processes = [fork_server.context().Process(target=compete, args=(tmp_path, 25)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:

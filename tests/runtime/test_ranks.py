@@ -12,6 +12,7 @@ import pytest
 import ranks
 import small
 import torch
+import work
 from test_pretrain import base, random_units, read_log, settings
 
 from framealign.runtime import distributed
@@ -26,10 +27,10 @@ TWENTY = settings(updates=20, batch_seconds=6, micro_batch_seconds=1.5, valid_fr
 POISONED = 5                                        # the utterance whose frames are NaN
 
 
-def work(micro, tones, folder: Path) -> dict:
+def everything(micro, tones, folder: Path) -> dict:
     """What is compared over numbers of ranks: twenty updates, a poisoned utterance, a signal to one rank, units."""
-    made, found = random_units(tones), {"rank": distributed.rank()}
-    pretrain.pretrain(base(micro), tones, made, TWENTY, folder / "twenty", CPU)
+    units, outcome = random_units(tones), {"rank": distributed.rank()}
+    pretrain.pretrain(base(micro), tones, units, TWENTY, folder / "twenty", CPU)
     batch, step = frame_store.FrameStore.batch, optimiser.step
 
     def poisoned(self, crops):
@@ -41,7 +42,7 @@ def work(micro, tones, folder: Path) -> dict:
     frame_store.FrameStore.batch = poisoned
     try:
         config = dataclasses.replace(TWENTY, updates=8, log_every_updates=4, valid_fraction=0)
-        pretrain.pretrain(base(micro), tones, made, config, folder / "poisoned", CPU)
+        pretrain.pretrain(base(micro), tones, units, config, folder / "poisoned", CPU)
     finally:
         frame_store.FrameStore.batch = batch
     steps = []
@@ -53,24 +54,24 @@ def work(micro, tones, folder: Path) -> dict:
         return step(*arguments)
     optimiser.step = signalled
     try:
-        pretrain.pretrain(base(micro), tones, made, TWENTY, folder / "stopped", CPU)
+        pretrain.pretrain(base(micro), tones, units, TWENTY, folder / "stopped", CPU)
     except SystemExit as stop:
-        found["status"] = stop.code
+        outcome["status"] = stop.code
     finally:
         optimiser.step = step
-    found["steps"] = len(steps)
+    outcome["steps"] = len(steps)
     for count in (3, len(tones)):                   # fewer utterances than four ranks: one has none
         few = tones[:count]
         store = state_store(base(micro), 1, few, folder / f"states{count}", CPU)
-        units, codebook = make_units(store, few, 4, KMeansConfig(seed=2, full_passes=3), None, {})
-        found[count] = units.units.numpy(), codebook.centroids.numpy()
-    return found
+        few_units, codebook = make_units(store, few, 4, KMeansConfig(seed=2, full_passes=3), None, {})
+        outcome[count] = few_units.units.numpy(), codebook.centroids.numpy()
+    return outcome
 
 
 @pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_do_as_one(micro, tones, tmp_path, world):
-    one = work(micro, tones, tmp_path / "one")
-    several = ranks.run(work, world, micro, tones, tmp_path / "several", seconds=400)
+    one = everything(micro, tones, tmp_path / "one")
+    several = ranks.run(everything, world, micro, tones, tmp_path / "several", seconds=400)
     a, b = (read_log(tmp_path / name / "twenty") for name in ("one", "several"))
     assert [line["update"] for line in a] == [line["update"] for line in b] and len([x for x in a if "lr" in x]) == 20
     for mine, other in zip(a, b):
@@ -84,11 +85,12 @@ def test_ranks_do_as_one(micro, tones, tmp_path, world):
     assert sum(line.get("skipped_updates", 0) for line in b) == len(skips) < 8
     state, *_ = checkpoint.latest(tmp_path / "several" / "poisoned")
     assert all(torch.isfinite(x).all() for x in state.values())
-    assert [found["rank"] for found in several] == list(range(world))
-    for found in several:
-        assert found["status"] == one["status"] == 75 and found["steps"] == one["steps"] == 3
+    assert [outcome["rank"] for outcome in several] == list(range(world))
+    for outcome in several:
+        assert outcome["status"] == one["status"] == 75 and outcome["steps"] == one["steps"] == 3
         for count in (3, len(tones)):
-            assert (found[count][0] == one[count][0]).all() and abs(found[count][1] - one[count][1]).max() < 1e-5
+            assert (outcome[count][0] == one[count][0]).all()
+            assert abs(outcome[count][1] - one[count][1]).max() < 1e-5
     place = checkpoint.newest(tmp_path / "several" / "stopped")
     assert place.name == "00000003"
     several = tmp_path / "several" / "stopped"
@@ -102,12 +104,12 @@ def test_ranks_do_as_one(micro, tones, tmp_path, world):
 SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests", sys.argv[1] + "/tests/commands"]
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
 import torch
 torch.set_num_threads(1)
 from framealign.runtime import distributed, log
 from framealign.training import optimiser
-import test_survival
+import work
 step, steps, killed = optimiser.step, [], Path(sys.argv[3] + ".killed")
 def dying(*arguments):
     steps.append(1)
@@ -118,7 +120,7 @@ def dying(*arguments):
 optimiser.step = dying
 def main():
     with distributed.ranks(torch.device("cpu")):
-        test_survival.pretraining(Path(sys.argv[2]), Path(sys.argv[3]))
+        work.pretraining(Path(sys.argv[2]), Path(sys.argv[3]))
 sys.exit(log.command(main))
 """
 
@@ -134,8 +136,7 @@ def torchrun(world: Path, run: Path, *flags: str) -> subprocess.CompletedProcess
 @pytest.mark.slow
 def test_a_rank_that_dies_ends_the_others_and_a_restart_continues(tmp_path):
     """SIGKILL of one of two ranks under torchrun: within a minute all have ended; --max-restarts goes on by itself."""
-    import test_survival
-    world = test_survival.make_world(tmp_path / "world")
+    world = work.make_world(tmp_path / "world")
     dead = torchrun(world, tmp_path / "dead")
     waited = time.time() - (tmp_path / "dead.killed").stat().st_mtime
     assert dead.returncode != 0 and waited < 60, waited
@@ -143,7 +144,7 @@ def test_a_rank_that_dies_ends_the_others_and_a_restart_continues(tmp_path):
     again = torchrun(world, tmp_path / "again", "--max-restarts", "1")
     assert again.returncode == 0, again.stderr
     assert "continues after update 6" in again.stdout, again.stdout
-    test_survival.pretraining(world, tmp_path / "one")
+    work.pretraining(world, tmp_path / "one")
     a, b = ([json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
             for name in ("one", "again"))
     assert [line["update"] for line in a] == [line["update"] for line in b]
