@@ -4,21 +4,10 @@
     bin/lesson.py runs/demo
     bin/lesson.py runs/demo --session 1 --sound Ses01F_impro01_F000
 """
-import argparse
 import sys
 
 from framealign.runtime import log
-from framealign.report import lesson
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="folder of a session run with a finished fold of method align")
-    parser.add_argument("--session", default="", help="whose models are shown; default the first finished fold")
-    parser.add_argument("--sound", default="", help="id of an utterance of the corpus; default the best recognised")
-    args = parser.parse_args()
-    lesson.write(args.run, args.session, args.sound)
-
+from framealign.commands import lesson_command
 
 if __name__ == "__main__":
-    sys.exit(log.command(main))
+    sys.exit(log.command(lesson_command.main))

@@ -26,10 +26,10 @@ from framealign.units.extraction import state_store
 from framealign.units.units import make_units
 from framealign.emotion import metrics, planted_truth
 from framealign.emotion.recogniser import Recogniser
-from framealign.recipe import presets
-from framealign.recipe.recipe import Recipe
-from framealign.recipe.results import STAGES, aligned
-from framealign.recipe.session_config import PAPERS, TINY, SessionConfig
+from framealign.recipe import presets, session_config
+from framealign.recipe.recipe import Recipe, base_stages
+from framealign.recipe.results import aligned
+from framealign.recipe.session_config import PAPERS, TESTED, SessionConfig
 from framealign.recipe.stages import Redo, run_stage
 from framealign.report import fold_page, lesson
 from framealign.commands import command_line
@@ -77,7 +77,7 @@ def run(config: DemoConfig, overrides: dict[str, str]) -> dict:
         log.say(f"== method {method}")
         recipe = Recipe(session_config(config, tree, method), SETTINGS | overrides)
         rows[method] = recipe.run()
-        rows[method]["alignment"] = alignment(recipe, recipe.fold / STAGES[method] / "recogniser")
+        rows[method]["alignment"] = alignment(recipe, recipe.fold / TESTED[method] / "recogniser")
     split, = protocols.split(recipe.utterances, config.session, "clean")
     baselines = {name: baseline(split, recipe.classes, features) for name, features in
                  (("pitch and energy", pitch_and_energy), ("MFCC", mfcc_mean))}
@@ -203,16 +203,16 @@ def make_tiny_base(config: DemoConfig, overrides: dict[str, str]) -> None:
     chosen = SessionConfig(iemocap=str(tree), allow_partial=True, hubert="scratch", preset="tiny", out=str(root),
                            seed=config.seed, device=config.device)
     recipe = Recipe(chosen, overrides)
-    stages = recipe.base()
+    stages = base_stages(recipe)
     for stage in stages:
         run_stage(stage, Redo(root))
     source = stages[-1].product("encoder")
     for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
-        with files.write_atomically(TINY / name) as temporary:
+        with files.write_atomically(session_config.TINY / name) as temporary:
             shutil.copyfile(source / name, temporary)
     record = {"command": "make tiny-base", "corpus_seed": BASE_SEED, "seed": config.seed,
               "utterances": len(recipe.utterances), "hours": sum(u.num_samples for u in recipe.utterances) / 57.6e6,
               "seconds": round(time.monotonic() - began),
               "stages": {stage.name: files.read_json(stage.folder / "stage.json") for stage in stages}}
-    files.write_json(TINY / "record.json", record)
-    log.say(f"{TINY}: made again in {log.clock(record['seconds'])}")
+    files.write_json(session_config.TINY / "record.json", record)
+    log.say(f"{session_config.TINY}: made again in {log.clock(record['seconds'])}")

@@ -1,31 +1,53 @@
-"""One fold or all, one seed or several, one method or the paper's three: runs what is missing, says the numbers."""
+"""Run the recipe on one fold, or on all: every stage from sound files to a tested emotion recogniser; resumable.
+
+    bin/session.py --iemocap /data/IEMOCAP --hubert /models/hubert-base-ls960 --session 1 --out runs/iemocap
+    bin/session.py --corpus corpus.tsv --hubert tiny --preset tiny --session all --out runs/mine
+    torchrun --nproc_per_node 4 bin/session.py --iemocap /data/IEMOCAP --hubert DIR --out runs/iemocap
+"""
+import argparse
 import dataclasses
 from pathlib import Path
 
-from framealign.runtime import distributed, log
-from framealign.recipe import comparison, recipe, results, stages
+from framealign.runtime import allocator, distributed, log, settings
+from framealign.recipe import comparison, presets, recipe, results, session_config, stages
+from framealign.recipe.session_config import SessionConfig
 from framealign.report import fold_page
+from framealign.commands import command_line
 
 
-def seed_numbers(text: str) -> list[int]:
-    """"1,2,3" -> [1, 2, 3]. Raises ValueError for what is no list of different whole numbers."""
-    words = [word.strip() for word in text.split(",")] if text else []
-    if any(not (word.isascii() and word.isdigit() and len(word) < 10) for word in words) \
-            or len({int(word) for word in words}) < len(words):
-        raise ValueError(f"--seeds must be different whole numbers separated by commas, got {text!r}")
-    return [int(word) for word in words]
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line (`arguments`, or that of the process) and run the recipe."""
+    parser = command_line.parser("session", __doc__)
+    settings.add_flags(parser, SessionConfig)
+    settings.add_old_names(parser, "--run", "--run-folder")
+    command_line.add_overrides(parser, "the preset")
+    parser.add_argument("--report", action=argparse.BooleanOptionalAction, default=True,
+                        help="write session<n>/report.html at the end, to be opened in a browser (default on)")
+    command_line.add_tensorboard(parser)
+    args = parser.parse_args(arguments)
+
+    log.use_tensorboard(args.tensorboard)
+    allocator.keep_freed_memory()
+    config = SessionConfig(**settings.given_flags(args, SessionConfig))     # has no valid default: it needs a corpus
+    with distributed.ranks(distributed.choose_device(config.device)):
+        run(config, presets.parse_settings(args.overrides), args.report)
 
 
-def run(config: recipe.SessionConfig, overrides: dict[str, str], pages: bool = True) -> None:
-    """Run every fold, method and seed that is asked for, sharing stages; then write results and say the table.
+def run(config: SessionConfig, overrides: dict[str, str], pages: bool = True) -> None:
+    """Run every fold, method and seed that is asked for, sharing stages; then write results and print the table.
 
-    Seeds have a folder each, `seed1` and so on, below config.out. pages: write `report.html` too.
-    Raises ValueError as `session.run_sessions`.
+    Each of several seeds has a folder of its own, `seed1` and so on, below `config.out`. pages: write `report.html`
+    too. Raises ValueError as `recipe.run_sessions`.
     """
-    seeds, methods = seed_numbers(config.seeds), recipe.METHODS if config.method == "all" else [config.method]
+    seeds = seed_numbers(config.seeds)
+    methods = session_config.METHODS if config.method == "all" else [config.method]
     if len(methods) > 1 and config.redo not in ("", "all"):
         raise ValueError(f"--redo {config.redo} is of one method: run it with --method, or redo all of them")
-    places = {seed: Path(config.out) / f"seed{seed}" for seed in seeds} or {config.seed: Path(config.out)}
+
+    if seeds:
+        places = {seed: Path(config.out) / f"seed{seed}" for seed in seeds}
+    else:
+        places = {config.seed: Path(config.out)}
     redone = {seed: stages.Redo(place, config.redo) for seed, place in places.items()}
     for seed, place in places.items():
         for method in methods:
@@ -36,14 +58,30 @@ def run(config: recipe.SessionConfig, overrides: dict[str, str], pages: bool = T
                 return                              # nothing was to be run
     for redo in redone.values():                    # at the end: a later seed's interruption redoes no earlier seed
         redo.finish()
+
     if distributed.rank() == 0:
-        for place in places.values() if pages else ():
-            for method in methods:
-                fold_page.write_all(str(place), method, config.selection, config.session, config.device)
+        if pages:
+            write_pages(config, list(places.values()), methods)
         log.say(summary(config, methods))
 
 
-def summary(config: recipe.SessionConfig, methods: list[str]) -> str:
+def seed_numbers(text: str) -> list[int]:
+    """"1,2,3" -> [1, 2, 3]. Raises ValueError for anything but different whole numbers."""
+    words = [word.strip() for word in text.split(",")] if text else []
+    are_numbers = all(word.isascii() and word.isdigit() and len(word) < 10 for word in words)
+    if not are_numbers or len({int(word) for word in words}) < len(words):
+        raise ValueError(f"--seeds must be different whole numbers separated by commas, got {text!r}")
+    return [int(word) for word in words]
+
+
+def write_pages(config: SessionConfig, places: list[Path], methods: list[str]) -> None:
+    """`report.html` of what was run, for each run's folder and each method."""
+    for place in places:
+        for method in methods:
+            fold_page.write_all(str(place), method, config.selection, config.session, config.device)
+
+
+def summary(config: SessionConfig, methods: list[str]) -> str:
     """The table of what was run; also written as `results.json` in each run's folder."""
     for place in comparison.seeds_of(config.out).values():
         for method in methods:
@@ -53,19 +91,3 @@ def summary(config: recipe.SessionConfig, methods: list[str]) -> str:
     if config.seeds:
         return comparison.seeds_table(config.out, methods[0], config.selection)
     return results.table(results.collect(config.out, methods[0], config.selection))
-
-
-def evaluate(run: str, method: str, selection: str) -> str:
-    """The table of a run that is there: one method's (the furthest, unless named), or `all` beside each other.
-
-    Of a run over seeds the table of seeds. Raises ValueError where nothing is finished.
-    """
-    if method == "all":
-        return comparison.ablation(run, selection)
-    places = comparison.seeds_of(run)
-    for place in places.values():
-        found = results.collect(place, method or comparison.default_method(place), selection)
-        results.write(place, found)
-    if "" not in places:
-        return comparison.seeds_table(run, found["protocol"]["method"], selection)
-    return results.table(found)

@@ -1,13 +1,20 @@
-"""A model's states and units against those that fairseq's released model gave for the same sound.
+"""Compare a model with what fairseq's released HuBERT gave for one utterance: layer states and, with a codebook, units.
 
-The fixture is a folder: one sound file, its features of one layer (`*.L9.npy`, float32 (T, D), as fairseq's
-`dump_hubert_feature.py` writes them) and its units (`*.km`). Whether the sound is normalised is fairseq's business
-here, not that of preprocessor_config.json: the features were made with the setting the model was *trained* with, which
-is off where the conv encoder has group norm (base) and on where it has layer norm (large, xlarge). The
-preprocessor_config.json that goes with the released base says on, the setting fine-tuned models use. Group norm forgets
-the level and offset of its input but for its epsilon, so on base the two differ the more the quieter the sound is.
+    bin/verify.py --hubert hubert-base-ls960 --codebook hubert_base_ls960_L9_km500.bin --fixture hubert_fixture
+    bin/verify.py --hubert hubert-base-ls960 --normalize        # what preprocessor_config.json says: not as in fairseq
+
+Exit status: 0 within the limits, 1 beyond one, 2 for input that cannot be compared.
 """
+# The fixture's features are float32 (T, D), as fairseq's `dump_hubert_feature.py` writes them. Whether the sound is
+# normalised is fairseq's business here, not that of preprocessor_config.json: the features were made with the setting
+# the model was *trained* with, which is off where the conv encoder has group norm (base) and on where it has layer norm
+# (large, xlarge). The preprocessor_config.json that goes with the released base says on, the setting fine-tuned models
+# use. Group norm forgets the level and offset of its input but for its epsilon, so on base the two differ the more the
+# quieter the sound is.
+import argparse
 import re
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +29,29 @@ from framealign.sound.frames import FRAME_RATE
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
 from framealign.units.units import Units
+from framealign.commands import command_line
 
 FEATURE_LIMIT = 1e-3                                # of the largest and of the mean relative difference
 UNIT_LIMIT = 0.995                                  # share of frames that must have fairseq's unit
 SOUNDS = (".flac", ".wav")
+FIXTURE = Path(__file__).parents[3] / "shared" / "data" / "hubert_fixture"      # beside a checkout
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line (`arguments`, or that of the process) and compare; exit with 1 beyond a limit."""
+    parser = command_line.parser("verify", __doc__)
+    parser.add_argument("--hubert", required=True, help="model directory: config.json and weights")
+    parser.add_argument("--codebook", default="", help="its centroids (.bin, .npy, .safetensors): compare units too")
+    parser.add_argument("--fixture", default=str(FIXTURE),
+                        help="folder with one sound file (*.flac, *.wav), its features of a layer (*.L9.npy) and "
+                             "units (*.km); default ../shared/data/hubert_fixture of a checkout")
+    parser.add_argument("--normalize", action=argparse.BooleanOptionalAction, default=None,
+                        help="make the waveform zero mean, unit variance first; default as fairseq trained such a "
+                             "model: not for base (group norm), yes for large and xlarge (layer norm)")
+    args = parser.parse_args(arguments)
+
+    if not run(args.hubert, args.fixture, args.codebook, args.normalize):
+        sys.exit(1)
 
 
 @dataclass(frozen=True)
@@ -68,16 +94,17 @@ def read_fixture(folder: str | Path, num_clusters: int | None = None) -> Fixture
     return Fixture(sound, audio.load(sound), layer, torch.from_numpy(features), units)
 
 
-def _only(folder: Path, what: str, is_it) -> Path:
-    found = sorted(path for path in folder.iterdir() if is_it(path.name) and not path.name.startswith("."))
-    if len(found) != 1:
-        raise ValueError(f"{folder}: must hold one {what}, holds {len(found)}")
-    return found[0]
+def _only(folder: Path, what: str, is_it: Callable[[str], bool]) -> Path:
+    """The one file of a folder whose name `is_it` takes. Raises ValueError where there is none, or several."""
+    matches = sorted(path for path in folder.iterdir() if is_it(path.name) and not path.name.startswith("."))
+    if len(matches) != 1:
+        raise ValueError(f"{folder}: must hold one {what}, holds {len(matches)}")
+    return matches[0]
 
 
 @torch.inference_mode()
-def verify(model: str, fixture: str, codebook: str = "", normalize: bool | None = None) -> bool:
-    """Compare a model directory with a fixture on the CPU in float32, print what was found; True within all limits.
+def run(model: str, fixture: str, codebook: str = "", normalize: bool | None = None) -> bool:
+    """Compare a model directory with a fixture on the CPU in float32, print the differences; True within all limits.
 
     normalize: None for what fairseq trained such a model with. Raises ValueError for bad input, before any number.
     """
@@ -90,12 +117,12 @@ def verify(model: str, fixture: str, codebook: str = "", normalize: bool | None 
     hubert = Hubert.from_pretrained(model)
     states = all_states(hubert, wanted, hubert.config.feat_extract_norm == "layer" if normalize is None else normalize,
                         "" if normalize is None else ", as asked")
-    found = states[wanted.layer]                                                # (T, D)
+    own = states[wanted.layer]                                                  # (T, D)
     for layer, state in enumerate(states):
         log.say(f"layer {layer:2d}: mean norm of a frame {state.double().norm(dim=1).mean():.6g}")
-    good = features_agree(found, wanted)
+    good = features_agree(own, wanted)
     if centroids:
-        good = units_agree(found, wanted, centroids) and good
+        good = units_agree(own, wanted, centroids) and good
     else:
         log.say("units: not compared (no --codebook)")
     log.say("verified: within all limits" if good else "NOT verified: beyond a limit")
@@ -103,7 +130,7 @@ def verify(model: str, fixture: str, codebook: str = "", normalize: bool | None 
 
 
 def all_states(hubert: Hubert, wanted: Fixture, normalize: bool, why: str) -> list[Tensor]:
-    """States (T, D) of layers 0 ... L for a fixture's sound. Raises ValueError where they cannot be the fixture's."""
+    """States (T, D) of layers 0 to L for a fixture's sound. Raises ValueError where they cannot be the fixture's."""
     layer, (frames, width) = wanted.layer, wanted.features.shape
     depth, own = hubert.config.num_hidden_layers, hubert.config.hidden_size
     expected = int(hubert.num_frames(torch.tensor(len(wanted.waveform))))
@@ -121,12 +148,12 @@ def all_states(hubert: Hubert, wanted: Fixture, normalize: bool, why: str) -> li
     return [state[0] for state in hubert.all_states(waveform[None])]
 
 
-def features_agree(found: Tensor, wanted: Fixture) -> bool:
+def features_agree(states: Tensor, wanted: Fixture) -> bool:
     """Print the largest and the mean difference of states (T, D); True where both are within the limit.
 
     The largest is relative to the features' largest absolute value, the mean one to their mean absolute value.
     """
-    difference = (found.double() - wanted.features.double()).abs()              # (T, D)
+    difference = (states.double() - wanted.features.double()).abs()              # (T, D)
     scale = wanted.features.double().abs()
     largest, mean = (difference.max() / scale.max()).item(), (difference.mean() / scale.mean()).item()
     log.say(f"layer {wanted.layer} against fairseq's: largest relative difference {largest:.3g}, mean {mean:.3g} "
@@ -135,12 +162,12 @@ def features_agree(found: Tensor, wanted: Fixture) -> bool:
     return largest <= FEATURE_LIMIT and mean <= FEATURE_LIMIT
 
 
-def units_agree(found: Tensor, wanted: Fixture, codebook: Codebook) -> bool:
+def units_agree(states: Tensor, wanted: Fixture, codebook: Codebook) -> bool:
     """Print the share of frames with fairseq's unit; True where it is at least the limit."""
-    if not torch.isfinite(found).all():             # a comparison's result, not a user's mistake
+    if not torch.isfinite(states).all():             # a comparison's result, not a user's mistake
         log.say("units: none, the states are not finite")
         return False
-    is_other = codebook.assign(found) != wanted.units                           # (T,)
+    is_other = codebook.assign(states) != wanted.units                           # (T,)
     share = 1 - is_other.double().mean().item()
     log.say(f"units: {100 * share:.2f} % of {len(is_other)} equal fairseq's (limit {100 * UNIT_LIMIT:g} %)")
     say_first("unit", is_other)

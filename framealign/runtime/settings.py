@@ -1,4 +1,4 @@
-"""Settings are frozen dataclasses: flags, their help and JSON are made from the fields, and defaults stand nowhere else."""
+"""Settings are frozen dataclasses: their fields give flags, help texts and JSON, and defaults stand nowhere else."""
 import argparse
 import dataclasses
 from pathlib import Path
@@ -61,12 +61,13 @@ class _OldName(argparse.Action):
 
 def from_flags(args: argparse.Namespace, config: Any) -> Any:
     """`config` with the flags that were given put in."""
-    given = {}
-    for item in dataclasses.fields(config):
-        value = getattr(args, item.name, None)
-        if value is not None:
-            given[item.name] = value
-    return dataclasses.replace(config, **given)
+    return dataclasses.replace(config, **given_flags(args, type(config)))
+
+
+def given_flags(args: argparse.Namespace, config_type: type) -> dict[str, Any]:
+    """The values of those fields whose flags were given."""
+    values = {item.name: getattr(args, item.name, None) for item in dataclasses.fields(config_type)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def as_dict(config: Any) -> dict:

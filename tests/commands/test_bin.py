@@ -28,7 +28,7 @@ from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
 from framealign.units.units import Units
 from framealign.emotion.recogniser import Recogniser
-from framealign.recipe import recipe
+from framealign.recipe import recipe, session_config
 from framealign.commands import demo_command
 
 SCRIPTS = sorted(path.stem for path in (small.ROOT / "bin").glob("*.py") if path.stem not in ("bench", "verify"))
@@ -179,7 +179,8 @@ def test_prepare_reads_every_kind_of_corpus(good, tree, tones, table, tmp_path):
     good("prepare", "--table", tmp_path / "plain.csv", "--out", tmp_path / "c.tsv")
     assert [(u.id, u.num_samples, u.label) for u in manifest.read(tmp_path / "c.tsv")] == [
         (u.id, u.num_samples, u.label) for u in tones]
-    manifest.write_fairseq(tmp_path / "list.tsv", tones)
+    lines = [str(tones[0].path.parent), *(f"{u.path.name}\t{u.num_samples}" for u in tones)]
+    (tmp_path / "list.tsv").write_text("\n".join(lines) + "\n")
     good("prepare", "--fairseq", tmp_path / "list.tsv", "--out", tmp_path / "d.tsv")
     assert [(u.id, u.label) for u in manifest.read(tmp_path / "d.tsv")] == [(u.id, "") for u in tones]
 
@@ -264,7 +265,7 @@ def test_all_methods_and_two_seeds_share_stages_and_are_compared(good, tree, bas
     assert table.count("tapt - finetune: WA") == table.count("align - tapt: WA") == \
         table.count("multiscale - align: WA") == 1 and "seed 1 2" in table
     assert good("evaluate", tmp_path / "run", "--method", "all") == table
-    assert files.read_json(tmp_path / "run" / "seed2" / "results.json").keys() == {*recipe.METHODS}
+    assert files.read_json(tmp_path / "run" / "seed2" / "results.json").keys() == {*session_config.METHODS}
     for fold in (tmp_path / "run").glob("seed*/session1/finetune"):
         noted, = (json.loads(line) for line in (fold / "epochs.jsonl").read_text().splitlines())
         last = [line.split(",")[2] for line in (fold / "predictions.csv").read_text().splitlines()[1:]]
@@ -299,7 +300,7 @@ def test_demo_runs_the_three_methods_and_measures_alignment(good, base, tmp_path
 
 
 def test_the_committed_base_model_can_be_made_again(good, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe, "TINY", tmp_path / "tiny")
+    monkeypatch.setattr(session_config, "TINY", tmp_path / "tiny")
     monkeypatch.setattr(demo_command, "BASE_SESSIONS", 3)
     monkeypatch.setattr(demo_command, "BASE_UTTERANCES_PER_SPEAKER", 4)
     good("demo", "--make-tiny-base", "--device", "cpu", *small.FLAGS, "--out", tmp_path / "run")

@@ -24,8 +24,8 @@ import pytest
 import safetensors.torch
 import small
 import soundfile
-import test_codebook_files
 import test_fairseq_checkpoint
+import test_scikit_learn_codebook
 import torch
 
 from framealign.runtime import files, log
@@ -99,7 +99,7 @@ def read_tables(path: Path) -> None:
 
 
 def read_scp(path: Path) -> None:
-    scp.from_scp(path, None, path.with_name("other.scp"))
+    scp.read_split(path, None, path.with_name("other.scp"))
 
 
 def safetensors_of(**tensors: torch.Tensor) -> bytes:
@@ -124,32 +124,36 @@ class Readers:
         np.save(root / "store" / "frames.npy", np.zeros((2, 3), np.float16))
         buffers = {name: io.BytesIO() for name in ("bin", "zip", "legacy", "npy")}
         torch.save(weights, buffers["bin"])
-        named = test_fairseq_checkpoint.fairseq_names(test_fairseq_checkpoint.SMALL, test_fairseq_checkpoint.random_state(test_fairseq_checkpoint.SMALL), {})
-        fields = {"model": named, "cfg": {"model": test_fairseq_checkpoint.settings(test_fairseq_checkpoint.SMALL)}, "args": None}
+        shape = test_fairseq_checkpoint.SMALL
+        named = test_fairseq_checkpoint.fairseq_names(shape, test_fairseq_checkpoint.random_state(shape), {})
+        fields = {"model": named, "cfg": {"model": test_fairseq_checkpoint.settings(shape)}, "args": None}
         torch.save(fields, buffers["zip"])
         torch.save(fields, buffers["legacy"], _use_new_zipfile_serialization=False)
-        np.save(buffers["npy"], test_codebook_files.CENTROIDS)
+        np.save(buffers["npy"], test_scikit_learn_codebook.CENTROIDS)
         config, model = (root / "model" / "config.json").read_bytes(), root / "model"
-        directory = lambda path: model_directory.read(path.parent)      # noqa: E731
+
+        def directory(path: Path) -> object:
+            return model_directory.read(path.parent)
+
         self.good: dict[str, tuple[list[bytes], str, Callable[[Path], object]]] = {
             "manifest": ([(HEADER + "a\ta.wav\t900\t1\tS1\tF\tsad\timpro\nb\t/x/b.wav\t400\t\t\t\t\t\n").encode()],
                          "corpus.tsv", read_tables),
             "table": ([b'path,label\n"a.wav",sad\n', b"path;emotion;num_samples\na.wav;joy;900\n"], "t.csv",
                       read_tables),
             "scp": ([b"a a.wav sad\nc a.wav ang\n"], "l.scp", read_scp),
-            "fairseq tsv": ([b"/data\na.wav\t900\nb/c.wav\t500\n"], "f.tsv", fairseq_list.read_fairseq),
+            "fairseq tsv": ([b"/data\na.wav\t900\nb/c.wav\t500\n"], "f.tsv", fairseq_list.read),
             "km": ([b"1 2 3\n0 0 7\n"], "u.km", Units.read_km),
             "IEMOCAP": ([b"% [START - END]\n\n[6.2 - 8.2]\tSes01F_impro01_F000\tneu\t[2.5, 2.5, 2.5]\nC-E2:\tx;\n"],
                         "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt",
-                        lambda path: iemocap.from_iemocap(root, allow_partial=True)),
+                        lambda path: iemocap.read(root, allow_partial=True)),
             "config.json": ([config], "model/config.json", directory),
             "preprocessor": ([(model / "preprocessor_config.json").read_bytes()], "model/preprocessor_config.json",
                              directory),
             "weights": ([(model / "model.safetensors").read_bytes()], "model/model.safetensors", directory),
             "bin": ([buffers["bin"].getvalue()], "old/pytorch_model.bin", directory),
-            "fairseq": ([buffers["zip"].getvalue(), buffers["legacy"].getvalue()], "f.pt", fairseq_checkpoint.read_fairseq),
-            "joblib": ([test_codebook_files.k_means(test_codebook_files.array(alignment=3)),
-                        pickle.dumps(test_codebook_files.CENTROIDS)], "c.bin", Codebook.read),
+            "fairseq": ([buffers["zip"].getvalue(), buffers["legacy"].getvalue()], "f.pt", fairseq_checkpoint.read),
+            "joblib": ([test_scikit_learn_codebook.k_means(test_scikit_learn_codebook.array(alignment=3)),
+                        pickle.dumps(test_scikit_learn_codebook.CENTROIDS)], "c.bin", Codebook.read),
             "npy": ([buffers["npy"].getvalue()], "c.npy", Codebook.read),
             "codebook": ([safetensors_of(centroids=torch.rand(4, 3), counts=torch.ones(4, dtype=torch.int64))],
                          "codebook.safetensors", Codebook.read),

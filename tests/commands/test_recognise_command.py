@@ -15,7 +15,7 @@ from framealign.units.codebook import Codebook
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.recogniser import Recogniser
 from framealign.commands import recognise_command
-from framealign.commands.recognise_command import RecogniseRun, find
+from framealign.commands.recognise_command import RecogniseRun, sound_files
 
 LABELS = ["neutral", "happy", "angry", "sad"]
 GOOD = ["a.wav", "b.mp3", "c.ogg", "d.flac", "e.aiff", "sub/stereo.wav"]
@@ -79,18 +79,18 @@ def test_a_folder_costs_a_line_for_each_rotten_file(model, mixed, capsys):
     assert said.err.splitlines()[-1] == "6 of 12 could not be recognised"
 
 
-def test_what_is_found_in_which_order(mixed, monkeypatch):
+def test_names_stand_for_sound_files_in_this_order(mixed, monkeypatch):
     monkeypatch.chdir(mixed.parent)
-    listed = list(find(["mixed/sub", "mixed/d.flac", "mixed/*.[mo]*", "mixed/**/st*", "-"], [b"mixed/a.wav\n", b"\n",
+    listed = list(sound_files(["mixed/sub", "mixed/d.flac", "mixed/*.[mo]*", "mixed/**/st*", "-"], [b"mixed/a.wav\n", b"\n",
                                                                                           b"mixed/sub\r\n", b"-\n"]))
     assert listed == ["mixed/sub/stereo.wav", "mixed/sub/text.wav", "mixed/d.flac", "mixed/b.mp3", "mixed/c.ogg",
                       "mixed/sub/stereo.wav", "mixed/a.wav", "mixed/sub/stereo.wav", "mixed/sub/text.wav"]
-    nothing = [str(found) for found in find(["mixed/empty", "mixed/*.xyz", "mixed/gone.wav"])]
+    nothing = [str(error) for error in sound_files(["mixed/empty", "mixed/*.xyz", "mixed/gone.wav"])]
     assert nothing == ["mixed/empty: holds no sound file", "mixed/*.xyz: no file matches", "mixed/gone.wav"]
     (mixed / "take [1].wav").touch()
-    assert list(find(["mixed/take [1].wav"])) == ["mixed/take [1].wav"]         # a name, though it looks like a pattern
+    assert list(sound_files(["mixed/take [1].wav"])) == ["mixed/take [1].wav"]         # a name, though it looks like a pattern
     if os.sep == "/":
-        assert list(find(["-"], [b"mixed/\xff.wav\n"])) == [os.fsdecode(b"mixed/\xff.wav")]
+        assert list(sound_files(["-"], [b"mixed/\xff.wav\n"])) == [os.fsdecode(b"mixed/\xff.wav")]
 
 
 @pytest.mark.parametrize("names, status, last", [
@@ -98,14 +98,15 @@ def test_what_is_found_in_which_order(mixed, monkeypatch):
     (["gone.wav"], 2, "error: {}/gone.wav: no such file"), (["empty"], 2, "error: {}/empty: holds no sound file"),
     (["gone.wav", "*.xyz"], 2, "2 of 2 could not be recognised")])
 def test_the_exit_status_says_how_many(model, mixed, capsys, names, status, last):
-    assert recognise_command.run(str(model), [str(mixed / name) for name in names], RecogniseRun(device="cpu")) == status
+    paths = [str(mixed / name) for name in names]
+    assert recognise_command.run(str(model), paths, RecogniseRun(device="cpu")) == status
     errors = capsys.readouterr().err.splitlines()
     assert (errors[-1] if errors else None) == (last and last.format(mixed))
 
 
 def test_json_of_no_sound_is_still_json(model, mixed, capsys):
-    recognise_command.run(str(model), [str(mixed / "a.wav"), str(mixed / "gone.wav"), str(mixed / "d.flac")],
-                RecogniseRun(format="json", timeline=True, device="cpu"))
+    paths = [str(mixed / name) for name in ("a.wav", "gone.wav", "d.flac")]
+    recognise_command.run(str(model), paths, RecogniseRun(format="json", timeline=True, device="cpu"))
     assert [Path(one["path"]).name for one in json.loads(capsys.readouterr().out)] == ["a.wav", "d.flac"]
 
 
@@ -135,12 +136,12 @@ def test_units_are_nearest_centroids_of_the_layer(model, mixed, tmp_path, capsys
                                  ({"codebook_model": str(tmp_path / "other")}, other.eval(), 1)):
         recognise_command.run(str(model), [str(mixed / "a.wav")], RecogniseRun(
             format="json", timeline=True, codebook=str(tmp_path / "codebook.safetensors"), device="cpu", **given))
-        found, = json.loads(capsys.readouterr().out)
+        result, = json.loads(capsys.readouterr().out)
         samples = torch.from_numpy(soundfile.read(mixed / "a.wav", dtype="float32")[0])
         samples = (samples - samples.mean()) / (samples.var(correction=0) + 1e-7).sqrt()
         with torch.inference_mode():
             states = hubert.states(samples[None], layer=layer)[0]
-        assert found["units"] == torch.cdist(states, codebook.centroids).argmin(1).tolist()
+        assert result["units"] == torch.cdist(states, codebook.centroids).argmin(1).tolist()
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -151,12 +152,13 @@ def test_units_are_nearest_centroids_of_the_layer(model, mixed, tmp_path, capsys
     ({"codebook": "gone.npy"}, "gone.npy"), ({"codebook": "{}/bare.npy"}, "--layer must say whose states .* got None"),
     ({"codebook": "{}/bare.npy", "layer": 9}, "0 to 2, got 9"),
     ({"codebook": "{}/wide.npy", "layer": 1}, "a codebook of 9 dimensions cannot label states of 16")])
-def test_wrong_flags_are_one_line_before_anything_is_heard(model, mixed, tmp_path, capsys, changes, message):
+def test_wrong_flags_are_one_line_before_anything_is_recognised(model, mixed, tmp_path, capsys, changes, message):
     np.save(tmp_path / "bare.npy", np.zeros((3, 16), np.float32))
     np.save(tmp_path / "wide.npy", np.zeros((3, 9), np.float32))
     changes = {name: value.format(tmp_path) if isinstance(value, str) else value for name, value in changes.items()}
+    paths = [str(mixed / name) for name in ("a.wav", "d.flac")]
     with pytest.raises(ValueError, match=message):
-        recognise_command.run(str(model), [str(mixed / "a.wav"), str(mixed / "d.flac")], RecogniseRun(device="cpu", **changes))
+        recognise_command.run(str(model), paths, RecogniseRun(device="cpu", **changes))
     assert capsys.readouterr().out == ""
 
 

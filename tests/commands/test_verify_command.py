@@ -113,14 +113,14 @@ def test_normalisation_is_fairseqs_unless_asked_otherwise(world, script):
 
 @pytest.mark.parametrize("share, status", [(0.5, 0), (1.5, 1)])
 def test_the_limit_on_features(copy, script, share, status):
-    """A single number off by a share of the limit, in frame 7, is found and named; units stay equal."""
+    """A single number off by a share of the limit, in frame 7, is named; units stay equal."""
     def edit(features: np.ndarray) -> np.ndarray:
         features[7, 3] += share * verify_command.FEATURE_LIMIT * np.abs(features).max()
         return features
 
     change(copy, edit)
-    found, out, _ = script(copy)
-    assert found == status
+    got, out, _ = script(copy)
+    assert got == status
     assert ("first frame whose feature differs: 7 (at 0.14 s), 1 of 27 in all" in out) == bool(status)
     assert ("NOT verified" in out) == bool(status)
 
@@ -138,8 +138,8 @@ def test_the_limit_on_units(copy, script, number, status):
     units = np.array(path.read_text().split(), int)
     units[len(units) - number:] = (units[len(units) - number:] + 1) % CLUSTERS
     path.write_text(" ".join(map(str, units)) + "\n")
-    found, out, _ = script(copy)
-    assert found == status and f"units: {100 * (1 - number / 27):.2f} % of 27" in out
+    got, out, _ = script(copy)
+    assert got == status and f"units: {100 * (1 - number / 27):.2f} % of 27" in out
     assert (f"first frame whose unit differs: {27 - number} " in out) == bool(number)
     assert script(copy, codebook=False)[0] == 0     # the features are as they were
 
@@ -207,13 +207,13 @@ def test_features_of_another_sound_or_model(copy, script, edit, shape):
 
 def test_the_published_fixture_is_read(shared):
     """Layer 9 of base, 596 frames; another model is told so in one line. The weights are not here to go on."""
-    found = verify_command.read_fixture(shared / "hubert_fixture", 500)
-    assert found.layer == 9 and len(found.waveform) == 190_800
-    assert found.features.shape == (596, 768) and found.units.shape == (596,)
+    fixture = verify_command.read_fixture(shared / "hubert_fixture", 500)
+    assert fixture.layer == 9 and len(fixture.waveform) == 190_800
+    assert fixture.features.shape == (596, 768) and fixture.units.shape == (596,)
     tiny = small.ROOT / "framealign" / "tiny"
     blocks = json.loads((tiny / "config.json").read_text())["num_hidden_layers"]
     with pytest.raises(ValueError, match=f"of layer 9, the model has blocks 1 to {blocks}; is it another size"):
-        verify_command.verify(str(tiny), str(shared / "hubert_fixture"))
+        verify_command.run(str(tiny), str(shared / "hubert_fixture"))
 
 
 def test_help_says_what_the_flags_mean(script, world):

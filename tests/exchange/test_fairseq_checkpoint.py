@@ -19,7 +19,7 @@ from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
 from framealign.hubert.parameters import shapes
 from framealign.exchange.fairseq_checkpoint import read_fairseq
-from framealign.commands import files_commands
+from framealign.commands import export_command
 
 SMALL = HubertConfig(conv_dim=(8,) * 7, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
                      intermediate_size=20, num_conv_pos_embeddings=6, num_conv_pos_embedding_groups=2, layerdrop=0.0)
@@ -150,7 +150,7 @@ def test_exported_as_a_model_directory(normalize, foreign, tmp_path):
     checkpoint = checkpoint_of("args", SMALL, fairseq_names(SMALL, state, {}), foreign)
     checkpoint["args"].normalize = normalize
     save(checkpoint, tmp_path / "hubert.pt", True)
-    files_commands.export(str(tmp_path / "hubert.pt"), str(tmp_path / "model"), False, "huggingface")
+    export_command.run(str(tmp_path / "hubert.pt"), str(tmp_path / "model"), False, "huggingface")
     found = model_directory.read(tmp_path / "model")
     assert found.do_normalize is normalize and not found.head and found.config.hidden_dropout == 0.2
     assert found.state.keys() == state.keys() and all(torch.equal(found.state[name], state[name]) for name in state)

@@ -6,7 +6,7 @@ import small
 
 from framealign.runtime import files
 from framealign.recipe import model_card, recipe
-from framealign.commands import files_commands
+from framealign.commands import export_command
 from framealign.emotion.recogniser import Recogniser
 
 
@@ -42,8 +42,8 @@ def test_an_optimistic_selection_is_marked(finished):
 
 def test_the_card_goes_with_the_recogniser(finished, tmp_path):
     text = (finished / "recogniser" / "README.md").read_text()
-    files_commands.export(str(finished / "recogniser"), str(tmp_path / "out"), False, "huggingface")
+    export_command.run(str(finished / "recogniser"), str(tmp_path / "out"), False, "huggingface")
     assert (tmp_path / "out" / "README.md").read_text() == text
     assert Recogniser.from_pretrained(tmp_path / "out").labels
-    files_commands.export(str(finished / "recogniser"), str(tmp_path / "encoder"), True, "huggingface")
+    export_command.run(str(finished / "recogniser"), str(tmp_path / "encoder"), True, "huggingface")
     assert not (tmp_path / "encoder" / "README.md").exists()

@@ -1,0 +1,74 @@
+"""Write the encoder (or the recogniser) of any training checkpoint or model directory in Hugging Face's format.
+
+    bin/export.py runs/iemocap/session1/align-pretrain hubert-emotion       # a run: its newest checkpoint
+    bin/export.py runs/demo/session1/recogniser exported --encoder          # without pooling and classifier
+    bin/export.py runs/demo/session1/recogniser recogniser.pt2 --to torch-export        # for torch without framealign
+"""
+import shutil
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from framealign.runtime import files, log
+from framealign.hubert import model_directory
+from framealign.exchange import fairseq_checkpoint, torchaudio_weights
+from framealign.emotion import exported_program
+from framealign.training import checkpoint
+from framealign.commands import command_line
+
+FORMATS = ("huggingface", "torchaudio", "torch-export")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line (`arguments`, or that of the process) and export."""
+    parser = command_line.parser("export", __doc__)
+    parser.add_argument("source", help="a run, one of its checkpoints, a model directory, or a fairseq .pt")
+    parser.add_argument("target", help="directory to write (torchaudio, torch-export: file to write)")
+    parser.add_argument("--encoder", action="store_true", help="leave out pooling, classifier and prediction head")
+    parser.add_argument("--to", choices=FORMATS, default="huggingface",
+                        help="torchaudio: a safetensors file of a state dict in torchaudio.models' names; "
+                        "torch-export: a program that torch loads without framealign, from sound at 16 kHz on")
+    args = parser.parse_args(arguments)
+
+    run(args.source, args.target, args.encoder, args.to)
+
+
+def run(source: str, target: str, encoder_only: bool, form: str) -> None:
+    """Write a run's newest checkpoint, a checkpoint, a model directory or a fairseq .pt in one of FORMATS.
+
+    "huggingface": a model directory; "torchaudio": the encoder's state dict in torchaudio.models' names, as one
+    safetensors file; "torch-export": the recogniser as one program (`exported_program`). Raises ValueError for a source
+    that cannot be read, and where `target` exists already.
+    """
+    place = Path(source)
+    if Path(target).exists():
+        raise ValueError(f"{target}: exists already; choose another name or remove it")
+
+    if place.suffix == ".pt" and place.is_file():
+        content = fairseq_checkpoint.read(place)
+        labels = None
+    else:
+        place = checkpoint.newest(place) or place
+        content = model_directory.read(place)
+        labels = content.labels
+    head = {} if encoder_only else emotion_head(content.head)
+
+    if form == "torch-export":
+        if encoder_only:
+            raise ValueError("--to torch-export writes a recogniser: leave out --encoder")
+        exported_program.export(place, target)
+    elif form == "torchaudio":
+        weights = torchaudio_weights.to_torchaudio(content.state)
+        with files.write_atomically(target) as temporary:
+            save_file({name: x.contiguous() for name, x in weights.items()}, temporary)
+    else:
+        model_directory.write(target, content.config, content.state, head, do_normalize=bool(content.do_normalize),
+                              labels=labels if head else None)
+        if head and (place / "README.md").exists():     # the model card
+            shutil.copyfile(place / "README.md", Path(target) / "README.md")
+    log.say(f"{target}: {'recogniser' if head else 'encoder'} of {place}, {form} format")
+
+
+def emotion_head(head: dict) -> dict:
+    """The tensors of pooling and classifier, without those of a prediction head."""
+    return {name: x for name, x in head.items() if name.startswith(("pooling.", "classifier."))}

@@ -1,0 +1,113 @@
+"""Fine-tune an encoder to recognise emotions, select an epoch, test once; an interrupted run resumes by itself.
+
+    bin/finetune.py --corpus corpus.tsv --session 1 --init-from runs/pretrain/encoder --preset tiny --out runs/finetune
+    bin/finetune.py --train train.scp --valid valid.scp --test test.scp --init-from hubert-base-ls960 --out runs/scp
+"""
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from framealign.runtime import allocator, distributed, files, lock, log, settings
+from framealign.runtime.settings import setting
+from framealign.corpus import protocols
+from framealign.corpus.importers import scp
+from framealign.corpus.protocols import OPTIMISTIC, Split, class_names
+from framealign.corpus.utterance import CLASSES, Utterance
+from framealign.hubert.model import Hubert
+from framealign.training.finetune import both_ways, finetune
+from framealign.training.training_config import FinetuneConfig, TrainingRun
+from framealign.recipe import model_card
+from framealign.recipe.presets import preset
+from framealign.recipe.stages import nothing_half_made
+from framealign.commands import command_line
+from framealign.commands.command_inputs import fresh, read_corpus, required
+
+
+@dataclass(frozen=True)
+class FinetuneRun:
+    """What is fine-tuned, selected and tested on what."""
+    corpus: str = setting("", "manifest or table, with --session")
+    session: str = setting("1", "session held out for the test")
+    train: str = setting("", "instead of a corpus, the reference's three scp files: this one to train on")
+    valid: str = setting("", "scp file to select on")
+    test: str = setting("", "scp file to test on")
+    validate_on: str = setting(
+        "session", "what clean selection validates on: session (a whole training session) or speaker (one of it)")
+    init_from: str = setting("", "model directory (encoder only)")
+    preset: str = setting("base", "settings: tiny, small, base or large")
+    classes: str = setting(",".join(CLASSES), "separated by commas, in the order of the classifier")
+    out: str = setting("runs/finetune", "folder for checkpoints, log.jsonl, recogniser and results")
+    resume: bool = setting(True, "continue an interrupted run; --no-resume: refuse a folder that holds a checkpoint")
+    device: str = setting("auto", "auto, cpu, cuda or mps")
+    precision: str = setting("auto", "auto, float32 or bfloat16")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line (`arguments`, or that of the process), fine-tune and test."""
+    parser = command_line.parser("finetune", __doc__)
+    settings.add_flags(parser, FinetuneRun)
+    settings.add_flags(parser, FinetuneConfig)
+    settings.add_old_names(parser, "--run", "--run-folder")
+    command_line.add_tensorboard(parser)
+    args = parser.parse_args(arguments)
+
+    log.use_tensorboard(args.tensorboard)
+    allocator.keep_freed_memory()
+    config = settings.from_flags(args, FinetuneRun())
+    with distributed.ranks(distributed.choose_device(config.device)):
+        run(config, settings.from_flags(args, preset(config.preset).finetune))
+
+
+def run(config: FinetuneRun, training: FinetuneConfig) -> None:
+    """Fine-tune, select, test once: by session of a manifest, or by three scp lists.
+
+    Raises ValueError, before anything is written, for input that cannot be used.
+    """
+    required(config, "init_from")
+    fresh(config.out, config.resume)
+    classes, device = class_names(config.classes), distributed.choose_device(config.device)
+    distributed.autocast(device, config.precision)  # an unknown precision is an error now
+    utterances, splits = read_splits(config, training, classes)
+
+    out, results = Path(config.out), []
+    for index, split in enumerate(splits):
+        folder = out / f"way{index + 1}" if len(splits) > 1 else out
+        torch.manual_seed(training.seed)            # the mask embedding, where the directory has none
+        hubert = Hubert.from_pretrained(config.init_from)
+        with lock.held(out), nothing_half_made(out / "frontend"):
+            run = TrainingRun(folder, device, config.precision, out / "frontend")
+            results.append(finetune(hubert, utterances, split, classes, training, run))
+    finish(out, results, splits, utterances, training.selection)
+
+
+def read_splits(config: FinetuneRun, training: FinetuneConfig, classes: list[str]
+                ) -> tuple[list[Utterance], list[Split]]:
+    """All utterances, and who of them trains, selects and tests; two splits where a protocol goes both ways.
+
+    Raises ValueError for flags or files that do not fit each other.
+    """
+    if bool(config.corpus) == bool(config.train):
+        raise ValueError("give either --corpus (with --session) or --train, --valid and --test")
+    if config.corpus:
+        utterances = read_corpus(config.corpus, classes)
+        return utterances, protocols.split(utterances, config.session, training.selection, config.validate_on, classes)
+
+    required(config, "test")
+    overlap = training.selection in OPTIMISTIC
+    split = scp.read_split(config.train, config.valid or None, config.test, overlap, classes)
+    by_id = {u.id: u for part in (split.train, split.valid, split.test) for u in part}
+    return list(by_id.values()), [split]
+
+
+def finish(out: Path, results: list[dict], splits: list[Split], utterances: list[Utterance], selection: str) -> None:
+    """Write what two ways give together, and the model card; print the results. The first rank alone writes."""
+    final = results[0]
+    if distributed.rank() == 0:
+        if len(splits) > 1:
+            final = both_ways(out, results, utterances)
+            files.write_json(out / "results.json", final)
+        model_card.write(out / "recogniser", final, splits)
+    reported = ", ".join(f"{name} {100 * value:.1f} %" for name, value in final["reported"].items())
+    log.say(f"{final['split']}: {reported} ({selection} selection, epoch {final['selected_epoch']}); "
+            f"{out / 'results.json'}")

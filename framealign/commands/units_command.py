@@ -1,0 +1,139 @@
+"""Turn every utterance of a manifest into units: MFCC or layer states, k-means, one unit per 20 ms frame.
+
+    bin/units.py --corpus corpus.tsv --mfcc --clusters 100 --out runs/units
+    bin/units.py --corpus corpus.tsv --model hubert-base-ls960 --layer 9 --codebook km500.bin --out runs/units
+    bin/units.py --corpus corpus.tsv --model recogniser --layer 9 --clusters 32,64,128 --out runs/units
+"""
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from framealign.runtime import allocator, distributed, lock, log, settings
+from framealign.runtime.settings import setting
+from framealign.sound.frames import FRAME_RATE
+from framealign.sound.mfcc import WIDTH
+from framealign.corpus.utterance import Utterance
+from framealign.hubert.model import Hubert
+from framealign.units.codebook import Codebook
+from framealign.units.extraction import mfcc_store, state_store
+from framealign.units.frame_store import FrameStore
+from framealign.units.kmeans import KMeansConfig
+from framealign.units.units import cluster_numbers, unit_files, write_units
+from framealign.recipe.preflight import check_room, frames_bytes, given_codebook
+from framealign.recipe.stages import nothing_half_made, remove_empty
+from framealign.commands import command_line
+from framealign.commands.command_inputs import read_corpus, required
+
+
+@dataclass(frozen=True)
+class UnitsRun:
+    """Where units come from and go to."""
+    corpus: str = setting("", "manifest, table, or fairseq .tsv")
+    mfcc: bool = setting(False, "cluster MFCC instead of a model's states")
+    model: str = setting("", "model directory")
+    layer: int = setting(9, "layer whose states are clustered; 0: the input of the first block")
+    codebook: str = setting("", "codebook to use as it is; without it one is fitted")
+    clusters: str = setting("500", "clusters of the fitted codebook; several (32,64,128): a codebook for each number")
+    out: str = setting("runs/units", "folder for codebook.safetensors and units.safetensors")
+    km: bool = setting(False, "also write units.km, fairseq's text format")
+    device: str = setting("auto", "auto, cpu, cuda or mps")
+    precision: str = setting("float32", "auto, float32 or bfloat16 (in bfloat16 one unit in a hundred differs)")
+
+
+@dataclass(frozen=True)
+class UnitsInputs:
+    """What units are made of, read and checked. hubert None: MFCC; codebook None: one is fitted per number."""
+    utterances: list[Utterance]
+    hubert: Hubert | None
+    codebook: Codebook | None
+    clusters: list[int]
+    device: torch.device
+
+    @property
+    def width(self) -> int:
+        """Width F of the frames that are clustered."""
+        return WIDTH if self.hubert is None else self.hubert.config.hidden_size
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line (`arguments`, or that of the process) and make the units."""
+    parser = command_line.parser("units", __doc__)
+    settings.add_flags(parser, UnitsRun)
+    settings.add_flags(parser, KMeansConfig)
+    args = parser.parse_args(arguments)
+
+    allocator.keep_freed_memory()
+    config = settings.from_flags(args, UnitsRun())
+    with distributed.ranks(distributed.choose_device(config.device)):
+        run(config, settings.from_flags(args, KMeansConfig()))
+
+
+def run(config: UnitsRun, kmeans: KMeansConfig) -> None:
+    """Features of every utterance -> codebook (given or fitted) -> units.
+
+    Raises ValueError, before anything is written, for input that cannot be used.
+    """
+    inputs = read_inputs(config)
+    out = Path(config.out)
+    check_room(out, {out: frames_bytes(inputs.utterances, inputs.width)})
+    with lock.held(out):
+        make(config, kmeans, inputs)
+
+
+def read_inputs(config: UnitsRun) -> UnitsInputs:
+    """Everything that the flags name. Raises ValueError for flags or files that do not fit each other."""
+    required(config, "corpus")
+    if config.mfcc == bool(config.model):
+        raise ValueError("give either --mfcc or --model")
+
+    utterances = read_corpus(config.corpus)
+    device = distributed.choose_device(config.device)
+    distributed.autocast(device, config.precision)  # an unknown precision is an error now
+
+    hubert = None if config.mfcc else Hubert.from_pretrained(config.model)
+    width = WIDTH if hubert is None else hubert.config.hidden_size
+    codebook = given_codebook(config.codebook, width) if config.codebook else None
+    clusters = cluster_numbers(config.clusters)
+    if codebook is not None and len(clusters) > 1:
+        raise ValueError(f"--codebook gives one codebook, --clusters {config.clusters} asks for several")
+    return UnitsInputs(utterances, hubert, codebook, clusters, device)
+
+
+def make(config: UnitsRun, kmeans: KMeansConfig, inputs: UnitsInputs) -> None:
+    """Make the units in `config.out`, a folder that no other process uses, and print a line for each codebook."""
+    out, utterances = Path(config.out), inputs.utterances
+    store, record = features(config, inputs)
+    record |= {"frame_rate": FRAME_RATE, "seed": kmeans.seed, "codebook": config.codebook or "fitted"}
+    try:
+        results = write_units(out, store, utterances, inputs.clusters, kmeans, inputs.codebook, record)
+        if config.km and distributed.rank() == 0:
+            for (_, name), (units, _) in zip(unit_files(inputs.clusters), results):
+                units.write_km((out / name).with_suffix(".km"))
+    except ValueError:                              # for example fewer frames than clusters
+        drop_features(out)
+        raise
+    drop_features(out)                              # after an interruption they stay: the same command continues
+
+    for units, codebook in results:
+        used = int((torch.bincount(units.units, minlength=units.num_clusters) > 0).sum())
+        log.say(f"{out}: {len(units.units)} units of {len(utterances)} utterances, {used} of {units.num_clusters} in "
+                f"use, inertia {codebook.inertia:.4g}")
+
+
+def features(config: UnitsRun, inputs: UnitsInputs) -> tuple[FrameStore, dict]:
+    """The frames that are clustered, kept in `features`, and what the record says of them."""
+    place = Path(config.out) / "features"
+    with nothing_half_made(place):
+        if inputs.hubert is None:
+            return mfcc_store(inputs.utterances, place), {"feature": "mfcc"}
+        store = state_store(inputs.hubert, config.layer, inputs.utterances, place, inputs.device, config.precision)
+        return store, {"layer": config.layer, "model": store.index["key"]}
+
+
+def drop_features(out: Path) -> None:
+    """Remove what units were made of, and the folder if nothing else is in it."""
+    if distributed.rank() == 0:
+        shutil.rmtree(out / "features", ignore_errors=True)
+        remove_empty(out)

@@ -1,0 +1,83 @@
+"""What an export holds, of every source and in every format, and that it writes over nothing."""
+import dataclasses
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import small
+import torch
+
+from framealign.sound import audio
+from framealign.corpus import manifest, utterance
+from framealign.hubert import model_directory
+from framealign.exchange import torchaudio_weights
+from framealign.emotion.recogniser import Recogniser
+from framealign.recipe.presets import preset, with_overrides
+from framealign.commands import export_command, finetune_command, pretrain_command
+from framealign.commands.finetune_command import FinetuneRun
+from framealign.commands.pretrain_command import PretrainRun
+
+SMALL = with_overrides(preset("tiny"), small.SETTINGS | {"finetune.epochs": "1", "pretrain.updates": "2",
+                                                         "scratch.updates": "2"})
+
+
+@pytest.fixture(scope="module")
+def tuned(tones, small_base, tmp_path_factory) -> Path:
+    """A finished fine-tuning run."""
+    folder = tmp_path_factory.mktemp("tuned")
+    manifest.write(folder / "corpus.tsv", tones)
+    config = FinetuneRun(corpus=str(folder / "corpus.tsv"), init_from=str(small_base), out=str(folder / "run"),
+                         device="cpu")
+    finetune_command.run(config, dataclasses.replace(SMALL.finetune, epochs=2))
+    return folder / "run"
+
+
+@pytest.mark.parametrize("source", ["", "checkpoints/00000002", "recogniser"])
+@pytest.mark.parametrize("encoder_only", [False, True])
+def test_export_of_a_run_a_checkpoint_a_recogniser(tuned, tmp_path, source, encoder_only):
+    export_command.run(str(tuned / source), str(tmp_path / "out"), encoder_only, "huggingface")
+    place = tuned / (source or "checkpoints/00000002")
+    there, here = model_directory.read(place), model_directory.read(tmp_path / "out")
+    assert all(torch.equal(here.state[name], x) for name, x in there.state.items()) and len(here.state) == len(
+        there.state)
+    assert set(here.head) == (set() if encoder_only else {"pooling.weight", "classifier.weight", "classifier.bias"})
+    assert here.labels == (None if encoder_only else list(utterance.CLASSES))
+    assert here.config == there.config and here.do_normalize == there.do_normalize
+
+
+def test_export_to_torchaudios_names(tuned, tmp_path):
+    export_command.run(str(tuned), str(tmp_path / "ta.safetensors"), True, "torchaudio")
+    wanted = torchaudio_weights.to_torchaudio(model_directory.read(tuned / "checkpoints" / "00000002").state)
+    found = safetensors.torch.load_file(tmp_path / "ta.safetensors")
+    assert set(found) == set(wanted) and all(torch.equal(found[name], x) for name, x in wanted.items())
+
+
+def test_export_as_a_program(tuned, tones, tmp_path):
+    """Of a run its newest checkpoint; the same answer as the exported directory; an encoder alone is refused."""
+    export_command.run(str(tuned), str(tmp_path / "a.pt2"), False, "torch-export")
+    waveform = audio.load(tones[3].path)
+    found = torch.export.load(tmp_path / "a.pt2").module()(waveform[None], torch.tensor([len(waveform)]))[0][0]
+    wanted = Recogniser.from_pretrained(tuned / "checkpoints" / "00000002")(waveform).probabilities
+    assert found.tolist() == pytest.approx(list(wanted.values()), abs=2e-5)
+    with pytest.raises(ValueError, match="--to torch-export writes a recogniser: leave out --encoder"):
+        export_command.run(str(tuned), str(tmp_path / "b.pt2"), True, "torch-export")
+    assert not (tmp_path / "b.pt2").exists()
+
+
+def test_export_of_the_unit_head_leaves_it_out(table, units, small_base, tmp_path):
+    config = PretrainRun(corpus=str(table), units=str(units), init_from=str(small_base), out=str(tmp_path / "run"))
+    pretrain_command.run(config, SMALL.pretrain)
+    export_command.run(str(tmp_path / "run"), str(tmp_path / "out"), False, "huggingface")
+    assert not model_directory.read(tmp_path / "out").head
+    assert small.digests(tmp_path / "out", "model.safetensors") == small.digests(tmp_path / "run" / "encoder",
+                                                                                "model.safetensors")
+
+
+def test_export_writes_over_nothing(tuned, tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(ValueError, match="mine: exists already; choose another name or remove it"):
+        export_command.run(str(tuned), str(tmp_path / "mine"), False, "huggingface")
+    for source in ("nowhere", "nowhere.pt"):
+        with pytest.raises(ValueError, match=f"{source}: no such"):
+            export_command.run(str(tmp_path / source), str(tmp_path / "out"), False, "huggingface")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

@@ -1,0 +1,86 @@
+"""Fine-tuning from the command line: splits, results, resumption; every mistake before anything is written."""
+import csv
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+
+from framealign.runtime import files
+from framealign.corpus import utterance
+from framealign.emotion.emotion_model import EmotionModel
+from framealign.recipe.presets import preset, with_overrides
+from framealign.commands import finetune_command
+from framealign.commands.finetune_command import FinetuneRun
+
+SMALL = with_overrides(preset("tiny"), small.SETTINGS | {"finetune.epochs": "1", "pretrain.updates": "2",
+                                                         "scratch.updates": "2"})
+
+
+def predictions(run: Path) -> list[dict[str, str]]:
+    with open(run / "predictions.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_finetuning_by_session(tones, table, small_base, tmp_path, capsys):
+    config = FinetuneRun(corpus=str(table), session="2", init_from=str(small_base), out=str(tmp_path / "run"),
+                         device="cpu")
+    finetune_command.run(config, SMALL.finetune)
+    rows = predictions(tmp_path / "run")
+    assert [(row["id"], row["true"]) for row in rows] == [(u.id, u.label) for u in tones if u.session == "2"]
+    for row in rows:
+        shares = [float(row[name]) for name in utterance.CLASSES]
+        assert sum(shares) == pytest.approx(1, abs=1e-5) and utterance.CLASSES[np.argmax(shares)] == row["predicted"]
+    wa = np.mean([row["true"] == row["predicted"] for row in rows])
+    assert f"session2: wa {100 * wa:.1f} %" in capsys.readouterr().out
+    assert EmotionModel.from_pretrained(tmp_path / "run" / "recogniser").labels == list(utterance.CLASSES)
+
+
+def test_finetuning_both_ways_gives_one_result(tones, table, small_base, tmp_path, capsys):
+    config = FinetuneRun(corpus=str(table), init_from=str(small_base), out=str(tmp_path / "run"), device="cpu")
+    finetune_command.run(config, dataclasses.replace(SMALL.finetune, selection="speaker"))
+    results = files.read_json(tmp_path / "run" / "results.json")
+    assert len(results["ways"]) == 2 and results["num_utterances"]["test"] == len(predictions(tmp_path / "run")) == 8
+    assert "session1-valid-Ses01F, session1-valid-Ses01M: wa" in capsys.readouterr().out
+
+
+def test_finetuning_by_lists(tones, lists, small_base, tmp_path):
+    config = FinetuneRun(**lists, init_from=str(small_base), out=str(tmp_path / "run"), device="cpu")
+    finetune_command.run(config, SMALL.finetune)
+    assert [row["id"] for row in predictions(tmp_path / "run")] == [u.id for u in tones if u.session == "1"]
+    counts = files.read_json(tmp_path / "run" / "results.json")["num_utterances"]
+    assert counts == {"train": 8, "valid": 8, "test": 8}
+
+
+def test_a_run_that_holds_checkpoints_is_continued_or_refused(table, small_base, tmp_path, capsys):
+    config = FinetuneRun(corpus=str(table), init_from=str(small_base), out=str(tmp_path / "run"), device="cpu")
+    tuned = dataclasses.replace(SMALL.finetune, selection="speaker")
+    finetune_command.run(config, tuned)
+    before = small.products(tmp_path / "run")
+    finetune_command.run(config, tuned)
+    assert capsys.readouterr().out.count("continues after update 2") == 2 and small.products(tmp_path / "run") == before
+    with pytest.raises(ValueError, match="holds checkpoints; leave out --no-resume to continue"):
+        finetune_command.run(dataclasses.replace(config, resume=False), tuned)
+    with pytest.raises(ValueError, match="its checkpoint was made with another configuration or split"):
+        finetune_command.run(config, dataclasses.replace(tuned, lr=0.5))
+    assert small.products(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"init_from": ""}, "--init-from is needed"), ({"corpus": ""}, "give either --corpus .* or --train"),
+    ({"init_from": "nowhere"}, "nowhere: no such directory"), ({"classes": "happy"}, "--classes must be two or more"),
+    ({"session": "9"}, "no utterance of session 9; there are: 1, 2, 3"), ({"precision": "half"}, "--precision must"),
+    ({"validate_on": "word"}, "validate_on session or speaker"),
+    ({"classes": "happy,sad"}, "label 'neutral' is not known"),
+    ({"corpus": "", "train": "train.scp"}, "--test is needed"),
+    ({"corpus": "", "train": "train.scp", "test": "test.scp"}, "selection clean needs validation utterances"),
+    ({"corpus": "", "train": "train.scp", "test": "train.scp"}, "is also in the validation or test list"),
+])
+def test_wrong_finetuning_flags_leave_nothing(table, lists, small_base, tmp_path, changes, message):
+    given = {key: str(tmp_path / value) if value.endswith(".scp") else value for key, value in changes.items()}
+    config = FinetuneRun(**({"corpus": str(table), "init_from": str(small_base), "out": str(tmp_path / "run")} | given))
+    before = small.digests(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        finetune_command.run(config, SMALL.finetune)
+    assert small.digests(tmp_path) == before and not (tmp_path / "run").exists()
