@@ -4,7 +4,7 @@
     probabilities, attention, posterior = program(waveform, num_samples)    # (B, N) float32 at 16 kHz, (B,) int64
     # labels: torch.export.load("recogniser.pt2", extra_files=(extra := {"labels.json": ""})); extra["labels.json"]
 
-Left out: reading and resampling of sound files, and windows: a sound of hours takes memory as attention over all of it.
+Left out: reading and resampling of sound files, and windows: a long sound needs memory for attention over all of it.
 """
 import json
 from pathlib import Path
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from framealign.runtime import files
-from framealign.emotion.emotion_model import EmotionModel
+from framealign.emotion.emotion_model import EmotionModel, weighted_mean
 from framealign.sound.frames import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, num_samples_of
 
 
-class Portable(nn.Module):
+class ExportedRecogniser(nn.Module):
     """What is exported: waveforms as sound files hold them -> class probabilities, attention and frame posterior."""
 
     def __init__(self, model: EmotionModel):
@@ -32,27 +32,37 @@ class Portable(nn.Module):
         Returns (B, classes), (B, T), (B, T, classes) as `EmotionModel.over_time`.
         """
         is_sound = torch.arange(waveform.shape[1], device=waveform.device)[None] < num_samples[:, None]     # (B, N)
-        x = waveform.masked_fill(~is_sound, 0.0)
-        if self.model.hubert.do_normalize:          # as `audio.preprocess`, over each one's own samples
-            count, exact = num_samples[:, None], x.double()
-            mean = exact.sum(1, keepdim=True) / count
-            variance = (exact - mean).masked_fill(~is_sound, 0.0).square().sum(1, keepdim=True) / count
-            x = ((exact - mean) / torch.sqrt(variance + 1e-7)).masked_fill(~is_sound, 0.0).to(waveform.dtype)
-        states, is_valid = self.model.states(x, num_samples)                    # (B, T, D), (B, T)
-        attention = self.model.pooling.attention(states, is_valid)
-        pooled = torch.einsum("bt,btd->bd", attention, states)
-        posterior = self.model.classifier(states).softmax(-1)
+        waveform = waveform.masked_fill(~is_sound, 0.0)
+        if self.model.hubert.do_normalize:
+            waveform = normalised(waveform, is_sound, num_samples)
+        states, is_valid = self.model.states(waveform, num_samples)             # (B, T, D), (B, T)
+        attention = self.model.pooling.attention(states, is_valid)              # (B, T)
+        pooled = weighted_mean(states, attention)                               # (B, D)
+        posterior = self.model.classifier(states).softmax(-1)                   # (B, T, classes)
         return self.model.classifier(pooled).softmax(-1), attention, posterior
+
+
+def normalised(waveform: Tensor, is_sound: Tensor, num_samples: Tensor) -> Tensor:
+    """As `audio.preprocess`, each waveform over its own samples. waveform, is_sound (B, N): (B, N) float32."""
+    exact = waveform.double()
+    num_samples = num_samples[:, None]                                          # (B, 1)
+    mean = exact.sum(1, keepdim=True) / num_samples
+    variance = (exact - mean).masked_fill(~is_sound, 0.0).square().sum(1, keepdim=True) / num_samples
+    return ((exact - mean) / torch.sqrt(variance + 1e-7)).masked_fill(~is_sound, 0.0).to(waveform.dtype)
 
 
 def export(directory: str | Path, target: str | Path) -> None:
     """Write the recogniser of a model directory as a program, with any batch size and length. Raises ValueError."""
     model = EmotionModel.from_pretrained(directory).requires_grad_(False)
+    model.fast_path = False                         # a program has no lists of lengths: it takes the plain path
     example = torch.randn(2, 16_000, generator=torch.Generator().manual_seed(0)), torch.tensor([16_000, 9_000])
-    free = {"waveform": {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}, "num_samples": {0: torch.export.Dim.AUTO}}
+    dynamic_shapes = {"waveform": {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO},
+                      "num_samples": {0: torch.export.Dim.AUTO}}
     with torch.no_grad():
-        program = torch.export.export(Portable(model).eval(), example, dynamic_shapes=free, strict=False)
-    about = {"labels": model.labels, "sample_rate": SAMPLE_RATE, "hop_samples": HOP, "least_samples": RECEPTIVE_FIELD,
-             "least_batch_samples": num_samples_of(2)}
+        program = torch.export.export(ExportedRecogniser(model).eval(), example, dynamic_shapes=dynamic_shapes,
+                                      strict=False)
+
+    description = {"labels": model.labels, "sample_rate": SAMPLE_RATE, "hop_samples": HOP,
+                   "least_samples": RECEPTIVE_FIELD, "least_batch_samples": num_samples_of(2)}
     with files.write_atomically(target) as temporary, open(temporary, "wb") as file:
-        torch.export.save(program, file, extra_files={"labels.json": json.dumps(about)})
+        torch.export.save(program, file, extra_files={"labels.json": json.dumps(description)})
