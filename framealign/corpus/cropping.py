@@ -1,9 +1,11 @@
-"""From utterances to batches: crops on frame boundaries, length-bucketed micro-batches, frames kept on disk.
+"""From utterances to batches: crops on frame boundaries, cut out of sound files, and groups of like lengths.
 
-Two sources give the same batches: `Waveforms` reads sound, `FrameStore` reads frames computed once (the frozen conv
-encoder's output, or states to be clustered). A crop is cut in whole frames, so frame t of it keeps its label.
+A crop is a stretch of whole frames of an utterance, so that frame t of a crop from frame `start` on has the label of
+the utterance's frame `start + t`. `Waveforms` gives crops as batches of samples; `units/frame_store.py` gives the same
+crops as batches of frames that were computed once.
 """
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,7 +13,8 @@ import torch
 from torch import Tensor
 
 from framealign.sound import audio
-from framealign.sound.frames import HOP, num_frames, num_samples_of
+from framealign.sound.frames import HOP, RECEPTIVE_FIELD, num_frames, num_samples_of
+from framealign.corpus.utterance import Utterance
 
 
 @dataclass(frozen=True)
@@ -23,45 +26,65 @@ class Crop:
 
 
 class Waveforms:
-    """Crops of sound files, several read at once; each utterance is prepared whole (`do_normalize`), then cut.
+    """Crops of sound files as batches, several files read at once.
 
-    What was read stays in memory as int16, up to `held_bytes` in all; sound that int16 does not hold exactly
-    (resampled, averaged over channels, of more bits) is read again each time.
+    Each utterance is prepared whole (`do_normalize`: zero mean, unit variance) and then cut. What was read stays in
+    memory as int16, up to `cache_bytes` in all; sound that int16 does not hold exactly (resampled, averaged over
+    channels, of more bits) is read again each time.
     """
 
-    def __init__(self, utterances: list, do_normalize: bool, held_bytes: int = 2 ** 31):
-        self.utterances, self.do_normalize = utterances, do_normalize
-        self.room, self.held = held_bytes, {}       # bytes left; utterance: (N,) int16
-        self.pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    def __init__(self, utterances: Sequence[Utterance], do_normalize: bool, cache_bytes: int = 2 ** 31):
+        self.utterances = utterances
+        self.do_normalize = do_normalize
+        self.cache: dict[int, Tensor] = {}          # utterance -> (N,) int16
+        self.cache_bytes_left = cache_bytes
+        self._readers = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
 
-    def batch(self, crops: list[Crop]) -> tuple[Tensor, Tensor]:
+    def batch(self, crops: Sequence[Crop]) -> tuple[Tensor, Tensor]:
         """Crops, zero-padded at the end: (B, N) float32 samples and each one's number of samples (B,) int64.
 
         A crop starts on sample 320 x start and ends with its last frame; a whole utterance keeps the few samples after.
+        Raises ValueError for a sound file that cannot be read, or has another length than its manifest promises.
         """
-        absent = list(dict.fromkeys(crop.utterance for crop in crops if crop.utterance not in self.held))
-        read = dict(zip(absent, self.pool.map(lambda u: load_checked(self.utterances[u], False), absent)))
-        self.hold(read)
-        cut = []
+        from_files = self._read({crop.utterance for crop in crops} - self.cache.keys())
+        rows = []
         for crop in crops:
-            waveform = read[crop.utterance] if crop.utterance in read else self.held[crop.utterance].float() / 2 ** 15
+            if crop.utterance in from_files:
+                waveform = from_files[crop.utterance]
+            else:
+                waveform = self.cache[crop.utterance].float() / 2 ** 15
             waveform = audio.preprocess(waveform, self.do_normalize)            # (N,) of the whole utterance
-            whole = crop.start == 0 and crop.frames == num_frames(len(waveform))
-            first = HOP * crop.start
-            cut.append(waveform if whole else waveform[first:first + num_samples_of(crop.frames)])
-        return torch.nn.utils.rnn.pad_sequence(cut, batch_first=True), torch.tensor([len(x) for x in cut])
 
-    def hold(self, read: dict[int, Tensor]) -> None:
-        """Keep waveforms (N,) by utterance as int16, as long as there is room, where that is exact."""
-        for utterance, waveform in read.items():
-            short = (waveform * 2 ** 15).clamp(-2 ** 15, 2 ** 15 - 1).to(torch.int16)
-            if short.nbytes <= self.room and torch.equal(short.float() / 2 ** 15, waveform):
-                self.held[utterance] = short
-                self.room -= short.nbytes
+            is_whole = crop.start == 0 and crop.frames == num_frames(len(waveform))
+            if not is_whole:
+                first = HOP * crop.start
+                waveform = waveform[first:first + num_samples_of(crop.frames)]
+            rows.append(waveform)
+        lengths = torch.tensor([len(row) for row in rows])
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths
+
+    def _read(self, utterances: set[int]) -> dict[int, Tensor]:
+        """Whole waveforms (N,) float32 of these utterances out of their files; the cache takes what it has room for."""
+        numbers = sorted(utterances)
+        waveforms = dict(zip(numbers, self._readers.map(self._load, numbers)))
+        for utterance, waveform in waveforms.items():
+            self._keep(utterance, waveform)
+        return waveforms
+
+    def _load(self, utterance: int) -> Tensor:
+        return load_checked(self.utterances[utterance], do_normalize=False)
+
+    def _keep(self, utterance: int, waveform: Tensor) -> None:
+        """Keep a waveform (N,) as int16 where that is exact and there is room."""
+        short = (waveform * 2 ** 15).clamp(-2 ** 15, 2 ** 15 - 1).to(torch.int16)
+        is_exact = torch.equal(short.float() / 2 ** 15, waveform)
+        if is_exact and short.nbytes <= self.cache_bytes_left:
+            self.cache[utterance] = short
+            self.cache_bytes_left -= short.nbytes
 
 
-def load_checked(utterance, do_normalize: bool) -> Tensor:
-    """An utterance's whole waveform (N,), with the length its manifest promises. Raises ValueError otherwise."""
+def load_checked(utterance: Utterance, do_normalize: bool) -> Tensor:
+    """An utterance's whole waveform (N,) float32. Raises ValueError where its length is not the manifest's."""
     waveform = audio.preprocess(audio.load(utterance.path), do_normalize)
     if len(waveform) != utterance.num_samples:
         raise ValueError(f"{utterance.path}: has {len(waveform)} samples at 16 kHz, the manifest says "
@@ -69,20 +92,27 @@ def load_checked(utterance, do_normalize: bool) -> Tensor:
     return waveform
 
 
-def frame_counts(utterances: list) -> Tensor:
+def frame_counts(utterances: Sequence[Utterance]) -> Tensor:
     """Frames of each utterance by its manifest: (U,) int64. Raises ValueError naming one that is too short."""
     for utterance in utterances:
-        if utterance.num_samples < 400:
-            raise ValueError(f"utterance {utterance.id}: {utterance.num_samples} samples, at least 400 (25 ms) needed")
+        if utterance.num_samples < RECEPTIVE_FIELD:
+            raise ValueError(f"utterance {utterance.id}: {utterance.num_samples} samples, at least {RECEPTIVE_FIELD} "
+                             "(25 ms) needed")
     return torch.tensor([num_frames(utterance.num_samples) for utterance in utterances], dtype=torch.int64)
 
 
-def groups_by_length(lengths: list[int], indices: list[int], budget: int) -> list[list[int]]:
-    """`indices` sorted by length and cut into groups whose padded size stays within `budget`, at least one in each."""
-    groups = []
-    for u in sorted(indices, key=lambda u: (lengths[u], u)):
-        if groups and (len(groups[-1]) + 1) * lengths[u] <= budget:
-            groups[-1].append(u)
+def groups_by_length(lengths: Sequence[int], indices: Sequence[int], budget: int) -> list[list[int]]:
+    """`indices` sorted by length and cut into groups whose padded size stays within `budget`, at least one in each.
+
+    lengths and budget: in one unit, samples or frames; lengths of all utterances, of which `indices` are grouped.
+    """
+    def by_length(index: int) -> tuple[int, int]:
+        return lengths[index], index                # of equal lengths the first: the groups depend on nothing else
+
+    groups: list[list[int]] = []
+    for index in sorted(indices, key=by_length):
+        if groups and (len(groups[-1]) + 1) * lengths[index] <= budget:
+            groups[-1].append(index)
         else:
-            groups.append([u])
+            groups.append([index])
     return groups

@@ -108,8 +108,8 @@ def check_speakers(split: Split) -> None:
         for utterance in utterances:
             first, other = first_use.setdefault(utterance.speaker, (part, utterance))
             if utterance.speaker and first != part:
-                raise ValueError(f"{split.name}: speaker {utterance.speaker} is in the {first} part ({other.id}) and in "
-                                 f"the {part} part ({utterance.id}); the result would be optimistic: give each "
+                raise ValueError(f"{split.name}: speaker {utterance.speaker} is in the {first} part ({other.id}) and "
+                                 f"in the {part} part ({utterance.id}); the result would be optimistic: give each "
                                  f"speaker one session, or choose a protocol marked so ({', '.join(OPTIMISTIC)})")
 
 

@@ -6,6 +6,7 @@ loop: windows of 10 ms are filtered in the frequency domain and overlap-added.
 """
 import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,26 +24,41 @@ BANDWIDTHS = (80.0, 100.0, 150.0, 220.0)            # Hz, of F1 to F4
 HIGHER_FORMANTS, HIGHER_BANDWIDTH = (4400.0, 5400.0, 6400.0), 400.0   # Hz; they do not glide
 
 OFF = -90.0                                         # dB: silent
-# A consonant is one or two segments: seconds, formants (None: the vowel's), voice dB, noise dB, noise Hz, width Hz.
-Segment = tuple[float, tuple[float, ...] | None, float, float, float, float]
+
+
+class Segment(NamedTuple):
+    """A sound that holds still: a vowel, or a consonant or part of one."""
+    seconds: float
+    formants_hz: tuple[float, ...] | None           # None: the vowel's
+    voice_db: float
+    noise_db: float                                 # of friction, which has a band of its own:
+    noise_hz: float
+    noise_width_hz: float
+
+
 LABIAL, ALVEOLAR, VELAR = (300, 900, 2200, 3300), (320, 1700, 2600, 3500), (300, 2000, 2400, 3400)
-CONSONANTS: tuple[tuple[Segment, ...], ...] = (
-    ((0.07, (260, 1000, 2200, 3300), -10.0, OFF, 1000.0, 500.0),),                                      # m
-    ((0.07, (260, 1600, 2500, 3400), -10.0, OFF, 1000.0, 500.0),),                                      # n
-    ((0.06, (360, 1200, 2700, 3500), -6.0, OFF, 1000.0, 500.0),),                                       # l
-    ((0.06, (350, 1200, 1600, 3200), -6.0, OFF, 1000.0, 500.0),),                                       # r
-    ((0.06, (300, 700, 2200, 3300), -6.0, OFF, 1000.0, 500.0),),                                        # w
-    ((0.10, ALVEOLAR, OFF, -4.0, 6000.0, 1200.0),),                                                     # s
-    ((0.10, (320, 1800, 2500, 3500), OFF, -2.0, 3200.0, 900.0),),                                       # sh
-    ((0.09, LABIAL, OFF, -14.0, 5000.0, 4000.0),),                                                      # f
-    ((0.07, ALVEOLAR, -10.0, -10.0, 6000.0, 1200.0),),                                                  # z
-    ((0.06, LABIAL, -8.0, -20.0, 5000.0, 4000.0),),                                                     # v
-    ((0.06, None, OFF, -12.0, 1500.0, 1500.0),),                                                        # h
-    ((0.05, LABIAL, OFF, OFF, 1000.0, 1000.0), (0.015, LABIAL, OFF, -4.0, 1000.0, 1000.0)),             # p
-    ((0.05, ALVEOLAR, OFF, OFF, 4500.0, 1500.0), (0.020, ALVEOLAR, OFF, 0.0, 4500.0, 1500.0)),          # t
-    ((0.05, VELAR, OFF, OFF, 2200.0, 600.0), (0.025, VELAR, OFF, -2.0, 2200.0, 600.0)),                 # k
-    ((0.05, LABIAL, -18.0, OFF, 1000.0, 1000.0), (0.010, LABIAL, -8.0, -8.0, 1000.0, 1000.0)),          # b
-    ((0.05, ALVEOLAR, -18.0, OFF, 4000.0, 1500.0), (0.010, ALVEOLAR, -8.0, -6.0, 4000.0, 1500.0)),      # d
+CONSONANTS: tuple[tuple[Segment, ...], ...] = (     # of one or two segments
+    (Segment(0.07, (260, 1000, 2200, 3300), -10.0, OFF, 1000.0, 500.0),),                   # m
+    (Segment(0.07, (260, 1600, 2500, 3400), -10.0, OFF, 1000.0, 500.0),),                   # n
+    (Segment(0.06, (360, 1200, 2700, 3500), -6.0, OFF, 1000.0, 500.0),),                    # l
+    (Segment(0.06, (350, 1200, 1600, 3200), -6.0, OFF, 1000.0, 500.0),),                    # r
+    (Segment(0.06, (300, 700, 2200, 3300), -6.0, OFF, 1000.0, 500.0),),                     # w
+    (Segment(0.10, ALVEOLAR, OFF, -4.0, 6000.0, 1200.0),),                                  # s
+    (Segment(0.10, (320, 1800, 2500, 3500), OFF, -2.0, 3200.0, 900.0),),                    # sh
+    (Segment(0.09, LABIAL, OFF, -14.0, 5000.0, 4000.0),),                                   # f
+    (Segment(0.07, ALVEOLAR, -10.0, -10.0, 6000.0, 1200.0),),                               # z
+    (Segment(0.06, LABIAL, -8.0, -20.0, 5000.0, 4000.0),),                                  # v
+    (Segment(0.06, None, OFF, -12.0, 1500.0, 1500.0),),                                     # h
+    (Segment(0.05, LABIAL, OFF, OFF, 1000.0, 1000.0),
+     Segment(0.015, LABIAL, OFF, -4.0, 1000.0, 1000.0)),                                    # p
+    (Segment(0.05, ALVEOLAR, OFF, OFF, 4500.0, 1500.0),
+     Segment(0.020, ALVEOLAR, OFF, 0.0, 4500.0, 1500.0)),                                   # t
+    (Segment(0.05, VELAR, OFF, OFF, 2200.0, 600.0),
+     Segment(0.025, VELAR, OFF, -2.0, 2200.0, 600.0)),                                      # k
+    (Segment(0.05, LABIAL, -18.0, OFF, 1000.0, 1000.0),
+     Segment(0.010, LABIAL, -8.0, -8.0, 1000.0, 1000.0)),                                   # b
+    (Segment(0.05, ALVEOLAR, -18.0, OFF, 4000.0, 1500.0),
+     Segment(0.010, ALVEOLAR, -8.0, -6.0, 4000.0, 1500.0)),                                 # d
 )
 
 
@@ -63,7 +79,8 @@ class Tracks:
 
 
 def pause(seconds: float) -> tuple[Segment, ...]:
-    return ((seconds, (500, 1500, 2500, 3500), OFF, OFF, 1000.0, 1000.0),)
+    """Silence, its formants those of a neutral vocal tract."""
+    return (Segment(seconds, (500, 1500, 2500, 3500), OFF, OFF, 1000.0, 1000.0),)
 
 
 def draw_syllable(seconds: float, rng: np.random.Generator) -> tuple[Segment, ...]:
@@ -71,9 +88,37 @@ def draw_syllable(seconds: float, rng: np.random.Generator) -> tuple[Segment, ..
     vowel = VOWELS[rng.integers(len(VOWELS))]
     onset = CONSONANTS[rng.integers(len(CONSONANTS))] if rng.random() < 0.85 else ()
     coda = CONSONANTS[rng.integers(len(CONSONANTS))] if rng.random() < 0.25 else ()
-    vowel_seconds = max(0.06, seconds - sum(segment[0] for segment in onset + coda))
-    segments = (*onset, (vowel_seconds, vowel, 0.0, OFF, 1000.0, 1000.0), *coda)
-    return tuple((segment[0], segment[1] or vowel, *segment[2:]) for segment in segments)
+    vowel_seconds = max(0.06, seconds - sum(segment.seconds for segment in onset + coda))
+    nucleus = Segment(vowel_seconds, vowel, 0.0, OFF, 1000.0, 1000.0)
+    return tuple(segment._replace(formants_hz=segment.formants_hz or vowel) for segment in (*onset, nucleus, *coda))
+
+
+def render(tracks: Tracks, rng: np.random.Generator) -> np.ndarray:
+    """The sound of the tracks (C steps): (N,) float64 with N = 80 C; windows of source, filtered and overlap-added."""
+    hz, octaves, _ = _spectral_constants()
+    C = len(tracks.f0_hz)
+    voiced = _windows(_pulses(tracks, rng))                                             # (C, bins)
+    noise = _windows(rng.normal(size=C * STEP))                                         # of breath and of friction
+
+    denominator = np.prod(_denominator(tracks.higher_formants_hz, HIGHER_BANDWIDTH), axis=0)        # (bins,)
+    for formant_hz, bandwidth_hz in zip(tracks.formants_hz.T, BANDWIDTHS):
+        denominator = denominator * _denominator(formant_hz, bandwidth_hz)              # (C, bins)
+    tilt = amplitude(tracks.tilt_db_per_octave[:, None] * octaves) * hz / np.hypot(hz, 60)      # (C, bins), 0 at 0 Hz
+    friction = tracks.noise[:, None] / (1 + ((hz - tracks.noise_hz[:, None]) / tracks.noise_width_hz[:, None]) ** 2)
+    spectrum = (voiced + noise * tracks.breath[:, None]) * tilt / denominator + noise * friction
+
+    ringing = np.fft.irfft(spectrum, FFT_SIZE).reshape(C, FFT_SIZE // STEP, STEP)       # each window's steps
+    sound = np.zeros((C + FFT_SIZE // STEP - 1, STEP))
+    for i in range(FFT_SIZE // STEP):
+        sound[i:i + C] += ringing[:, i]
+    return sound.ravel()[STEP // 2:][:C * STEP]
+
+
+def room_noise(num_samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Steady noise of unit power, its amplitude falling with frequency by a drawn power: (N,)."""
+    hz = np.maximum(np.fft.rfftfreq(num_samples, 1 / frames.SAMPLE_RATE), 100)
+    noise = np.fft.irfft(np.fft.rfft(rng.normal(size=num_samples)) * hz ** rng.uniform(-0.7, -0.3), num_samples)
+    return noise / np.sqrt(np.mean(noise ** 2))
 
 
 def amplitude(db: float | np.ndarray) -> np.ndarray:
@@ -82,11 +127,12 @@ def amplitude(db: float | np.ndarray) -> np.ndarray:
 
 
 def smooth(x: np.ndarray, seconds: float) -> np.ndarray:
-    """Moving Hann average of the steps (C,) or (C, F), edges held."""
-    half = max(1, round(seconds * frames.SAMPLE_RATE / STEP / 2))
+    """Moving Hann average over so many seconds of the steps (C,) or (C, F); beyond the ends their values go on."""
+    half = max(1, round(seconds * frames.SAMPLE_RATE / STEP / 2))               # steps
     weights = np.hanning(2 * half + 3)[1:-1]
+    weights = weights / weights.sum()
     padded = np.pad(x, ((half, half),) + ((0, 0),) * (x.ndim - 1), mode="edge")
-    return sum(w * padded[i:i + len(x)] for i, w in enumerate(weights / weights.sum()))
+    return sum(weight * padded[i:i + len(x)] for i, weight in enumerate(weights))
 
 
 def _pulses(tracks: Tracks, rng: np.random.Generator) -> np.ndarray:
@@ -105,6 +151,13 @@ def _pulses(tracks: Tracks, rng: np.random.Generator) -> np.ndarray:
     return np.bincount(near.clip(0, N - 1).ravel(), taps.ravel(), minlength=N)
 
 
+def _windows(source: np.ndarray) -> np.ndarray:
+    """Spectra (C, bins) of Hann windows of 10 ms, one at each step, of a source (N,); the windows sum to 1."""
+    window = np.sin(np.pi * (np.arange(WINDOW) + 0.5) / WINDOW) ** 2
+    blocks = np.lib.stride_tricks.sliding_window_view(np.pad(source, STEP // 2), WINDOW)[::STEP]        # (C, WINDOW)
+    return np.fft.rfft(blocks * window, FFT_SIZE)
+
+
 @functools.cache
 def _spectral_constants() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of the FFT's bins: frequency in Hz, octaves above 500 Hz (not below 200 Hz), exp(-j w). All (bins,)."""
@@ -119,33 +172,3 @@ def _denominator(formant_hz: np.ndarray, bandwidth_hz: float) -> np.ndarray:
     b = 2 * radius * np.cos(2 * np.pi * np.minimum(formant_hz, 7600) / frames.SAMPLE_RATE)
     gain = 1 - b + radius ** 2                      # (C,)
     return (1 / gain)[:, None] - (b / gain)[:, None] * delay + (radius ** 2 / gain)[:, None] * delay ** 2
-
-
-def render(tracks: Tracks, rng: np.random.Generator) -> np.ndarray:
-    """The sound of the tracks (C steps): (N,) float64 with N = 80 C; windows of source, filtered and overlap-added."""
-    hz, octaves, _ = _spectral_constants()
-    C = len(tracks.f0_hz)
-    window = np.sin(np.pi * (np.arange(WINDOW) + 0.5) / WINDOW) ** 2                    # sums to 1 at hops of STEP
-    sources = []                                    # spectra of pulses and of breath and friction noise
-    for source in (_pulses(tracks, rng), rng.normal(size=C * STEP)):
-        blocks = np.lib.stride_tricks.sliding_window_view(np.pad(source, STEP // 2), WINDOW)[::STEP]    # (C, WINDOW)
-        sources.append(np.fft.rfft(blocks * window, FFT_SIZE))                          # (C, bins)
-    voiced, noise = sources
-    denominator = np.prod(_denominator(tracks.higher_formants_hz, HIGHER_BANDWIDTH), axis=0)        # (bins,)
-    for formant_hz, bandwidth_hz in zip(tracks.formants_hz.T, BANDWIDTHS):
-        denominator = denominator * _denominator(formant_hz, bandwidth_hz)              # (C, bins)
-    tilt = amplitude(tracks.tilt_db_per_octave[:, None] * octaves) * hz / np.hypot(hz, 60)      # (C, bins), 0 at 0 Hz
-    friction = tracks.noise[:, None] / (1 + ((hz - tracks.noise_hz[:, None]) / tracks.noise_width_hz[:, None]) ** 2)
-    spectrum = (voiced + noise * tracks.breath[:, None]) * tilt / denominator + noise * friction
-    ringing = np.fft.irfft(spectrum, FFT_SIZE).reshape(C, FFT_SIZE // STEP, STEP)
-    sound = np.zeros((C + FFT_SIZE // STEP - 1, STEP))
-    for i in range(FFT_SIZE // STEP):
-        sound[i:i + C] += ringing[:, i]
-    return sound.ravel()[STEP // 2:][:C * STEP]
-
-
-def room_noise(num_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Steady noise of unit power, its amplitude falling with frequency by a drawn power: (N,)."""
-    hz = np.maximum(np.fft.rfftfreq(num_samples, 1 / frames.SAMPLE_RATE), 100)
-    noise = np.fft.irfft(np.fft.rfft(rng.normal(size=num_samples)) * hz ** rng.uniform(-0.7, -0.3), num_samples)
-    return noise / np.sqrt(np.mean(noise ** 2))

@@ -128,12 +128,12 @@ def test_sound_that_was_read_is_held_where_int16_is_exact(tmp_path, subtype, is_
 
 
 def test_no_more_is_held_than_there_is_room_for(marked):
-    source = Waveforms(marked, False, held_bytes=2 * 16_000 + 2 * 400)
+    source = Waveforms(marked, False, cache_bytes=2 * 16_000 + 2 * 400)
     for _ in range(2):
         for u in range(len(marked)):
             waveform, _ = source.batch([Crop(u, 0, num_frames(LENGTHS[u]))])
             assert torch.equal(waveform[0], load_checked(marked[u], False))
-    assert sum(x.nbytes for x in source.held.values()) == 2 * 16_000 + 2 * 400 and set(source.held) == {0, 1}
+    assert sum(x.nbytes for x in source.cache.values()) == 2 * 16_000 + 2 * 400 and set(source.cache) == {0, 1}
 
 
 def test_both_sources_agree_through_a_local_encoder(tmp_path):

@@ -8,8 +8,10 @@ import pytest
 import soundfile
 
 from framealign.sound import frames
-from framealign.corpus import synthetic_corpus
-from framealign.corpus.synthetic_corpus import EMOTIONS, LABELS, OTHER_LABELS, planted, synthesise, write_corpus
+from framealign.corpus import synthetic_corpus, synthetic_utterance
+from framealign.corpus.synthetic_corpus import LABELS, OTHER_LABELS, planted, write_corpus
+from framealign.corpus.synthetic_utterance import EMOTIONS, Syllable, draw_speaker, synthesise
+from framealign.corpus.synthetic_voice import STEP, pause
 
 SUMMARY = re.compile(r"\[(\d+\.\d{4}) - (\d+\.\d{4})\]\t(Ses\d\d[FM]_(?:impro\d\d|script\d\d_\d)_[FM]\d{3})\t"
                      r"([a-z]{3})\t\[\d\.\d{4}, \d\.\d{4}, \d\.\d{4}\]")
@@ -54,7 +56,7 @@ def test_same_seed_same_bytes_with_any_number_of_workers_and_another_seed_anothe
     sounds = [name for name in one if name.endswith(".wav")]
     assert len(sounds) == 12 and all(one[name] != other.get(name) for name in sounds)
     assert len({one[name] for name in sounds}) == 12
-    assert synthetic_corpus.draw_speaker(0, "Ses01F") != synthetic_corpus.draw_speaker(1, "Ses01F")
+    assert draw_speaker(0, "Ses01F") != draw_speaker(1, "Ses01F")
 
 
 def test_the_tree_is_shaped_as_iemocap(corpus):
@@ -141,9 +143,9 @@ def test_one_or_two_stretches_cover_30_to_70_percent(mean_seconds):
     numbers, seconds = Counter(), []
     for i in range(300):
         rng = np.random.default_rng(i)
-        speaker, emotion = synthetic_corpus.draw_speaker(i, "Ses01M"), ("happy", "angry", "sad")[i % 3]
-        tracks, stretches = synthetic_corpus.plan(speaker, emotion, mean_seconds, rng)
-        N = len(tracks.f0_hz) * synthetic_corpus.voice.STEP
+        speaker, emotion = draw_speaker(i, "Ses01M"), ("happy", "angry", "sad")[i % 3]
+        tracks, stretches = synthetic_utterance.plan(speaker, emotion, mean_seconds, rng)
+        N = len(tracks.f0_hz) * STEP
         assert 0.30 <= np.diff(stretches).sum() / N <= 0.70 and 0 < stretches.min() and stretches.max() < N
         assert (np.diff(stretches.ravel()) >= 0.3 * frames.SAMPLE_RATE).all()
         numbers[len(stretches)] += 1
@@ -228,13 +230,14 @@ def test_anger_raises_f0(monkeypatch):
 
 
 def test_emotion_changes_the_tempo():
-    """Units of 0.2 s are shorter inside the stretches of happy and angry speech, longer in those of sad speech."""
+    """Syllables of 0.2 s are shorter inside the stretches of happy and angry speech, longer in those of sad speech."""
     for name, faster in (("happy", True), ("angry", True), ("sad", False)):
         assert (EMOTIONS[name].tempo > 1) == faster
         seconds = np.full(12, 0.2)
-        is_emotional = synthetic_corpus._choose_stretches(seconds, EMOTIONS[name].tempo, np.random.default_rng(0))
-        units = [synthetic_corpus.Unit(synthetic_corpus.voice.pause(0.2)) for _ in seconds]
-        _, _, edges = synthetic_corpus._timeline(units, 1 / np.where(is_emotional, EMOTIONS[name].tempo, 1.0))
+        is_emotional = synthetic_utterance.choose_stretches(seconds, EMOTIONS[name].tempo, np.random.default_rng(0))
+        syllables = [Syllable(pause(0.2)) for _ in seconds]
+        factor = 1 / np.where(is_emotional, EMOTIONS[name].tempo, 1.0)
+        _, _, edges = synthetic_utterance.timeline(syllables, factor)
         lengths = np.diff(edges)
         assert (lengths[is_emotional].mean() < lengths[~is_emotional].mean()) == faster
 

@@ -2,18 +2,18 @@
 import numpy as np
 import pytest
 
-from framealign.corpus import synthetic_voice
 from framealign.sound.frames import SAMPLE_RATE
+from framealign.corpus.synthetic_voice import HIGHER_FORMANTS, STEP, Tracks, render, room_noise, smooth
 
 
 def steady(seconds=1.0, f0_hz=150.0, loudness=1.0, noise=0.0, tilt=-6.0, jitter=0.0, shimmer=0.0, formants=None):
     """A held vowel: (N,) sound."""
-    C = round(seconds * SAMPLE_RATE / synthetic_voice.STEP)
+    C = round(seconds * SAMPLE_RATE / STEP)
     full = lambda value: np.full(C, float(value))
-    tracks = synthetic_voice.Tracks(full(f0_hz), full(loudness), full(0), full(noise), full(6000), full(1200),
-                          np.tile(formants or (500.0, 1500.0, 2500.0, 3500.0), (C, 1)),
-                          np.array(synthetic_voice.HIGHER_FORMANTS), full(tilt), full(jitter), full(shimmer))
-    return synthetic_voice.render(tracks, np.random.default_rng(0))
+    tracks = Tracks(full(f0_hz), full(loudness), full(0), full(noise), full(6000), full(1200),
+                    np.tile(formants or (500.0, 1500.0, 2500.0, 3500.0), (C, 1)),
+                    np.array(HIGHER_FORMANTS), full(tilt), full(jitter), full(shimmer))
+    return render(tracks, np.random.default_rng(0))
 
 
 def periodicity(sound, f0_hz):
@@ -69,22 +69,22 @@ def test_rendering_keeps_the_length_and_the_steps_place():
     one = np.zeros(C)
     one[50] = 1.0
     full = lambda value: np.full(C, float(value))
-    tracks = synthetic_voice.Tracks(full(150), full(0), full(0), one, full(3000), full(3000),
-                          np.tile((500.0, 1500.0, 2500.0, 3500.0), (C, 1)), np.array(synthetic_voice.HIGHER_FORMANTS),
-                          full(-6), full(0), full(0))
-    sound = synthetic_voice.render(tracks, np.random.default_rng(0))
-    assert len(sound) == C * synthetic_voice.STEP
+    tracks = Tracks(full(150), full(0), full(0), one, full(3000), full(3000),
+                    np.tile((500.0, 1500.0, 2500.0, 3500.0), (C, 1)), np.array(HIGHER_FORMANTS),
+                    full(-6), full(0), full(0))
+    sound = render(tracks, np.random.default_rng(0))
+    assert len(sound) == C * STEP
     heard = np.flatnonzero(np.abs(sound) > 1e-12)
-    assert 49 * synthetic_voice.STEP <= heard[0] and heard[-1] < 56 * synthetic_voice.STEP
+    assert 49 * STEP <= heard[0] and heard[-1] < 56 * STEP
 
 
 def test_smooth_is_a_mean_that_keeps_constants_and_follows_steps():
-    assert synthetic_voice.smooth(np.full((50, 3), 2.0), 0.05) == pytest.approx(2.0)
-    x = synthetic_voice.smooth(np.repeat([0.0, 1.0], 40), 0.05)
+    assert smooth(np.full((50, 3), 2.0), 0.05) == pytest.approx(2.0)
+    x = smooth(np.repeat([0.0, 1.0], 40), 0.05)
     assert (np.diff(x) > -1e-12).all() and x[[0, -1]] == pytest.approx([0, 1]) and x[39] + x[40] == pytest.approx(1)
 
 
 def test_room_noise_has_unit_power_and_falls_with_frequency():
-    noise = synthetic_voice.room_noise(32_000, np.random.default_rng(1))
+    noise = room_noise(32_000, np.random.default_rng(1))
     assert np.mean(noise ** 2) == pytest.approx(1)
     assert level_db(noise, 100, 1000) - level_db(noise, 7000, 7900) > 3
