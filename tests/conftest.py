@@ -1,4 +1,13 @@
-"""Shared fixtures: a tiny encoder's configuration, a tiny labelled corpus of tones, the sample data where they are."""
+"""Shared fixtures: a tiny encoder's configuration, a tiny labelled corpus of tones, the sample data where they are.
+
+And what holds for every test: it begins in the same state of the process, whatever ran before it, and what it skips for
+want of something that could be installed can be counted as a failure (`--no-unexpected-skips`).
+"""
+import contextlib
+import gc
+import os
+import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +16,71 @@ import small
 import soundfile
 import torch
 
+from framealign.runtime import allocator, log
+from framealign.sound import audio
 from framealign.corpus.utterance import CLASSES, Utterance
 from framealign.hubert.hubert_config import HubertConfig
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+EXPECTED_SKIPS = ("no CUDA device", "no sample data in ")                   # how their reasons begin
 torch.set_num_threads(1)                            # on tensors this small threads only cost; and ranks have one each
+# torchaudio makes tensors while it is imported: without data for ever after, if a test has the meta device as default.
+with contextlib.suppress(ImportError, OSError):
+    import torchaudio.compliance.kaldi              # noqa: F401
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-unexpected-skips", action="store_true",
+                     help="a skip is a failure, unless a GPU or the sample data are missing: nothing else may be")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    return fail_unexpected_skip(report, item.config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    report = yield
+    return fail_unexpected_skip(report, collector.config)
+
+
+def fail_unexpected_skip(report, config: pytest.Config):
+    """The report of a test or of a whole file; of a skip that is not expected, if that was asked for, a failure."""
+    if not config.getoption("no_unexpected_skips") or not report.skipped or hasattr(report, "wasxfail"):
+        return report
+    path, line, reason = report.longrepr
+    reason = reason.removeprefix("Skipped: ")
+    if not reason.startswith(EXPECTED_SKIPS):
+        report.outcome, report.longrepr = "failed", f"{path}:{line}: skipped, which was not expected: {reason}"
+    return report
+
+
+def pytest_collection_finish() -> None:
+    """The garbage collector need not look again and again at the million objects that imports have made."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def the_same_process() -> Iterator[None]:
+    """Every test begins with the same random numbers and nothing noted; what it changed of the process is set back."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    log._said.clear()
+    audio._notes.clear()
+    allocator.keep_freed_memory()                   # as every script that computes does
+    folder, environment = os.getcwd(), os.environ.copy()
+    yield
+    os.chdir(folder)
+    if os.environ != environment:
+        os.environ.clear()
+        os.environ.update(environment)
+    log.use_tensorboard(False)
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float32)
 TONES = dict(zip(CLASSES, (250, 700, 1600, 3200)))          # Hz: each emotion of the tiny corpus is a pitch
 
 
