@@ -1,8 +1,9 @@
-"""What the C library does with freed memory: keep it, so that large activations are not mapped anew at every call.
+"""What the C library does with freed memory: it keeps it, so that large activations are not mapped anew at every call.
 
-glibc gives a freed block of some tens of MB back to the system, and the next one of that size is cleared page by page
-again. On a CPU that costs an encoder's forward about a tenth and a training step up to half of its time. Scripts that
-compute keep freed memory instead; it costs about a tenth more memory. Other C libraries are left as they are.
+By itself glibc gives a freed block of some tens of MB back to the system, and the next block of that size is cleared
+page by page again. On a CPU that costs an encoder's forward about a tenth of its time and a training step up to half.
+Programs that compute therefore keep freed memory, which takes about a tenth more of it. Other C libraries are left as
+they are.
 """
 import ctypes
 import sys
@@ -15,23 +16,27 @@ _GIVE_BACK = {_MMAP_THRESHOLD: 1 << 25, _TRIM_THRESHOLD: 1 << 26}
 
 
 def keep_freed_memory(keep: bool = True) -> bool:
-    """Tell glibc to keep what is freed (or, with False, to behave as it does on its own): whether it was told."""
+    """Have glibc keep what is freed or, with False, behave as it does on its own. Returns whether it took the setting."""
     mallopt = _of_glibc("mallopt")
-    done = mallopt is not None and all(mallopt(*pair) for pair in (_KEEP if keep else _GIVE_BACK).items())
+    settings = _KEEP if keep else _GIVE_BACK
+    is_set = mallopt is not None and all(mallopt(*setting) for setting in settings.items())
     if not keep:
         give_back()
-    return done
+    return is_set
 
 
 def give_back() -> None:
-    """Give what is free now back to the system, whatever else was told; where the library can."""
+    """Give the memory that is free now back to the system, whatever the setting, where the library can."""
     trim = _of_glibc("malloc_trim")
     if trim is not None:
         trim(0)
 
 
 def _of_glibc(name: str) -> Callable | None:
+    """A function of glibc; None on another system or with another C library."""
+    if not sys.platform.startswith("linux"):
+        return None
     try:
-        return getattr(ctypes.CDLL(None), name) if sys.platform.startswith("linux") else None
-    except (AttributeError, OSError):               # another C library
+        return getattr(ctypes.CDLL(None), name)
+    except (AttributeError, OSError):
         return None

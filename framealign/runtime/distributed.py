@@ -1,8 +1,12 @@
-"""Ranks and devices: collectives that are no-ops on one process. torchrun's environment says it all."""
+"""Ranks and devices. The collectives do nothing on a single process, so that one program serves one rank and many.
+
+torchrun's environment variables describe the ranks; there is no other setting.
+"""
+import functools
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 
 import torch
@@ -11,20 +15,23 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-# What gloo says on the ranks that are left when one of them is gone.
+# gloo's messages on the ranks that are left when one of them has ended.
 _LOST = re.compile(r"Connection (?:closed|reset) by|Connection refused|Broken pipe|Socket closed|(?:Read|Write) error",
                    re.IGNORECASE)
 
 
 @contextmanager
 def ranks(device: torch.device) -> Iterator[None]:
-    """Join the process group torchrun describes, leave it at the end; nothing to do when launched alone."""
+    """Join the process group that torchrun describes and leave it at the end; nothing to do when launched alone.
+
+    Raises OSError where another rank has ended.
+    """
     if not launched():
         yield
         return
-    # Beside NCCL a CPU group: what ranks agree on between steps (`on_any_rank`) must not wait for the GPU.
+    # A CPU group beside NCCL: what ranks agree on between steps (`on_any_rank`) must not wait for the GPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    # Every attempt of `torchrun --max-restarts` has keys of its own: torch 2.11 gives it the addresses of dead ranks.
+    # Keys of its own for every attempt of `torchrun --max-restarts`: else torch 2.11 finds the addresses of dead ranks.
     store, number, world = next(rendezvous("env://", timeout=timedelta(minutes=10)))
     store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     dist.init_process_group(backend, store=store, rank=number, world_size=world, timeout=timedelta(minutes=30))
@@ -47,11 +54,12 @@ def launched() -> bool:
 
 def choose_device(name: str) -> torch.device:
     """`auto` is this rank's CUDA device, else MPS, else the CPU. Raises ValueError for a device that is not there."""
+    is_available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name not in ("cpu", "cuda", "mps"):
+        name = next(device for device, is_there in is_available.items() if is_there)
+    if name not in is_available:
         raise ValueError(f"--device must be auto, cpu, cuda or mps, got {name}")
-    if name == "cuda" and not torch.cuda.is_available() or name == "mps" and not torch.backends.mps.is_available():
+    if not is_available[name]:
         raise ValueError(f"--device {name}: this machine or this torch has none; use --device cpu")
     if name == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
@@ -60,43 +68,59 @@ def choose_device(name: str) -> torch.device:
 
 
 def send(x: Tensor, device: torch.device) -> Tensor:
-    """A copy of `x` on `device`; to a GPU from pinned memory, so that nobody waits for the transfer."""
+    """`x` on `device`; to a GPU it goes from pinned memory, so that the program does not wait for the transfer."""
     if device.type == "cuda" and x.device.type == "cpu":
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
 
 
-def autocast(device: torch.device, precision: str) -> Callable:
-    """A context for the forward: bfloat16 products or float32. `auto` is bfloat16 on a CUDA device that has it."""
+def autocast(device: torch.device, precision: str) -> Callable[[], torch.autocast]:
+    """Gives contexts for the forward: with bfloat16 products, or in float32.
+
+    precision: float32, bfloat16, or auto, which is bfloat16 on a CUDA device that has it. Raises ValueError for others.
+    """
     if precision not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"--precision must be auto, float32 or bfloat16, got {precision}")
     if precision == "auto":
         precision = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    return functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """The float type for sums over many frames: float64 wherever the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def replicate(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model with gradients averaged over ranks, overlapping the backward; the model itself on one process."""
+    """The model with gradients averaged over ranks during the backward; on one process the model itself."""
     if world_size() == 1:
         return model
     return DistributedDataParallel(model, [device] if device.type == "cuda" else None, gradient_as_bucket_view=True)
 
 
+def gradients_apart(model: nn.Module) -> AbstractContextManager:
+    """A context in which the gradients of a `replicate`d model are not averaged over ranks but stay this rank's own."""
+    return model.no_sync() if world_size() > 1 else nullcontext()
+
+
 def world_size() -> int:
+    """How many ranks there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
+    """This process's number among them, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def barrier() -> None:
+    """Wait until every rank is here."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """Sum of `x` over ranks, the same on every rank; `x` itself is left alone."""
+    """Sum of `x` (any shape, the same on every rank) over ranks, as a new tensor; without ranks `x` itself."""
     if not dist.is_initialized():
         return x
     x = x.clone()
@@ -114,7 +138,7 @@ def on_any_rank(flag: bool) -> bool:
 
 
 def broadcast(x: Tensor) -> Tensor:
-    """Rank 0's `x` on every rank (shapes must agree)."""
+    """Rank 0's `x` on every rank, written into `x`, whose shape must be the same everywhere."""
     if dist.is_initialized():
         dist.broadcast(x, 0)
     return x

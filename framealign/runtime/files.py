@@ -1,4 +1,8 @@
-"""Files that are whole or absent: atomic writes, digests, JSON with clear errors."""
+"""Files that are whole or absent: atomic writes, digests, JSON with clear errors.
+
+Every product of a program is written under a temporary name and renamed, so that a run that is killed leaves no half
+of a file behind under its real name.
+"""
 import contextlib
 import errno
 import hashlib
@@ -12,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)    # the disk is, or the user's share of it, or a file's limit
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)    # the disk is full, the user's share of it, or a file's limit
 
 
 @contextlib.contextmanager
@@ -31,7 +35,7 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        if error.errno in FULL and error.filename is None:      # a write: it does not say to which file
+        if error.errno in FULL and error.filename is None:      # a failed write does not name its file
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     finally:
@@ -58,16 +62,16 @@ def sync_folder(folder: str | Path) -> None:
 
 
 def reserve(path: str | Path) -> None:
-    """Allocate the disk blocks of a file that only has its length yet.
+    """Allocate the disk blocks of a file that so far only has its length. Raises OSError where the disk is full.
 
-    Writing to a mapped file without them kills the process (SIGBUS) once the disk is full. Raises OSError instead.
+    Without them, writing to a mapped file kills the process (SIGBUS) once the disk is full.
     """
     with open(path, "rb+") as file:
         try:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
         except OSError as error:
-            if error.errno in FULL:                 # other reasons: a file system that cannot
+            if error.errno in FULL:                 # for other reasons: the file system cannot, and need not
                 raise OSError(error.errno, error.strerror, str(path)) from None
 
 
@@ -120,8 +124,12 @@ def digest_of(content: object) -> str:
     return digest_bytes(json.dumps(content, sort_keys=True, default=str).encode())
 
 
-def in_order(content: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """A safetensors file, the same bytes for the same content: the library alone puts metadata in random order."""
+def safetensors_bytes(content: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file of tensors and metadata: the same bytes for the same content.
+
+    The library puts metadata in random order, so that its own files differ from run to run; here the header is written
+    again with the metadata in the order given.
+    """
     whole = safetensors.torch.save(content, metadata)
     start = 8 + int.from_bytes(whole[:8], "little")                             # of the tensors, after the header
     header = json.loads(whole[8:start]) | {"__metadata__": metadata}

@@ -1,7 +1,8 @@
-"""One run in one folder: a lock that names its owner, and is known to be stale when the owner is gone.
+"""One run in one folder: a lock that names its owner, and counts for nothing once the owner is gone.
 
-On one machine the kernel's lock on the file (`flock`) says whether the owner lives, whatever killed it. Another
-machine that shares the folder may not see that lock; there a living owner is known by the file's time, which it renews.
+On one machine the kernel's lock on the file (`flock`) tells whether the owner is alive, whatever killed it. Another
+machine that shares the folder may not see that lock; there an owner that is alive is known by the time of the file,
+which it renews.
 """
 import contextlib
 import errno
@@ -17,47 +18,58 @@ from pathlib import Path
 from framealign.runtime import distributed, log
 
 NAME = ".lock"
-RENEWED_SECONDS, STALE_SECONDS = 30, 180            # how often the owner renews it; unrenewed for so long: it is gone
+RENEWED_SECONDS, STALE_SECONDS = 30, 180            # the owner renews it this often; unrenewed for longer, it is stale
 
 
 @contextlib.contextmanager
 def held(folder: str | Path) -> Iterator[None]:
-    """Own the folder of a run (made where it is missing) for the block; rank 0 takes the lock for all ranks.
+    """Own the folder of a run for the block, creating it where it is missing; rank 0 takes the lock for all ranks.
 
-    What a killed run left half-written there is removed, and so is a folder in which nothing was made. Raises
-    ValueError naming the owner's host and process where another run has it.
+    What a killed run left half-written in the folder is removed. A folder that was created here and is empty at the end
+    is removed too. Raises ValueError, on every rank, naming the owner's host and process where another run has it.
     """
-    folder, refusal, release = Path(folder), "", contextlib.ExitStack()
-    made = [place for place in (folder, *folder.parents) if not place.exists()]         # deepest first
+    folder = Path(folder)
+    new_folders = [place for place in (folder, *folder.parents) if not place.exists()]  # deepest first
+    refusal = ""
+    release = contextlib.ExitStack()
     if distributed.rank() == 0:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             release.enter_context(_own(folder / NAME))
-            for left in [*folder.rglob(".*.tmp"), *folder.rglob(".*.discarded")]:
-                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink(missing_ok=True)
+            for place in [*folder.rglob(".*.tmp"), *folder.rglob(".*.discarded")]:
+                if place.is_dir() and not place.is_symlink():
+                    shutil.rmtree(place)
+                else:
+                    place.unlink(missing_ok=True)
         except (ValueError, OSError) as error:
             refusal = str(error)
     try:
-        if refusal := distributed.all_gather_objects(refusal)[0]:
+        refusal = distributed.all_gather_objects(refusal)[0]                            # rank 0's
+        if refusal:
             raise ValueError(refusal)
         yield
     finally:
         release.close()
-        for place in made if distributed.rank() == 0 else ():
-            with contextlib.suppress(OSError):      # not empty
-                place.rmdir()
+        if distributed.rank() == 0:
+            for place in new_folders:
+                with contextlib.suppress(OSError):  # not empty
+                    place.rmdir()
 
 
 @contextlib.contextmanager
 def _own(path: Path) -> Iterator[None]:
-    """The lock file, ours for the block, removed at its end."""
+    """Own the lock file for the block and renew it meanwhile; it is removed at the end.
+
+    Raises ValueError naming the owner where another process has it.
+    """
     file, is_locked = _open(path)
     try:
         owner = _owner(file)
-        if owner and (reason := _alive(owner, path, is_locked)):
-            raise ValueError(f"{path.parent}: in use by process {owner['pid']} on {owner['host']} ({reason}); wait for "
-                             f"it, or choose another folder; if it is gone for certain, remove {path}")
         if owner:
+            reason = _why_alive(owner, path, is_locked)
+            if reason:
+                raise ValueError(f"{path.parent}: in use by process {owner['pid']} on {owner['host']} ({reason}); wait "
+                                 f"for it, or choose another folder; if it is gone for certain, remove {path}")
             log.say(f"{path.parent}: process {owner['pid']} on {owner['host']} had it and is gone; continuing")
         os.truncate(file, 0)
         os.pwrite(file, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode(), 0)
@@ -98,7 +110,7 @@ def _open(path: Path) -> tuple[int, bool]:
 
 
 def _owner(file: int) -> dict:
-    """Who wrote the lock file, {} where nobody has (yet)."""
+    """The host and process that wrote the lock file; {} where nobody has (yet)."""
     try:
         owner = json.loads(os.pread(file, 4096, 0))
         return {"host": str(owner["host"]), "pid": int(owner["pid"])}
@@ -106,11 +118,14 @@ def _owner(file: int) -> dict:
         return {}
 
 
-def _alive(owner: dict, path: Path, is_locked: bool) -> str:
-    """Why the owner of a lock file that we could open may still live; "" where it is gone."""
+def _why_alive(owner: dict, path: Path, is_locked: bool) -> str:
+    """Why the owner of a lock file that we could open may still be alive; "" where it is gone.
+
+    is_locked: whether we now have the kernel's lock on the file, which the owner had if it was on this machine.
+    """
     if owner["host"] == socket.gethostname():
         if is_locked or owner["pid"] == os.getpid():
-            return ""                               # on this machine the kernel's lock has told
+            return ""                               # the kernel took the lock from an owner that ended
         try:
             os.kill(owner["pid"], 0)
         except ProcessLookupError:
@@ -126,6 +141,7 @@ def _alive(owner: dict, path: Path, is_locked: bool) -> str:
 
 
 def _renew(path: Path, ended: threading.Event) -> None:
+    """Set the file's time every 30 s, until `ended`."""
     while not ended.wait(RENEWED_SECONDS):
         with contextlib.suppress(OSError):
             os.utime(path)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from framealign.runtime import files
-from framealign.runtime.files import in_order
+
 from framealign.exchange import scikit_learn_codebook
 from framealign.units import kmeans
 from framealign.units.kmeans import KMeansConfig
@@ -44,7 +44,7 @@ class Codebook:
         """Write `codebook.safetensors`: centroids, counts; inertia and the record as metadata."""
         metadata = {"inertia": json.dumps(self.inertia), "record": json.dumps(self.record)}
         content = {"centroids": self.centroids.contiguous(), "counts": self.counts}
-        files.write_bytes(path, in_order(content, metadata))
+        files.write_bytes(path, files.safetensors_bytes(content, metadata))
 
     @classmethod
     def read(cls, path: str | Path) -> "Codebook":

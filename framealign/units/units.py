@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from framealign.runtime import distributed, files, log
-from framealign.runtime.files import in_order
+
 from framealign.corpus.cropping import frame_counts
-from framealign.corpus.utterance import identity
+from framealign.corpus.utterance import corpus_digest
 from framealign.units.codebook import Codebook
 from framealign.units.frame_store import FrameStore
 from framealign.units.kmeans import KMeansConfig
@@ -49,7 +49,7 @@ class Units:
         small = self.num_clusters <= 2 ** 15
         content = {"units": self.units.to(torch.int16 if small else torch.int32), "offsets": self.offsets}
         metadata = {"num_clusters": str(self.num_clusters), "record": json.dumps(self.record)}
-        files.write_bytes(path, in_order(content, metadata))
+        files.write_bytes(path, files.safetensors_bytes(content, metadata))
 
     @classmethod
     def read(cls, path: str | Path) -> "Units":
@@ -132,7 +132,7 @@ def make_units(store: FrameStore, utterances: list, num_clusters: int, config: K
     own = np.concatenate([np.zeros(0, np.int32), *(codebook.assign(x).int().numpy() for x in store.pieces(mine))])
     flat = torch.from_numpy(np.concatenate(distributed.all_gather_objects(own)))
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), store.counts.cumsum(0)])
-    record = {**record, "manifest": identity(utterances),
+    record = {**record, "manifest": corpus_digest(utterances),
               "codebook_digest": files.digest_bytes(codebook.centroids.numpy().tobytes())}
     return Units(flat, offsets, len(codebook.centroids), record), codebook
 
