@@ -2,6 +2,7 @@
 # what it does. PYTHON is any Python >= 3.10; a virtual environment is made in .venv on first use.
 PYTHON ?= python3
 EXTRAS ?= oracle
+COMMA := ,
 VENV := .venv
 RUN ?= runs/session
 S ?= 1
@@ -25,7 +26,7 @@ $(VENV)/ready: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("framealign needs Python 3.10 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet -e '.$(if $(EXTRAS),[$(EXTRAS)])'
+	$(VENV)/bin/python -m pip install --quiet -e '.[test$(if $(EXTRAS),$(COMMA)$(EXTRAS))]'
 	touch $@
 
 demo: $(VENV)/ready  ## the whole method on a synthetic corpus: six stages, three methods, minutes on a CPU

@@ -16,9 +16,14 @@ def program(verb: str) -> str:
     return f"bin/{verb}.py" if is_script else f"framealign {verb}"
 
 
-def parser(verb: str, text: str) -> argparse.ArgumentParser:
-    """The parser of a verb. text: its module's docstring, whose examples read `bin/VERB.py ...`."""
-    return argparse.ArgumentParser(prog=program(verb), description=as_typed(text),
+def parser(verb: str, text: str, names: str = "") -> argparse.ArgumentParser:
+    """The parser of a verb.
+
+    text: its module's docstring, whose examples read `bin/VERB.py ...`; names: what it takes beside flags, for the line
+    of usage, which does not repeat the flags.
+    """
+    usage = " ".join(filter(None, [program(verb), "[options]", names]))
+    return argparse.ArgumentParser(prog=program(verb), usage=usage, description=as_typed(text),
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
 
 

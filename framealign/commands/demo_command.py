@@ -45,7 +45,7 @@ class DemoConfig:
     """What the demonstration runs."""
     out: str = setting("runs/demo", "folder of the corpus and of all stages")
     session: str = setting("1", "session held out for the test")
-    seed: int = setting(0, "of training; the corpus has a seed of its own")
+    seed: int = setting(0, "seed of training; the corpus has a seed of its own")
     device: str = setting("auto", "auto, cpu, cuda or mps")
     hubert: str = setting("tiny", "base model: `tiny` (comes with the project), a model directory, or `scratch`")
     make_tiny_base: bool = setting(False, "pretrain the base model framealign/tiny again, instead of the demo")
@@ -75,7 +75,7 @@ def run(config: DemoConfig, overrides: dict[str, str]) -> dict:
     rows = {}
     for method in PAPERS:
         log.say(f"== method {method}")
-        recipe = Recipe(session_config(config, tree, method), SETTINGS | overrides)
+        recipe = Recipe(recipe_config(config, tree, method), SETTINGS | overrides)
         rows[method] = recipe.run()
         rows[method]["alignment"] = alignment(recipe, recipe.fold / TESTED[method] / "recogniser")
     split, = protocols.split(recipe.utterances, config.session, "clean")
@@ -90,7 +90,7 @@ def run(config: DemoConfig, overrides: dict[str, str]) -> dict:
     return numbers
 
 
-def session_config(config: DemoConfig, tree: Path, method: str) -> SessionConfig:
+def recipe_config(config: DemoConfig, tree: Path, method: str) -> SessionConfig:
     """One method of the recipe on the synthetic corpus `tree`."""
     return SessionConfig(iemocap=str(tree), allow_partial=True, hubert=config.hubert, preset="tiny", out=config.out,
                          session=config.session, method=method, seed=config.seed, device=config.device)

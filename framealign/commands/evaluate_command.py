@@ -12,11 +12,11 @@ from framealign.commands import command_line
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line (`arguments`, or that of the process) and print a table."""
-    parser = command_line.parser("evaluate", __doc__)
+    parser = command_line.parser("evaluate", __doc__, "[run]")
     parser.add_argument("run", nargs="?", help="folder of a session run, or of several seeds")
     parser.add_argument("--method", default="", choices=("", *session_config.METHODS, "all"), metavar="METHOD",
-                        help=f"{', '.join(session_config.METHODS)}, or all beside each other; default: the furthest that was "
-                        "run")
+                        help=f"{', '.join(session_config.METHODS)}, or all beside each other; default: the furthest "
+                        "that was run")
     parser.add_argument("--selection", default="", choices=("", *protocols.SELECTIONS), metavar="SELECTION",
                         help=f"the protocol whose folds are shown ({', '.join(protocols.SELECTIONS)}); default: the "
                         "one that was run")

@@ -21,7 +21,7 @@ FORMATS = ("huggingface", "torchaudio", "torch-export")
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line (`arguments`, or that of the process) and export."""
-    parser = command_line.parser("export", __doc__)
+    parser = command_line.parser("export", __doc__, "source target")
     parser.add_argument("source", help="a run, one of its checkpoints, a model directory, or a fairseq .pt")
     parser.add_argument("target", help="directory to write (torchaudio, torch-export: file to write)")
     parser.add_argument("--encoder", action="store_true", help="leave out pooling, classifier and prediction head")

@@ -9,7 +9,7 @@ from framealign.commands import command_line
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line (`arguments`, or that of the process) and write the page."""
-    parser = command_line.parser("lesson", __doc__)
+    parser = command_line.parser("lesson", __doc__, "run")
     parser.add_argument("run", help="folder of a session run with a finished fold of method align")
     parser.add_argument("--session", default="", help="held-out session whose models are shown; default the first "
                         "finished fold")

@@ -49,7 +49,7 @@ class RecogniseRun:
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line (`arguments`, or that of the process), recognise, and exit with the status of `run`."""
-    parser = command_line.parser("recognise", __doc__)
+    parser = command_line.parser("recognise", __doc__, "model sound [sound ...]")
     parser.add_argument("model", help="a recogniser's directory")
     parser.add_argument("sound", nargs="+", help="sound files, folders, patterns, or - for a list on standard input; "
                         "any sample rate, channels, length and format that soundfile reads")

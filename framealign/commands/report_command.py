@@ -11,7 +11,7 @@ from framealign.commands import command_line
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line (`arguments`, or that of the process) and write the pages."""
-    parser = command_line.parser("report", __doc__)
+    parser = command_line.parser("report", __doc__, "run")
     parser.add_argument("run", help="folder of a session run")
     parser.add_argument("--method", default="align", choices=session_config.METHODS,
                         help="whose training and test is shown; default align")

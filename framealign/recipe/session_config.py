@@ -36,7 +36,7 @@ class SessionConfig:
         "session", "what clean selection validates on: session (a whole training session) or speaker (one of it)")
     pretrain_data: str = setting("transductive", "transductive, or inductive: without the held-out session's audio")
     classes: str = setting(",".join(CLASSES), "separated by commas, in the order of the classifier")
-    seed: int = setting(0, "of every random draw")
+    seed: int = setting(0, "seed of every random draw")
     seeds: str = setting("", "several seeds instead, e.g. 1,2,3: a run of each in `seed1`, `seed2` ...")
     device: str = setting("auto", "auto, cpu, cuda or mps")
     precision: str = setting("auto", "auto, float32 or bfloat16")

@@ -29,7 +29,7 @@ def add_flags(parser: argparse.ArgumentParser, config_type: type) -> None:
             kind = {"action": argparse.BooleanOptionalAction}
             words += f" (default {'on' if item.default else 'off'})"
         else:
-            kind = {"type": item.type}
+            kind = {"type": item.type, "metavar": {int: "N", float: "X"}.get(item.type)}
             if item.default != "":
                 words += f" (default {item.default})"
         parser.add_argument(flag_of(item.name), default=None, help=words.replace("%", "%%"), **kind)

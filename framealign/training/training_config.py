@@ -13,7 +13,7 @@ from framealign.units.frame_store import KEPT_TYPES
 @dataclass(frozen=True)
 class PretrainConfig:
     """Masked prediction of units (HuBERT, Sec. II); the defaults are the reference's. Sizes in seconds of audio."""
-    seed: int = setting(0, "of every random draw")
+    seed: int = setting(0, "seed of every random draw")
     updates: int = setting(20_000, "optimiser steps")
     warmup_updates: int = setting(4_000, "updates of a rising learning rate")
     peak_lr: float = setting(
@@ -32,7 +32,7 @@ class PretrainConfig:
     mask_span_frames: int = setting(10, "frames of a masked span, 20 ms each")
     mask_min_spans: int = setting(2, "fewest masked spans of an utterance, where they fit")
     unmasked_weight: float = setting(0.0, "weight of an unmasked frame's loss; HuBERT's alpha is 1 / (1 + this)")
-    temperature: float = setting(0.1, "the cosine of the logits is divided by it")
+    temperature: float = setting(0.1, "the cosines are divided by it to give the logits")
     projection_size: int = setting(256, "width P of the projections that are compared with the codewords")
     freeze_conv: bool = setting(True, "the conv encoder does not train")
     cache_frontend: bool = setting(
@@ -79,7 +79,7 @@ POOLINGS = ("attention", "mean")
 @dataclass(frozen=True)
 class FinetuneConfig:
     """Emotion recognition on top of the encoder (alignment paper, Sec. 2.3); the defaults are the reference's."""
-    seed: int = setting(0, "of every random draw")
+    seed: int = setting(0, "seed of every random draw")
     epochs: int = setting(40, "epochs of as many draws as there are training utterances")
     lr: float = setting(1e-4, "learning rate; constant, as in the reference, unless --lr-decay")
     lr_decay: bool = setting(False, "linear decay of the learning rate to 0 at the last update")

@@ -31,7 +31,7 @@ class KMeansConfig:
 
     One seeding with twice the candidates leaves less inertia than the better one of two, for the same products.
     """
-    seed: int = setting(0, "of every random draw")
+    seed: int = setting(0, "seed of every random draw")
     seeding_frames: int = setting(
         20_000, "frames of the subsample on which seedings are tried; at least 10 per cluster are taken")
     seeding_tries: int = setting(1, "seedings that are tried; the best one is used")

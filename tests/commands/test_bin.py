@@ -3,7 +3,9 @@
 Most run inside this process (`script`), exactly as from the shell but without loading torch each time; one rank of many
 and the plain launch are real processes.
 """
+import ast
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -22,7 +24,7 @@ import soundfile
 import torch
 from torch.distributed.run import get_args_parser
 
-from framealign.runtime import files
+from framealign.runtime import files, log
 from framealign.corpus import manifest, utterance
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
@@ -31,7 +33,7 @@ from framealign.emotion.recogniser import Recogniser
 from framealign.recipe import recipe, session_config
 from framealign.commands import demo_command
 
-SCRIPTS = sorted(path.stem for path in (small.ROOT / "bin").glob("*.py") if path.stem not in ("bench", "verify"))
+SCRIPTS = sorted(path.stem for path in (small.ROOT / "bin").glob("*.py") if path.stem != "bench")
 QUICK = ["--updates", "2", "--warmup-updates", "1", "--batch-seconds", "4", "--micro-batch-seconds", "2",
          "--min-seconds", "0.3", "--max-seconds", "1", "--projection-size", "8", "--device", "cpu", "--preset", "tiny"]
 TUNED = ["--epochs", "1", "--batch-size", "8", "--micro-batch-size", "8", "--device", "cpu", "--preset", "tiny"]
@@ -110,12 +112,37 @@ def finished(folder, tree, base) -> Path:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_help_has_an_example_and_says_what_each_flag_is(script, name):
-    said = script(name, "--help")
-    assert said.status == 0 and not said.err
-    assert re.search(rf"^    (torchrun .* )?bin/{name}\.py \S", said.out, re.MULTILINE), "no example"
-    blocks = re.split(r"\n  (?=\S)", said.out.partition("options:")[2])[2:]       # without --help itself
+    """And the script's own docstring has two of the examples."""
+    help_text = script(name, "--help")
+    assert help_text.status == 0 and not help_text.err
+    assert help_text.out.startswith(f"usage: bin/{name}.py [options]")
+    examples = re.findall(r"^    (?:torchrun .*)?bin/.*$", help_text.out, re.MULTILINE)
+    docstring = ast.get_docstring(ast.parse((small.ROOT / "bin" / f"{name}.py").read_text()), clean=False)
+    in_script = [line for line in docstring.splitlines() if line.startswith("    ")]
+    assert len(in_script) == 2 and f"bin/{name}.py" in examples[0] and set(in_script) <= set(examples)
+    assert "--run" not in re.findall(r"--[a-z-]+", help_text.out)
+    blocks = re.split(r"\n  (?=\S)", help_text.out.partition("options:")[2])[2:]       # without --help itself
     silent = [block for block in blocks if not re.sub(r"^-\S+( [A-Z_]+| \{.*\})?(, --no-\S+)?", "", block).strip()]
     assert blocks and not silent
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_are_the_verbs_of_the_package(name):
+    """At most 15 lines: a docstring and the call of the verb's `main`."""
+    source = (small.ROOT / "bin" / f"{name}.py").read_text()
+    assert source.count("\n") <= 15 and f"sys.exit(log.command({name}_command.main))" in source
+
+
+@pytest.mark.parametrize("name, old", [("demo", "--run"), *itertools.product(["finetune", "pretrain", "session"],
+                                                                             ["--run", "--run-folder"])])
+def test_the_old_names_of_out_are_understood(script, monkeypatch, tmp_path, name, old):
+    """For one version, with a line on stderr: here before a mistake that ends the script."""
+    monkeypatch.setattr(log, "_said", set())
+    needed = ["--corpus", "a.tsv", "--hubert", "b"] if name == "session" else []
+    wrong = script(name, old, tmp_path / "run", *needed, "--device", "tpu")
+    first, second = wrong.err.splitlines()
+    assert first == f"{old} is now --out (the old name goes in the next version)"
+    assert wrong.status == 2 and "--device must be" in second
 
 
 @pytest.mark.parametrize("name", ["finetune", "pretrain", "session", "units"])
@@ -438,7 +465,7 @@ def test_rotten_models(script, table, units, base, tmp_path, name, how, words):
      ["/does/not/exist: no such directory"]),
     ("session", ["--corpus", "{table}", "--hubert", "{base}", "--out", "{}/r"], ["choose the --preset of the model's"]),
     ("session", ["--corpus", "{table}", "--hubert", "{base}", "--set", "updates", "--out", "{}/r"], ["NAME=VALUE"]),
-    ("session", ["--corpus", "{table}", "--hubert", "{base}", "--session", "7", "--out", "{}/r"],
+    ("session", ["--corpus", "{table}", "--hubert", "{base}", "--preset", "tiny", "--session", "7", "--out", "{}/r"],
      ["no utterance of session 7; there are: 1, 2, 3"]),
     ("session", ["--corpus", "{table}"], ["give the base model"]),
     ("evaluate", ["{}/none"], ["no finished fold of method align; run bin/session.py first"]),

@@ -1,23 +1,36 @@
-"""Defaults that are checked, changed by flags and written as JSON; presets of the sizes they promise; named seeds."""
+"""Defaults that are checked, changed by flags and written as JSON."""
 import argparse
 import dataclasses
-import hashlib
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 
 from framealign.runtime import log
-from framealign.runtime.seeds import derive_seed
-from framealign.runtime.settings import add_flags, add_old_names, as_dict, from_flags, setting
+from framealign.runtime.settings import add_flags, add_old_names, as_dict, flag_of, from_flags, setting
 from framealign.hubert.hubert_config import HubertConfig
-from framealign.hubert.parameters import shapes
 from framealign.units.kmeans import KMeansConfig
 from framealign.training.training_config import FinetuneConfig, PretrainConfig
-from framealign.recipe.presets import PRESETS, preset
+from framealign.recipe.presets import PRESETS
+from framealign.recipe.session_config import SessionConfig
+from framealign.commands.demo_command import DemoConfig
+from framealign.commands.finetune_command import FinetuneRun
+from framealign.commands.pretrain_command import PretrainRun
+from framealign.commands.recognise_command import RecogniseRun
+from framealign.commands.units_command import UnitsRun
 
 FLAGGED = [PretrainConfig, FinetuneConfig, KMeansConfig]
+RUNS = [SessionConfig, UnitsRun, PretrainRun, FinetuneRun, DemoConfig, RecogniseRun]
+# The end of a quantity's name, and the unit or kind of number that its help must name.
+UNITS = {
+    "seconds": "^seconds", "smooth": "^seconds", "frames": "^frames", "updates": "updates|steps", "epochs": "^epochs",
+    "passes": "passes", "tries": "^seedings", "candidates": "^frames", "spans": "^fewest masked spans",
+    "checkpoints": "checkpoints", "batch_size": "^utterances per", "projection_size": "^width", "seed": "^seed",
+    "layer": "^layer", "fraction": "^share of", "tolerance": "^share of", "lr": "learning rate", "decay": "per update",
+    "beta[12]": "per update", "clip_norm": "norm", "dropout": "^probability", "weight": "^weight", "penalty": "^weight",
+    "factor": "times", "temperature": "divided by", "eps": "added to"}
 BAD = {
     HubertConfig: {
         "conv_dim": [(), (8,) * 6, (8,) * 6 + (0,), (8.0,) * 7], "conv_kernel": [(10, 3), (0,) * 7],
@@ -72,37 +85,6 @@ def test_configurations_cannot_be_changed():
             setattr(config, dataclasses.fields(config)[0].name, 1)
 
 
-def test_presets_have_the_sizes_they_promise():
-    """Parameters of the encoder: base and large as published, small about 10 million, tiny below one million."""
-    sizes = {name: sum(math.prod(shape) for shape in shapes(chosen.model).values()) for name, chosen in PRESETS.items()}
-    assert sizes["base"] == 94_371_712 and sizes["large"] == 315_438_720
-    assert 8e6 < sizes["small"] < 12e6 and sizes["tiny"] < 1e6
-    for name, chosen in PRESETS.items():
-        assert preset(name) is chosen
-        for layer in (chosen.tapt_layer, chosen.align_layer, chosen.scratch_layer):
-            assert 0 < layer <= chosen.model.num_hidden_layers
-    with pytest.raises(ValueError, match="preset must be one of base, large, small, tiny, got huge"):
-        preset("huge")
-
-
-def test_the_base_preset_is_the_reference():
-    """The hyper-parameters of the alignment paper's code, as the design states them."""
-    chosen = preset("base")
-    pretrain, finetune = chosen.pretrain, chosen.finetune
-    assert (pretrain.adam_beta1, pretrain.adam_beta2, pretrain.adam_eps) == (0.9, 0.98, 1e-6)
-    assert (pretrain.weight_decay, pretrain.peak_lr, pretrain.clip_norm) == (0.01, 5e-4, 10)
-    assert (pretrain.warmup_updates, pretrain.updates) == (4000, 20_000)
-    assert (pretrain.batch_seconds, pretrain.micro_batch_seconds) == (350, 87.5)
-    assert (pretrain.min_seconds, pretrain.max_seconds) == (1, 15.625)
-    assert (pretrain.mask_start_fraction, pretrain.mask_span_frames, pretrain.mask_min_spans) == (0.08, 10, 2)
-    assert (pretrain.temperature, pretrain.projection_size, pretrain.freeze_conv) == (0.1, 256, True)
-    assert pretrain.unmasked_weight == 0
-    assert (finetune.lr, finetune.weight_decay, finetune.batch_size, finetune.epochs) == (1e-4, 1e-5, 64, 40)
-    assert (finetune.max_seconds, finetune.mask_start_fraction, finetune.dropout) == (6, 0.08, 0.1)
-    assert finetune.balanced and finetune.freeze_conv and finetune.pooling == "attention"
-    assert (chosen.tapt_layer, chosen.tapt_clusters, chosen.align_layer, chosen.align_clusters) == (9, 500, 9, 50)
-
-
 def parser(kind: type) -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser()
     add_flags(flags, kind)
@@ -131,15 +113,21 @@ def test_every_field_has_a_flag(kind):
         assert from_flags(parser(kind).parse_args(given), base) == expected != base
 
 
-@pytest.mark.parametrize("kind", FLAGGED, ids=lambda kind: kind.__name__)
-def test_help_says_meaning_and_default(kind):
+@pytest.mark.parametrize("kind", FLAGGED + RUNS, ids=lambda kind: kind.__name__)
+def test_help_says_meaning_default_and_unit(kind):
+    """Of every field at least one word, the default where there is one, and the unit of every quantity."""
     text = " ".join(parser(kind).format_help().split())
     for item in dataclasses.fields(kind):
-        assert "--" + item.name.replace("_", "-") in text
-        if item.type is not bool:
-            assert f"default {item.default}" in text
-    if kind is PretrainConfig:
-        assert "start a masked span; with spans of 10 frames, 57 % end up masked (default 0.08)" in text
+        words = item.metadata["help"]
+        assert flag_of(item.name) in text and words in text and re.search("[a-z]{2}", words)
+        assert "default" not in words or item.default == "", f"{item.name}: the default is written by add_flags"
+        if item.type is bool:
+            assert f"{words} (default {'on' if item.default else 'off'})" in text
+        elif item.default != "":
+            assert f"{words} (default {item.default})" in text
+        if item.type in (int, float):
+            unit = next((unit for part, unit in UNITS.items() if re.search(rf"(^|_){part}$", item.name)), None)
+            assert unit and re.search(unit, words), f"{item.name}: {words}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,12 +179,3 @@ def test_plain_data_has_no_paths():
     assert json.dumps(as_dict(Run())) == '{"folder": "a/b", "sizes": [1, 2]}'
 
 
-def test_seeds_are_named():
-    """A resumed run must draw what the interrupted one would have, so the rule is written down; every part counts."""
-    words = hashlib.sha256(b"(0, 'mask', 1, 0)").digest()
-    assert derive_seed(0, "mask", 1, 0) == int.from_bytes(words[:8], "little") // 2 == 6312549722560328412
-    names = [(0, "mask", 1, 0), (1, "mask", 1, 0), (0, "dropout", 1, 0), (0, "mask", 0, 1), (0, "mask", 1),
-             (0, "mask", 10), (0, "mask1", 0), ("0", "mask", 1, 0), (0, "mask", "1", 0), ()]
-    seeds = [derive_seed(*name) for name in names] + [derive_seed(0, "mask", update, 0) for update in range(2, 5000)]
-    assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2 ** 63 for seed in seeds)
-    assert abs(sum(seed >= 2 ** 62 for seed in seeds) / len(seeds) - 0.5) < 0.04
