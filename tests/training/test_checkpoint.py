@@ -35,7 +35,9 @@ def content(update: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict]:
 
 def save(run: Path, update: int, keep: int = 2) -> None:
     state, head, training = content(update)
-    checkpoint.save(run, update, CONFIG, state, head, training, do_normalize=False, keep=keep, labels=["a", "b"])
+    hubert = Hubert(CONFIG, do_normalize=False)
+    hubert.load_state_dict(state)
+    checkpoint.save(run, update, hubert, head, training, keep, labels=["a", "b"])
 
 
 def same(x: object, y: object) -> bool:
@@ -133,7 +135,7 @@ def test_what_a_killed_run_left_is_ignored_then_removed(tmp_path):
     assert folders(tmp_path) == ["00000010", "00000030"]
 
 
-@pytest.mark.parametrize("where", ["huggingface.write", "torch.save", "os.replace"])
+@pytest.mark.parametrize("where", ["model_directory.write", "torch.save", "os.replace"])
 def test_a_full_disk_leaves_the_previous_one(where, tmp_path, monkeypatch):
     save(tmp_path, 10)
 

@@ -4,15 +4,16 @@ import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import ranks
 import soundfile
+import stopped
 import torch
 import torch.nn.functional as F
 
-from framealign.runtime import distributed
 from framealign.runtime.seeds import derive_seed
 from framealign.sound import audio
 from framealign.sound.frames import frames_in, num_samples_of
@@ -24,7 +25,7 @@ from framealign.hubert.masking import span_mask
 from framealign.hubert.model import Hubert
 from framealign.emotion.emotion_model import AttentionPooling, EmotionModel, MeanPooling
 from framealign.training import checkpoint, finetune, optimiser
-from framealign.training.training_config import FinetuneConfig
+from framealign.training.training_config import FinetuneConfig, TrainingRun
 
 CPU, LABELS = torch.device("cpu"), list(CLASSES)
 QUIET = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "feat_proj_dropout": 0.0, "layerdrop": 0.0}
@@ -52,7 +53,17 @@ def recogniser(config, pooling: str = "attention", seed: int = 1, **changes: obj
 def run(micro, tones, folder: Path, config: FinetuneConfig, part: Split | None = None, **rest) -> dict:
     """Fine-tune on the fold that holds session 1 out."""
     part = part or split(tones, "1", config.selection)[0]
-    return finetune.finetune(base(micro), tones, part, LABELS, config, folder, CPU, **rest)
+    return stopped.finetune(base(micro), tones, part, LABELS, config, folder, **rest)
+
+
+def drawn_from(counts: torch.Tensor, labels: torch.Tensor) -> SimpleNamespace:
+    """What batches are drawn from: all of these utterances train."""
+    return SimpleNamespace(train=list(range(len(counts))), counts=counts, labels=labels)
+
+
+def fold_data(tones: list) -> finetune.FoldData:
+    """The tones as a fold of which nobody trains or tests."""
+    return finetune.FoldData(tones, Split([], [], [], "none"), LABELS, Waveforms(tones, True))
 
 
 def read_log(folder: Path) -> list[dict]:
@@ -190,23 +201,23 @@ def test_classes_are_drawn_equally_often():
     counts = torch.full((100,), 20)
     drawn = Counter()
     for epoch in range(1, 101):
-        for crops in finetune.training_batches(counts, labels, settings(), epoch):
+        for crops in finetune.training_batches(drawn_from(counts, labels), settings(), epoch):
             assert len(crops) <= 8
             drawn.update(crop.utterance for crop in crops)
     of_class = np.bincount(labels, weights=[drawn[u] for u in range(100)])
     assert of_class.sum() == 10_000 and np.abs(of_class - 2_500).max() < 5 * np.sqrt(10_000 * 0.25 * 0.75)
     assert min(drawn[u] for u in range(90, 100)) > 5 * max(drawn[u] for u in range(60))
-    plain = [crop.utterance for crops in finetune.training_batches(counts, labels, settings(balanced=False), 1)
+    plain = [crop.utterance for crops in finetune.training_batches(drawn_from(counts, labels), settings(balanced=False), 1)
              for crop in crops]
     assert sorted(plain) == list(range(100)) and plain != sorted(plain)
 
 
 def test_batches_are_named_by_seed_and_epoch_and_crops_lie_inside():
     counts, labels = torch.arange(3, 63), torch.arange(60) % 4
-    batches = {name: list(finetune.training_batches(counts, labels, settings(seed=name[0]), name[1]))
+    batches = {name: list(finetune.training_batches(drawn_from(counts, labels), settings(seed=name[0]), name[1]))
                for name in ((0, 1), (0, 2), (1, 1))}
     torch.manual_seed(5)
-    assert batches[0, 1] == list(finetune.training_batches(counts, labels, settings(seed=0), 1))
+    assert batches[0, 1] == list(finetune.training_batches(drawn_from(counts, labels), settings(seed=0), 1))
     assert batches[0, 1] != batches[0, 2] != batches[1, 1] != batches[0, 1]
     starts = set()
     for crop in (crop for crops in batches[0, 1] for crop in crops):
@@ -214,22 +225,23 @@ def test_batches_are_named_by_seed_and_epoch_and_crops_lie_inside():
         assert 0 <= crop.start <= counts[crop.utterance] - crop.frames
         starts.add(crop.start)
     assert len(starts) > 5
-    whole = finetune.training_batches(counts, labels, settings(max_seconds=0), 1)
+    whole = finetune.training_batches(drawn_from(counts, labels), settings(max_seconds=0), 1)
     assert all(crop.frames == counts[crop.utterance] and crop.start == 0 for crops in whole for crop in crops)
 
 
 @pytest.mark.parametrize("mask_start_fraction", (0.0, 0.2))
 def test_micro_batches_change_no_gradient(micro, tones, mask_start_fraction):
     """Any micro-batch size, time masking included, against one pass utterance by utterance in plain words."""
-    counts, labels = frame_counts(tones), torch.tensor([CLASSES.index(u.label) for u in tones])
     config = settings(dropout=0.0, mask_start_fraction=mask_start_fraction)
-    crops, source = next(finetune.training_batches(counts, labels, config, 1)), Waveforms(tones, True)
+    data = fold_data(tones)
+    data.train = list(range(len(tones)))
+    crops, labels, source = next(finetune.training_batches(data, config, 1)), data.labels, data.source
     found = {}
     for size in (1, 3, 8):
         model = recogniser(micro, **QUIET)
-        loss = finetune.train_step(model, source, crops, labels,
-                                   dataclasses.replace(config, micro_batch_size=size), CPU,
-                                   distributed.autocast(CPU, "float32"), 1, 0)
+        training = finetune.Finetuning(model, None, dataclasses.replace(config, micro_batch_size=size),
+                                       TrainingRun(Path(), CPU), 1, {})
+        loss = finetune.train_step(training, model, data, crops, (1, 0))
         found[size] = loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     model, total = recogniser(micro, **QUIET), torch.zeros(())
     ordered = sorted(crops, key=lambda crop: crop.frames)
@@ -239,7 +251,7 @@ def test_micro_batches_change_no_gradient(micro, tones, mask_start_fraction):
     assert bool(masks.any()) == (mask_start_fraction > 0)
     for crop, is_masked in zip(ordered, masks):
         x, length = source.batch([crop])
-        *_, states = model.hubert.layers(model.hubert.frontend(x), None, is_masked[None, :crop.frames])
+        *_, states = model.hubert.layers(model.hubert.conv_features(x), None, is_masked[None, :crop.frames])
         attention = torch.tanh(states[0] @ model.pooling.weight).softmax(0)
         logits = model.classifier(attention @ states[0])
         total = total - logits.log_softmax(-1)[labels[crop.utterance]] / len(crops)
@@ -254,12 +266,13 @@ def test_micro_batches_change_no_gradient(micro, tones, mask_start_fraction):
                                   atol=1e-5 * float(wanted[name].abs().max()) + floor), name
 
 
-def test_predictions_are_those_of_each_utterance_alone(micro, tones):
-    model, counts = recogniser(micro), frame_counts(tones)
-    source, autocast = Waveforms(tones, True), distributed.autocast(CPU, "float32")
+def test_predictions_are_those_of_each_utterance_alone(micro, tones, monkeypatch):
+    monkeypatch.setattr(finetune, "PREDICTED_FRAMES", 100)                      # several batches
+    model, data = recogniser(micro), fold_data(tones)
+    counts, source = data.counts, data.source
     chosen = [7, 3, 20, 11]
     for limit in (0.0, 0.3):
-        found = finetune.predict(model, source, counts, chosen, limit, CPU, autocast, batch_frames=100)
+        found = finetune.predict(model, data, chosen, limit, TrainingRun(Path(), CPU))
         for u, p in zip(chosen, found):
             crop = Crop(u, 0, min(int(counts[u]), frames_in(0.3)) if limit else int(counts[u]))
             with torch.inference_mode():
@@ -277,8 +290,8 @@ def protocols(micro, tones, tmp_path_factory):
     for selection in SELECTIONS:
         calls = []
 
-        def counted(model, source, counts, chosen, *rest):
-            found = predict(model, source, counts, chosen, *rest)
+        def counted(model, data, chosen, *rest):
+            found = predict(model, data, chosen, *rest)
             calls.append((list(chosen), found))
             return found
         finetune.predict = counted
@@ -357,8 +370,7 @@ def test_the_recogniser_left_behind_is_the_one_that_was_tested(protocols, tones)
     for folder, _, calls in protocols.values():
         test, found = calls[-1]
         model = EmotionModel.from_pretrained(folder / "recogniser")
-        again = finetune.predict(model, Waveforms(tones, True), frame_counts(tones), test, 0.0, CPU,
-                                 distributed.autocast(CPU, "float32"))
+        again = finetune.predict(model, fold_data(tones), test, 0.0, TrainingRun(Path(), CPU))
         np.testing.assert_allclose(again, found, atol=2e-3)                     # tested on kept features, float16
 
 
@@ -385,7 +397,7 @@ def test_utterances_of_a_frame_or_two_train_and_are_tested(micro, tones, tmp_pat
         samples = sizes[number % len(sizes)]
         soundfile.write(tmp_path / f"{number}.wav", audio.load(utterance.path).repeat(2)[:samples].numpy(), 16_000)
         short.append(dataclasses.replace(utterance, path=tmp_path / f"{number}.wav", num_samples=samples))
-    for chosen in ({}, {"freeze_conv": False, "pooling": "mean", "packed": False}):
+    for chosen in ({}, {"freeze_conv": False, "pooling": "mean", "fast_path": False}):
         folder = tmp_path / str(len(chosen))
         run(micro, short, folder, settings(mask_start_fraction=0.065, batch_size=3, epochs=2, **chosen))
         assert all(line["skipped_updates"] == 0 and np.isfinite(line["loss"]) for line in read_log(folder))
@@ -460,13 +472,12 @@ def test_it_learns_what_can_be_learnt(micro, tones, tmp_path):
         folder = tmp_path / pooling
         config = settings(epochs=18, lr=1e-2, selection="last", pooling=pooling, dropout=0.0, max_seconds=0,
                           batch_size=4, mask_start_fraction=0)
-        results = finetune.finetune(base(micro, **QUIET), [*tones, *again], Split(heard * 3, [], again, "overfit"),
-                                    LABELS, config, folder, CPU)
+        overfit = Split(heard * 3, [], again, "overfit")
+        results = stopped.finetune(base(micro, **QUIET), [*tones, *again], overfit, LABELS, config, folder)
         losses = [line["loss"] for line in read_log(folder)]
         assert results["test"]["ua"] > 0.9 and losses[-1] < 0.5 * losses[0]
         model = EmotionModel.from_pretrained(folder / "recogniser")
-        found = finetune.predict(model, Waveforms(tones, True), frame_counts(tones), others, 0.0, CPU,
-                                 distributed.autocast(CPU, "float32"))
+        found = finetune.predict(model, fold_data(tones), others, 0.0, TrainingRun(Path(), CPU))
         assert accuracy(tones, others, found) > 0.35                            # chance: 0.25
         assert ("pooling.weight" in weights(folder / "recogniser")) == (pooling == "attention")
 
@@ -486,7 +497,7 @@ def test_a_frozen_conv_encoder_stays_to_the_bit_and_a_trained_one_moves(micro, t
 
 def test_gradients_that_are_not_finite_are_skipped_counted_and_stop_the_run(micro, tones, tmp_path, monkeypatch):
     step = finetune.train_step
-    monkeypatch.setattr(finetune, "train_step", lambda *rest: poison(step(*rest), rest[0], rest[-1] == 1))
+    monkeypatch.setattr(finetune, "train_step", lambda *rest: poison(step(*rest), rest[1], rest[-1][1] == 1))
     before = base(micro).state_dict()
     run(micro, tones, tmp_path / "one", settings(batch_size=4, micro_batch_size=4, selection="last"))
     lines = read_log(tmp_path / "one")
@@ -495,12 +506,11 @@ def test_gradients_that_are_not_finite_are_skipped_counted_and_stop_the_run(micr
     assert [(line["epoch"], line["skipped_batch"]) for line in skips] == [(1, 2), (2, 2), (3, 2)]
     heard = [u for u in tones if u.session != "1"]
     for line in skips:
-        drawn = list(finetune.training_batches(
-            frame_counts(heard), torch.tensor([LABELS.index(u.label) for u in heard]),
-            settings(batch_size=4, selection="last"), line["epoch"]))[1]
+        data = drawn_from(frame_counts(heard), torch.tensor([LABELS.index(u.label) for u in heard]))
+        drawn = list(finetune.training_batches(data, settings(batch_size=4, selection="last"), line["epoch"]))[1]
         assert line["utterances"] == sorted({heard[crop.utterance].id for crop in drawn})
     assert all(torch.isfinite(x).all() for x in weights(tmp_path / "one" / "recogniser").values())
-    monkeypatch.setattr(finetune, "train_step", lambda *rest: poison(step(*rest), rest[0], True))
+    monkeypatch.setattr(finetune, "train_step", lambda *rest: poison(step(*rest), rest[1], True))
     config = settings(batch_size=1, micro_batch_size=1, epochs=4, selection="last")
     run(micro, tones, tmp_path / "all", config, stop_after=1)
     after = weights(tmp_path / "all" / "recogniser")
@@ -610,8 +620,10 @@ def test_packed_batches_change_no_logit_and_no_gradient(micro, pooling):
     is_masked = torch.rand(3, 31) < 0.3
     trained = [p for name, p in model.named_parameters() if "feature_extractor" not in name]
     for inputs, lengths in ((torch.randn(3, 31, 8), counts), (sound, num_samples_of(counts))):
+        model.fast_path = False
         padded = model(inputs, lengths, is_masked)
-        packed = model(inputs, lengths, is_masked, counts.tolist())
+        model.fast_path = True
+        packed = model(inputs, lengths, is_masked)
         torch.testing.assert_close(packed, padded, rtol=1e-5, atol=1e-5)
         for a, b in zip(torch.autograd.grad(packed.square().sum(), trained),
                         torch.autograd.grad(padded.square().sum(), trained)):

@@ -143,11 +143,11 @@ def test_the_moments_survive_saving(tmp_path):
 
 
 def test_twenty_skipped_in_a_row_stop_the_run():
-    for skipped, updates in ((0, 0), (0, 50), (19, 19), (20, 21), (49, 50)):
-        optimiser.stop_if_skipping({"skipped": torch.tensor(float(skipped)), "updates": torch.tensor(float(updates))}, 70)
+    for skipped in (0, 1, 19):
+        optimiser.stop_if_skipping(torch.tensor(float(skipped)), 70)
     for number in (20, 50):
         with pytest.raises(ValueError, match=f"^update 70: the last {number} gradients were not finite; look at"):
-            optimiser.stop_if_skipping({"skipped": torch.tensor(float(number)), "updates": torch.tensor(float(number))}, 70)
+            optimiser.stop_if_skipping(torch.tensor(float(number)), 70)
 
 
 @pytest.mark.parametrize("loss, is_finite", [(1.5, True), (0.0, True), (np.nan, False), (np.inf, False),
