@@ -81,14 +81,14 @@ def test_a_folder_costs_a_line_for_each_rotten_file(model, mixed, capsys):
 
 def test_names_stand_for_sound_files_in_this_order(mixed, monkeypatch):
     monkeypatch.chdir(mixed.parent)
-    listed = list(sound_files(["mixed/sub", "mixed/d.flac", "mixed/*.[mo]*", "mixed/**/st*", "-"], [b"mixed/a.wav\n", b"\n",
-                                                                                          b"mixed/sub\r\n", b"-\n"]))
+    names = ["mixed/sub", "mixed/d.flac", "mixed/*.[mo]*", "mixed/**/st*", "-"]
+    listed = list(sound_files(names, [b"mixed/a.wav\n", b"\n", b"mixed/sub\r\n", b"-\n"]))
     assert listed == ["mixed/sub/stereo.wav", "mixed/sub/text.wav", "mixed/d.flac", "mixed/b.mp3", "mixed/c.ogg",
                       "mixed/sub/stereo.wav", "mixed/a.wav", "mixed/sub/stereo.wav", "mixed/sub/text.wav"]
     nothing = [str(error) for error in sound_files(["mixed/empty", "mixed/*.xyz", "mixed/gone.wav"])]
     assert nothing == ["mixed/empty: holds no sound file", "mixed/*.xyz: no file matches", "mixed/gone.wav"]
     (mixed / "take [1].wav").touch()
-    assert list(sound_files(["mixed/take [1].wav"])) == ["mixed/take [1].wav"]         # a name, though it looks like a pattern
+    assert list(sound_files(["mixed/take [1].wav"])) == ["mixed/take [1].wav"]      # though it looks like a pattern
     if os.sep == "/":
         assert list(sound_files(["-"], [b"mixed/\xff.wav\n"])) == [os.fsdecode(b"mixed/\xff.wav")]
 
