@@ -9,7 +9,7 @@ import pytest
 import torch.distributed as dist
 import torch.multiprocessing
 
-from framealign.units import kmeans
+from framealign.units import frame_source, kmeans
 from framealign.units.kmeans import KMeansConfig
 
 EMODB = Path(__file__).parents[2] / "../shared/data/emodb4/audio"
@@ -32,7 +32,7 @@ def speech() -> torch.Tensor:
         pytest.skip(f"{EMODB} is not there")
     pytest.importorskip("torchaudio")
     soundfile = pytest.importorskip("soundfile")
-    from framealign.sound import mfcc
+    from framealign.sound.mfcc import mfcc
     frames = [mfcc(torch.from_numpy(soundfile.read(path, dtype="float32")[0])) for path in sorted(EMODB.glob("*.flac"))]
     return torch.cat(frames)[::2][:20_000].contiguous()
 
@@ -146,7 +146,7 @@ def test_tries_that_advance_together_are_each_a_greedy_seeding(tries, clusters, 
     frames = mixture(700, 6, 30).double()
     frames -= frames.mean(0)
     draws = torch.rand(tries, clusters, candidates, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-    chosen, left = kmeans._seedings(frames, draws)
+    chosen, left = kmeans.greedy_seedings(frames, draws)
     for found, inertia, one in zip(chosen, left, draws):
         expected, remains = greedy_seeding(frames.numpy(), one.numpy())
         assert found.tolist() == expected and inertia.item() == pytest.approx(remains, rel=1e-9)
@@ -205,7 +205,7 @@ def test_seeding_passes_read_the_subsample_alone():
     frames, records = mixture(5000, 10, 30), []
     config = replace(QUICK, seeding_frames=500, seeding_passes=20, mini_batch_passes=0, full_passes=0, tolerance=0.0)
     found, _, _ = kmeans.fit(frames, 20, config, progress=records.append)
-    sample = frames[kmeans._spread(5000, 500, config.seed, "seeding")]
+    sample = frames[frame_source.spread(5000, 500, config.seed, "seeding")]
     nearest = kmeans.assign(sample, found)
     torch.testing.assert_close(found, torch.stack([sample[nearest == k].mean(0) for k in range(20)]))
     assert records[0]["inertia"] == pytest.approx(kmeans.inertia(sample, found), rel=1e-6)
@@ -233,40 +233,37 @@ def test_chunks_are_the_same_as_one_tensor(tmp_path):
         assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1]) and found[2] == expected[2]
 
 
-def test_more_frames_than_memory_may_hold():
+def test_more_frames_than_memory_may_hold(monkeypatch):
     """With a tenth of the frames held at a time, no more is held, every frame counts, and the result is as good."""
     frames, longest = mixture(20_000, 8, 60), []
 
-    class Watched(kmeans._Source):
+    class Watched(frame_source.FrameSource):
         def pick(self, positions):
             picked = super().pick(positions)
             longest.append(len(picked.frames))
             return picked
 
-    original, kmeans._Source = kmeans._Source, Watched
-    try:
-        small = kmeans.fit(list(frames.split(700)), 50, replace(QUICK, max_frames=2000, mini_batch_passes=3))
-    finally:
-        kmeans._Source = original
+    monkeypatch.setattr(frame_source, "FrameSource", Watched)
+    small = kmeans.fit(list(frames.split(700)), 50, replace(QUICK, max_frames=2000, mini_batch_passes=3))
     assert max(longest) == 2000 and small[1].sum() == 20_000
     assert small[2] == pytest.approx(kmeans.fit(frames, 50, QUICK)[2], rel=0.02)
 
 
 def test_positions_are_spread_evenly_and_differ():
     for total, size in ((10, 10), (1000, 7), (1000, 999), (5, 1)):
-        positions = kmeans._spread(total, size, 3)
+        positions = frame_source.spread(total, size, 3)
         edges = torch.arange(size + 1) * total // size
         assert ((positions >= edges[:-1]) & (positions < edges[1:])).all()
-    drawn = torch.stack([kmeans._spread(10, 2, seed) for seed in range(2000)])
+    drawn = torch.stack([frame_source.spread(10, 2, seed) for seed in range(2000)])
     assert torch.bincount(drawn.flatten(), minlength=10).min() > 300            # every frame may be drawn
 
 
 def test_an_empty_cluster_moves_to_the_farthest_frames():
     frames = torch.tensor([[0.0], [0.1], [0.2], [5.0], [9.0]])
     centroids = torch.tensor([[0.1], [77.0], [88.0]])
-    moved = kmeans._reseed(centroids, torch.tensor([False, True, True]), frames)
+    moved = kmeans.reseed(centroids, torch.tensor([False, True, True]), frames)
     assert moved.flatten().tolist() == pytest.approx([0.1, 9.0, 5.0])
-    assert centroids[1, 0] == 77.0 and kmeans._reseed(centroids, torch.tensor([False] * 3), frames) is centroids
+    assert centroids[1, 0] == 77.0 and kmeans.reseed(centroids, torch.tensor([False] * 3), frames) is centroids
 
 
 @pytest.mark.parametrize("passes", [(0, 0), (2, 0), (0, 3), (2, 3)])
