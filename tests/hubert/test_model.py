@@ -127,9 +127,10 @@ def test_all_hidden_states_are_transformers(name, tmp_path):
     """Every layer to 5e-6 in float32 and 1e-10 in float64, with no frame masked and with half of them."""
     hubert = make(SHAPES[name])
     theirs = in_transformers(hubert, tmp_path)
-    is_masked = sound(2, int(hubert.num_frames(torch.tensor(5000)))) > 0
+    samples = 2500 if name in BIG else 5000         # of the published sizes the convolutions take the time
+    is_masked = sound(2, int(hubert.num_frames(torch.tensor(samples)))) > 0
     for dtype, bound in ((torch.float32, 5e-6), (torch.float64, 1e-10)):
-        hubert, theirs, waveform = hubert.to(dtype), theirs.to(dtype), sound(2, 5000, dtype=dtype)
+        hubert, theirs, waveform = hubert.to(dtype), theirs.to(dtype), sound(2, samples, dtype=dtype)
         plain, masked = our_states(hubert, waveform), our_states(hubert, waveform, is_masked)
         assert largest_difference(plain, their_states(theirs, waveform)) <= bound
         assert largest_difference(masked, their_states(theirs, waveform, mask_time_indices=is_masked)) <= bound
@@ -229,7 +230,7 @@ def test_torchaudios_base_has_the_same_states(base):
         assert largest_difference(list(base.all_states(waveform)[1:]), expected) <= 5e-6
 
 
-@pytest.mark.parametrize("name", ["large", "xlarge", *NARROWS])
+@pytest.mark.parametrize("name", [pytest.param("large", marks=pytest.mark.slow), "xlarge", *NARROWS])
 def test_torchaudios_states(name):
     """Their random weights, read by interop: every layer and the output, to 5e-6 in float32 and 1e-10 in float64."""
     models = pytest.importorskip("torchaudio").models
@@ -245,8 +246,9 @@ def test_torchaudios_states(name):
     hubert = Hubert(found.config).eval()
     hubert.load(found.state, "torchaudio's")
     assert found.config == config
+    samples = 2500 if name in BIG else 5000
     for dtype, bound in ((torch.float32, 5e-6), (torch.float64, 1e-10)):
-        hubert, theirs, waveform = hubert.to(dtype), theirs.to(dtype), sound(2, 5000, dtype=dtype)
+        hubert, theirs, waveform = hubert.to(dtype), theirs.to(dtype), sound(2, samples, dtype=dtype)
         with torch.inference_mode():
             expected = [*theirs.extract_features(waveform)[0], theirs(waveform)[0]]
             assert largest_difference([*hubert.all_states(waveform)[1:], hubert.states(waveform)], expected) <= bound
@@ -263,12 +265,10 @@ def test_padding_never_changes_a_result(name):
 
 @pytest.mark.parametrize("name", ["base", "large"])
 def test_padding_never_changes_a_result_of_real_speech(name, shared):
-    """Six utterances of six lengths, as they are in their files and one made quiet: 2e-5 in float32."""
-    folder = shared / "emodb4" / "audio"
-    if not folder.is_dir():
-        pytest.skip(f"no sample data in {folder}")
-    waveforms = [audio.load(path) for path in sorted(folder.glob("*.flac"))[::50][:6]]
-    assert len(waveforms) == 6 and len({len(x) for x in waveforms}) > 3
+    """The first 0.5 to 1 s of six utterances, one made quiet: 2e-5 in float32."""
+    paths = sorted((shared / "emodb4" / "audio").glob("*.flac"))[::50][:6]
+    waveforms = [audio.load(path)[:8000 + 1777 * index] for index, path in enumerate(paths)]
+    assert len({len(x) for x in waveforms}) == 6
     waveforms[2] = 0.01 * waveforms[2]
     check_batch_equals_alone(make(SHAPES[name]), waveforms, 2e-5)
 
@@ -281,7 +281,7 @@ def test_padding_never_changes_a_result_of_half_a_minute(config):
 
 def test_padding_never_changes_a_result_of_the_whole_base(base, capsys):
     """Twelve layers, 2e-5; the same of transformers' and torchaudio's batches is printed for comparison."""
-    waveforms = of_lengths(3111, 8000, 400)
+    waveforms = of_lengths(1555, 4000, 400)
     check_batch_equals_alone(base, waveforms, 2e-5)
     batch, num_samples = padded(waveforms)
     is_sample = (torch.arange(batch.shape[1]) < num_samples[:, None]).long()
