@@ -1,18 +1,15 @@
 """k-means against float64 brute force in numpy, against scikit-learn, and against itself (chunks, ranks, seeds)."""
-import os
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch.distributed as dist
-import torch.multiprocessing
+import ranks
+import torch
 
+from framealign.runtime import distributed
 from framealign.units import frame_source, kmeans
 from framealign.units.kmeans import KMeansConfig
 
-EMODB = Path(__file__).parents[2] / "../shared/data/emodb4/audio"
 QUICK = KMeansConfig(seeding_frames=2000, seeding_tries=1, seeding_candidates=4, batch_frames=500, full_passes=5)
 
 
@@ -26,15 +23,15 @@ def mixture(num_frames: int, width: int, components: int, seed: int = 0) -> torc
 
 
 @pytest.fixture(scope="module")
-def speech() -> torch.Tensor:
-    """20,000 frames of real MFCC (S, 39), every second one of the EMO-DB part."""
-    if not EMODB.is_dir():
-        pytest.skip(f"{EMODB} is not there")
+def speech(shared) -> torch.Tensor:
+    """10,000 frames of real MFCC (S, 39), of every fourth utterance of the EMO-DB part."""
     pytest.importorskip("torchaudio")
     soundfile = pytest.importorskip("soundfile")
     from framealign.sound.mfcc import mfcc
-    frames = [mfcc(torch.from_numpy(soundfile.read(path, dtype="float32")[0])) for path in sorted(EMODB.glob("*.flac"))]
-    return torch.cat(frames)[::2][:20_000].contiguous()
+    paths = sorted((shared / "emodb4" / "audio").glob("*.flac"))[::4]
+    frames = torch.cat([mfcc(torch.from_numpy(soundfile.read(path, dtype="float32")[0])) for path in paths])
+    assert len(frames) > 10_000
+    return frames[:10_000].contiguous()
 
 
 def brute_distances(frames: torch.Tensor, centroids: torch.Tensor) -> np.ndarray:
@@ -323,48 +320,33 @@ CONFIGURATIONS = {"held": replace(QUICK, full_passes=3), "drawn": replace(QUICK,
 SHARES = {"half each": [2001, 2000], "all and none": [4001, 0]}
 
 
-def _rank(rank: int, folder: Path) -> None:
-    """One of two processes: fits its part and writes what it found. Leaves by os._exit once all is written, because
-    gloo's threads may abort the interpreter on its way out."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    frames = torch.load(folder / "frames.pt", weights_only=True)
+def fits_of_a_rank() -> tuple[dict[str, tuple[np.ndarray, np.ndarray, float]], str]:
+    """One of two ranks: centroids, counts and inertia by share and configuration; the error where one rank has NaN."""
+    frames, rank, fits = mixture(4001, 6, 30), distributed.rank(), {}
     for share, sizes in SHARES.items():
         for name, config in CONFIGURATIONS.items():
             centroids, counts, inertia = kmeans.fit(frames.split(sizes)[rank], 20, config)
-            np.savez(folder / f"{share} {name} {rank}.npz", centroids=centroids, counts=counts, inertia=inertia)
+            fits[f"{share} {name}"] = centroids.numpy(), counts.numpy(), float(inertia)
     try:
         kmeans.fit(frames * float("nan") if rank == 1 else frames, 20, QUICK)
     except ValueError as error:
-        (folder / f"message {rank}").write_text(str(error))
-    dist.barrier()
-    dist.destroy_process_group()
-    sys.stdout.flush()
-    os._exit(0)
+        return fits, str(error)
+    return fits, ""
 
 
-def test_two_ranks_find_the_codebook_of_one(tmp_path):
+def test_two_ranks_find_the_codebook_of_one():
     """Two gloo processes, half of the frames each, or all and none; and both raise for a fault of one."""
-    frames = mixture(4001, 6, 30)
-    torch.save(frames, tmp_path / "frames.pt")
-    context = torch.multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_rank, args=(rank, tmp_path)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0, 0]
+    frames, of_ranks = mixture(4001, 6, 30), ranks.run(fits_of_a_rank, 2)
     for name, config in CONFIGURATIONS.items():
         one = kmeans.fit(frames, 20, config)
         for share in SHARES:
-            first, second = (np.load(tmp_path / f"{share} {name} {rank}.npz") for rank in range(2))
-            for key in ("centroids", "counts", "inertia"):
-                np.testing.assert_array_equal(first[key], second[key])
-            np.testing.assert_allclose(first["centroids"], one[0], atol=1e-4)
-            np.testing.assert_array_equal(first["counts"], one[1])
-            assert first["inertia"] == pytest.approx(one[2], rel=1e-6)
-    for rank in range(2):
-        assert "rank 1 is not finite" in (tmp_path / f"message {rank}").read_text()
+            first, second = (fits[f"{share} {name}"] for fits, _ in of_ranks)
+            for mine, other in zip(first, second):
+                np.testing.assert_array_equal(mine, other)
+            np.testing.assert_allclose(first[0], one[0], atol=1e-4)
+            np.testing.assert_array_equal(first[1], one[1])
+            assert first[2] == pytest.approx(one[2], rel=1e-6)
+    assert all("rank 1 is not finite" in message for _, message in of_ranks)
 
 
 @pytest.mark.parametrize("kind", ["speech", "mixture"])
