@@ -24,21 +24,22 @@ def place_one_by_one(counts: Tensor, longest: int, start_fraction: float, span: 
     rounding = torch.rand(len(counts), generator=generator)
     scores = torch.rand(len(counts), longest, generator=generator)
     spared = torch.rand(len(counts), generator=generator)
-    is_masked = torch.zeros(len(counts), longest, dtype=torch.bool)
+    is_masked = torch.zeros(len(counts), longest, dtype=torch.bool).numpy()     # of which one element is soon set
     for b, T in enumerate(counts.tolist()):
         width = min(span, T // 2)
         if width == 0:
             continue
         number = int(start_fraction * counts[b] + rounding[b])
         number = max(number, min(min_spans, (T - 1) // width))
-        places = sorted(range(T - width + 1), key=lambda t: -scores[b, t].item())
+        score = scores[b].tolist()
+        places = sorted(range(T - width + 1), key=lambda t: -score[t])
         for start in places[:number]:
             for t in range(start, start + width):
                 assert t < T
                 is_masked[b, t] = True
         if is_masked[b, :T].all():
             is_masked[b, int(spared[b] * T)] = False
-    return is_masked
+    return torch.from_numpy(is_masked)
 
 
 @pytest.mark.parametrize("start_fraction, span, min_spans", SETTINGS)

@@ -493,6 +493,7 @@ def test_interrupted_runs_end_like_uninterrupted_ones(world, finished, monkeypat
     assert found.items() <= small.products(finished).items() and len(found) == 20
 
 
+@pytest.mark.slow                                   # in other words: test_survival.py, whose processes start at once
 def test_killed_runs_end_like_uninterrupted_ones(world, finished):
     """SIGKILL after a line of output that is drawn, twice; what is left is finished in this process."""
     run, draw = world.folder / "killed", random.Random(1)

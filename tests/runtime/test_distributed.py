@@ -170,30 +170,26 @@ import torch
 from framealign.runtime import distributed
 with distributed.ranks(torch.device("cpu")):
     total = distributed.all_reduce_sum(torch.tensor([distributed.rank() + 1.0])).item()
-    if len(sys.argv) > 2 and distributed.rank() == 1:
-        raise ValueError("rank 1 fails")
     Path(sys.argv[1], f"rank{distributed.rank()}").write_text(f"{total} of {distributed.world_size()}")
     distributed.barrier()
+    if distributed.rank() == 1:
+        raise ValueError("rank 1 fails")
 sys.stdout.flush(), sys.stderr.flush()
 os._exit(0)                                         # gloo's threads may abort an interpreter on its way out
 """
 
 
-def torchrun(script: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script, *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}, capture_output=True,
-        text=True, timeout=120)
-
-
 def test_torchrun_describes_the_ranks(tmp_path):
-    """The launcher's environment is all that `ranks` needs; and an error on one rank is an error of the whole."""
+    """The launcher's environment is all that `ranks` needs; and an error on one rank is an error of the whole.
+
+    That ranks which end well are a success of the whole is seen where two of them pretrain (test_bin.py).
+    """
     (tmp_path / "script.py").write_text(SCRIPT)
-    done = torchrun(tmp_path / "script.py", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == ["3.0 of 2"] * 2
-    failed = torchrun(tmp_path / "script.py", str(tmp_path), "fail")
-    assert failed.returncode != 0 and "ValueError: rank 1 fails" in failed.stderr
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*command, tmp_path / "script.py", tmp_path], capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])})
+    assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == ["3.0 of 2"] * 2, done.stderr
+    assert done.returncode != 0 and "ValueError: rank 1 fails" in done.stderr
 
 
 def test_devices(monkeypatch):
