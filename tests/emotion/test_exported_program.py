@@ -2,6 +2,7 @@
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,43 +17,62 @@ LABELS = ["neutral", "happy", "angry", "sad"]
 # Run with -I in an empty folder: neither this checkout nor PYTHONPATH is on its path; nor is an installed one found.
 ALONE = """
 import json, sys, torch
+from pathlib import Path
 sys.modules["framealign"] = None
 try:
     import framealign.hubert.model
     sys.exit("framealign can be imported here")
 except ImportError:
     pass
-extra = {"labels.json": ""}
-program = torch.export.load(sys.argv[1], extra_files=extra).module()
-batches = torch.load(sys.argv[2], weights_only=True)
-torch.save([program(*batch) for batch in batches], sys.argv[3])
-print(json.loads(extra["labels.json"])["labels"])
+for folder in map(Path, sys.argv[1:]):
+    extra = {"labels.json": ""}
+    program = torch.export.load(folder / "recogniser.pt2", extra_files=extra).module()
+    batches = torch.load(folder / "batches.pt", weights_only=True)
+    torch.save([program(*batch) for batch in batches], folder / "answers.pt")
+    print(json.loads(extra["labels.json"])["labels"])
 """
+# norm of the conv encoder: whether a waveform is normalised, pooling
+VARIANTS = {"group": (True, "attention"), "layer": (False, "mean")}
 
 
-@pytest.mark.parametrize("norm, do_normalize, pooling", [("group", True, "attention"), ("layer", False, "mean")])
-def test_the_program_is_the_model(micro, tmp_path, norm, do_normalize, pooling):
-    """Batches of 1 to 5 sounds of 25 ms to 2 s, padded; each as the recogniser hears it alone."""
+def recogniser_and_batches(micro, norm: str, folder: Path) -> list[list[torch.Tensor]]:
+    """A recogniser with its program, and batches of 1 to 5 sounds of 25 ms to 2 s, padded: the sounds of each batch."""
     torch.manual_seed(1)
+    do_normalize, pooling = VARIANTS[norm]
     model = EmotionModel(Hubert(dataclasses.replace(micro, feat_extract_norm=norm), do_normalize), LABELS, pooling)
     for parameter in [*model.hubert.encoder.parameters(), *model.pooling.parameters(), *model.classifier.parameters()]:
         torch.nn.init.normal_(parameter, std=0.4)
-    model.save_pretrained(tmp_path / "recogniser")
-    exported_program.export(tmp_path / "recogniser", tmp_path / "recogniser.pt2")
+    model.save_pretrained(folder / "recogniser")
+    exported_program.export(folder / "recogniser", folder / "recogniser.pt2")
     draw, batches, sounds = np.random.default_rng(0), [], []
     for size in (1, 1, 2, 3, 5, 1):
         lengths = [400] if not batches else draw.integers(400, 32_000, size=size).tolist()
         sounds.append([0.1 * torch.randn(n) + 0.05 for n in lengths])
         padded = torch.nn.utils.rnn.pad_sequence(sounds[-1], batch_first=True)
         batches.append((torch.nn.functional.pad(padded, (0, max(0, 720 - max(lengths)))), torch.tensor(lengths)))
-    torch.save(batches, tmp_path / "batches.pt")
-    (tmp_path / "elsewhere").mkdir()
-    found = subprocess.run([sys.executable, "-I", "-c", ALONE, *(str(tmp_path / name) for name in (
-        "recogniser.pt2", "batches.pt", "answers.pt"))], cwd=tmp_path / "elsewhere", capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.strip() == str(LABELS)
-    recogniser = Recogniser.from_pretrained(tmp_path / "recogniser")
-    for answers, batch in zip(torch.load(tmp_path / "answers.pt", weights_only=True), sounds, strict=True):
+    torch.save(batches, folder / "batches.pt")
+    return sounds
+
+
+@pytest.fixture(scope="module")
+def answered(micro, tmp_path_factory) -> dict[str, tuple[Path, list[list[torch.Tensor]]]]:
+    """By norm: the folder of a recogniser, where a process without framealign has put the answers; and the sounds."""
+    folder = tmp_path_factory.mktemp("programs")
+    sounds = {norm: recogniser_and_batches(micro, norm, folder / norm) for norm in VARIANTS}
+    (folder / "elsewhere").mkdir()
+    done = subprocess.run([sys.executable, "-I", "-c", ALONE, *(folder / norm for norm in VARIANTS)],
+                          cwd=folder / "elsewhere", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str(LABELS)] * len(VARIANTS)
+    return {norm: (folder / norm, sounds[norm]) for norm in VARIANTS}
+
+
+@pytest.mark.parametrize("norm", VARIANTS)
+def test_the_program_is_the_model(answered, norm):
+    """Each sound of each padded batch as the recogniser hears it alone."""
+    folder, sounds = answered[norm]
+    recogniser = Recogniser.from_pretrained(folder / "recogniser")
+    for answers, batch in zip(torch.load(folder / "answers.pt", weights_only=True), sounds, strict=True):
         for probabilities, attention, posterior, sound in zip(*answers, batch, strict=True):
             alone = recogniser(sound)
             T = len(alone.attention)
