@@ -29,7 +29,7 @@ $(VENV)/ready: setup.cfg pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet -e '.[test$(if $(EXTRAS),$(COMMA)$(EXTRAS))]'
 	touch $@
 
-demo: $(VENV)/ready  ## the whole method on a synthetic corpus: six stages, three methods, minutes on a CPU
+demo: $(VENV)/ready  ## the whole method on a synthetic corpus, minutes on a CPU; ends with a report and a lesson to look at
 	$(VENV)/bin/python bin/demo.py $(FLAGS)
 
 test: $(VENV)/ready  ## the tests (skips say what they would need)

@@ -40,7 +40,7 @@ TUNED = ["--epochs", "1", "--batch-size", "8", "--micro-batch-size", "8", "--dev
 
 
 @dataclasses.dataclass
-class Said:
+class Outcome:
     """What a script left behind: exit status and both outputs."""
     status: int
     out: str
@@ -48,15 +48,15 @@ class Said:
 
 
 @pytest.fixture
-def script(monkeypatch, capsys) -> Callable[..., Said]:
+def script(monkeypatch, capsys) -> Callable[..., Outcome]:
     """Run a script by name with arguments in this process."""
-    def run(name: str, *args: object) -> Said:
+    def run(name: str, *args: object) -> Outcome:
         path = small.ROOT / "bin" / f"{name}.py"
         monkeypatch.setattr(sys, "argv", [str(path), *map(str, args)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
             runpy.run_path(str(path), run_name="__main__")
-        return Said(end.value.code, *capsys.readouterr())
+        return Outcome(end.value.code, *capsys.readouterr())
     return run
 
 
@@ -64,9 +64,9 @@ def script(monkeypatch, capsys) -> Callable[..., Said]:
 def good(script) -> Callable[..., str]:
     """Run a script that must end well; what it printed."""
     def run(name: str, *args: object) -> str:
-        said = script(name, *args)
-        assert said.status == 0, said.err
-        return said.out
+        outcome = script(name, *args)
+        assert outcome.status == 0, outcome.err
+        return outcome.out
     return run
 
 
@@ -165,16 +165,16 @@ def test_help_says_units(script, name, words):
 
 
 def test_a_wrong_flag_is_explained(script):
-    said = script("pretrain", "--updates", "many")
-    assert said.status == 2 and said.err.splitlines()[-1].endswith("argument --updates: invalid int value: 'many'")
+    outcome = script("pretrain", "--updates", "many")
+    assert outcome.status == 2 and outcome.err.splitlines()[-1].endswith("argument --updates: invalid int value: 'many'")
 
 
 def test_launched_from_the_shell(table, tmp_path):
     """A real process, in another folder, with an error: one line on stderr, status 2, no traceback."""
     command = [sys.executable, small.ROOT / "bin" / "finetune.py", "--corpus", table, "--init-from", "nowhere"]
-    found = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=tmp_path, env=small.ENVIRONMENT)
-    assert found.returncode == 2 and found.stdout == ""
-    assert found.stderr.splitlines() == [
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=tmp_path, env=small.ENVIRONMENT)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.splitlines() == [
         "error: nowhere: no such directory (one with config.json and model.safetensors is needed)"]
     assert not list(tmp_path.iterdir())
 
@@ -184,9 +184,9 @@ def test_two_ranks_of_torchrun_pretrain_as_one(good, table, units, base, tmp_pat
     good("pretrain", *args, "--out", tmp_path / "one")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2,
                small.ROOT / "bin" / "pretrain.py", *args, "--out", tmp_path / "two"]
-    found = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=tmp_path, env=small.ENVIRONMENT)
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.splitlines()[-1] == f"encoder: {tmp_path / 'two' / 'encoder'}"      # said by one rank
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=tmp_path, env=small.ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"encoder: {tmp_path / 'two' / 'encoder'}"      # one rank prints it
     one, two = (safetensors.torch.load_file(tmp_path / name / "encoder" / "model.safetensors") for name in (
         "one", "two"))
     assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
@@ -196,8 +196,8 @@ def test_two_ranks_of_torchrun_pretrain_as_one(good, table, units, base, tmp_pat
 
 def test_prepare_reads_every_kind_of_corpus(good, tree, tones, table, tmp_path):
     out = good("prepare", "--iemocap", tree, "--allow-partial", "--out", tmp_path / "a" / "corpus.tsv")
-    found = manifest.read(tmp_path / "a" / "corpus.tsv")
-    assert len(found) == 24 and {u.label for u in found} == set(utterance.CLASSES)
+    utterances = manifest.read(tmp_path / "a" / "corpus.tsv")
+    assert len(utterances) == 24 and {u.label for u in utterances} == set(utterance.CLASSES)
     assert out.splitlines()[-1] == f"{tmp_path / 'a' / 'corpus.tsv'}: 24 utterances" and "hours" in out
     without = good("prepare", "--iemocap", tree, "--allow-partial", "--no-excited", "--out", tmp_path / "b.tsv")
     assert without != out or not list(tree.rglob("*exc*"))
@@ -219,8 +219,8 @@ def test_units_of_mfcc_of_states_and_of_a_codebook(good, table, base, tones, tmp
     codebook = tmp_path / "states" / "codebook.safetensors"
     good("units", *few, "--model", base, "--layer", 1, "--codebook", codebook, "--out", tmp_path / "given")
     mfcc, states, given = (Units.read(tmp_path / name / "units.safetensors") for name in ("mfcc", "states", "given"))
-    for found in (mfcc, states, given):
-        found.check(tones, "units")
+    for one in (mfcc, states, given):
+        one.check(tones, "units")
     assert torch.equal(states.units, given.units) and mfcc.num_clusters == 6
     assert Codebook.read(codebook).record | {"seed": 3, "layer": 1} == Codebook.read(codebook).record
     assert len((tmp_path / "mfcc" / "units.km").read_text().splitlines()) == 24
@@ -247,9 +247,9 @@ def test_pretrain_from_scratch_finetune_export_recognise(good, table, units, ton
     lines = good("recognise", tmp_path / "exported", *sounds, "--device", "cpu").splitlines()
     assert [line.split("\t")[0] for line in lines] == [*map(str, sounds)]
     one, = good("recognise", tmp_path / "exported", sounds[0], "--timeline", "--format", "jsonl").splitlines()
-    found = Recogniser.from_pretrained(tmp_path / "exported")(sounds[0])
-    assert json.loads(one)["emotion"] == found.emotion == lines[0].split("\t")[1]
-    assert np.abs(np.array(json.loads(one)["attention"]) - found.attention).max() < 1e-5
+    result = Recogniser.from_pretrained(tmp_path / "exported")(sounds[0])
+    assert json.loads(one)["emotion"] == result.emotion == lines[0].split("\t")[1]
+    assert np.abs(np.array(json.loads(one)["attention"]) - result.attention).max() < 1e-5
 
 
 def test_finetune_by_lists_and_again(good, script, tones, base, tmp_path):
@@ -261,8 +261,8 @@ def test_finetune_by_lists_and_again(good, script, tones, base, tmp_path):
     good("finetune", *args)
     before = small.products(tmp_path / "run")
     assert "continues after update 1" in good("finetune", *args) and small.products(tmp_path / "run") == before
-    said = script("finetune", *args, "--no-resume")
-    assert said.status == 2 and "holds checkpoints" in said.err
+    outcome = script("finetune", *args, "--no-resume")
+    assert outcome.status == 2 and "holds checkpoints" in outcome.err
 
 
 def test_session_and_evaluate_print_the_table(good, tree, base, finished, tmp_path):
@@ -317,13 +317,20 @@ def test_demo_runs_the_three_methods_and_measures_alignment(good, base, tmp_path
     """The demo itself, on a corpus of 40 utterances and with a random base model."""
     monkeypatch.setattr(demo_command, "UTTERANCES_PER_SPEAKER", 4)
     out = good("demo", "--hubert", base, "--device", "cpu", *small.FLAGS, "--out", tmp_path / "demo")
-    found = files.read_json(tmp_path / "demo" / "demo.json")
-    assert list(found["methods"]) == ["finetune", "tapt", "align"]
-    for method, result in found["methods"].items():
+    numbers = files.read_json(tmp_path / "demo" / "demo.json")
+    assert list(numbers["methods"]) == ["finetune", "tapt", "align"]
+    for method, result in numbers["methods"].items():
         assert all(0 <= result["alignment"][name] <= 1 for name in ("attention_auc_mean", "posterior_auc_mean",
                                                                    "units_nmi"))
         assert re.search(rf"^ *{method} +{100 * result['reported']['ua']:.1f} % ", out, re.MULTILINE)
-    assert {"pitch and energy", "MFCC"} == set(found["utterance_means_ua"])
+    assert {"pitch and energy", "MFCC"} == set(numbers["utterance_means_ua"])
+    *_, example, pages = out.splitlines()
+    recogniser = tmp_path / "demo" / "session1" / "recogniser"
+    assert re.fullmatch(rf"try: bin/recognise.py {recogniser} (\S+\.wav) --timeline", example)
+    assert Path(example.split()[3]).is_file()
+    report, lesson = (tmp_path / "demo" / "session1" / name for name in ("report.html", "lesson.html"))
+    assert pages == f"open in a browser: {report} and {lesson}"
+    assert "<svg" in report.read_text(encoding="utf-8") and "<svg" in lesson.read_text(encoding="utf-8")
 
 
 def test_the_committed_base_model_can_be_made_again(good, tmp_path, monkeypatch):
@@ -359,11 +366,11 @@ ROTTEN = {"missing": "no such file", "empty": r"empty file \(0 bytes\)", "trunca
           "text": "not a sound file", "short": "400", "silent": "nothing to hear", "nan": "NaN"}
 
 
-def refused(said: Said, folder: Path, before: dict, *words: str) -> None:
+def refused(outcome: Outcome, folder: Path, before: dict, *words: str) -> None:
     """One line on stderr with these words, status 2, and the folder as it was."""
-    assert said.status == 2, said.err
-    line, = said.err.strip().splitlines() or [""]
-    assert line.startswith("error: ") and "Traceback" not in said.out + said.err
+    assert outcome.status == 2, outcome.err
+    line, = outcome.err.strip().splitlines() or [""]
+    assert line.startswith("error: ") and "Traceback" not in outcome.out + outcome.err
     for word in words:
         assert re.search(word, line), line
     assert listing(folder) == before
@@ -509,7 +516,7 @@ def test_other_mistakes(script, table, tree, base, units, tmp_path, monkeypatch,
 # make
 
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
-@pytest.mark.parametrize("words, status, said", [
+@pytest.mark.parametrize("words, status, printed", [
     (["session", "S=2", "IEMOCAP=/a b", "HUBERT=tiny", "RUN=r"], 0,
      r'bin/session\.py --iemocap "/a b" --hubert "tiny"\s+--preset tiny --seed 0 +--out "r" +--session'),
     (["sessions", "CORPUS=c.tsv", "HUBERT=/m", "METHOD=tapt", "CODEBOOK=k.bin", "FLAGS=--redo all"], 0,
@@ -519,7 +526,7 @@ def test_other_mistakes(script, table, tree, base, units, tmp_path, monkeypatch,
     (["session", "HUBERT=tiny"], 2, "give IEMOCAP=folder or CORPUS=table"),
     (["session", "IEMOCAP=/a"], 2, "give HUBERT=a model directory, tiny or scratch"),
 ])
-def test_make_calls_the_scripts(words, status, said):
+def test_make_calls_the_scripts(words, status, printed):
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "FLAGS"))}
-    found = subprocess.run(["make", "--dry-run", *words], capture_output=True, text=True, cwd=small.ROOT, env=outside)
-    assert found.returncode == status and re.search(said, " ".join((found.stdout + found.stderr).split("\\\n")))
+    done = subprocess.run(["make", "--dry-run", *words], capture_output=True, text=True, cwd=small.ROOT, env=outside)
+    assert done.returncode == status and re.search(printed, " ".join((done.stdout + done.stderr).split("\\\n")))

@@ -24,8 +24,8 @@ def test_a_corpus_is_a_manifest_or_a_fairseq_list(tones, table, tmp_path):
     lines = [str(tones[0].path.parent), *(f"{u.path.name}\t{u.num_samples}" for u in tones)]
     (tmp_path / "list.tsv").write_text("\n".join(lines) + "\n")
     assert command_inputs.read_corpus(str(table)) == tones
-    found = command_inputs.read_corpus(str(tmp_path / "list.tsv"))
-    assert [(u.id, u.path, u.num_samples, u.label) for u in found] == [(u.id, u.path, u.num_samples, "") for u in tones]
+    listed = command_inputs.read_corpus(str(tmp_path / "list.tsv"))
+    assert [(u.id, u.path, u.num_samples, u.label) for u in listed] == [(u.id, u.path, u.num_samples, "") for u in tones]
 
 
 def test_a_corpus_is_compared_with_its_files(tones, table):
@@ -37,7 +37,7 @@ def test_a_corpus_is_compared_with_its_files(tones, table):
 @pytest.mark.parametrize("samples, message", [(np.zeros(8000), "nothing to hear"), (np.full(8000, np.nan), "NaN")])
 @pytest.mark.parametrize("step", ["units", "pretrain", "finetune"])
 def test_rotten_sound_leaves_nothing(tones, small_base, units, tmp_path, step, samples, message):
-    """Its header is in order, so it is found out while features are computed."""
+    """Its header is in order, so it shows only while features are computed."""
     soundfile.write(tmp_path / "bad.wav", samples, 16_000, subtype="FLOAT")
     bad = dataclasses.replace(tones[9], path=tmp_path / "bad.wav", num_samples=8000)
     manifest.write(tmp_path / "corpus.tsv", [*tones[:9], bad, *tones[10:]])

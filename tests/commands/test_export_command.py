@@ -48,17 +48,17 @@ def test_export_of_a_run_a_checkpoint_a_recogniser(tuned, tmp_path, source, enco
 def test_export_to_torchaudios_names(tuned, tmp_path):
     export_command.run(str(tuned), str(tmp_path / "ta.safetensors"), True, "torchaudio")
     wanted = torchaudio_weights.to_torchaudio(model_directory.read(tuned / "checkpoints" / "00000002").state)
-    found = safetensors.torch.load_file(tmp_path / "ta.safetensors")
-    assert set(found) == set(wanted) and all(torch.equal(found[name], x) for name, x in wanted.items())
+    weights = safetensors.torch.load_file(tmp_path / "ta.safetensors")
+    assert set(weights) == set(wanted) and all(torch.equal(weights[name], x) for name, x in wanted.items())
 
 
 def test_export_as_a_program(tuned, tones, tmp_path):
     """Of a run its newest checkpoint; the same answer as the exported directory; an encoder alone is refused."""
     export_command.run(str(tuned), str(tmp_path / "a.pt2"), False, "torch-export")
     waveform = audio.load(tones[3].path)
-    found = torch.export.load(tmp_path / "a.pt2").module()(waveform[None], torch.tensor([len(waveform)]))[0][0]
+    probabilities = torch.export.load(tmp_path / "a.pt2").module()(waveform[None], torch.tensor([len(waveform)]))[0][0]
     wanted = Recogniser.from_pretrained(tuned / "checkpoints" / "00000002")(waveform).probabilities
-    assert found.tolist() == pytest.approx(list(wanted.values()), abs=2e-5)
+    assert probabilities.tolist() == pytest.approx(list(wanted.values()), abs=2e-5)
     with pytest.raises(ValueError, match="--to torch-export writes a recogniser: leave out --encoder"):
         export_command.run(str(tuned), str(tmp_path / "b.pt2"), True, "torch-export")
     assert not (tmp_path / "b.pt2").exists()

@@ -32,6 +32,7 @@ from framealign.runtime import files, log
 from framealign.sound import audio
 from framealign.corpus import manifest
 from framealign.corpus.importers import fairseq_list, iemocap, scp
+from framealign.corpus.utterance import Utterance
 from framealign.hubert import model_directory
 from framealign.hubert.model import Hubert
 from framealign.exchange import fairseq_checkpoint
@@ -92,10 +93,10 @@ def listen(path: Path) -> None:
 
 def read_tables(path: Path) -> None:
     """What is read can be written, and is then the same: so ids are safe and paths absolute."""
-    found = manifest.read(path)
-    manifest.write(path.with_name("again.tsv"), found)
-    assert manifest.read(path.with_name("again.tsv")) == found
-    assert all(Path(u.id).name == u.id and u.path.is_absolute() for u in found)
+    utterances = manifest.read(path)
+    manifest.write(path.with_name("again.tsv"), utterances)
+    assert manifest.read(path.with_name("again.tsv")) == utterances
+    assert all(Path(u.id).name == u.id and u.path.is_absolute() for u in utterances)
 
 
 def read_scp(path: Path) -> None:
@@ -151,7 +152,7 @@ class Readers:
                              directory),
             "weights": ([(model / "model.safetensors").read_bytes()], "model/model.safetensors", directory),
             "bin": ([buffers["bin"].getvalue()], "old/pytorch_model.bin", directory),
-            "fairseq": ([buffers["zip"].getvalue(), buffers["legacy"].getvalue()], "f.pt", fairseq_checkpoint.read),
+            "fairseq": ([buffers["zip"].getvalue(), buffers["legacy"].getvalue()], "f.pt", fairseq_checkpoint.read_fairseq),
             "joblib": ([test_scikit_learn_codebook.k_means(test_scikit_learn_codebook.array(alignment=3)),
                         pickle.dumps(test_scikit_learn_codebook.CENTROIDS)], "c.bin", Codebook.read),
             "npy": ([buffers["npy"].getvalue()], "c.npy", Codebook.read),
@@ -168,7 +169,7 @@ class Readers:
                        lambda path: changed(files.read_json(path), {"settings": {"a": [1]}, "upstream": {}})),
             "store": ([json.dumps({"key": "k", "width": 3, "dtype": "float16", "shards": ["frames.npy"],
                                    "group_frames": 3000}).encode()], "store/index.json",
-                      lambda path: FrameStore(path.parent, torch.tensor([2]))),
+                      lambda path: FrameStore(path.parent, [Utterance("u", Path("u.wav"), 720)])),
             "log": ([b'{"update": 1, "loss": 0.5}\n{"update": 2}\n'], "log.jsonl",
                     lambda path: log.Log(path).keep_until(1)),
             "checkpoint": ([b'{"config.json": "0123456789abcdef"}'], "run/checkpoints/00000001/complete.json",
@@ -184,9 +185,9 @@ KINDS = ("manifest", "table", "scp", "fairseq tsv", "km", "IEMOCAP", "config.jso
 
 @pytest.fixture
 def readers(tmp_path) -> Readers:
-    found = Readers(tmp_path)
-    assert tuple(found.good) == KINDS
-    return found
+    every = Readers(tmp_path)
+    assert tuple(every.good) == KINDS
+    return every
 
 
 @contextlib.contextmanager
@@ -220,8 +221,8 @@ def attack(readers: Readers, kind: str, number: int, seed: int) -> None:
             except ValueError as error:
                 assert str(error) and "\n" not in str(error) and len(str(error)) < 6000, (turn, error)
             except BaseException as error:
-                said = f"{type(error).__name__}: {error}"
-                raise AssertionError(f"{kind}, mutation {turn}: {said}; {data[:300]!r}") from error
+                reason = f"{type(error).__name__}: {error}"
+                raise AssertionError(f"{kind}, mutation {turn}: {reason}; {data[:300]!r}") from error
             slowest = max(slowest, time.thread_time() - began)
     assert slowest < SECONDS, f"{kind}: {slowest:.1f} s"
     print(f"{kind}: {number} mutations, {values} read, {number - values} refused, slowest {slowest:.3f} s")
@@ -260,21 +261,21 @@ FORBIDDEN = {"eval", "exec", "compile", "__import__", "pickle.load", "pickle.loa
 
 def unsafe(source: str) -> list[str]:
     """Calls that execute what a file or a string says, with their lines."""
-    found = []
+    unsafe = []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue
         name, given = ast.unparse(node.func), {word.arg: word.value for word in node.keywords}
         says = {word: value.value if isinstance(value, ast.Constant) else None for word, value in given.items()}
         if name in FORBIDDEN:
-            found.append(f"{node.lineno}: {name}")
+            unsafe.append(f"{node.lineno}: {name}")
         if name == "torch.load" and says.get("weights_only") is not True:
-            found.append(f"{node.lineno}: torch.load without weights_only=True")
+            unsafe.append(f"{node.lineno}: torch.load without weights_only=True")
         if name in ("np.load", "numpy.load") and says.get("allow_pickle") is not False and "mmap_mode" not in given:
-            found.append(f"{node.lineno}: np.load that may unpickle")
+            unsafe.append(f"{node.lineno}: np.load that may unpickle")
         if "shell" in given and says["shell"] is not False:
-            found.append(f"{node.lineno}: shell=True")
-    return found
+            unsafe.append(f"{node.lineno}: shell=True")
+    return unsafe
 
 
 def test_nothing_is_unpickled_evaluated_or_given_to_a_shell():

@@ -1,4 +1,4 @@
-"""A folder of mixed material: what is found, in what order, what one rotten file costs, and what is written where."""
+"""A folder of mixed material: which sounds, in what order, what one rotten file costs, and what is written where."""
 import csv
 import io
 import json
@@ -29,7 +29,7 @@ def model(micro, tmp_path_factory) -> Path:
     model = EmotionModel(Hubert(micro), LABELS)
     for parameter in [*model.hubert.encoder.parameters(), *model.pooling.parameters(), *model.classifier.parameters()]:
         torch.nn.init.normal_(parameter, std=0.4)
-    place = tmp_path_factory.mktemp("hearing") / "recogniser"
+    place = tmp_path_factory.mktemp("recognise") / "recogniser"
     model.save_pretrained(place)
     return place
 
@@ -64,19 +64,19 @@ def mixed(tmp_path) -> Path:
 def test_a_folder_costs_a_line_for_each_rotten_file(model, mixed, capsys):
     """Every good file is recognised as it is alone, in order; every rotten one has its line; status 1."""
     assert recognise_command.run(str(model), [str(mixed)], RecogniseRun(format="csv", device="cpu")) == 1
-    said = capsys.readouterr()
-    rows, recogniser = list(csv.DictReader(io.StringIO(said.out))), Recogniser.from_pretrained(model)
+    printed = capsys.readouterr()
+    rows, recogniser = list(csv.DictReader(io.StringIO(printed.out))), Recogniser.from_pretrained(model)
     assert [row["path"] for row in rows] == [str(mixed / name) for name in GOOD]
     for row in rows:
         alone = recogniser(row["path"])
         assert row["emotion"] == alone.emotion and float(row["seconds"]) == pytest.approx(alone.seconds, abs=1e-3)
         np.testing.assert_allclose([float(row[name]) for name in LABELS], list(alone.probabilities.values()), atol=1e-6)
-    errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
     assert len(errors) == len(ROTTEN)
     for name, reason in ROTTEN.items():
         line, = (line for line in errors if str(mixed / name) in line)
         assert reason in line
-    assert said.err.splitlines()[-1] == "6 of 12 could not be recognised"
+    assert printed.err.splitlines()[-1] == "6 of 12 could not be recognised"
 
 
 def test_names_stand_for_sound_files_in_this_order(mixed, monkeypatch):
