@@ -60,8 +60,7 @@ class Waveforms:
                 first = HOP * crop.start
                 waveform = waveform[first:first + num_samples_of(crop.frames)]
             rows.append(waveform)
-        lengths = torch.tensor([len(row) for row in rows])
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths
+        return padded(rows)
 
     def _read(self, utterances: set[int]) -> dict[int, Tensor]:
         """Whole waveforms (N,) float32 of these utterances out of their files; the cache takes what it has room for."""
@@ -81,6 +80,16 @@ class Waveforms:
         if is_exact and short.nbytes <= self.cache_bytes_left:
             self.cache[utterance] = short
             self.cache_bytes_left -= short.nbytes
+
+
+def padded(rows: Sequence[Tensor], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Rows (N,) or (T, F) of any lengths as one batch (B, N) or (B, T, F), zero-padded at the end, and their lengths.
+
+    Both are on `device`, by default where the rows are (the batch) and on the CPU (the lengths, (B,) int64).
+    """
+    batch = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows])
+    return (batch, lengths) if device is None else (batch.to(device), lengths.to(device))
 
 
 def load_checked(utterance: Utterance, do_normalize: bool) -> Tensor:

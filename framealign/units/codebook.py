@@ -1,18 +1,21 @@
-"""A codebook: centroids, fitted by k-means or read from a file."""
+"""A codebook: K centroids, fitted by k-means or read from a file. Its nearest centroid is a frame's unit.
+
+HuBERT, Sec. II-A (hidden units by k-means) and IV-B (which features and how many clusters).
+"""
 import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
+import safetensors
 import torch
 from torch import Tensor
 
 from framealign.runtime import files
-
 from framealign.exchange import scikit_learn_codebook
 from framealign.units import kmeans
+from framealign.units.frame_source import Chunks
 from framealign.units.kmeans import KMeansConfig
 
 
@@ -25,11 +28,14 @@ class Codebook:
     record: dict
 
     @classmethod
-    def fit(cls, frames, num_clusters: int, seed: int = 0, config: KMeansConfig = KMeansConfig(),
+    def fit(cls, frames: Chunks, num_clusters: int, seed: int = 0, config: KMeansConfig = KMeansConfig(),
             record: dict | None = None) -> "Codebook":
-        """Fit to frames (S, F), a float tensor or an iterable of such chunks. Same seed, same codebook."""
-        found, counts, inertia = kmeans.fit(frames, num_clusters, dataclasses.replace(config, seed=seed))
-        return cls(found.cpu(), counts.cpu(), inertia, {"seed": seed, **(record or {})})
+        """Fit to frames (S, F), a float tensor or an iterable of such chunks. Same seed, same codebook.
+
+        Raises ValueError as `kmeans.fit` does.
+        """
+        centroids, counts, inertia = kmeans.fit(frames, num_clusters, dataclasses.replace(config, seed=seed))
+        return cls(centroids.cpu(), counts.cpu(), inertia, {"seed": seed, **(record or {})})
 
     def assign(self, frames: Tensor) -> Tensor:
         """Nearest centroid of each frame: (S, F) -> (S,) int64. Raises ValueError for another width or NaN."""
@@ -42,25 +48,32 @@ class Codebook:
 
     def write(self, path: str | Path) -> None:
         """Write `codebook.safetensors`: centroids, counts; inertia and the record as metadata."""
-        metadata = {"inertia": json.dumps(self.inertia), "record": json.dumps(self.record)}
         content = {"centroids": self.centroids.contiguous(), "counts": self.counts}
+        metadata = {"inertia": json.dumps(self.inertia), "record": json.dumps(self.record)}
         files.write_bytes(path, files.safetensors_bytes(content, metadata))
 
     @classmethod
     def read(cls, path: str | Path) -> "Codebook":
-        """Read `codebook.safetensors`; also `.npy` and scikit-learn's joblib file (fairseq's `*_km500.bin`)."""
-        found = torch.from_numpy(np.ascontiguousarray(scikit_learn_codebook.read_centroids(path), dtype=np.float32))
-        counts, metadata = torch.zeros(len(found), dtype=torch.int64), {}
+        """Read `codebook.safetensors`; also `.npy` and scikit-learn's joblib file (fairseq's `*_km500.bin`).
+
+        Files of others have no counts (0), no inertia (NaN), and their path as the record. Raises ValueError for a file
+        that holds no codebook.
+        """
+        matrix = scikit_learn_codebook.read_centroids(path)
+        centroids = torch.from_numpy(np.ascontiguousarray(matrix, dtype=np.float32))
+        counts = torch.zeros(len(centroids), dtype=torch.int64)
+        metadata = {}
         if Path(path).suffix == ".safetensors":
             with safetensors.safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
-                counts = file.get_tensor("counts") if "counts" in file.keys() else counts
-        if counts.shape != (len(found),) or counts.dtype != torch.int64:
-            raise ValueError(f"{path}: must count frames of {len(found)} centroids, has counts {tuple(counts.shape)} "
-                             f"of {counts.dtype}")
+                if "counts" in file.keys():
+                    counts = file.get_tensor("counts")
+        if counts.shape != (len(centroids),) or counts.dtype != torch.int64:
+            raise ValueError(f"{path}: must count frames of {len(centroids)} centroids, has counts "
+                             f"{tuple(counts.shape)} of {counts.dtype}")
         try:
             record = dict(json.loads(metadata.get("record", "{}")))
             inertia = float(json.loads(metadata.get("inertia", "NaN")))
         except (TypeError, ValueError, RecursionError):
             raise ValueError(f"{path}: its metadata is not what a codebook holds") from None
-        return cls(found, counts, inertia, record or {"source": str(path)})
+        return cls(centroids, counts, inertia, record or {"source": str(path)})

@@ -1,68 +1,94 @@
-"""Features of every utterance, kept on the disk: MFCC, states of a layer, conv features."""
-from collections.abc import Callable, Iterator
+"""What units are made of, and training reads: MFCC, states of a layer or conv features of every utterance, kept.
+
+HuBERT, Sec. II-A and IV-B: MFCC for the first units, states of a middle layer for those of the next iteration. Conv
+features are not clustered: training on top of a frozen conv encoder reads them instead of sound.
+"""
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from framealign.runtime import distributed, files
-from framealign.sound.mfcc import mfcc
-from framealign.corpus.utterance import corpus_digest
+from framealign.sound.mfcc import WIDTH, mfcc
+from framealign.corpus.utterance import Utterance, corpus_digest
 from framealign.hubert import fast, long_sound
 from framealign.hubert.model import Hubert
 from framealign.hubert.parameters import digest_of_state
-from framealign.units.frame_store import FrameStore
+from framealign.units.frame_store import Extraction, FrameStore
+
+CPU_BATCH_SECONDS, GPU_BATCH_SECONDS = 20.0, 120.0  # on a CPU longer groups leave the caches
 
 
-def mfcc_store(utterances: list, directory: Path) -> FrameStore:
-    """13 MFCC with deltas and delta-deltas of every utterance, from the waveform as it is in the file."""
-    return FrameStore.fill(directory, utterances, 39, lambda waveforms: [mfcc(x) for x in waveforms],
-                           files.digest_of(["mfcc", corpus_digest(utterances)]), do_normalize=False, what="MFCC")
+def mfcc_store(utterances: Sequence[Utterance], directory: Path) -> FrameStore:
+    """13 MFCC with deltas and delta-deltas (F = 39) of every utterance, of the waveform as it is in the file."""
+    def compute(waveforms: list[Tensor]) -> list[Tensor]:
+        return [mfcc(waveform) for waveform in waveforms]
+
+    key = files.digest_of(["mfcc", corpus_digest(utterances)])
+    return FrameStore.fill(directory, utterances, Extraction("MFCC", key, WIDTH, compute, do_normalize=False))
 
 
-def state_store(hubert: Hubert, layer: int, utterances: list, directory: Path, device: torch.device,
+def state_store(hubert: Hubert, layer: int, utterances: Sequence[Utterance], directory: Path, device: torch.device,
                 precision: str = "float32") -> FrameStore:
-    """States of one layer of every utterance; the layers above it are not computed. Nothing is masked."""
+    """States (F = D) of one layer of every utterance; the layers above it are not computed. Nothing is masked.
+
+    precision: as for `distributed.autocast`. Raises ValueError for a layer that the model does not have.
+    """
     if not 0 <= layer <= hubert.config.num_hidden_layers:
         raise ValueError(f"layer must be in [0, {hubert.config.num_hidden_layers}], got {layer}")
-    return _filled(hubert, directory, utterances, hubert.config.hidden_size,
-                   lambda waveforms: fast.states(hubert, waveforms, layer),
-                   lambda waveform: long_sound.states(hubert, waveform, layer, device), f"layer {layer}", device,
-                   precision)
+    name = f"layer {layer}"
+    hubert = hubert.to(device).eval()
+
+    def of_group(waveforms: list[Tensor]) -> list[Tensor]:
+        return fast.states(hubert, waveforms, layer)
+
+    def of_long(waveform: Tensor) -> Iterator[Tensor]:
+        return long_sound.states(hubert, waveform, layer, device)
+
+    key = files.digest_of([name, hubert.do_normalize, digest_of_state(hubert.state_dict()), corpus_digest(utterances),
+                           precision])
+    extraction = Extraction(name, key, hubert.config.hidden_size, _compute(hubert, device, of_group, of_long),
+                            hubert.do_normalize, batch_seconds=_batch_seconds(device))
+    # One context for all groups: weights are rounded to bfloat16 once.
+    with torch.inference_mode(), distributed.autocast(device, precision)():
+        return FrameStore.fill(directory, utterances, extraction)
 
 
-def frontend_store(hubert: Hubert, utterances: list, directory: Path, device: torch.device,
+def frontend_store(hubert: Hubert, utterances: Sequence[Utterance], directory: Path, device: torch.device,
                    dtype: str = "float16") -> FrameStore:
-    """Output of the (frozen) conv encoder for every utterance: what training would otherwise compute every epoch."""
-    return _filled(hubert, directory, utterances, hubert.config.conv_dim[-1],
-                   lambda waveforms: [fast.conv_features(hubert, x) for x in waveforms],
-                   lambda waveform: (x[0, kept] for kept, x in long_sound.features(hubert, waveform, device)), "frontend",
-                   device, dtype=dtype)
+    """Conv features (F = C) of every utterance: what training on a frozen conv encoder would compute in every epoch.
 
-
-def _filled(hubert: Hubert, directory: Path, utterances: list, width: int,
-            forward: Callable[[list[Tensor]], list[Tensor]], by_windows: Callable[[Tensor], Iterator[Tensor]],
-            what: str, device: torch.device, precision: str = "float32", dtype: str = "float16") -> FrameStore:
-    """Compute and keep, or find kept, what `forward` gives for these utterances: (N,) each -> (T, width) each.
-
-    by_windows: of one waveform (N,) longer than a window, the same in pieces (t, width). It comes alone in its batch.
+    dtype: in which they are kept, float16, bfloat16 or float32; they are computed in float32.
     """
     hubert = hubert.to(device).eval()
 
+    def of_group(waveforms: list[Tensor]) -> list[Tensor]:
+        return [fast.conv_features(hubert, waveform) for waveform in waveforms]
+
+    def of_long(waveform: Tensor) -> Iterator[Tensor]:
+        for used, features in long_sound.features(hubert, waveform, device):
+            yield features[0, used]                                             # (t, C)
+
+    key = files.digest_of(["frontend", hubert.do_normalize, digest_of_state(hubert.feature_extractor.state_dict()),
+                           corpus_digest(utterances), "float32"])
+    extraction = Extraction("frontend", key, hubert.config.conv_dim[-1], _compute(hubert, device, of_group, of_long),
+                            hubert.do_normalize, dtype, _batch_seconds(device))
+    with torch.inference_mode(), distributed.autocast(device, "float32")():
+        return FrameStore.fill(directory, utterances, extraction)
+
+
+def _compute(hubert: Hubert, device: torch.device, of_group: Callable[[list[Tensor]], list[Tensor]],
+             of_long: Callable[[Tensor], Iterator[Tensor]]
+             ) -> Callable[[list[Tensor]], list[Tensor | Iterator[Tensor]]]:
+    """An `Extraction.compute`: waveforms (N,) go to `device` together; one longer than a window is alone, by windows."""
     def compute(waveforms: list[Tensor]) -> list[Tensor | Iterator[Tensor]]:
         if len(waveforms) == 1 and hubert.num_frames(len(waveforms[0])) > long_sound.WHOLE:
-            return [by_windows(waveforms[0])]
-        return forward([x.to(device) for x in waveforms])
+            return [of_long(waveforms[0])]
+        return of_group([waveform.to(device) for waveform in waveforms])
 
-    state = hubert.feature_extractor.state_dict() if what == "frontend" else hubert.state_dict()
-    key = files.digest_of([what, hubert.do_normalize, digest_of_state(state), corpus_digest(utterances), precision])
-    # One context for all: weights are rounded to bfloat16 once. On a CPU longer groups leave the caches.
-    with torch.inference_mode(), distributed.autocast(device, precision)():
-        return FrameStore.fill(directory, utterances, width, compute, key, hubert.do_normalize, what, dtype,
-                               20.0 if device.type == "cpu" else 120.0)
+    return compute
 
 
-def padded(waveforms: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Waveforms (N,) as one zero-padded batch (B, N) and their lengths (B,), on `device`."""
-    batch = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True).to(device)
-    return batch, torch.tensor([len(x) for x in waveforms], device=device)
+def _batch_seconds(device: torch.device) -> float:
+    return CPU_BATCH_SECONDS if device.type == "cpu" else GPU_BATCH_SECONDS

@@ -1,8 +1,14 @@
-"""Frames of many utterances (conv features, states) kept on the disk in memory-mapped shards."""
+"""Frames of many utterances (MFCC, conv features, states) computed once and kept on the disk, in memory-mapped shards.
+
+A store is a folder: one `.npy` file of frames (S, F) for each rank that wrote it, and `index.json`, which names width,
+type, shards and what the frames depend on. The index is written last: a folder without one is an unfinished store, and
+the next `FrameStore.fill` continues it.
+"""
 import itertools
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,45 +17,96 @@ from torch import Tensor
 
 from framealign.runtime import distributed, files, log
 from framealign.sound.frames import HOP, SAMPLE_RATE
-from framealign.corpus.cropping import Crop, frame_counts, groups_by_length, load_checked
-
+from framealign.corpus.cropping import Crop, frame_counts, groups_by_length, load_checked, padded
+from framealign.corpus.utterance import Utterance
 
 KEPT_TYPES = ("float16", "bfloat16", "float32")
-SAVE_SECONDS = 10.0                                 # between two notes of how far a frame store has been filled
+SAVE_SECONDS = 10.0                                 # between two notes of how far a shard has been filled
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What is computed of every utterance, and how it is kept."""
+    name: str                                       # in messages: "layer 9"
+    key: str                                        # digest of all that the frames depend on; the same key, the same
+    width: int                                      # F
+    # Waveforms (N,) of like lengths -> of each its frames (T, F), or an iterator over pieces (t, F) of them.
+    compute: Callable[[list[Tensor]], list[Tensor | Iterator[Tensor]]]
+    do_normalize: bool                              # whether waveforms are given zero mean and unit variance first
+    dtype: str = "float16"                          # one of `KEPT_TYPES`
+    batch_seconds: float = 60.0                     # of sound computed at once, padding included
 
 
 class FrameStore:
-    """Frames (features, states) of a list of utterances in memory-mapped shards, one per rank that wrote them.
+    """Frames of a list of utterances in memory-mapped shards; reads what `FrameStore.fill` has written.
 
-    `index.json` says width, type, shards and whose frames they are; it is written last, so a folder without it is an
-    unfinished store. Utterances of like lengths are computed in groups, which do not depend on the number of ranks;
-    group g lies in shard g mod W, a shard's utterances in the order of the list.
+    Utterances of like lengths are computed in groups, which do not depend on the number of ranks. Of W shards, shard w
+    holds groups w, w + W, w + 2 W, ..., its utterances in the order of the list.
+
+    Raises ValueError where the folder holds no finished store, or one of other utterances.
     """
 
-    def __init__(self, directory: str | Path, counts: Tensor):
-        self.directory, self.counts = Path(directory), counts
-        self.index = files.read_json(self.directory / "index.json")
-        shards = self.index.get("shards")
-        if not isinstance(shards, list) or not shards or not all(
-                isinstance(name, str) and re.fullmatch(r"[\w.-]{1,100}\.npy", name) for name in shards):
-            raise ValueError(f"{directory}: its index.json names no shards; delete it and run again")
-        if type(self.index.get("group_frames")) is not int or self.index.get("dtype") not in KEPT_TYPES:
-            raise ValueError(f"{directory}: its index.json says no group_frames or dtype; delete it and run again")
+    def __init__(self, directory: str | Path, utterances: Sequence[Utterance]):
+        self.directory = Path(directory)
+        self.utterances = utterances
+        self.counts = frame_counts(utterances)                                  # (U,)
+        self.index = _read_index(self.directory)
+        shards = self.index["shards"]
         try:
             self.maps = [np.load(self.directory / name, mmap_mode="r", allow_pickle=False) for name in shards]
         except OSError as error:
             raise ValueError(f"{directory}: a shard cannot be read ({error}); delete it and run again") from None
-        groups = _groups(counts, self.index["group_frames"])
-        self.places = [_places(counts, sorted(itertools.chain(*groups[shard::len(shards)])))
-                       for shard in range(len(shards))]
-        if [len(frames) for frames in self.maps] != [int(counts[list(place)].sum()) for place in self.places]:
+
+        groups = _groups(self.counts, self.index["group_frames"])
+        self.places = [_places(self.counts, groups[shard::len(shards)]) for shard in range(len(shards))]
+        sizes = [int(self.counts[list(places)].sum()) for places in self.places]
+        if [len(frames) for frames in self.maps] != sizes:
             raise ValueError(f"{directory}: holds frames of another list of utterances; delete it and run again")
-        self.shard_of = {u: shard for shard, place in enumerate(self.places) for u in place}
+        self.shard_of = {utterance: shard for shard, places in enumerate(self.places) for utterance in places}
+
+    @classmethod
+    def fill(cls, directory: str | Path, utterances: Sequence[Utterance], extraction: Extraction) -> "FrameStore":
+        """Compute and keep every utterance's frames, sharded over ranks; kept ones of the same key are used again.
+
+        An interrupted fill continues where it was (`_fill_shard`). The size is printed before anything is computed.
+        Raises ValueError, naming the utterance, where its frames are not as many as its samples give.
+        """
+        directory = Path(directory)
+        try:
+            store = cls(directory, utterances)
+            if (store.index["key"], store.index["dtype"]) == (extraction.key, extraction.dtype):
+                return store
+        except (ValueError, OSError, EOFError, KeyError):
+            pass                                    # absent, unfinished or damaged
+        distributed.barrier()                       # every rank has looked
+
+        if distributed.rank() == 0:
+            (directory / "index.json").unlink(missing_ok=True)
+            directory.mkdir(parents=True, exist_ok=True)
+        distributed.barrier()
+
+        counts = frame_counts(utterances)
+        size = kept_bytes(counts, extraction.width, extraction.dtype)
+        log.say(f"{extraction.name}: {int(counts.sum())} frames of {extraction.width} x {extraction.dtype}, "
+                f"{size / 1e9:.3g} GB in {directory}")
+        note = _fill_shard(directory, utterances, counts, extraction)
+        distributed.barrier()                       # all shards are whole
+
+        if distributed.rank() == 0:
+            shards = [_shard_name(shard, distributed.world_size()) for shard in range(distributed.world_size())]
+            files.write_json(directory / "index.json", {
+                "key": extraction.key, "width": extraction.width, "dtype": extraction.dtype, "shards": shards,
+                "group_frames": _group_frames(extraction), "utterances": len(utterances), "frames": int(counts.sum())})
+        note.unlink(missing_ok=True)
+        distributed.barrier()
+        return cls(directory, utterances)
 
     def read(self, utterance: int, start: int = 0, stop: int | None = None) -> Tensor:
         """Frames [start, stop) of an utterance: (T, F) float32."""
+        if stop is None:
+            stop = int(self.counts[utterance])
         shard = self.shard_of[utterance]
-        first, stop = self.places[shard][utterance], int(self.counts[utterance]) if stop is None else stop
+        first = self.places[shard][utterance]
         frames = self.maps[shard][first + start:first + stop]
         if not isinstance(frames, Tensor):
             frames = _typed(torch.from_numpy(np.array(frames)), self.index["dtype"])
@@ -57,14 +114,15 @@ class FrameStore:
 
     def pieces(self, utterances: Iterable[int], size: int = 3000) -> Iterator[Tensor]:
         """All frames of these utterances in order, (t, F) float32: at most `size`, a minute, of one at a time."""
-        for u in utterances:
-            for start in range(0, int(self.counts[u]), size):
-                yield self.read(u, start, min(start + size, int(self.counts[u])))
+        for utterance in utterances:
+            count = int(self.counts[utterance])
+            for start in range(0, count, size):
+                yield self.read(utterance, start, min(start + size, count))
 
-    def batch(self, crops: list[Crop]) -> tuple[Tensor, Tensor]:
+    def batch(self, crops: Sequence[Crop]) -> tuple[Tensor, Tensor]:
         """Crops, zero-padded at the end: (B, T, F) float32 frames and each one's number of frames (B,) int64."""
-        cut = [self.read(crop.utterance, crop.start, crop.start + crop.frames) for crop in crops]
-        return torch.nn.utils.rnn.pad_sequence(cut, batch_first=True), torch.tensor([len(x) for x in cut])
+        rows = [self.read(crop.utterance, crop.start, crop.start + crop.frames) for crop in crops]
+        return padded(rows)
 
     def hold(self, device: torch.device, share: float = 0.25) -> "FrameStore":
         """Keep all frames in the memory of `device`, where they take at most `share` of what a GPU has free."""
@@ -74,104 +132,116 @@ class FrameStore:
                          for frames in self.maps]
         return self
 
-    @classmethod
-    def fill(cls, directory: str | Path, utterances: list, width: int,
-             compute: Callable[[list[Tensor]], list[Tensor | Iterator[Tensor]]], key: str, do_normalize: bool,
-             what: str, dtype: str = "float16", batch_seconds: float = 60.0) -> "FrameStore":
-        """Compute and keep every utterance's frames, sharded over ranks; kept ones of the same `key` are reused.
-
-        What was interrupted continues: every few seconds `done-<rank>.json` says how many groups are in the shard.
-        compute takes a list of waveforms (N,) and gives for each its frames (T, width), or an iterator of them in
-        pieces (t, width). Their size is said before. dtype: float16, bfloat16 or float32. Raises ValueError where the
-        number of frames is not frames(N), with the utterance.
-        """
-        directory, counts = Path(directory), frame_counts(utterances)
-        try:
-            store = cls(directory, counts)
-            if (store.index["key"], store.index["dtype"]) == (key, dtype):
-                return store
-        except (ValueError, OSError, EOFError, KeyError):
-            pass                                    # absent, unfinished or damaged
-        distributed.barrier()
-        rank, world = distributed.rank(), distributed.world_size()
-        if rank == 0:
-            (directory / "index.json").unlink(missing_ok=True)
-            directory.mkdir(parents=True, exist_ok=True)
-        distributed.barrier()
-        log.say(f"{what}: {int(counts.sum())} frames of {width} x {dtype}, "
-                f"{kept_bytes(counts, width, dtype) / 1e9:.3g} GB in {directory}")
-        names = [f"frames-{shard:05d}-of-{world:05d}.npy" for shard in range(world)]
-        group_frames = round(batch_seconds * SAMPLE_RATE) // HOP
-        groups = _groups(counts, group_frames)[rank::world]
-        place = _places(counts, sorted(itertools.chain(*groups)))
-        shape, done = (int(counts[list(place)].sum()), width), directory / f"done-{rank:05d}-of-{world:05d}.json"
-        wanted = {"key": key, "dtype": dtype, "group_frames": group_frames, "shape": list(shape)}
-        first = _groups_done(done, wanted, directory / names[rank])
-        if first:
-            log.say(f"{what}: continues after {first} of {len(groups)} batches")
-        shard = np.lib.format.open_memmap(directory / names[rank], mode="r+" if first else "w+", shape=shape,
-                                          dtype="int16" if dtype == "bfloat16" else dtype)
-        files.reserve(directory / names[rank])
-        saved = time.monotonic()
-        for number, group in enumerate(log.progress(groups[first:], len(groups) - first, what, "batches"), first):
-            if number > first and time.monotonic() - saved >= SAVE_SECONDS:
-                shard.flush()
-                files.write_json(done, wanted | {"groups": number})
-                saved = time.monotonic()
-            for u, frames in zip(group, compute([load_checked(utterances[u], do_normalize) for u in group])):
-                found = _put(shard[place[u]:place[u] + int(counts[u])], frames, getattr(torch, dtype))
-                if found != counts[u]:
-                    raise ValueError(f"utterance {utterances[u].id}: the model gives {found} frames, "
-                                     f"{int(counts[u])} were expected (one every 320 samples)")
-        shard.flush()
-        distributed.barrier()
-        if rank == 0:
-            files.write_json(directory / "index.json", {
-                "key": key, "width": width, "dtype": dtype, "shards": names, "group_frames": group_frames,
-                "utterances": len(utterances), "frames": int(counts.sum())})
-        done.unlink(missing_ok=True)
-        distributed.barrier()
-        return cls(directory, counts)
-
-
-def _put(room: np.ndarray, frames: Tensor | Iterator[Tensor], dtype: torch.dtype) -> int:
-    """Write an utterance's frames (T, F), or pieces (t, F) of them, into its place (T, F): how many T they are."""
-    found = 0
-    for piece in [frames] if isinstance(frames, Tensor) else frames:
-        if found + len(piece) <= len(room):
-            piece = piece.to("cpu", dtype)
-            room[found:found + len(piece)] = (piece.view(torch.int16) if dtype == torch.bfloat16 else piece).numpy()
-        found += len(piece)
-    return found
-
-
-def _groups_done(path: Path, wanted: dict, shard: Path) -> int:
-    """How many groups an interrupted `FrameStore.fill` had put into its shard; 0 where that cannot be continued."""
-    try:
-        found = files.read_json(path)
-        groups = found.pop("groups")
-        kept = np.load(shard, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, KeyError):
-        return 0
-    return groups if found == wanted and list(kept.shape) == wanted["shape"] and type(groups) is int else 0
-
 
 def kept_bytes(counts: Tensor, width: int, dtype: str) -> int:
     """Bytes of utterances of `counts` (U,) frames, `width` numbers each, kept as float16, bfloat16 or float32."""
     return int(counts.sum()) * width * torch.finfo(getattr(torch, dtype)).bits // 8
 
 
+def _read_index(directory: Path) -> dict:
+    """`index.json` of a store. Raises ValueError where it is missing or not one."""
+    index = files.read_json(directory / "index.json")
+    shards = index.get("shards")
+    if not isinstance(shards, list) or not shards or not all(
+            isinstance(name, str) and re.fullmatch(r"[\w.-]{1,100}\.npy", name) for name in shards):
+        raise ValueError(f"{directory}: its index.json names no shards; delete it and run again")
+    if type(index.get("group_frames")) is not int or index.get("dtype") not in KEPT_TYPES:
+        raise ValueError(f"{directory}: its index.json says no group_frames or dtype; delete it and run again")
+    return index
+
+
+def _fill_shard(directory: Path, utterances: Sequence[Utterance], counts: Tensor, extraction: Extraction) -> Path:
+    """Compute this rank's groups and write their frames into its shard. Returns the note, to be removed at the end.
+
+    Every few seconds the note, `done-<rank>-of-<ranks>.json`, records how many groups are in the shard, so that an
+    interrupted fill with the same key, type and ranks continues after them.
+    """
+    rank, world = distributed.rank(), distributed.world_size()
+    path = directory / _shard_name(rank, world)
+    note = directory / f"done-{rank:05d}-of-{world:05d}.json"
+    group_frames = _group_frames(extraction)
+    groups = _groups(counts, group_frames)[rank::world]
+    places = _places(counts, groups)
+    shape = (int(counts[list(places)].sum()), extraction.width)
+    of_this_shard = {"key": extraction.key, "dtype": extraction.dtype, "group_frames": group_frames,
+                     "shape": list(shape)}
+    first = _groups_done(note, of_this_shard, path)
+    if first:
+        log.say(f"{extraction.name}: continues after {first} of {len(groups)} batches")
+
+    dtype = "int16" if extraction.dtype == "bfloat16" else extraction.dtype
+    shard = np.lib.format.open_memmap(path, mode="r+" if first else "w+", shape=shape, dtype=dtype)
+    files.reserve(path)
+    saved = time.monotonic()
+    batches = log.progress(groups[first:], len(groups) - first, extraction.name, "batches")
+    for number, group in enumerate(batches, first):
+        if number > first and time.monotonic() - saved >= SAVE_SECONDS:
+            shard.flush()
+            files.write_json(note, of_this_shard | {"groups": number})
+            saved = time.monotonic()
+
+        waveforms = [load_checked(utterances[utterance], extraction.do_normalize) for utterance in group]
+        for utterance, frames in zip(group, extraction.compute(waveforms)):
+            expected = int(counts[utterance])
+            place = places[utterance]
+            number_of_frames = _put(shard[place:place + expected], frames, getattr(torch, extraction.dtype))
+            if number_of_frames != expected:
+                raise ValueError(f"utterance {utterances[utterance].id}: the model gives {number_of_frames} frames, "
+                                 f"{expected} were expected (one every 320 samples)")
+    shard.flush()
+    return note
+
+
+def _groups_done(note: Path, of_this_shard: dict, path: Path) -> int:
+    """How many groups an interrupted `_fill_shard` had put into its shard; 0 where that cannot be continued."""
+    try:
+        content = files.read_json(note)
+        groups = content.pop("groups")
+        shard = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError, KeyError):
+        return 0
+    is_same = content == of_this_shard and list(shard.shape) == of_this_shard["shape"]
+    return groups if is_same and type(groups) is int else 0
+
+
+def _put(room: np.ndarray, frames: Tensor | Iterator[Tensor], dtype: torch.dtype) -> int:
+    """Write an utterance's frames (T, F), or pieces (t, F) of them, into its room (T, F). Returns how many they are.
+
+    More frames than there is room for are counted and not written.
+    """
+    count = 0
+    for piece in [frames] if isinstance(frames, Tensor) else frames:
+        end = count + len(piece)
+        if end <= len(room):
+            piece = piece.to("cpu", dtype)
+            if dtype == torch.bfloat16:
+                piece = piece.view(torch.int16)     # numpy has no bfloat16: its bits are stored as they are
+            room[count:end] = piece.numpy()
+        count = end
+    return count
+
+
 def _typed(stored: Tensor, dtype: str) -> Tensor:
-    """What numpy has no type for is stored as int16 of the same bits."""
+    """Stored numbers in the type they are of: bfloat16 is stored as int16 of the same bits."""
     return stored.view(torch.bfloat16) if dtype == "bfloat16" else stored
+
+
+def _shard_name(shard: int, world: int) -> str:
+    return f"frames-{shard:05d}-of-{world:05d}.npy"
+
+
+def _group_frames(extraction: Extraction) -> int:
+    """Hops of sound that are computed at once."""
+    return round(extraction.batch_seconds * SAMPLE_RATE) // HOP
 
 
 def _groups(counts: Tensor, group_frames: int) -> list[list[int]]:
     """Utterances computed together: of like lengths, at most `group_frames` hops of sound with padding, or alone."""
-    return groups_by_length((counts + 2).tolist(), list(range(len(counts))), group_frames)
+    return groups_by_length((counts + 2).tolist(), range(len(counts)), group_frames)
 
 
-def _places(counts: Tensor, utterances: list[int]) -> dict[int, int]:
-    """First frame of each of these utterances in a shard that holds them in this order."""
+def _places(counts: Tensor, groups: list[list[int]]) -> dict[int, int]:
+    """First frame of each utterance in the shard that holds these groups, in the order of the list of utterances."""
+    utterances = sorted(itertools.chain(*groups))
     starts = [0, *counts[utterances].cumsum(0).tolist()]
     return dict(zip(utterances, starts))

@@ -20,7 +20,7 @@ from framealign.corpus.utterance import Utterance
 from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
 from framealign.units import frame_store
-from framealign.units.frame_store import FrameStore
+from framealign.units.frame_store import Extraction, FrameStore
 from framealign.units.units import Units
 from framealign.training.batches import ahead, balanced_draw, pretraining_micro_batches
 from framealign.training.pretrain import crop_units
@@ -57,8 +57,8 @@ def as_units(utterances: list[Utterance]) -> Units:
 
 
 def fill(directory: Path, utterances: list[Utterance], compute=first_and_last_sample, **options: object) -> FrameStore:
-    return FrameStore.fill(directory, utterances, 2, compute, **{"key": "k", "do_normalize": False, "what": "test",
-                                                                 "dtype": "float32", **options})
+    settings = {"key": "k", "do_normalize": False, "dtype": "float32", **options}
+    return FrameStore.fill(directory, utterances, Extraction("test", width=2, compute=compute, **settings))
 
 
 def crops_of(counts: Tensor, number: int = 200, seed: int = 0) -> list[Crop]:
@@ -151,7 +151,8 @@ def test_both_sources_agree_through_a_local_encoder(tmp_path):
         with torch.inference_mode():
             return [hubert.conv_features(x[None])[0] for x in waveforms]
 
-    store = FrameStore.fill(tmp_path / "store", noise, 8, compute, "k", False, "test", dtype="float32")
+    extraction = Extraction("test", "k", 8, compute, do_normalize=False, dtype="float32")
+    store = FrameStore.fill(tmp_path / "store", noise, extraction)
     for crop in crops_of(frame_counts(noise), 40):
         found, = compute([Waveforms(noise, do_normalize=False).batch([crop])[0][0]])
         expected = store.batch([crop])[0][0]
@@ -232,7 +233,7 @@ def test_kept_frames_are_used_again_only_for_the_same_key(marked, tmp_path):
     fill(tmp_path, marked[:3], compute, key="other")        # frames of another list, though the key is the same
     assert len(computed) == 2 * len(marked) + 3
     with pytest.raises(ValueError, match="holds frames of another list of utterances; delete it and run again"):
-        FrameStore(tmp_path, frame_counts(marked))
+        FrameStore(tmp_path, marked)
 
 
 def cut(path: Path) -> None:

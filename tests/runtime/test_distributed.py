@@ -12,15 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from framealign.runtime import distributed, log
-from framealign.corpus.cropping import frame_counts
 from framealign.corpus.utterance import Utterance
 from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
-from framealign.units.frame_store import FrameStore
+from framealign.units.frame_store import Extraction, FrameStore
 from framealign.training import checkpoint, optimiser
 
 CPU = torch.device("cpu")
-STORE = dict(key="k", do_normalize=False, what="test", dtype="float32", batch_seconds=0.0)
 
 
 def test_one_process_needs_no_group(monkeypatch):
@@ -110,12 +108,13 @@ def speak_and_store(folder: Path, utterances: list[Utterance]) -> dict:
     config = HubertConfig(conv_dim=(4,), conv_kernel=(10,), conv_stride=(5,), hidden_size=4, num_hidden_layers=1,
                           num_attention_heads=1, intermediate_size=4, num_conv_pos_embeddings=2,
                           num_conv_pos_embedding_groups=1)
-    checkpoint.save(folder, 10 + rank, config, Hubert(config).state_dict(), {}, {"rank": rank}, True, keep=2)
+    checkpoint.save(folder, 10 + rank, Hubert(config), {}, {"rank": rank}, keep=2)
     training = checkpoint.latest(folder)[2]
-    few = FrameStore.fill(folder / "few", utterances[:1], 3, compute, **STORE)     # none for rank 1
+    extraction = Extraction("test", "k", 3, compute, do_normalize=False, dtype="float32", batch_seconds=0.0)
+    few = FrameStore.fill(folder / "few", utterances[:1], extraction)               # none for rank 1
     alone = len(calls)
-    store = FrameStore.fill(folder / "all", utterances, 3, compute, **STORE)
-    FrameStore.fill(folder / "all", utterances, 3, compute, **STORE)                # kept: nothing is computed
+    store = FrameStore.fill(folder / "all", utterances, extraction)
+    FrameStore.fill(folder / "all", utterances, extraction)                         # kept: nothing is computed
     return {"training": training, "alone": alone, "computed": len(calls) - alone, "few": few.read(0).numpy(),
             "all": [store.read(u).numpy() for u in range(len(utterances))]}
 
@@ -155,7 +154,7 @@ def test_two_ranks_write_one_log_one_checkpoint_and_one_store(two, folder, noise
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["00000010"]
     assert [x["training"] for x in found] == [{"rank": 0}] * 2
     assert [x["alone"] for x in found] == [1, 0] and [x["computed"] for x in found] == [3, 2]
-    store = FrameStore(folder / "all", frame_counts(utterances))      # and one process reads what two have written
+    store = FrameStore(folder / "all", utterances)      # and one process reads what two have written
     assert len(store.maps) == 2
     for x in found:
         assert (x["few"] == expected[0]).all()

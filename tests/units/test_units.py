@@ -12,8 +12,8 @@ import torch
 from framealign.sound import audio
 from framealign.sound.frames import num_frames
 from framealign.sound.mfcc import mfcc
-from framealign.corpus.utterance import identity
-from framealign.hubert import long_sound
+from framealign.corpus.utterance import corpus_digest
+from framealign.hubert import fast, long_sound
 from framealign.hubert.model import Hubert
 from framealign.units import kmeans
 from framealign.units.codebook import Codebook
@@ -246,7 +246,7 @@ def test_normalisation_is_the_models_business(micro, tones, tmp_path, cpu):
     raw = Hubert(dataclasses.replace(micro, feat_extract_norm="layer"), do_normalize=False).eval()
     waveform = audio.load(tones[0].path)
     with torch.inference_mode():
-        as_it_is, normalised = (raw.frontend(x[None])[0] for x in (waveform, audio.preprocess(waveform, True)))
+        as_it_is, normalised = (raw.conv_features(x[None])[0] for x in (waveform, audio.preprocess(waveform, True)))
     assert (as_it_is - normalised).abs().max() > 0.01
     torch.testing.assert_close(frontend_store(raw, tones[:2], tmp_path, cpu).read(0), as_it_is, rtol=2 ** -10,
                                atol=1e-5)
@@ -254,8 +254,8 @@ def test_normalisation_is_the_models_business(micro, tones, tmp_path, cpu):
 
 def test_kept_frames_are_used_again_until_model_or_corpus_change(hubert, tones, tmp_path, cpu, monkeypatch):
     computed = []
-    states = Hubert.states_of
-    monkeypatch.setattr(Hubert, "states_of", lambda self, *rest: computed.append(1) or states(self, *rest))
+    states = fast.states
+    monkeypatch.setattr(fast, "states", lambda *arguments: computed.append(1) or states(*arguments))
     state_store(hubert, 1, tones, tmp_path, cpu)
     times = len(computed)
     state_store(hubert, 1, tones, tmp_path, cpu)
@@ -284,23 +284,23 @@ def test_kept_mfcc_are_those_of_the_sound_as_it_is(tones, tmp_path):
 
 def test_units_with_a_codebook_fitted_or_given(hubert, tones, tmp_path, cpu):
     store = state_store(hubert, 1, tones, tmp_path, cpu)
-    made, codebook = make_units(store, tones, 6, QUICK, None, {"layer": 1, "codebook": "fitted"})
+    made, codebook = make_units(store, 6, QUICK, None, {"layer": 1, "codebook": "fitted"})
     made.check(tones, "units")
     everything = torch.cat([store.read(u) for u in range(len(tones))])
     expected = Codebook.fit(everything, 6, QUICK.seed, QUICK)
     assert torch.equal(codebook.centroids, expected.centroids) and codebook.record["layer"] == 1
     nearest = torch.cdist(everything.double(), codebook.centroids.double()).argmin(1)
     assert torch.equal(made.units.long(), nearest) and made.num_clusters == 6
-    assert made.record["manifest"] == identity(tones) and made.record["codebook"] == "fitted"
+    assert made.record["manifest"] == corpus_digest(tones) and made.record["codebook"] == "fitted"
 
     given = Codebook(everything[:4].clone(), torch.zeros(4, dtype=torch.int64), float("nan"), {})
-    other, used = make_units(store, tones, 6, QUICK, given, {"codebook": "given"})
+    other, used = make_units(store, 6, QUICK, given, {"codebook": "given"})
     assert used is given and other.num_clusters == 4 and other.record["codebook"] == "given"
     assert torch.equal(other.units.long(), torch.cdist(everything.double(), given.centroids.double()).argmin(1))
     assert other.record["codebook_digest"] != made.record["codebook_digest"]
     json.dumps(made.record)
     with pytest.raises(ValueError, match="codebook of 5 dimensions cannot label frames of 16"):
-        make_units(store, tones, 6, QUICK, Codebook(torch.zeros(3, 5), torch.zeros(3), 0.0, {}), {})
+        make_units(store, 6, QUICK, Codebook(torch.zeros(3, 5), torch.zeros(3), 0.0, {}), {})
 
 
 def test_a_diverged_model_gives_no_units(hubert, tones, tmp_path, cpu):
@@ -309,7 +309,7 @@ def test_a_diverged_model_gives_no_units(hubert, tones, tmp_path, cpu):
     codebook = Codebook(torch.zeros(3, 16), torch.zeros(3, dtype=torch.int64), 0.0, {})
     for given in (None, codebook):
         with pytest.raises(ValueError, match="finite|NaN"):
-            make_units(store, tones[:3], 3, QUICK, given, {})
+            make_units(store, 3, QUICK, given, {})
 
 
 def everything(config, tones, folder):
@@ -319,7 +319,7 @@ def everything(config, tones, folder):
     found = {}
     for name, store in (("mfcc", mfcc_store(tones, folder / "mfcc")),
                         ("states", state_store(hubert, 1, tones, folder / "states", torch.device("cpu")))):
-        made, codebook = make_units(store, tones, 6, QUICK, None, {})
+        made, codebook = make_units(store, 6, QUICK, None, {})
         frames = np.concatenate([store.read(u).numpy() for u in range(len(tones))])
         found[name] = made.units.numpy(), codebook.centroids.numpy(), codebook.counts.numpy(), frames
     return found
@@ -347,7 +347,7 @@ def test_more_than_a_minute_is_kept_window_by_window(hubert, tones, tmp_path, cp
     frontend = frontend_store(hubert, utterances, tmp_path / "frontend", cpu)
     states = state_store(hubert, 2, utterances, tmp_path / "states", cpu)
     with torch.inference_mode():
-        whole = hubert.frontend(waveform[None])[0]
+        whole = hubert.conv_features(waveform[None])[0]
         pieces = torch.cat(list(long_sound.states(hubert, waveform, 2, cpu)))
         short = hubert.states(audio.preprocess(audio.load(tones[2].path), True)[None], layer=2)[0]
     torch.testing.assert_close(frontend.read(1), whole, rtol=1e-3, atol=1e-3)   # float16
