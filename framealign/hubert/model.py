@@ -246,13 +246,7 @@ class Hubert(nn.Module):
         Frames beyond an utterance's end hold what the padding gives; `layers` never uses them. Raises ValueError for
         other shapes and for an utterance without one frame.
         """
-        if waveform.ndim != 2 or not waveform.is_floating_point():
-            raise ValueError(f"waveform must be float and (B, N), is {waveform.dtype} and {tuple(waveform.shape)}")
-        if num_samples is not None and num_samples.shape != waveform.shape[:1]:
-            raise ValueError(f"num_samples must be ({len(waveform)},), one for each waveform, is "
-                             f"{tuple(num_samples.shape)}")
-        if self.num_frames(waveform.shape[-1]) < 1:
-            raise ValueError(f"waveform must be long enough for one frame, got {waveform.shape[-1]} samples")
+        self._check_shapes(waveform, num_samples)
         return self.feature_extractor(waveform, num_samples)
 
     def num_frames(self, num_samples: Tensor | int) -> Tensor | int:
@@ -314,21 +308,29 @@ class Hubert(nn.Module):
         num_frames = None if num_samples is None else self.num_frames(num_samples)
         return self.layers(self.conv_features(waveform, num_samples), num_frames)
 
+    def _check_shapes(self, waveform: Tensor, num_samples: Tensor | None) -> None:
+        """Raise ValueError unless waveform is float and (B, N), N long enough for one frame, and num_samples (B,)."""
+        if waveform.ndim != 2 or not waveform.is_floating_point():
+            raise ValueError(f"waveform must be float and (B, N), is {waveform.dtype} and {tuple(waveform.shape)}")
+        if num_samples is not None and num_samples.shape != waveform.shape[:1]:
+            raise ValueError(f"num_samples must be ({len(waveform)},), one for each waveform, is "
+                             f"{tuple(num_samples.shape)}")
+        if self.num_frames(waveform.shape[1]) < 1:
+            raise ValueError(f"waveform must be long enough for one frame, got {waveform.shape[1]} samples")
+
     def _unpadded(self, waveform: Tensor, num_samples: Tensor) -> list[Tensor]:
         """Each utterance's own samples: (B, N), (B,) -> (n,) each. Raises ValueError for lengths that do not fit."""
+        self._check_shapes(waveform, num_samples)
         lengths = num_samples.tolist()
-        if len(lengths) != len(waveform) or not lengths or self.num_frames(min(lengths)) < 1 \
-                or max(lengths) > waveform.shape[-1]:
-            raise ValueError(f"num_samples must be ({len(waveform)},), each long enough for one frame and at most "
-                             f"{waveform.shape[-1]}, got {lengths}")
+        if not lengths or self.num_frames(min(lengths)) < 1 or max(lengths) > waveform.shape[1]:
+            raise ValueError(f"num_samples must be long enough for one frame and at most {waveform.shape[1]}, got "
+                             f"{lengths}")
         return [x[:length] for x, length in zip(waveform, lengths)]
 
     def _padded(self, states: list[Tensor], num_samples: int) -> Tensor:
         """States (t, D) of each utterance as one (B, T, D), T the frames of so many samples; zeros beyond each end."""
-        batch = states[0].new_zeros(len(states), self.num_frames(num_samples), states[0].shape[1])
-        for row, state in zip(batch, states):
-            row[:len(state)] = state
-        return batch
+        T = self.num_frames(num_samples)
+        return torch.stack([F.pad(state, (0, 0, 0, T - len(state))) for state in states])
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> "Hubert":

@@ -3,7 +3,6 @@
 What mixes devices raises, and so does whatever the host would have to wait for: `.item()`, `nonzero`, `bincount`.
 """
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 import test_model
@@ -11,11 +10,11 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from framealign.runtime import distributed
+from framealign.hubert import fast
 from framealign.hubert.model import Hubert
-from framealign.hubert.objective import MaskedPrediction
+from framealign.hubert.objective import MaskedPrediction, MicroBatch, pretraining_loss, sums_for_log
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.training import optimiser
-from framealign.training.training_config import PretrainConfig
 
 GPU = torch.device("cuda", 0)
 SHAPE = test_model.NARROW
@@ -41,16 +40,19 @@ def test_what_these_tests_would_notice(fake):
 
 @pytest.mark.parametrize("conv", ["kept", "trained"])
 def test_the_pretraining_step_mixes_no_devices_and_waits_for_nothing(fake, conv):
-    """Forward with what the log asks for, and the optimiser's step; the backward is torch's own."""
+    """Forward with what the log asks for, loss and the optimiser's step; the backward is torch's own."""
     with GPU:
         hubert = Hubert(SHAPE)
-        model = MaskedPrediction(hubert, [50, 20], replace(PretrainConfig(), freeze_conv=conv == "kept")).train()
+        hubert.feature_extractor.requires_grad_(conv == "trained")
+        model = MaskedPrediction(hubert, [50, 20], 256, 0.1).train()
         waveform, units = torch.randn(2, 32_080), torch.randint(20, (2, 2, 100))
-        is_masked = torch.zeros(2, 100, dtype=torch.bool)
-        places = torch.zeros(120, dtype=torch.int64), torch.zeros(80, dtype=torch.int64)
-    inputs = hubert.frontend(waveform) if conv == "kept" else waveform
+        is_masked, lengths = torch.zeros(2, 100, dtype=torch.bool), torch.full((2,), 32_080)
+        positions = torch.zeros(120, dtype=torch.int64), torch.zeros(80, dtype=torch.int64)
+    inputs = hubert.conv_features(waveform) if conv == "kept" else waveform
+    batch = MicroBatch(inputs, lengths, units, is_masked, *positions)
     with torch.autocast("cuda", torch.bfloat16):
-        loss, sums = model(inputs, units, is_masked, None, True, None, places)
+        prediction = model(batch, with_unmasked=True)
+    loss, sums = pretraining_loss(prediction, batch, 0.5, 10.0), sums_for_log(prediction, batch)
     assert optimiser.only_if_finite(loss).device == GPU and {x.device for x in sums.values()} == {GPU}
     assert len(sums) == 6
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -60,14 +62,17 @@ def test_the_pretraining_step_mixes_no_devices_and_waits_for_nothing(fake, conv)
     assert norm.device == skipped.device == GPU
 
 
-@pytest.mark.parametrize("sizes", [None, [100, 80, 1]])
-def test_the_recogniser_mixes_no_devices_and_waits_for_nothing(fake, sizes):
+@pytest.mark.parametrize("fast_path", [False, True])
+def test_the_recogniser_mixes_no_devices_and_waits_for_nothing(fake, fast_path):
+    """Lengths are known to the host: a GPU is not asked for them."""
     with GPU:
-        model = EmotionModel(Hubert(SHAPE), list("abcd"), dropout=0.1).train()
-        features, counts = torch.randn(3, 100, SHAPE.conv_dim[-1]), torch.tensor([100, 80, 1])
+        model = EmotionModel(Hubert(SHAPE), list("abcd"), dropout=0.1, fast_path=fast_path).train()
+        features = torch.randn(3, 100, SHAPE.conv_dim[-1])
         is_masked = torch.zeros(3, 100, dtype=torch.bool)
+    counts = torch.tensor([100, 80, 1])
+    counts.tolist = lambda: [100, 80, 1]            # a fake tensor has no values
     with torch.autocast("cuda", torch.bfloat16):
-        logits = model(features, counts, is_masked, sizes)
+        logits = model(features, counts, is_masked)
     assert logits.shape == (3, 4) and logits.device == GPU
 
 
@@ -77,7 +82,7 @@ def test_extraction_mixes_no_devices_and_waits_for_nothing(fake, enabled):
     with GPU:
         hubert, waveforms = Hubert(SHAPE).eval(), [torch.randn(n) for n in (32_000, 4_800, 400)]
     with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=enabled):
-        found = hubert.states_of(waveforms, 2)
+        found = fast.states(hubert, waveforms, 2)
     assert [x.shape for x in found] == [(n, SHAPE.hidden_size) for n in (99, 14, 1)]
     assert {x.device for x in found} == {GPU}
 

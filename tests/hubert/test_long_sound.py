@@ -23,7 +23,7 @@ def test_every_frame_is_kept_once_with_its_context(whole, context):
             assert window.stop - window.start <= whole
             assert window.first - window.start == context or window.start == 0
             assert window.stop - window.last == context or window.stop == num_frames
-            assert list(range(window.start, window.stop))[window.kept] == list(range(window.first, window.last))
+            assert list(range(window.start, window.stop))[window.used] == list(range(window.first, window.last))
 
 
 def test_a_window_that_keeps_nothing_is_refused():
@@ -57,8 +57,8 @@ def test_conv_features_and_layer_0_are_the_whole_sounds(hubert, extra, monkeypat
     """Whatever the length and the block in which statistics are summed; context 4 is half the positional kernel."""
     monkeypatch.setattr(long_sound, "BLOCK", 777)
     waveform = sound(320 * 150 + 80 + extra)
-    whole = hubert.frontend(waveform[None])[0]
-    found = torch.cat([x[0, kept] for kept, x in long_sound.features(hubert, waveform, CPU, 40, 4)])
+    whole = hubert.conv_features(waveform[None])[0]
+    found = torch.cat([x[0, used] for used, x in long_sound.features(hubert, waveform, CPU, 40, 4)])
     assert found.shape == whole.shape and (found - whole).abs().max() < 2e-5 * whole.abs().max()
     layer0 = torch.cat(list(long_sound.states(hubert, waveform, 0, CPU, 40, 4)))
     wanted = hubert.states(waveform[None], layer=0)[0]
@@ -77,11 +77,11 @@ def test_what_fits_is_never_cut(hubert, layer):
 def test_states_above_attend_to_their_window(hubert):
     """Layer 2 of a window is what the encoder makes of that window's features: the definition, window by window."""
     waveform = sound(320 * 100 + 80)
-    whole = hubert.frontend(waveform[None])
+    whole = hubert.conv_features(waveform[None])
     pieces = long_sound.states(hubert, waveform, 2, CPU, 40, 4)
     for window, piece in zip(long_sound.plan(100, 40, 4), pieces, strict=True):
         *_, wanted = hubert.layers(whole[:, window.start:window.stop])
-        torch.testing.assert_close(piece, wanted[0, window.kept], rtol=0, atol=1e-4)
+        torch.testing.assert_close(piece, wanted[0, window.used], rtol=0, atol=1e-4)
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from torch import Tensor
 from framealign.sound import audio
 from framealign.hubert import model_directory
 from framealign.hubert.hubert_config import HubertConfig
-from framealign.hubert.model import ConvLayer, Hubert, PositionalConvolution
+from framealign.hubert.model import ConvLayer, Hubert
 from framealign.hubert.parameters import shapes
 from framealign.exchange import torchaudio_weights
 from framealign.recipe.presets import PRESETS
@@ -89,7 +89,7 @@ def their_states(theirs, waveform: Tensor, **options: object) -> list[Tensor]:
 def our_states(hubert: Hubert, waveform: Tensor, is_masked: Tensor | None = None) -> list[Tensor]:
     """Layers 0 ... L, then the output; where transformers < 5 has the normed one as layer L, here too."""
     with torch.no_grad():
-        states = list(hubert.layers(hubert.frontend(waveform), None, is_masked))
+        states = list(hubert.layers(hubert.conv_features(waveform), None, is_masked))
     if not hubert.config.do_stable_layer_norm:
         return [*states, states[-1]]
     return states if int(peer().__version__.split(".")[0]) >= 5 else [*states[:-2], states[-1], states[-1]]
@@ -105,15 +105,19 @@ def of_lengths(*lengths: int, dtype: torch.dtype = torch.float32) -> list[Tensor
 
 
 def check_batch_equals_alone(hubert: Hubert, waveforms: list[Tensor], bound: float) -> None:
-    """Every layer of every utterance, absolute; and zeros beyond its end."""
+    """Every layer of every utterance, absolute, by the public path and the plain one; and zeros beyond its end."""
     batch, num_samples = padded(waveforms)
     with torch.inference_mode():
-        together = hubert.all_states(batch, num_samples)
+        public = hubert.all_states(batch, num_samples)
+        plain = list(hubert.layers(hubert.conv_features(batch, num_samples), hubert.num_frames(num_samples)))
+        outputs = hubert(batch, num_samples)
+        assert torch.equal(outputs, plain[-1]) and all(x.shape == y.shape for x, y in zip(public, plain))
         for b, waveform in enumerate(waveforms):
-            for found, alone in zip(together, hubert.all_states(waveform[None])):
+            for layer, alone in enumerate(hubert.all_states(waveform[None])):
                 T = alone.shape[1]
-                assert (found[b, :T] - alone[0]).abs().max() <= bound, f"{len(waveform)} samples"
-                assert not found[b, T:].any()
+                for together in (public[layer], plain[layer]):
+                    assert (together[b, :T] - alone[0]).abs().max() <= bound, f"{len(waveform)} samples"
+                    assert not together[b, T:].any()
 
 
 @pytest.fixture(scope="module")
@@ -168,10 +172,9 @@ def test_gradients_are_transformers(name, training, tmp_path):
     """
     hubert = make(replace(NARROWS[name], **{key: 0.0 for key in DROPOUTS}), dtype=torch.float64)
     theirs = in_transformers(hubert.train(training), tmp_path)
-    assert hubert.encoder.pos_conv_embed.by_fft(sound(1, 1), None) == training
     waveform, direction = sound(2, 4000, dtype=torch.float64), sound(2, 12, 24, seed=1, dtype=torch.float64)
     is_masked = sound(2, 12) > 0
-    *_, states = hubert.layers(hubert.frontend(waveform), None, is_masked)
+    *_, states = hubert.layers(hubert.conv_features(waveform), None, is_masked)
     (states * direction).sum().backward()
     (theirs(waveform, mask_time_indices=is_masked).last_hidden_state * direction).sum().backward()
     expected = {key: parameter.grad for key, parameter in theirs.named_parameters()}
@@ -183,13 +186,11 @@ def test_gradients_are_transformers(name, training, tmp_path):
 
 @pytest.mark.parametrize("dropouts", [*[(name,) for name in DROPOUTS], DROPOUTS], ids="+".join)
 @pytest.mark.parametrize("name", NARROWS)
-def test_dropout_is_where_transformers_has_it(name, dropouts, tmp_path, monkeypatch):
+def test_dropout_is_where_transformers_has_it(name, dropouts, tmp_path):
     """Same seed, training mode, one kind of dropout at a time, then all: the same elements drop out in all layers.
 
-    So each is in its place, over the same tensor, scaled alike, and nothing draws where it should not. With torch's own
-    draws, that is; ours are tested in test_dropout.py.
+    So each is in its place, over the same tensor, scaled alike, and nothing draws where it should not.
     """
-    monkeypatch.setattr("framealign.hubert.dropout.dropout", torch.nn.functional.dropout)
     hubert = make(replace(NARROWS[name], **{key: 0.4 if key in dropouts else 0.0 for key in DROPOUTS}))
     theirs = in_transformers(hubert, tmp_path)
     theirs.config.mask_time_prob = 0.0              # in training it masks by itself
@@ -204,8 +205,7 @@ def test_dropout_is_where_transformers_has_it(name, dropouts, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("name", DROPOUTS)
-def test_dropout_acts_in_training_only(name, monkeypatch):
-    monkeypatch.setattr(PositionalConvolution, "by_fft", lambda *_: False)      # else training rounds differently
+def test_dropout_acts_in_training_only(name):
     hubert = make(replace(NARROW, **{key: 0.4 if key == name else 0.0 for key in DROPOUTS}))
     without = make(replace(NARROW, **{key: 0.0 for key in DROPOUTS}))
     waveform = sound(2, 4000)
@@ -330,7 +330,7 @@ def test_gradients_of_a_padded_batch_are_the_sum_of_those_alone(name, lengths):
 
     def gradients(batch: Tensor, num_samples: Tensor | None, is_masked: Tensor, direction: Tensor) -> list[Tensor]:
         counts = None if num_samples is None else hubert.num_frames(num_samples)
-        *_, states = hubert.layers(hubert.frontend(batch, num_samples), counts, is_masked)
+        *_, states = hubert.layers(hubert.conv_features(batch, num_samples), counts, is_masked)
         return torch.autograd.grad((states * direction).sum(), [*hubert.parameters(), *waveforms], allow_unused=True,
                                    materialize_grads=True)
 
@@ -347,9 +347,9 @@ def test_padding_with_masks_and_dropped_blocks():
     batch, num_samples = padded(waveforms)
     counts, is_kept = hubert.num_frames(num_samples), [False, True, True]
     is_masked = sound(3, int(counts.max())) > 0     # beyond the ends too, where it must not matter
-    *_, together = hubert.layers(hubert.frontend(batch, num_samples), counts, is_masked, is_kept)
+    *_, together = hubert.layers(hubert.conv_features(batch, num_samples), counts, is_masked, is_kept)
     for b, (waveform, T) in enumerate(zip(waveforms, counts.tolist())):
-        *_, alone = hubert.layers(hubert.frontend(waveform[None]), None, is_masked[b:b + 1, :T], is_kept)
+        *_, alone = hubert.layers(hubert.conv_features(waveform[None]), None, is_masked[b:b + 1, :T], is_kept)
         assert (together[b, :T] - alone[0]).abs().max() < 1e-9 and not together[b, T:].any()
 
 
@@ -358,7 +358,7 @@ def test_a_layer_is_computed_without_those_above(name):
     hubert = make(NARROWS[name])
     ran = []
     for index, block in enumerate(hubert.encoder.layers):
-        block.register_forward_hook(lambda *_, index=index: ran.append(index))
+        block.feed_forward.output_dense.register_forward_hook(lambda *_, index=index: ran.append(index))
     waveform, num_samples = padded(of_lengths(4000, 900))
     for lengths in (None, num_samples):
         every = hubert.all_states(waveform, lengths)
@@ -377,7 +377,7 @@ def test_a_layer_is_computed_without_those_above(name):
                          ids=str)
 def test_a_dropped_block_is_as_if_it_were_not_there(name, is_kept):
     hubert = make(NARROWS[name])
-    features = hubert.frontend(sound(2, 4000))
+    features = hubert.conv_features(sound(2, 4000))
     *states, = hubert.layers(features, is_kept=is_kept)
     for index, kept in enumerate(is_kept):
         assert kept or torch.equal(states[index + 1], states[index])
@@ -388,10 +388,10 @@ def test_a_dropped_block_is_as_if_it_were_not_there(name, is_kept):
     assert torch.equal(output, states[-1])
 
 
-def test_masked_frames_are_the_embedding_and_no_other_changes(monkeypatch):
+def test_masked_frames_are_the_embedding_and_no_other_changes():
     """As if the feature projection's output had been overwritten by hand; and nothing masks by itself in training."""
     hubert = make(NARROW)
-    features = hubert.frontend(sound(2, 4000))
+    features = hubert.conv_features(sound(2, 4000))
     is_masked = sound(2, features.shape[1]) > 0.5
     assert is_masked.any() and not is_masked.all()
     found = list(hubert.layers(features, None, is_masked))
@@ -406,7 +406,6 @@ def test_masked_frames_are_the_embedding_and_no_other_changes(monkeypatch):
     assert all(map(torch.equal, found, hubert.layers(features)))
     handle.remove()
     assert all(map(torch.equal, hubert.layers(features, None, torch.zeros_like(is_masked)), hubert.layers(features)))
-    monkeypatch.setattr(PositionalConvolution, "by_fft", lambda *_: False)      # else training rounds differently
     quiet = make(replace(NARROW, **{key: 0.0 for key in DROPOUTS})).train()
     assert torch.equal(quiet.states(sound(2, 4000)), quiet.eval().states(sound(2, 4000)))
 
@@ -429,7 +428,7 @@ def test_group_norm_folded_into_the_convolution(what, kernel, stride, bias):
     lengths = torch.tensor([500, 77, kernel + stride])      # the last: two frames
     with torch.no_grad():
         for found, scale, shift, waveform, length in zip(
-                layer(x, lengths), *layer.group_norm_of(x, lengths), x, lengths.tolist()):
+                layer(x, lengths), *layer.scale_and_shift(*layer.input_moments(x, lengths)), x, lengths.tolist()):
             convolved = layer.conv(waveform[None, :, :length])                  # (1, C, T)
             expected = F.gelu(F.group_norm(convolved, 16, layer.layer_norm.weight, layer.layer_norm.bias))[0]
             assert (found[:, :expected.shape[1]] - expected).abs().max() <= 1e-9
