@@ -166,7 +166,9 @@ def test_help_says_units(script, name, words):
 
 def test_a_wrong_flag_is_explained(script):
     outcome = script("pretrain", "--updates", "many")
-    assert outcome.status == 2 and outcome.err.splitlines()[-1].endswith("argument --updates: invalid int value: 'many'")
+    usage, line = outcome.err.splitlines()
+    assert outcome.status == 2 and usage == "usage: bin/pretrain.py [options]"
+    assert line.endswith("argument --updates: invalid int value: 'many'")
 
 
 def test_launched_from_the_shell(table, tmp_path):
