@@ -1,23 +1,18 @@
-"""Frames -> units: codebooks and units as files, layer states and MFCC kept, the same result on one rank or two."""
-import dataclasses
+"""Units: written and read, as fairseq's text, refused for other utterances; made alike by one rank and by two."""
 import json
 
 import numpy as np
 import pytest
 import ranks
 import safetensors.torch
-import soundfile
 import torch
 
 from framealign.sound import audio
 from framealign.sound.frames import num_frames
-from framealign.sound.mfcc import mfcc
 from framealign.corpus.utterance import corpus_digest
-from framealign.hubert import fast, long_sound
 from framealign.hubert.model import Hubert
-from framealign.units import kmeans
 from framealign.units.codebook import Codebook
-from framealign.units.extraction import frontend_store, mfcc_store, state_store
+from framealign.units.extraction import mfcc_store, state_store
 from framealign.units.kmeans import KMeansConfig
 from framealign.units.units import Units, make_units
 
@@ -28,14 +23,6 @@ QUICK = KMeansConfig(seed=3, seeding_frames=500, batch_frames=200)
 def hubert(micro):
     torch.manual_seed(1)
     return Hubert(micro).eval()
-
-
-@pytest.fixture
-def frames():
-    """600 frames about 8 centres, (600, 5)."""
-    generator = torch.Generator().manual_seed(0)
-    centres = 4 * torch.randn(8, 5, generator=generator)
-    return centres[torch.randint(8, (600,), generator=generator)] + torch.randn(600, 5, generator=generator)
 
 
 def random_units(counts: list[int], num_clusters: int, seed: int = 0) -> Units:
@@ -49,77 +36,7 @@ def equal(a: Units, b: Units) -> bool:
     return torch.equal(a.units, b.units) and torch.equal(a.offsets, b.offsets) and a.units.dtype == b.units.dtype
 
 
-# Codebooks
-
-def test_fit_is_kmeans_and_assignment_the_nearest_centroid(frames):
-    codebook = Codebook.fit(frames, 8, seed=5, config=QUICK, record={"layer": 2})
-    centroids, counts, inertia = kmeans.fit(frames, 8, dataclasses.replace(QUICK, seed=5))
-    assert torch.equal(codebook.centroids, centroids) and torch.equal(codebook.counts, counts)
-    assert codebook.inertia == inertia and codebook.record == {"seed": 5, "layer": 2}
-    distances = (frames.double()[:, None] - codebook.centroids.double()[None]).square().sum(-1)     # (S, K)
-    assert torch.equal(codebook.assign(frames), distances.argmin(1))
-    assert codebook.assign(frames).dtype == torch.int64
-    assert codebook.inertia == pytest.approx(float(distances.min(1).values.mean()), rel=1e-5)
-    assert torch.equal(codebook.counts, torch.bincount(distances.argmin(1), minlength=8))
-    again = Codebook.fit((chunk for chunk in frames.split(77)), 8, seed=5, config=QUICK)
-    assert torch.equal(again.centroids, codebook.centroids)
-    assert not torch.equal(Codebook.fit(frames, 8, seed=6, config=QUICK).centroids, codebook.centroids)
-
-
-def test_codebook_write_then_read_is_the_identity(frames, tmp_path):
-    codebook = Codebook.fit(frames, 8, seed=5, config=QUICK, record={"layer": 2, "model": {"encoder": "ab"}})
-    codebook.write(tmp_path / "codebook.safetensors")
-    found = Codebook.read(tmp_path / "codebook.safetensors")
-    assert torch.equal(found.centroids, codebook.centroids) and torch.equal(found.counts, codebook.counts)
-    assert found.inertia == codebook.inertia and found.record == codebook.record
-    assert [path.name for path in tmp_path.iterdir()] == ["codebook.safetensors"]
-
-
-def test_codebooks_of_others(frames, tmp_path):
-    """A .npy and scikit-learn's joblib file, as HuBERT's released 500 clusters are."""
-    np.save(tmp_path / "centroids.npy", frames[:6].double().numpy())
-    found = Codebook.read(tmp_path / "centroids.npy")
-    assert torch.equal(found.centroids, frames[:6]) and found.centroids.dtype == torch.float32
-    assert found.counts.tolist() == [0] * 6 and np.isnan(found.inertia) and "centroids.npy" in found.record["source"]
-    cluster = pytest.importorskip("sklearn.cluster", reason="scikit-learn, of the extra [oracle], is not installed")
-    joblib = pytest.importorskip("joblib", reason="joblib, of the extra [oracle], is not installed")
-    theirs = cluster.MiniBatchKMeans(8, random_state=0, n_init=1).fit(frames.numpy())
-    joblib.dump(theirs, tmp_path / "km.bin")
-    found = Codebook.read(tmp_path / "km.bin")
-    np.testing.assert_array_equal(found.centroids.numpy(), theirs.cluster_centers_.astype(np.float32))
-    np.testing.assert_array_equal(found.assign(frames).numpy(), theirs.predict(frames.numpy()))
-
-
-def test_frames_that_a_codebook_cannot_label(frames):
-    codebook = Codebook.fit(frames, 8, config=QUICK)
-    with pytest.raises(ValueError, match="codebook of 5 dimensions cannot label frames of 4"):
-        codebook.assign(frames[:, :4])
-    with pytest.raises(ValueError, match="NaN"):
-        codebook.assign(torch.where(torch.arange(600)[:, None] == 3, float("nan"), frames))
-
-
-def test_damaged_codebooks(frames, tmp_path):
-    path = tmp_path / "codebook.safetensors"
-    centroids, counts = frames[:4].clone(), torch.arange(4)
-    for name, content, metadata in [
-            ("no record", {"centroids": centroids, "counts": counts}, {"record": "[1", "inertia": "1"}),
-            ("list for a record", {"centroids": centroids, "counts": counts}, {"record": "[1]", "inertia": "1"}),
-            ("text for a number", {"centroids": centroids, "counts": counts}, {"record": "{}", "inertia": "[]"}),
-            ("counts of others", {"centroids": centroids, "counts": counts[:3]}, {}),
-            ("counts as floats", {"centroids": centroids, "counts": counts.float()}, {}),
-            ("no centroids", {"units": centroids, "counts": counts}, {}),
-            ("centroids not finite", {"centroids": centroids / 0, "counts": counts}, {})]:
-        safetensors.torch.save_file(content, path, metadata)
-        with pytest.raises(ValueError, match="codebook.safetensors"):
-            print(name, Codebook.read(path))
-    path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(ValueError, match="codebook.safetensors"):
-        Codebook.read(path)
-    with pytest.raises(ValueError, match="nowhere"):
-        Codebook.read(tmp_path / "nowhere.safetensors")
-
-
-# Units
+# Files
 
 @pytest.mark.parametrize("num_clusters, stored", [(2, torch.int16), (2 ** 15, torch.int16), (2 ** 15 + 1, torch.int32)])
 def test_units_write_then_read_is_the_identity(num_clusters, stored, tmp_path):
@@ -213,73 +130,6 @@ def test_units_of_other_utterances_are_refused(tones):
         random_units(counts, 5).check(tones, "here")
 
 
-# Frames kept
-
-def test_kept_states_are_those_of_each_utterance_alone(hubert, tones, tmp_path, cpu):
-    """Every layer, rounded to float16."""
-    for layer in range(3):
-        store = state_store(hubert, layer, tones, tmp_path / f"{layer}", cpu)
-        for u in range(0, len(tones), 5):
-            waveform = audio.preprocess(audio.load(tones[u].path), True)
-            with torch.inference_mode():
-                alone = hubert.states(waveform[None], layer=layer)[0]
-            assert store.read(u).shape == (num_frames(tones[u].num_samples), 16)
-            # kept ones were computed in groups: equal up to rounding, which may round to the next float16
-            torch.testing.assert_close(store.read(u), alone, rtol=2 ** -10, atol=1e-5)
-    with pytest.raises(ValueError, match=r"layer must be in \[0, 2\], got 3"):
-        state_store(hubert, 3, tones, tmp_path / "3", cpu)
-
-
-def test_states_in_bfloat16_are_near_and_not_taken_for_others(hubert, tones, tmp_path, cpu):
-    """Within 5 % (seen: 2.2 %) in a model of width 16, whose sums are short; base's 2 % is test_packed.py's."""
-    exact = state_store(hubert, 1, tones, tmp_path, cpu)
-    expected = torch.cat([exact.read(u) for u in range(len(tones))])
-    rounded = state_store(hubert, 1, tones, tmp_path, cpu, "bfloat16")
-    found = torch.cat([rounded.read(u) for u in range(len(tones))])
-    assert 0 < (found - expected).norm() <= 0.05 * expected.norm()
-    with pytest.raises(ValueError, match="--precision must be auto, float32 or bfloat16, got half"):
-        state_store(hubert, 1, tones, tmp_path, cpu, "half")
-
-
-def test_normalisation_is_the_models_business(micro, tones, tmp_path, cpu):
-    torch.manual_seed(1)
-    raw = Hubert(dataclasses.replace(micro, feat_extract_norm="layer"), do_normalize=False).eval()
-    waveform = audio.load(tones[0].path)
-    with torch.inference_mode():
-        as_it_is, normalised = (raw.conv_features(x[None])[0] for x in (waveform, audio.preprocess(waveform, True)))
-    assert (as_it_is - normalised).abs().max() > 0.01
-    torch.testing.assert_close(frontend_store(raw, tones[:2], tmp_path, cpu).read(0), as_it_is, rtol=2 ** -10,
-                               atol=1e-5)
-
-
-def test_kept_frames_are_used_again_until_model_or_corpus_change(hubert, tones, tmp_path, cpu, monkeypatch):
-    computed = []
-    states = fast.states
-    monkeypatch.setattr(fast, "states", lambda *arguments: computed.append(1) or states(*arguments))
-    state_store(hubert, 1, tones, tmp_path, cpu)
-    times = len(computed)
-    state_store(hubert, 1, tones, tmp_path, cpu)
-    assert len(computed) == times > 0
-    for change in (lambda: hubert.encoder.layers[0].attention.q_proj.bias.data.add_(1),
-                   lambda: setattr(hubert, "do_normalize", False)):
-        change()
-        before = len(computed)
-        state_store(hubert, 1, tones, tmp_path, cpu)
-        assert len(computed) > before
-    before = len(computed)
-    state_store(hubert, 1, tones[:-1], tmp_path, cpu)
-    state_store(hubert, 2, tones[:-1], tmp_path, cpu)
-    assert len(computed) > before + 1
-
-
-def test_kept_mfcc_are_those_of_the_sound_as_it_is(tones, tmp_path):
-    store = mfcc_store(tones, tmp_path)
-    for u in (0, 11, 23):
-        alone = mfcc(audio.load(tones[u].path))
-        assert store.read(u).shape == (num_frames(tones[u].num_samples), 39)
-        assert torch.equal(store.read(u), alone.half().float())
-
-
 # Units of a corpus
 
 def test_units_with_a_codebook_fitted_or_given(hubert, tones, tmp_path, cpu):
@@ -335,23 +185,3 @@ def test_two_ranks_make_the_units_and_the_codebook_of_one(micro, tones, tmp_path
             np.testing.assert_array_equal(theirs[0], labels)
             np.testing.assert_allclose(theirs[1], centroids, rtol=1e-5, atol=1e-5)
             np.testing.assert_array_equal(theirs[2], counts)
-
-
-def test_more_than_a_minute_is_kept_window_by_window(hubert, tones, tmp_path, cpu):
-    """Conv features are the whole sound's; states are those of `windows`, beside short utterances that are whole."""
-    path = tmp_path / "long.wav"
-    noise = np.random.default_rng(0).standard_normal(977_000) * np.linspace(0.01, 0.2, 977_000)
-    soundfile.write(path, noise, 16_000)
-    utterances = [tones[0], dataclasses.replace(tones[1], id="long", path=path, num_samples=977_000), tones[2]]
-    waveform = audio.preprocess(audio.load(path), hubert.do_normalize)
-    frontend = frontend_store(hubert, utterances, tmp_path / "frontend", cpu)
-    states = state_store(hubert, 2, utterances, tmp_path / "states", cpu)
-    with torch.inference_mode():
-        whole = hubert.conv_features(waveform[None])[0]
-        pieces = torch.cat(list(long_sound.states(hubert, waveform, 2, cpu)))
-        short = hubert.states(audio.preprocess(audio.load(tones[2].path), True)[None], layer=2)[0]
-    torch.testing.assert_close(frontend.read(1), whole, rtol=1e-3, atol=1e-3)   # float16
-    torch.testing.assert_close(states.read(1), pieces.half().float(), rtol=0, atol=2e-3)
-    torch.testing.assert_close(states.read(2), short.half().float(), rtol=0, atol=2e-3)
-    assert torch.equal(torch.cat(list(states.pieces([1, 2], 700))), torch.cat([states.read(1), states.read(2)]))
-    assert max(map(len, states.pieces([0, 1, 2], 700))) == 700
