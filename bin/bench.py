@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import functools
 import importlib.util
+import itertools
 import platform
 import sys
 import tempfile
@@ -26,12 +27,11 @@ from torch import Tensor, nn
 
 from framealign.runtime import distributed, files, log
 from framealign.sound.frames import frames_in, num_frames, num_samples_of, valid_frames
-from framealign.corpus.cropping import load_checked
+from framealign.corpus.cropping import load_checked, padded
 from framealign.hubert import fast
 from framealign.hubert.model import Hubert
 from framealign.exchange import torchaudio_weights
 from framealign.units import kmeans
-from framealign.units.extraction import padded
 from framealign.units.kmeans import KMeansConfig
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.training import optimiser
@@ -115,12 +115,16 @@ def states(bench: Bench, title: str, waveforms: list[Tensor], layer: int | None)
         peers["torchaudio, padded, with lengths"] = lambda: other.extract_features(batch, lengths, last)[0][-1]
         peers["torchaudio, one by one"] = lambda: [other.extract_features(x[None], None, last)[0][-1][0]
                                                    for x in waveforms]
-    own = {"framealign, plain, padded": lambda: hubert.states(batch, lengths, layer),
-           "framealign, plain, one by one": lambda: [hubert.states(x[None], layer=layer)[0] for x in waveforms],
-           "framealign, fast, one by one": lambda: [fast.states(hubert, [x], layer)[0] for x in waveforms],
-           "framealign, packed": lambda: fast.states(hubert, waveforms, layer)}
+    def plain_padded() -> Tensor:
+        *_, output = itertools.islice(hubert.layers(hubert.conv_features(batch, lengths), hubert.num_frames(lengths)),
+                                      None if layer is None else layer + 1)
+        return output
+    own = {"framealign, plain path, padded": plain_padded,
+           "framealign, plain path, one by one": lambda: [hubert.states(x[None], layer=layer)[0] for x in waveforms],
+           "framealign, fast path, one by one": lambda: [fast.states(hubert, [x], layer)[0] for x in waveforms],
+           "framealign, Hubert.states of the batch": lambda: hubert.states(batch, lengths, layer)}
     if len(waveforms) == 1:
-        peers, own = ({name: run for name, run in part.items() if "padded" not in name and "packed" not in name}
+        peers, own = ({name: run for name, run in part.items() if "padded" not in name and "batch" not in name}
                       for part in (peers, own))
     contenders = [Contender(name, run, flop, seconds, bench.keeps[1]) for name, run in peers.items()]
     contenders += [Contender(name, run, flop, seconds, bench.keeps[0]) for name, run in own.items()]

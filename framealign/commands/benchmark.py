@@ -23,7 +23,7 @@ from framealign.corpus.utterance import Utterance
 from framealign.hubert import objective
 from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
-from framealign.units.frame_store import FrameStore
+from framealign.units.frame_store import Extraction, FrameStore
 from framealign.units.units import Units
 from framealign.training import optimiser, pretrain
 from framealign.training.batches import pretraining_micro_batches
@@ -245,11 +245,13 @@ def sources(folder: Path, waveforms: list[Tensor], width: int, device: torch.dev
         utterances.append(Utterance(str(index), path, len(waveform)))
     counts = torch.tensor([num_frames(u.num_samples) for u in utterances])
     crops = next(pretraining_micro_batches(counts, PretrainConfig(min_seconds=0.1)))
-    store = FrameStore.fill(folder / "frames", utterances, width, lambda waveforms: [
-        torch.randn(num_frames(len(x)), width) for x in waveforms], "bench", False, "kept frames")
+    extraction = Extraction("kept frames", "bench", width,
+                            lambda waveforms: [torch.randn(num_frames(len(x)), width) for x in waveforms],
+                            do_normalize=False)
+    store = FrameStore.fill(folder / "frames", utterances, extraction)
     return crops, {"FLAC": Waveforms(utterances, False, 0), "sound in memory": Waveforms(utterances, False),
                    "kept frames on disk": store,
-                   "kept frames in memory": FrameStore(folder / "frames", counts).hold(device)}
+                   "kept frames in memory": FrameStore(folder / "frames", utterances).hold(device)}
 
 
 def table(title: str, records: list[dict]) -> str:
