@@ -1,6 +1,5 @@
-"""One module for each verb of `bin/VERB.py` and `framealign VERB`: its flags, what it reads and checks before it
-begins, and its calls of the other wings. Nothing is computed here that another wing could compute, but for the demo's
-baselines and the comparison with fairseq's released states.
+"""What the verbs of `bin/` do: one module for each, which reads the flags, calls the wings that do the work, and prints
+what was done. Nothing is computed here that another wing could compute.
 
 Uses: runtime, sound, corpus, hubert, exchange, units, emotion, training, recipe, report.
 """

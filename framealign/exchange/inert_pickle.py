@@ -1,4 +1,4 @@
-"""Pickles read as data: nothing that a pickle says is ever imported, built or called.
+"""Pickles read as data: nothing that a pickle names is ever imported, built or called.
 
 A pickle is a program for a small stack machine. Python's own machine imports what the program names (GLOBAL) and calls
 what it imported (REDUCE), which is how a "model file" runs `os.system`. The machine here runs the same opcodes of
@@ -6,7 +6,8 @@ protocols 0 to 5, decoded by the standard library's `pickletools`, but a name st
 `Inert` record of what the program asked for. The reader picks the arrays or tensors it understands out of that record.
 
 Time and memory are bounded: every opcode costs one of `max_steps`, none allocates more than the file holds, sets are
-kept as lists and odd dictionary keys by identity (so that crafted keys cannot collide).
+lists and odd dictionary keys are compared by identity (so that crafted keys cannot collide).
+
 Left out, and refused: the extension registry (EXT1, EXT2, EXT4) and out-of-band buffers.
 """
 import pickletools
@@ -33,7 +34,7 @@ class Name(str):
 
 @dataclass(eq=False, repr=False)
 class Inert:
-    """One object as its pickle describes it; it was never made."""
+    """One object as its pickle describes it; it was never built."""
     name: str                                       # of the class or function, "module.name"
     args: tuple = ()                                # what it was to be called with
     state: object = None                            # what it was to be restored from
@@ -45,10 +46,12 @@ class Cursor:
     """A place in `data`; reading moves it and gives at most what is left, whatever length is asked for."""
 
     def __init__(self, data: bytes | mmap, position: int = 0):
-        self.data, self.position = data, position
+        self.data = data
+        self.position = position
 
     def read(self, count: int) -> bytes:
-        start, self.position = self.position, min(len(self.data), self.position + count)
+        start = self.position
+        self.position = min(len(self.data), start + count)
         return self.data[start:self.position]
 
     def readline(self) -> bytes:
@@ -59,16 +62,22 @@ class Cursor:
 class Machine:
     """Runs pickles from a stream; see the module's docstring.
 
-    `admit(name)` raises ValueError for a name that the kind of file cannot hold. `built(inert)` is called after each
-    BUILD: joblib puts an array's bytes there, and the hook may read `stream` and run a nested `load`.
+    `admit(name)` raises ValueError for a name that the kind of file cannot hold. A format with more in it than pickles
+    is a subclass with its own `built`.
     """
 
-    def __init__(self, stream: Cursor, admit: Callable[[str], None],
-                 built: Callable[[Inert], None] | None = None, max_steps: int = 100_000):
-        self.stream, self.admit, self.built = stream, admit, built
-        self.steps_left = self.max_steps = max_steps
+    def __init__(self, stream: Cursor, admit: Callable[[str], None], max_steps: int = 100_000):
+        self.stream = stream
+        self.admit = admit
+        self.max_steps = max_steps
+        self.steps_left = max_steps
         self.persistent: list[Inert] = []           # every persistent id met, in order
-        self.stack, self.marks, self.memo = [], [], {}
+        self.stack: list = []
+        self.marks: list[list] = []                 # the stacks below each MARK
+        self.memo: dict = {}
+
+    def built(self, inert: Inert) -> None:
+        """Called after each BUILD, when `inert` is complete: here an override may read `stream` or `load` again."""
 
     def load(self) -> object:
         """The object of the next pickle in the stream, which is left behind it.
@@ -91,6 +100,7 @@ class Machine:
             self.stack, self.marks, self.memo = outer
 
     def _step(self, name: str, argument: object) -> None:
+        """Run one opcode."""
         if name in _VALUES:
             if type(argument) is int and argument.bit_length() > _INT_BITS:
                 raise ValueError(f"its pickle holds a whole number of more than {_INT_BITS} bits")
@@ -174,7 +184,8 @@ class Machine:
     def _put_items(self, values: list) -> None:
         if len(values) % 2:
             raise IndexError("a key without a value")
-        target, pairs = self.stack[-1], zip(values[::2], values[1::2])
+        target = self.stack[-1]
+        pairs = zip(values[::2], values[1::2])
         if isinstance(target, Inert):
             target.items.extend(pairs)
         elif type(target) is dict:
@@ -183,6 +194,7 @@ class Machine:
             raise TypeError("items for neither mapping nor object")
 
     def _name(self, module: str, name: str) -> Name:
+        """What a pickle refers to, if it is admitted."""
         if len(module) + len(name) > _NAME_CHARACTERS:
             raise ValueError(f"its pickle holds a name of more than {_NAME_CHARACTERS} characters")
         path = Name(f"{_PYTHON_2.get(module, module)}.{name}")
@@ -199,6 +211,7 @@ class Machine:
         self.stack.append(self._name(module, name))
 
     def _call(self, function: object, args: object) -> None:
+        """Push the record of a call."""
         if not isinstance(function, Name) or not isinstance(args, tuple):
             raise ValueError("its pickle calls something other than a name it gave")
         if function == "copyreg._reconstructor" and args and isinstance(args[0], Name):
@@ -209,7 +222,7 @@ class Machine:
         self._call(*self._pop(2))
 
     def _new_with_keywords(self, _: object) -> None:
-        function, args, _ = self._pop(3)            # the keywords are not kept: no reader needs them
+        function, args, _ = self._pop(3)            # the keywords are dropped: no reader needs them
         self._call(function, args)
 
     def _instance(self, argument: str) -> None:
@@ -226,8 +239,7 @@ class Machine:
         if not isinstance(target, Inert):
             raise TypeError("a state for something that is not an object")
         target.state = state
-        if self.built is not None:
-            self.built(target)
+        self.built(target)
 
     def _persistent(self, argument: object) -> None:
         """A reference out of the pickle (torch: to a storage)."""
@@ -251,8 +263,9 @@ _OPCODES = {
 
 def _key(key: object) -> object:
     """`key` if its hash is cheap and collides with few others, else a stand-in that only equals itself."""
-    cheap = type(key) in (str, bytes, bool, float) or key is None or type(key) is int and abs(key) < 1 << 60
-    return key if cheap else Inert("key", (key,))
+    is_small = type(key) is int and abs(key) < 1 << 60
+    is_plain = key is None or is_small or type(key) in (str, bytes, bool, float)
+    return key if is_plain else Inert("key", (key,))
 
 
 def mapping(value: object) -> dict:

@@ -2,7 +2,8 @@
 
 HuBERT's released codebook (`hubert_base_ls960_L9_km500.bin`) is a `MiniBatchKMeans` written by `joblib.dump`: a pickle
 in which each array is a `NumpyArrayWrapper` followed by the array's raw bytes, as it is or compressed as a whole (zlib,
-gzip, bz2, xz, lzma). It is read as data (`unpickle.py`): no joblib, no scikit-learn, nothing executed.
+gzip, bz2, xz, lzma). It is read as data (`inert_pickle.py`): no joblib, no scikit-learn, nothing executed.
+
 Left out: joblib before 0.10 (arrays in separate files) and lz4 (not in Python's standard library).
 """
 import bz2
@@ -58,9 +59,8 @@ def read_joblib_centroids(path: str | Path) -> np.ndarray:
     Raises ValueError naming the file, and the class or function that has no business in a k-means where it names one.
     """
     try:
-        machine = Machine(Cursor(_decompress(_read_bytes(path))), _admit, max_steps=_MAX_STEPS)
-        machine.built = lambda inert: _take_payload(inert, machine)
-        saved = machine.load()
+        content = _decompress(_read_bytes(path))
+        saved = _Machine(Cursor(content), _admit, max_steps=_MAX_STEPS).load()
         if isinstance(saved, Inert) and saved.name in _CLASSES:
             state = mapping(saved.state)
             if "cluster_centers_" not in state:
@@ -73,6 +73,7 @@ def read_joblib_centroids(path: str | Path) -> np.ndarray:
 
 
 def _read_bytes(path: str | Path) -> bytes:
+    """A file's content. Raises ValueError where it cannot be read or is larger than LIMIT_BYTES."""
     try:
         with open(path, "rb") as file:
             data = file.read(LIMIT_BYTES + 1)
@@ -90,11 +91,13 @@ def _checked(centroids: np.ndarray, path: str | Path) -> np.ndarray:
                          f"are {centroids.dtype} {centroids.shape}")
     centroids = np.array(centroids, np.float64 if centroids.dtype.itemsize == 8 else np.float32, order="C")
     if not np.isfinite(centroids).all():
-        raise ValueError(f"{path}: centroid {int(np.nonzero(~np.isfinite(centroids))[0][0])} holds NaN or infinity")
+        bad_rows, _ = np.nonzero(~np.isfinite(centroids))
+        raise ValueError(f"{path}: centroid {int(bad_rows[0])} holds NaN or infinity")
     return centroids
 
 
 def _read_npy(path: str | Path) -> np.ndarray:
+    """The array of a `.npy` file, mapped. Raises ValueError for a file that is none."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)     # mapped: a header cannot claim memory
     except Exception as error:                      # NumPy's header parser lets several kinds through
@@ -102,6 +105,7 @@ def _read_npy(path: str | Path) -> np.ndarray:
 
 
 def _read_safetensors(data: bytes, path: str | Path) -> np.ndarray:
+    """The tensor `centroids`, or the only one, at least float32. Raises ValueError where there is none."""
     try:
         tensors = load_safetensors(data)
     except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
@@ -109,10 +113,13 @@ def _read_safetensors(data: bytes, path: str | Path) -> np.ndarray:
     if "centroids" not in tensors and len(tensors) != 1:
         raise ValueError(f"{path}: must hold a tensor `centroids` or one tensor only, "
                          f"holds {', '.join(sorted(tensors)[:5]) or 'none'}")
-    centroids = tensors["centroids"] if "centroids" in tensors else next(iter(tensors.values()))
+    name = "centroids" if "centroids" in tensors else next(iter(tensors))
+    centroids = tensors[name]
     if not centroids.is_floating_point():
         raise ValueError(f"{path}: centroids must be floats, are {centroids.dtype}")
-    return (centroids if centroids.element_size() >= 4 else centroids.float()).numpy()
+    if centroids.element_size() < 4:
+        centroids = centroids.float()               # NumPy has no bfloat16
+    return centroids.numpy()
 
 
 def _first_line(error: Exception) -> str:
@@ -120,26 +127,35 @@ def _first_line(error: Exception) -> str:
 
 
 def _admit(name: str) -> None:
+    """Raise ValueError for a name that no saved k-means has."""
     if name not in _ADMITTED:
         raise ValueError(f"its pickle names {ascii(name)[1:-1][:100]}, which has no place in a saved k-means; refused "
                          f"(nothing was executed)")
 
 
 def _decompress(data: bytes) -> bytes:
-    """`data` out of the compressed format its first bytes name, or as it is. ValueError above LIMIT_BYTES."""
+    """`data` out of the compressed format that its first bytes name, or as it is.
+
+    Raises ValueError for formats that are not supported, damaged data, and more than LIMIT_BYTES.
+    """
     if data.startswith(b"\x04\x22\x4d\x18"):
         raise ValueError("compressed with lz4, which is not supported: write it again with another `compress`")
     if data.startswith(b"ZF"):
         raise ValueError("written by joblib before 0.10, which is not supported: write it again with a newer joblib")
-    openers = {b"\x78": lambda: zlib.decompressobj(), b"\x1f\x8b": lambda: zlib.decompressobj(wbits=31),
-               b"BZ": bz2.BZ2Decompressor,
-               b"\xfd7zXZ": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=LIMIT_BYTES),
-               b"\x5d\x00": lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=LIMIT_BYTES)}
-    opener = next((openers[magic] for magic in openers if data.startswith(magic)), None)
-    if opener is None:
+    if data.startswith(b"\x78"):
+        decompressor = zlib.decompressobj()
+    elif data.startswith(b"\x1f\x8b"):
+        decompressor = zlib.decompressobj(wbits=31)             # gzip
+    elif data.startswith(b"BZ"):
+        decompressor = bz2.BZ2Decompressor()
+    elif data.startswith(b"\xfd7zXZ"):
+        decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=LIMIT_BYTES)
+    elif data.startswith(b"\x5d\x00"):
+        decompressor = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=LIMIT_BYTES)
+    else:
         return data
     try:
-        content = opener().decompress(data, LIMIT_BYTES + 1)
+        content = decompressor.decompress(data, LIMIT_BYTES + 1)
     except (zlib.error, lzma.LZMAError, OSError, EOFError) as error:
         raise ValueError(f"damaged compression: {error}") from None
     if len(content) > LIMIT_BYTES:
@@ -147,21 +163,26 @@ def _decompress(data: bytes) -> bytes:
     return content
 
 
-def _take_payload(inert: Inert, machine: Machine) -> None:
-    """Keep the bytes that joblib writes behind an array's wrapper (as `payload`); an array of objects is a pickle."""
-    if inert.name not in _WRAPPERS:
-        return
-    state = mapping(inert.state)
-    dtype = _dtype(state.get("dtype"))
-    if dtype.hasobject:
-        machine.load()
-        return
-    if state.get("numpy_array_alignment_bytes") is not None:        # joblib >= 1.2: padding, its length before it
-        machine.stream.read(sum(machine.stream.read(1)))
-    size = math.prod(_shape(state.get("shape"))) * dtype.itemsize
-    inert.payload = machine.stream.read(size)
-    if len(inert.payload) < size:
-        raise ValueError(f"an array of {size} bytes is announced, {len(inert.payload)} are there: a truncated file?")
+class _Machine(Machine):
+    """A `Machine` for joblib's files: the bytes behind an array's wrapper become its `payload`."""
+
+    def built(self, inert: Inert) -> None:
+        """Take the bytes that joblib writes behind an array's wrapper; behind one of objects there is a pickle."""
+        if inert.name not in _WRAPPERS:
+            return
+        state = mapping(inert.state)
+        dtype = _dtype(state.get("dtype"))
+        if dtype.hasobject:
+            self.load()
+            return
+        if state.get("numpy_array_alignment_bytes") is not None:    # joblib >= 1.2: padding, its length before it
+            padding_length = sum(self.stream.read(1))
+            self.stream.read(padding_length)
+        size = math.prod(_shape(state.get("shape"))) * dtype.itemsize
+        inert.payload = self.stream.read(size)
+        if len(inert.payload) < size:
+            raise ValueError(f"an array of {size} bytes is announced, {len(inert.payload)} are there: "
+                             "a truncated file?")
 
 
 def _array(value: object) -> np.ndarray:
@@ -189,6 +210,7 @@ def _array(value: object) -> np.ndarray:
 
 
 def _shape(value: object) -> tuple[int, ...]:
+    """A pickled shape. Raises ValueError for what no array in a file of this size can have."""
     if not isinstance(value, tuple) or len(value) > 8 or any(
             type(size) is not int or not 0 <= size <= LIMIT_BYTES for size in value):
         raise ValueError("an array of impossible shape")

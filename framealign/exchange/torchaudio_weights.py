@@ -3,11 +3,10 @@ from torch import Tensor
 
 from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.parameters import MASK_EMBEDDING
-from framealign.exchange.imported_weights import Imported, imported, renamed
+from framealign.exchange.imported_weights import Imported, as_hubert, renamed
 
-
-# Beginnings of names: theirs, ours ({i}: a layer's number). The first row that fits counts.
-TORCHAUDIO = (
+# Beginnings of names: torchaudio's, ours. The first row that fits counts.
+NAMES = (
     ("feature_extractor.", "feature_extractor."),
     ("encoder.feature_projection.", "feature_projection."),
     ("encoder.transformer.", "encoder."),
@@ -25,7 +24,7 @@ def from_torchaudio(state: dict[str, Tensor], **known: object) -> Imported:
     """
     where = "torchaudio state dict"
     state = {name.removeprefix("wav2vec2."): x for name, x in state.items()}
-    return imported(renamed(state, TORCHAUDIO, where), known, None, where)
+    return as_hubert(renamed(state, NAMES, where), known, None, where)
 
 
 def to_torchaudio(state: dict[str, Tensor], head: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -35,26 +34,36 @@ def to_torchaudio(state: dict[str, Tensor], head: dict[str, Tensor] | None = Non
     """
     head = head or {}
     is_pretraining = "codewords" in head
-    theirs = {}
+    result = {}
     for name, tensor in {**state, **head}.items():
-        row = next((row for row in TORCHAUDIO if name.startswith(row[1])), None)
-        if row is None or not is_pretraining and row[0].startswith(("mask_generator.", "logit_generator.")):
+        row = next((row for row in NAMES if name.startswith(row[1])), None)
+        if row is None:
             continue
-        is_inner = is_pretraining and not row[0].startswith(("mask_generator.", "logit_generator."))
-        theirs[("wav2vec2." if is_inner else "") + row[0] + name.removeprefix(row[1])] = tensor
-    return theirs
+        theirs, ours = row
+        is_of_pretraining = theirs.startswith(("mask_generator.", "logit_generator."))
+        if is_of_pretraining and not is_pretraining:
+            continue
+        prefix = "wav2vec2." if is_pretraining and not is_of_pretraining else ""        # the model within the model
+        result[prefix + theirs + name.removeprefix(ours)] = tensor
+    return result
 
 
 def torchaudio_arguments(config: HubertConfig) -> dict:
     """Arguments of `torchaudio.models.wav2vec2_model` (but `aux_num_out`) that build the model of `config`."""
+    conv_layers = [list(layer) for layer in zip(config.conv_dim, config.conv_kernel, config.conv_stride)]
     return {
         "extractor_mode": f"{config.feat_extract_norm}_norm",
-        "extractor_conv_layer_config": [list(x) for x in zip(config.conv_dim, config.conv_kernel, config.conv_stride)],
-        "extractor_conv_bias": config.conv_bias, "encoder_embed_dim": config.hidden_size,
+        "extractor_conv_layer_config": conv_layers,
+        "extractor_conv_bias": config.conv_bias,
+        "encoder_embed_dim": config.hidden_size,
         "encoder_projection_dropout": config.feat_proj_dropout,
         "encoder_pos_conv_kernel": config.num_conv_pos_embeddings,
         "encoder_pos_conv_groups": config.num_conv_pos_embedding_groups,
-        "encoder_num_layers": config.num_hidden_layers, "encoder_num_heads": config.num_attention_heads,
-        "encoder_attention_dropout": config.attention_dropout, "encoder_ff_interm_features": config.intermediate_size,
-        "encoder_ff_interm_dropout": config.activation_dropout, "encoder_dropout": config.hidden_dropout,
-        "encoder_layer_norm_first": config.do_stable_layer_norm, "encoder_layer_drop": config.layerdrop}
+        "encoder_num_layers": config.num_hidden_layers,
+        "encoder_num_heads": config.num_attention_heads,
+        "encoder_attention_dropout": config.attention_dropout,
+        "encoder_ff_interm_features": config.intermediate_size,
+        "encoder_ff_interm_dropout": config.activation_dropout,
+        "encoder_dropout": config.hidden_dropout,
+        "encoder_layer_norm_first": config.do_stable_layer_norm,
+        "encoder_layer_drop": config.layerdrop}

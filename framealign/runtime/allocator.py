@@ -16,7 +16,7 @@ _GIVE_BACK = {_MMAP_THRESHOLD: 1 << 25, _TRIM_THRESHOLD: 1 << 26}
 
 
 def keep_freed_memory(keep: bool = True) -> bool:
-    """Have glibc keep what is freed or, with False, behave as it does on its own. Returns whether it took the setting."""
+    """Have glibc keep freed memory or, with False, behave as it does by itself. Returns whether it took that."""
     mallopt = _of_glibc("mallopt")
     settings = _KEEP if keep else _GIVE_BACK
     is_set = mallopt is not None and all(mallopt(*setting) for setting in settings.items())

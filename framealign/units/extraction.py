@@ -81,7 +81,7 @@ def frontend_store(hubert: Hubert, utterances: Sequence[Utterance], directory: P
 def _compute(hubert: Hubert, device: torch.device, of_group: Callable[[list[Tensor]], list[Tensor]],
              of_long: Callable[[Tensor], Iterator[Tensor]]
              ) -> Callable[[list[Tensor]], list[Tensor | Iterator[Tensor]]]:
-    """An `Extraction.compute`: waveforms (N,) go to `device` together; one longer than a window is alone, by windows."""
+    """An `Extraction.compute`: waveforms (N,) go to `device` together; a long one, alone in its group, by windows."""
     def compute(waveforms: list[Tensor]) -> list[Tensor | Iterator[Tensor]]:
         if len(waveforms) == 1 and hubert.num_frames(len(waveforms[0])) > long_sound.WHOLE:
             return [of_long(waveforms[0])]

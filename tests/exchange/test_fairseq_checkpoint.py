@@ -18,7 +18,7 @@ from framealign.hubert import model_directory
 from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
 from framealign.hubert.parameters import shapes
-from framealign.exchange.fairseq_checkpoint import read_fairseq
+from framealign.exchange import fairseq_checkpoint
 from framealign.commands import export_command
 
 SMALL = HubertConfig(conv_dim=(8,) * 7, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
@@ -132,7 +132,7 @@ def test_fairseq_checkpoints(kind, config, is_zip, foreign, tmp_path, monkeypatc
     save(checkpoint_of(kind, config, theirs, foreign), tmp_path / "hubert.pt", is_zip)
     for name in [name for name in sys.modules if name.split(".")[0] in ("omegaconf", "fairseq")]:
         monkeypatch.delitem(sys.modules, name)
-    found = read_fairseq(tmp_path / "hubert.pt")
+    found = fairseq_checkpoint.read(tmp_path / "hubert.pt")
     assert found.state.keys() == state.keys() and all(torch.equal(found.state[name], state[name]) for name in state)
     assert found.do_normalize is True
     assert found.config == HubertConfig(**{**{name: getattr(config, name) for name in config.__dataclass_fields__},
@@ -169,7 +169,7 @@ def test_fairseq_half_precision_and_views(foreign, tmp_path):
     theirs["encoder.layers.0.self_attn.v_proj.weight"] = both[1].T
     for is_zip in (False, True):
         save(checkpoint_of("args", SMALL, theirs, foreign), tmp_path / "hubert.pt", is_zip)
-        found = read_fairseq(tmp_path / "hubert.pt").state
+        found = fairseq_checkpoint.read(tmp_path / "hubert.pt").state
         assert torch.equal(found["encoder.layers.0.attention.k_proj.weight"], both[0])
         assert torch.equal(found["encoder.layers.0.attention.v_proj.weight"], both[1].T)
         assert {x.dtype for x in found.values()} == {torch.float16} and all(x.is_contiguous() for x in found.values())
@@ -195,13 +195,13 @@ def test_malicious_checkpoints(is_zip, foreign, tmp_path):
         save({**checkpoint, "extra_state": call}, path, is_zip)
         name = call.call[0].__name__
         with pytest.raises(ValueError, match=f"hubert.pt: .* names [a-z.]*{name}, .*refused"):
-            read_fairseq(path)
+            fairseq_checkpoint.read(path)
     for call in (Call(getattr, "x", "upper"), Call(torch.save, 1, str(marker)), Call(torch.load, str(marker))):
         save({**checkpoint, "extra_state": call}, path, is_zip)
-        assert read_fairseq(path).config.num_attention_heads == 3
+        assert fairseq_checkpoint.read(path).config.num_attention_heads == 3
         save({**checkpoint, "model": {**checkpoint["model"], "mask_emb": call}}, path, is_zip)
         with pytest.raises(ValueError, match="mask_emb.* is not a tensor"):
-            read_fairseq(path)
+            fairseq_checkpoint.read(path)
     assert not marker.exists()
 
 
@@ -221,7 +221,7 @@ def test_broken_checkpoints(foreign, tmp_path):
 
     def refused(match: str) -> None:
         with pytest.raises(ValueError, match=f"^[^\n]*hubert.pt: [^\n]*{match}[^\n]*$"):
-            read_fairseq(path)
+            fairseq_checkpoint.read(path)
 
     refused("No such file")
     for content in (b"", b"text", b"PK\x03\x04" + bytes(50), pickle.dumps({"model": 1})):
@@ -272,7 +272,7 @@ def test_claimed_sizes_cost_nothing(tmp_path):
             archive.writestr("a/data.pkl", b"\x80\x02}U\x05model}U\x08mask_emb" + tensor(*numbers) + b"ss.")
             archive.writestr("a/data/0", struct.pack("<4f", 1, 2, 3, 4))
         with pytest.raises(ValueError, match="larger than its storage|impossible shape"):
-            read_fairseq(tmp_path / "hubert.pt")
+            fairseq_checkpoint.read(tmp_path / "hubert.pt")
 
 
 def test_mutated_checkpoints_give_a_model_or_a_value_error(foreign, tmp_path):
@@ -286,7 +286,7 @@ def test_mutated_checkpoints_give_a_model_or_a_value_error(foreign, tmp_path):
     originals = []
     for is_zip in (False, True):
         save(checkpoint, path, is_zip)
-        assert read_fairseq(path).config.conv_stride == (5, 2)
+        assert fairseq_checkpoint.read(path).config.conv_stride == (5, 2)
         originals.append(path.read_bytes())
     for turn in range(400):
         data = bytearray(originals[turn % 2])
@@ -295,7 +295,7 @@ def test_mutated_checkpoints_give_a_model_or_a_value_error(foreign, tmp_path):
         path.write_bytes(data[:generator.randint(1, len(data))] if turn % 5 == 0 else data)
         start = time.monotonic()
         try:
-            assert read_fairseq(path).state
+            assert fairseq_checkpoint.read(path).state
         except ValueError as error:
             assert "hubert.pt" in str(error) and "\n" not in str(error)
         assert time.monotonic() - start < 2
