@@ -6,7 +6,8 @@ utterances of given lengths outside training, and the trainings' setting `fast`,
 four parts:
 
 - no padding: the frames of all utterances lie end to end, (S, D); each attends to its own utterance alone (`attention`);
-- the conv encoder as matrix products, where the convolutions of the device are slower (`conv_features`);
+- the conv encoder in chunks that stay in a CPU's caches, or as matrix products where the device's own convolutions
+  are slower (`conv_features`);
 - the positional convolution by FFT (`positions`);
 - on a CPU, dropout from 16 random bits an element (`dropout`; Srivastava et al. 2014).
 
@@ -205,13 +206,39 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor, groups: int, sizes: lis
 def conv_features(hubert: nn.Module, waveform: Tensor) -> Tensor:
     """`Hubert.conv_features` of one utterance: (n,) float -> (t, C), in autocast's type where that is on.
 
-    With gradients, and on a CPU in float32, whose own convolutions are faster (docs/BENCHMARKS.md), the plain path.
+    With gradients the plain path. On a CPU in float32 the device's own convolutions, in chunks; else matrix products.
     """
     device = waveform.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else waveform.dtype
-    if torch.is_grad_enabled() or device == "cpu" and dtype == torch.float32:
+    if torch.is_grad_enabled():
         return hubert.conv_features(waveform[None])[0]
+    if device == "cpu" and dtype == torch.float32:
+        return conv_chunks(hubert, waveform)
     return conv_products(hubert.feature_extractor.conv_layers, waveform, dtype)
+
+
+def conv_chunks(hubert: nn.Module, waveform: Tensor, chunk_frames: int = CHUNK_FRAMES) -> Tensor:
+    """`Hubert.conv_features` of one utterance, (n,) -> (t, C), in chunks of frames whose activations stay in the caches.
+
+    The frames of a chunk need its own samples only; the group norm's scale and shift are those of the whole utterance.
+    """
+    kernels, strides, hop = hubert.config.conv_kernel, hubert.config.conv_stride, math.prod(hubert.config.conv_stride)
+    first_layer, *others = hubert.feature_extractor.conv_layers
+    num_frames = hubert.num_frames(len(waveform))
+    if num_frames <= chunk_frames:
+        return hubert.conv_features(waveform[None])[0]
+    group_norm = None
+    if first_layer.norm == "group":
+        group_norm = first_layer.scale_and_shift(*first_layer.input_moments(waveform[None, None]))
+    chunks = []
+    for first in range(0, num_frames, chunk_frames):
+        size = conv_inputs(min(chunk_frames, num_frames - first), kernels, strides)             # samples
+        x = waveform[None, None, hop * first:hop * first + size]                # (1, 1, size)
+        x = first_layer(x, group_norm=group_norm)                               # (1, C, t')
+        for layer in others:
+            x = layer(x)
+        chunks.append(x[0].T)                                                   # (t', C)
+    return torch.cat(chunks)
 
 
 def conv_products(conv_layers: nn.ModuleList, waveform: Tensor, dtype: torch.dtype, chunk_frames: int = 0) -> Tensor:

@@ -46,6 +46,19 @@ def test_features_are_the_plain_conv_encoders(name, samples):
 
 
 @pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("samples", [400, 719, 720, 4000, 16_001])
+def test_features_in_chunks_are_the_plain_conv_encoders(name, samples):
+    """The same convolutions of the same samples, whatever the chunks."""
+    hubert, (waveform,) = make(SHAPES[name]), sounds(samples)
+    with torch.inference_mode():
+        expected = hubert.conv_features(waveform[None])[0]
+        for chunk in (1, 7, 10_000):
+            chunks = fast.conv_chunks(hubert, waveform, chunk)
+            assert chunks.shape == expected.shape
+            assert (chunks - expected).abs().max() <= 1e-12 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", SHAPES)
 def test_packed_states_are_those_of_each_utterance_alone(name):
     """Every layer, lengths that differ, in any order; nothing of a neighbour is seen."""
     hubert, waveforms = make(SHAPES[name]), sounds(4000, 400, 9_111, 1234)
