@@ -68,7 +68,8 @@ class Bench:
     def torchaudio(self) -> nn.Module:
         """torchaudio's Wav2Vec2Model with our weights."""
         import torchaudio
-        theirs = torchaudio.models.wav2vec2_model(**torchaudio_weights.torchaudio_arguments(self.config), aux_num_out=None)
+        arguments = torchaudio_weights.torchaudio_arguments(self.config)
+        theirs = torchaudio.models.wav2vec2_model(**arguments, aux_num_out=None)
         theirs.load_state_dict(torchaudio_weights.to_torchaudio(self.hubert.state_dict()))
         return theirs.eval().to(self.device)
 
@@ -76,9 +77,11 @@ class Bench:
         """Real sound spread over a corpus by length, or noise of lengths from --shortest to --longest, geometric."""
         number, low, high = self.args.utterances, self.args.shortest, self.args.longest
         if self.args.corpus:
-            found = [u for u in command_inputs.read_corpus(self.args.corpus) if low <= u.num_samples / 16_000 <= high]
-            found.sort(key=lambda u: u.num_samples)
-            picked = [found[i * (len(found) - 1) // max(1, number - 1)] for i in range(min(number, len(found)))]
+            utterances = [u for u in command_inputs.read_corpus(self.args.corpus)
+                          if low <= u.num_samples / 16_000 <= high]
+            utterances.sort(key=lambda u: u.num_samples)
+            picked = [utterances[i * (len(utterances) - 1) // max(1, number - 1)]
+                      for i in range(min(number, len(utterances)))]
             return [load_checked(u, self.hubert.do_normalize).to(self.device) for u in picked]
         seconds = torch.logspace(torch.tensor(low).log10(), torch.tensor(high).log10(), number).tolist()
         return [torch.randn(round(16_000 * x), device=self.device) for x in seconds]
@@ -106,18 +109,22 @@ def states(bench: Bench, title: str, waveforms: list[Tensor], layer: int | None)
     last = bench.config.num_hidden_layers if layer is None else layer
     if "transformers" in bench.against:
         model = bench.transformers()
-        peers["transformers, padded, with mask"] = lambda: model(
-            batch, attention_mask=is_real, output_hidden_states=last < bench.config.num_hidden_layers)
-        peers["transformers, one by one"] = lambda: [model(x[None], output_hidden_states=True).hidden_states[last][0]
-                                                     for x in waveforms]
+        is_inner = last < bench.config.num_hidden_layers
+        peers |= {
+            "transformers, padded, with mask": lambda: model(
+                batch, attention_mask=is_real, output_hidden_states=is_inner),
+            "transformers, one by one": lambda: [model(x[None], output_hidden_states=True).hidden_states[last][0]
+                                                 for x in waveforms]}
     if "torchaudio" in bench.against:
         other = bench.torchaudio()
-        peers["torchaudio, padded, with lengths"] = lambda: other.extract_features(batch, lengths, last)[0][-1]
-        peers["torchaudio, one by one"] = lambda: [other.extract_features(x[None], None, last)[0][-1][0]
-                                                   for x in waveforms]
+        peers |= {
+            "torchaudio, padded, with lengths": lambda: other.extract_features(batch, lengths, last)[0][-1],
+            "torchaudio, one by one": lambda: [other.extract_features(x[None], None, last)[0][-1][0]
+                                               for x in waveforms]}
+
     def plain_padded() -> Tensor:
-        *_, output = itertools.islice(hubert.layers(hubert.conv_features(batch, lengths), hubert.num_frames(lengths)),
-                                      None if layer is None else layer + 1)
+        layers = hubert.layers(hubert.conv_features(batch, lengths), hubert.num_frames(lengths))
+        *_, output = itertools.islice(layers, None if layer is None else layer + 1)
         return output
     own = {"framealign, plain path, padded": plain_padded,
            "framealign, plain path, one by one": lambda: [hubert.states(x[None], layer=layer)[0] for x in waveforms],
@@ -131,10 +138,10 @@ def states(bench: Bench, title: str, waveforms: list[Tensor], layer: int | None)
     with torch.inference_mode(), bench.autocast():  # one context: weights are rounded once, for all contenders
         result = bench.contest(title, contenders)
         for contender, record in zip(contenders, result["records"]):
-            found = contender.run()
-            if hasattr(found, "last_hidden_state"):
-                found = found.hidden_states[last] if found.hidden_states else found.last_hidden_state
-            record["difference"] = benchmark.difference(list(found), expected)
+            output = contender.run()
+            if hasattr(output, "last_hidden_state"):
+                output = output.hidden_states[last] if output.hidden_states else output.last_hidden_state
+            record["difference"] = benchmark.difference(list(output), expected)
     return result
 
 
@@ -146,8 +153,9 @@ def forward(bench: Bench) -> list[dict]:
 def extract(bench: Bench) -> list[dict]:
     """A mix of lengths, to the layer whose states are clustered; then how many units bfloat16 changes."""
     waveforms, layer = bench.waveforms(), min(bench.args.layer, bench.config.num_hidden_layers)
-    found = states(bench, f"States of layer {layer} of {len(waveforms)} utterances, {bench.args.shortest:g} to "
-                          f"{bench.args.longest:g} s", waveforms, layer)
+    title = (f"States of layer {layer} of {len(waveforms)} utterances, {bench.args.shortest:g} to "
+             f"{bench.args.longest:g} s")
+    result = states(bench, title, waveforms, layer)
     with torch.inference_mode():
         exact = torch.cat(fast.states(bench.hubert, waveforms, layer))
         with torch.autocast(bench.device.type, torch.bfloat16):
@@ -155,8 +163,8 @@ def extract(bench: Bench) -> list[dict]:
     clusters = max(2, min(bench.args.clusters, len(exact) // 10))
     centroids, *_ = kmeans.fit(exact, clusters)
     same = (kmeans.assign(rounded, centroids) == kmeans.assign(exact, centroids)).double().mean().item()
-    found["note"] = f"{100 * same:.1f} % of {len(exact)} frames have the same of {clusters} units in bfloat16."
-    return [found]
+    result["note"] = f"{100 * same:.1f} % of {len(exact)} frames have the same of {clusters} units in bfloat16."
+    return [result]
 
 
 def pretraining(bench: Bench) -> list[dict]:
@@ -181,10 +189,10 @@ def pretraining(bench: Bench) -> list[dict]:
 
         def their_step() -> None:
             with bench.autocast():
-                hidden, seen, penalty = theirs(waveform, units[0])
+                masked, unmasked, penalty = theirs(waveform, units[0])
             loss = sum(weight * F.cross_entropy(logits.float(), torch.zeros_like(logits[:, 0], dtype=torch.int64),
-                                                reduction="sum") for weight, logits in ((1.0, hidden), (0.0, seen)))
-            (loss / len(hidden) + 10 * penalty).backward()
+                                                reduction="sum") for weight, logits in ((1.0, masked), (0.0, unmasked)))
+            (loss / len(masked) + 10 * penalty).backward()
             torch.nn.utils.clip_grad_norm_(theirs.parameters(), 10.0)
             adam.step()
             adam.zero_grad()
@@ -235,8 +243,8 @@ def finetuning(bench: Bench) -> list[dict]:
 
         def stepping() -> None:
             with bench.autocast():
-                found = logits()
-            F.cross_entropy(found.float(), labels).backward()
+                prediction = logits()
+            F.cross_entropy(prediction.float(), labels).backward()
             optimiser.step(adamw, 1e-4, 10.0)
         return stepping
 
@@ -276,15 +284,16 @@ def clustering(bench: Bench) -> list[dict]:
     frames, what = benchmark.mixture(number, width).to(bench.device), "a mixture of 1,500 unequal components"
     if bench.args.corpus:
         with torch.inference_mode():
-            found = torch.cat(fast.states(bench.hubert, bench.waveforms(), bench.args.layer)).float()
-        noise = torch.randn(number, width, generator=torch.Generator().manual_seed(0)).to(found)
-        frames = found.repeat(-(-number // len(found)), 1)[:number] + 0.1 * found.std(0) * noise
-        what = f"{len(found)} states of layer {bench.args.layer}, repeated with a tenth of their deviation as noise"
+            few = torch.cat(fast.states(bench.hubert, bench.waveforms(), bench.args.layer)).float()
+        noise = torch.randn(number, width, generator=torch.Generator().manual_seed(0)).to(few)
+        frames = few.repeat(-(-number // len(few)), 1)[:number] + 0.1 * few.std(0) * noise
+        what = f"{len(few)} states of layer {bench.args.layer}, repeated with a tenth of their deviation as noise"
     place, inertias = tempfile.TemporaryDirectory(), {}
     np.save(Path(place.name) / "frames.npy", frames.cpu().numpy())
-    on_disk, few = [np.load(Path(place.name) / "frames.npy", mmap_mode="r")], KMeansConfig(max_frames=number // 20)
+    on_disk = [np.load(Path(place.name) / "frames.npy", mmap_mode="r")]
+    budget = KMeansConfig(max_frames=number // 20)
     fits = {"framealign": lambda: kmeans.fit(frames, clusters)[2],
-            "framealign, from disk, budget a twentieth": lambda: kmeans.fit(on_disk, clusters, few, bench.device)[2]}
+            "framealign, from disk, budget a twentieth": lambda: kmeans.fit(on_disk, clusters, budget, bench.device)[2]}
     if "sklearn" in bench.against:
         from sklearn.cluster import MiniBatchKMeans
 

@@ -191,9 +191,9 @@ def matrix_product(device: torch.device, dtype: torch.dtype) -> Callable[[], tup
     return measure
 
 
-def difference(found: list[Tensor], expected: list[Tensor]) -> str:
+def difference(states: list[Tensor], expected: list[Tensor]) -> str:
     """Largest absolute and relative (norms over an utterance) difference of states, as text."""
-    pairs = [(x.float()[:len(y)], y) for x, y in zip(found, expected)]
+    pairs = [(x.float()[:len(y)], y) for x, y in zip(states, expected)]
     largest = max((x - y).abs().max().item() for x, y in pairs)
     return f"{largest:.1e}, {max(((x - y).norm() / y.norm()).item() for x, y in pairs):.1e}"
 
@@ -259,7 +259,9 @@ def table(title: str, records: list[dict]) -> str:
     head = ["", "seconds (least, greatest)", "processor s", "times as fast (least, greatest)", "by processor s",
             "x real time", "GFLOP/s", "of the matrix product", "peak MB", "difference"]
     lines = [title, "", "| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
-    shown = lambda found: f"{found['median']:.3g} ({found['least']:.3g}, {found['greatest']:.3g})"
+
+    def shown(spread: dict) -> str:
+        return f"{spread['median']:.3g} ({spread['least']:.3g}, {spread['greatest']:.3g})"
     for r in records:
         real_time = f"{r['audio_seconds'] / r['seconds']['median']:.1f}" if r["audio_seconds"] else ""
         cells = [r["name"], shown(r["seconds"]), f"{r['processor_seconds']:.3g}", shown(r["ratio"]),

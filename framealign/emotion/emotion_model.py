@@ -55,8 +55,8 @@ class MeanPooling(nn.Module):
 class EmotionModel(nn.Module):
     """Encoder, pooling, linear classifier; one Hugging Face directory (`hubert.`, `pooling.`, `classifier.`).
 
-    `fast_path`: states come from the encoder's fast path (`hubert/fast.py`), which computes no padding; else from the plain
-    one. The numbers are the same.
+    `fast_path`: states come from the encoder's fast path (`hubert/fast.py`), which computes no padding, else from the
+    plain one. The numbers are the same.
     """
 
     def __init__(self, hubert: Hubert, labels: list[str], pooling: str = "attention", dropout: float = 0.0,

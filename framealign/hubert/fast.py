@@ -5,7 +5,7 @@ sums are still those of a float32 accumulator). Two places switch it on: `Hubert
 utterances of given lengths outside training, and the trainings' setting `fast`, which stands in every record. It has
 four parts:
 
-- no padding: the frames of all utterances lie end to end, (S, D); each attends to its own utterance alone (`attention`);
+- no padding: the frames of all utterances lie end to end, (S, D), and attend to their own utterance (`attention`);
 - the conv encoder in chunks that stay in a CPU's caches, or as matrix products where the device's own convolutions
   are slower (`conv_features`);
 - the positional convolution by FFT (`positions`);
@@ -72,7 +72,7 @@ def output(hubert: nn.Module, features: Tensor, num_frames: list[int], is_masked
 
 def layers(hubert: nn.Module, features: Tensor, sizes: list[int], is_masked: Tensor | None = None,
            is_kept: list[bool] | None = None) -> Iterator[Tensor]:
-    """`Hubert.layers` of utterances of `sizes` frames end to end: conv features (S, C), is_masked (S,) -> (S, D) each."""
+    """`Hubert.layers` of utterances of `sizes` frames end to end: conv features (S, C), is_masked (S,): (S, D) each."""
     projection, encoder = hubert.feature_projection, hubert.encoder
     x = dropout(projection.projection(projection.layer_norm(features)), projection.dropout)     # (S, D)
     if is_masked is not None:
@@ -171,7 +171,7 @@ def dropped(x: Tensor, p: float) -> Tensor:
 
 
 def positions(conv: nn.Module, x: Tensor, sizes: list[int]) -> Tensor:
-    """The positional convolution of utterances of `sizes` frames end to end, each with zeros around: (S, D) -> (S, D)."""
+    """The positional convolution of utterances of `sizes` frames end to end, each with zeros around: (S, D) -> same."""
     weight, bias = conv.weight, conv.bias           # the weight norm is computed once
     if x.device.type != "mps":
         return convolution(x, weight, bias, conv.groups, sizes)
@@ -218,7 +218,7 @@ def conv_features(hubert: nn.Module, waveform: Tensor) -> Tensor:
 
 
 def conv_chunks(hubert: nn.Module, waveform: Tensor, chunk_frames: int = CHUNK_FRAMES) -> Tensor:
-    """`Hubert.conv_features` of one utterance, (n,) -> (t, C), in chunks of frames whose activations stay in the caches.
+    """`Hubert.conv_features` of one utterance, (n,) -> (t, C), in chunks whose activations stay in the caches.
 
     The frames of a chunk need its own samples only; the group norm's scale and shift are those of the whole utterance.
     """

@@ -1,17 +1,17 @@
-"""Which frames are hidden (HuBERT, Sec. II-B; SpecAugment's spans in time): spans that may overlap."""
+"""Which frames are masked (HuBERT, Sec. II-B; SpecAugment's spans in time): spans that may overlap."""
 import torch
 from torch import Tensor
 
 
 def span_mask(num_frames: Tensor, longest: int, start_fraction: float, span: int, min_spans: int,
               generator: torch.Generator) -> Tensor:
-    """Draw spans to hide. num_frames (B,) int64 on the CPU: (B, T = longest) bool, True where replaced.
+    """Draw spans to mask. num_frames (B,) int64 on the CPU: (B, T = longest) bool, True where replaced.
 
     Of an utterance's T frames, start_fraction x T (rounded up or down at random, at least `min_spans`) start a span of
     `span` frames; starts are drawn without replacement among those whose span ends inside the utterance, so spans
-    overlap but never touch padding. 8 % starts of spans of 10 hide about 57 %. An utterance shorter than two spans has
-    its spans shortened to half of it; where the spans happen to hide everything, one frame drawn at random is spared.
-    So something always stays visible, and one frame alone is never hidden.
+    overlap but never touch padding. 8 % starts of spans of 10 mask about 57 %. An utterance shorter than two spans has
+    its spans shortened to half of it; where the spans happen to mask everything, one frame drawn at random is spared.
+    So something always stays unmasked, and one frame alone is never masked.
     """
     B = len(num_frames)
     spans = torch.clamp(num_frames // 2, max=span)                              # (B,) frames each
@@ -28,5 +28,5 @@ def span_mask(num_frames: Tensor, longest: int, start_fraction: float, span: int
     over = torch.where(before >= 0, begun.gather(1, before.clamp(min=0)), 0)    # spans already ended
     is_masked = (begun > over) & (position < num_frames[:, None])
     spared = (torch.rand(B, generator=generator) * num_frames).long()           # (B,) a frame of each
-    hides_all = is_masked.sum(1) == num_frames
-    return is_masked & ~(hides_all[:, None] & (position == spared[:, None]))
+    masks_all = is_masked.sum(1) == num_frames
+    return is_masked & ~(masks_all[:, None] & (position == spared[:, None]))

@@ -53,14 +53,14 @@ class Redo:
         self.run, self.name, self.file = Path(run), name, Path(run) / "redo.json"
         noted = files.read_json(self.file) if name and self.file.exists() else {}
         self.cleared = set(map(str, noted.get("folders") or [])) if noted.get("redo") == name else set()
-        self.seen: set[Path] = set()                # folders made again, or being continued, by this command
+        self.remade: set[Path] = set()              # folders made again, or being continued, by this command
 
     def clear(self, stage: Stage, wanted: dict) -> None:
         """Remove what stands in a stage's folder if the stage is to be made again and was not yet begun for that."""
-        if stage.folder in self.seen or not (self.name in ("all", stage.name)
-                                             or any(up.folder in self.seen for up in stage.upstream)):
+        builds_on_it = any(upstream.folder in self.remade for upstream in stage.upstream)
+        if stage.folder in self.remade or not (self.name in ("all", stage.name) or builds_on_it):
             return
-        self.seen.add(stage.folder)
+        self.remade.add(stage.folder)
         place = os.path.relpath(stage.folder, self.run)
         is_begun = place in self.cleared and not outdated(stage, wanted)
         distributed.barrier()
@@ -151,20 +151,21 @@ def damaged(stage: Stage, record: dict) -> str:
         if not stage.product(name).exists():
             return f"{name} is gone"
         try:
-            found = digest_product(stage.product(name))
+            digest = digest_product(stage.product(name))
         except OSError:                             # a model directory without one of its files
-            found = None
-        if found != (record.get("products") or {}).get(name):
+            digest = None
+        if digest != (record.get("products") or {}).get(name):
             return f"{name} is not what was made"
     return ""
 
 
-def difference(found: dict, wanted: dict, prefix: str = "") -> str:
+def difference(recorded: dict, wanted: dict, prefix: str = "") -> str:
     """The first setting in which two records differ, in words; "" where there is none."""
-    for key in sorted({*found, *wanted}):
-        old, new = found.get(key), wanted.get(key)
+    for key in sorted({*recorded, *wanted}):
+        old, new = recorded.get(key), wanted.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            if inner := difference(old, new, f"{prefix}{key}."):
+            inner = difference(old, new, f"{prefix}{key}.")
+            if inner:
                 return inner
         elif old != new:
             return f"{prefix}{key} was {old}, is {new}"

@@ -113,7 +113,8 @@ def finetune(hubert: Hubert, utterances: Sequence[Utterance], split: Split, clas
             valid = measure(training, data, selecting)
         journal.write(epoch, batches, valid | {"lr": lr, "gradient_norm": float(norm)})
         if config.test_every_epoch:
-            journal.write_test_predictions(epoch, predict(training.model, data, data.test, config.test_max_seconds, run))
+            probabilities = predict(training.model, data, data.test, config.test_max_seconds, run)
+            journal.write_test_predictions(epoch, probabilities)
         is_best = not selecting or training.best is None or valid["valid_ua"] > training.best["valid_ua"]
         if is_best:
             training.best = {"epoch": epoch, "valid_ua": valid.get("valid_ua"), "update": training.update}
@@ -178,7 +179,7 @@ def crop_at_random(utterance: int, num_frames: int, max_seconds: float, generato
 
 
 def draw_mask(counts: Tensor, config: FinetuneConfig, *name: object) -> Tensor | None:
-    """Time masks of a whole batch, counts (B,) frames: (B, T) bool, drawn from the seed and `name`; None: no masking."""
+    """Time masks of a batch, counts (B,) frames: (B, T) bool, drawn from the seed and `name`; None: no masking."""
     if config.mask_start_fraction == 0:
         return None
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "mask", *name))

@@ -1,4 +1,4 @@
-"""Masked prediction of units (HuBERT, Sec. II-B to II-E): mask spans of frames, predict the unit of each masked frame.
+"""Masked prediction of units (HuBERT, Sec. II-B and IV-C): mask spans of frames, predict the unit of each masked frame.
 
 One loop serves HuBERT from scratch, task-adaptive pretraining and pretraining on frame-level pseudo-emotion units
 (alignment paper, Sec. 2.1 and 2.2): they differ in units and in what the encoder starts from.
@@ -131,7 +131,7 @@ def prepare(hubert: Hubert, utterances: Sequence[Utterance], units: list[Units],
     if config.compile_blocks:
         for block in hubert.encoder.layers:
             block.compile(dynamic=True)             # one program for all blocks, batch sizes and lengths
-    # Crops have no padding to save; what is left of the fast path pays on a CPU, and compiled blocks are the plain ones.
+    # Crops have no padding to save; the rest of the fast path pays on a CPU, and compiled blocks are the plain ones.
     model.fast_path = config.fast_path and run.device.type == "cpu" and not config.compile_blocks
     optimizer = optimiser.adamw(model.parameters(), config.peak_lr, (config.adam_beta1, config.adam_beta2),
                                 config.adam_eps, config.weight_decay)
@@ -224,7 +224,7 @@ def draw_kept_layers(hubert: Hubert, seed: int, update: int) -> list[bool] | Non
 
 
 def zero_of_dropped(hubert: Hubert, is_kept: list[bool] | None) -> Tensor | float:
-    """0, with a gradient of 0 for blocks that layer drop left out: over several ranks every one must have a gradient."""
+    """0, with a gradient of 0 for blocks that layer drop left out: with several ranks each must have a gradient."""
     zero = 0.0
     if is_kept is not None and distributed.world_size() > 1:
         for index, block in enumerate(hubert.encoder.layers):

@@ -151,7 +151,7 @@ def test_output_is_the_last_of_the_plain_layers(lengths, mode):
 
 
 def test_the_public_states_compute_no_padding_outside_training(monkeypatch):
-    """`Hubert.states` and `all_states` of given lengths go through `fast`, in training and without lengths they do not."""
+    """`Hubert.states`, `all_states` of given lengths go through `fast`; in training and without lengths they do not."""
     hubert, calls = make(NARROW), []
     layers = fast.layers
     monkeypatch.setattr(fast, "layers", lambda hubert, x, *rest: calls.append(len(x)) or layers(hubert, x, *rest))

@@ -37,7 +37,8 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.fixture
 def directory(tmp_path) -> Path:
     """A small encoder's directory."""
-    model_directory.write(tmp_path / "model", CONFIGS["post-norm"], random_state(CONFIGS["post-norm"]), do_normalize=True)
+    config = CONFIGS["post-norm"]
+    model_directory.write(tmp_path / "model", config, random_state(config), do_normalize=True)
     return tmp_path / "model"
 
 

@@ -25,7 +25,7 @@ from framealign.units.units import Units
 from framealign.emotion import metrics
 from framealign.emotion.recogniser import Recogniser
 from framealign.training import checkpoint, finetune, optimiser
-from framealign.recipe import recipe
+from framealign.recipe import recipe, session_config
 from framealign.recipe.presets import preset
 
 ALIGN = ["tapt-units", "tapt-pretrain", "tapt-finetune", "align-units", "align-pretrain", "ser-finetune"]
@@ -67,7 +67,7 @@ def world(tmp_path_factory) -> World:
 @pytest.fixture(scope="module")
 def finished(world) -> Path:
     """The paper's three methods on session 1, not to be changed."""
-    for method in recipe.PAPERS:
+    for method in session_config.PAPERS:
         world.run("finished", method=method)
     return world.folder / "finished"
 
@@ -90,16 +90,16 @@ def made(run: Path, said: str) -> list[str]:
 
 def test_each_method_has_its_stages_in_order(world):
     names = {method: [stage.name for stage in world.recipe("none", method=method).stages()]
-             for method in recipe.METHODS}
+             for method in session_config.METHODS}
     assert names == {"finetune": ["base", "finetune"], "tapt": ["base", *ALIGN[:3]], "align": ["base", *ALIGN],
                      "multiscale": ["base", *ALIGN[:3], *MULTISCALE]}
-    assert [stage.name for stage in world.recipe("none", hubert="scratch").base()] == [
+    assert [stage.name for stage in recipe.base_stages(world.recipe("none", hubert="scratch"))] == [
         "mfcc-units", "scratch-1", "scratch-units", "scratch-2"]
     assert not (world.folder / "none").exists()
 
 
 def test_every_stage_leaves_its_products_and_a_record(world, finished):
-    stages = {stage.name: stage for method in recipe.PAPERS
+    stages = {stage.name: stage for method in session_config.PAPERS
               for stage in world.recipe("finished", method=method).stages() if stage.make}
     assert {name: str(stage.folder.relative_to(finished)) for name, stage in stages.items()} == PLACES
     for stage in stages.values():
@@ -200,7 +200,7 @@ def test_sessions_share_what_does_not_depend_on_them(world, spoilt, capsys):
     assert tested == [{"Ses01"}, {"Ses02"}, {"Ses03"}]
 
 
-def test_inductive_pretraining_shares_nothing_and_does_not_hear_the_held_out_session(world, capsys):
+def test_inductive_pretraining_shares_nothing_and_leaves_the_held_out_session_out(world, capsys):
     run = world.folder / "inductive"
     for fold in "12":
         world.run("inductive", session=fold, method="tapt", pretrain_data="inductive")
@@ -209,7 +209,7 @@ def test_inductive_pretraining_shares_nothing_and_does_not_hear_the_held_out_ses
         utterances = [u for u in manifest.read(run / "corpus.tsv") if u.session != fold]
         Units.read(run / f"session{fold}" / "tapt-units" / "units.safetensors").check(utterances, "units")
         record = files.read_json(run / f"session{fold}" / "tapt-units" / "stage.json")
-        assert record["settings"]["heard"].startswith("16 utterances")
+        assert record["settings"]["pretraining_corpus"].startswith("16 utterances")
         assert record["protocol"]["pretrain_data"] == "inductive"
 
 
@@ -254,14 +254,14 @@ def test_the_number_of_clusters_says_the_method(world, given, method, clusters):
     ({"clusters": "50", "method": "tapt"}, "--clusters 50 is for --method align, got tapt")])
 def test_numbers_of_clusters_that_are_none(given, message):
     with pytest.raises(ValueError, match=message):
-        recipe.SessionConfig(corpus="x", hubert="tiny", **given)
+        session_config.SessionConfig(corpus="x", hubert="tiny", **given)
 
 
 def test_of_all_methods_one_takes_the_clusters():
     for clusters, taker in (("50", "align"), ("32,64", "multiscale")):
-        config = recipe.SessionConfig(corpus="x", hubert="tiny", method="all", clusters=clusters)
-        assert {method: config.of(method).clusters for method in recipe.METHODS} == {
-            method: clusters if method == taker else "" for method in recipe.METHODS}
+        config = session_config.SessionConfig(corpus="x", hubert="tiny", method="all", clusters=clusters)
+        assert {method: config.of(method).clusters for method in session_config.METHODS} == {
+            method: clusters if method == taker else "" for method in session_config.METHODS}
 
 
 # What is kept, stale, remade
@@ -270,7 +270,7 @@ def test_a_second_run_makes_nothing(world, spoilt, capsys):
     run = world.folder / spoilt
     times = {path: path.lstat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     before = small.digests(run)
-    for method in recipe.PAPERS:
+    for method in session_config.PAPERS:
         capsys.readouterr()
         world.run(spoilt, method=method)
         said = capsys.readouterr().out
@@ -418,10 +418,10 @@ def test_validation_on_one_speaker(world):
     assert results["protocol"]["validate_on"] == "speaker"
 
 
-def test_a_class_left_out_is_still_heard(world):
+def test_a_class_left_out_is_still_pretrained_on(world):
     recipe = world.recipe("none", classes="angry, sad")
     assert [len(part) for part in dataclasses.astuple(recipe.splits("clean")[0])[:3]] == [4, 4, 4]
-    assert {u.label for u in recipe.heard} == {"angry", "sad", ""} and len(recipe.heard) == 24
+    assert {u.label for u in recipe.pretraining_utterances} == {"angry", "sad", ""} and len(recipe.pretraining_utterances) == 24
     results = world.run("two-classes", method="finetune", classes="angry, sad")["1"]
     assert results["classes"] == ["angry", "sad"]
 

@@ -595,7 +595,7 @@ def test_skipped_updates_are_logged_with_their_utterances_once(micro, tones, tmp
 
         def poisoned(logits: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
             is_trained = torch.is_grad_enabled()    # else it is computed for the log
-            return loss_of(logits, units) + (factor if is_trained and next(calls) in (7, 16) else 0.0)     # updates 3, 6
+            return loss_of(logits, units) + (factor if is_trained and next(calls) in (7, 16) else 0.0)  # updates 3, 6
         for stop in stops:
             calls = itertools.count(3 * done)
             monkeypatch.setattr(objective, "masked_prediction_loss", poisoned)
