@@ -1,6 +1,6 @@
 """A codebook: K centroids, fitted by k-means or read from a file. Its nearest centroid is a frame's unit.
 
-HuBERT, Sec. II-A (hidden units by k-means) and IV-B (which features and how many clusters).
+Hidden units by k-means, of which features and in how many clusters: HuBERT, Sec. II-A and IV-B.
 """
 import dataclasses
 import json

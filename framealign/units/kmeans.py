@@ -121,7 +121,8 @@ def seed_centroids(frames: Tensor, num_clusters: int, generator: torch.Generator
     """Greedy k-means++: K frames far from each other; of `tries` seedings the one that leaves the least inertia.
 
     frames (S, F) float -> (K, F), some of the frames. The generator is the CPU's, so that every device draws alike.
-    Raises ValueError where fewer than K frames differ. Source: Arthur and Vassilvitskii 2007, Sec. 2.2 and 5.
+    Raises ValueError where fewer than K frames differ. Source of k-means++: Arthur and Vassilvitskii 2007, Sec. 2.2;
+    several candidates a step are what they recommend at the end.
     """
     _check_different(frames, num_clusters)
     draws = torch.rand(tries, num_clusters, candidates, generator=generator, dtype=torch.float64)
