@@ -329,7 +329,8 @@ def test_a_wrong_import_is_noticed(source, message):
 @pytest.mark.parametrize("source", [
     "import os.path\nimport torch\nfrom numpy import array", "from framealign.runtime import log",
     "from framealign.sound.frames import HOP", "from . import frames", "from .frames import HOP",
-    "from ..runtime.log import say", "from framealign import __version__", "def f():\n    import torchaudio.functional"])
+    "from ..runtime.log import say", "from framealign import __version__",
+    "def f():\n    import torchaudio.functional"])
 def test_a_right_import_is_none(source):
     assert not wrong_imports("framealign.sound.mfcc", source)
 

@@ -10,12 +10,14 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from framealign.runtime import files
 from framealign.sound import audio
 from framealign.sound.frames import RECEPTIVE_FIELD
 from framealign.corpus.utterance import CLASSES, Utterance
 
+T = TypeVar("T")
 COLUMNS = ("id", "path", "num_samples", "session", "speaker", "gender", "label", "style")
 SPELLINGS = {"neu": "neutral", "hap": "happy", "happiness": "happy", "joy": "happy", "exc": "happy", "excited": "happy",
              "excitement": "happy", "ang": "angry", "anger": "angry", "sadness": "sad"}
@@ -168,7 +170,7 @@ def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
             yield line, text
 
 
-def not_empty(items: list, path: str | Path) -> list:
+def not_empty(items: list[T], path: str | Path) -> list[T]:
     """`items`, if there are any. Raises ValueError otherwise."""
     if not items:
         raise ValueError(f"{path}: holds no utterance")

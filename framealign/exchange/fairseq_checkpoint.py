@@ -67,7 +67,7 @@ def read(path: str | Path) -> Imported:
     return as_hubert(renamed(plain, NAMES, path), known, do_normalize, path)
 
 
-def _settings(checkpoint: dict) -> tuple[dict, bool | None]:
+def _settings(checkpoint: dict) -> tuple[dict[str, object], bool | None]:
     """Fields of HubertConfig from a checkpoint's `cfg` (or, older, `args`), and whether waveforms are normalised."""
     configuration = _fields(checkpoint.get("cfg")) or _fields(checkpoint.get("args"))
     model = _fields(configuration.get("model")) or configuration

@@ -4,6 +4,7 @@ What `fairseq_checkpoint.py` and `torchaudio_weights.py` share.
 """
 import dataclasses
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
@@ -23,7 +24,7 @@ class Imported(NamedTuple):
     do_normalize: bool                              # it was trained on waveforms of zero mean, unit variance
 
 
-def renamed(state: dict[str, Tensor], table: tuple[tuple[str, str], ...], where: object) -> dict[str, Tensor]:
+def renamed(state: dict[str, Tensor], table: tuple[tuple[str, str], ...], where: str | Path) -> dict[str, Tensor]:
     """`state` in our names, by a table of beginnings of names (theirs, ours; {i} is a layer's number).
 
     Raises ValueError, with `where`, naming those that no row of the table fits.
@@ -47,7 +48,8 @@ def renamed(state: dict[str, Tensor], table: tuple[tuple[str, str], ...], where:
     return result
 
 
-def as_hubert(state: dict[str, Tensor], known: dict, do_normalize: bool | None, where: object) -> Imported:
+def as_hubert(state: dict[str, Tensor], known: dict[str, object], do_normalize: bool | None,
+              where: str | Path) -> Imported:
     """A state dict in our names, heads included, as a HuBERT whose every shape was checked.
 
     known: fields of HubertConfig that shapes do not tell. do_normalize: None where it is not known. Raises ValueError,
@@ -63,7 +65,7 @@ def as_hubert(state: dict[str, Tensor], known: dict, do_normalize: bool | None, 
     return Imported(config, encoder, head, do_normalize)
 
 
-def _infer(state: dict[str, Tensor], known: dict, where: object) -> HubertConfig:
+def _infer(state: dict[str, Tensor], known: dict[str, object], where: str | Path) -> HubertConfig:
     """The configuration that the shapes in `state` and the fields in `known` give; the rest as published."""
     conv_layers = "feature_extractor.conv_layers"
     convolutions = []                               # (channels, kernel) of each layer

@@ -65,9 +65,10 @@ def test_data_are_flushed_before_the_rename(tmp_path, monkeypatch):
 def test_killed_while_writing(tmp_path):
     """A process that dies without any clean-up leaves the old content under the name."""
     (tmp_path / "a").write_text("old")
-    program = ("import os, sys\nfrom framealign.runtime import files\nwith files.write_atomically(sys.argv[1]) as temporary:\n"
+    program = ("import os, sys\nfrom framealign.runtime import files\n"
+               "with files.write_atomically(sys.argv[1]) as temporary:\n"
                "    temporary.write_text('half')\n    os._exit(9)\n")
-    root = str(Path(files.__file__).parents[1])
+    root = str(Path(files.__file__).parents[2])
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "a")], env={**os.environ, "PYTHONPATH": root})
     assert done.returncode == 9 and (tmp_path / "a").read_text() == "old"
     files.write_text(tmp_path / "a", "new")                                     # what it left is in nobody's way

@@ -246,15 +246,6 @@ def test_more_frames_than_memory_may_hold(monkeypatch):
     assert small[2] == pytest.approx(kmeans.fit(frames, 50, QUICK)[2], rel=0.02)
 
 
-def test_positions_are_spread_evenly_and_differ():
-    for total, size in ((10, 10), (1000, 7), (1000, 999), (5, 1)):
-        positions = frame_source.spread(total, size, 3)
-        edges = torch.arange(size + 1) * total // size
-        assert ((positions >= edges[:-1]) & (positions < edges[1:])).all()
-    drawn = torch.stack([frame_source.spread(10, 2, seed) for seed in range(2000)])
-    assert torch.bincount(drawn.flatten(), minlength=10).min() > 300            # every frame may be drawn
-
-
 def test_an_empty_cluster_moves_to_the_farthest_frames():
     frames = torch.tensor([[0.0], [0.1], [0.2], [5.0], [9.0]])
     centroids = torch.tensor([[0.1], [77.0], [88.0]])
