@@ -129,7 +129,7 @@ def units_nmi(recipe: Recipe, place: Path, directory: Path) -> float:
     """Normalised mutual information of a model's own 50 units with (emotion, frame is emotional), all utterances."""
     hubert = Recogniser.from_pretrained(place).model.hubert
     store = state_store(hubert, recipe.preset.align_layer, recipe.utterances, directory, recipe.device)
-    units, _ = make_units(store, recipe.utterances, recipe.preset.align_clusters, recipe.preset.kmeans, None, {})
+    units, _ = make_units(store, recipe.preset.align_clusters, recipe.preset.kmeans, None, {})
     shutil.rmtree(directory)
     return planted_truth.unit_emotion_nmi(units, recipe.utterances)
 

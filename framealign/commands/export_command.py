@@ -45,7 +45,7 @@ def run(source: str, target: str, encoder_only: bool, form: str) -> None:
         raise ValueError(f"{target}: exists already; choose another name or remove it")
 
     if place.suffix == ".pt" and place.is_file():
-        content = fairseq_checkpoint.read_fairseq(place)
+        content = fairseq_checkpoint.read(place)
         labels = None
     else:
         place = checkpoint.newest(place) or place

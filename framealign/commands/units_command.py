@@ -107,7 +107,7 @@ def make(config: UnitsRun, kmeans: KMeansConfig, inputs: UnitsInputs) -> None:
     store, record = features(config, inputs)
     record |= {"frame_rate": FRAME_RATE, "seed": kmeans.seed, "codebook": config.codebook or "fitted"}
     try:
-        results = write_units(out, store, utterances, inputs.clusters, kmeans, inputs.codebook, record)
+        results = write_units(out, store, inputs.clusters, kmeans, inputs.codebook, record)
         if config.km and distributed.rank() == 0:
             for (_, name), (units, _) in zip(unit_files(inputs.clusters), results):
                 units.write_km((out / name).with_suffix(".km"))

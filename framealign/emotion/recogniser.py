@@ -15,11 +15,10 @@ from torch import Tensor
 from framealign.runtime import distributed
 from framealign.sound import audio
 from framealign.sound.frames import RECEPTIVE_FIELD, SAMPLE_RATE
-from framealign.corpus.cropping import groups_by_length
+from framealign.corpus.cropping import groups_by_length, padded
 from framealign.hubert import long_sound
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
-from framealign.units.extraction import padded
 from framealign.emotion.emotion_model import EmotionModel, weighted_mean
 
 BATCH_SECONDS = 60.0                                # of one padded batch on a GPU; a CPU takes one sound at a time

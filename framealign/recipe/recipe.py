@@ -256,7 +256,7 @@ def make_units(recipe: Recipe, folder: Path, store: FrameStore, clusters: list[i
                codebook: Codebook | None = None) -> None:
     """Make and write a stage's codebooks and units, and drop the features they were made of."""
     kmeans = dataclasses.replace(recipe.preset.kmeans, seed=recipe.config.seed)
-    write_units(folder, store, recipe.pretraining_utterances, clusters, kmeans, codebook, record)
+    write_units(folder, store, clusters, kmeans, codebook, record)
     if distributed.rank() == 0:
         shutil.rmtree(store.directory, ignore_errors=True)
     distributed.barrier()

@@ -153,7 +153,7 @@ class Readers:
             "weights": ([(model / "model.safetensors").read_bytes()], "model/model.safetensors", directory),
             "bin": ([buffers["bin"].getvalue()], "old/pytorch_model.bin", directory),
             "fairseq": ([buffers["zip"].getvalue(), buffers["legacy"].getvalue()], "f.pt",
-                        fairseq_checkpoint.read_fairseq),
+                        fairseq_checkpoint.read),
             "joblib": ([test_scikit_learn_codebook.k_means(test_scikit_learn_codebook.array(alignment=3)),
                         pickle.dumps(test_scikit_learn_codebook.CENTROIDS)], "c.bin", Codebook.read),
             "npy": ([buffers["npy"].getvalue()], "c.npy", Codebook.read),

@@ -63,7 +63,7 @@ def everything(micro, tones, folder: Path) -> dict:
     for count in (3, len(tones)):                   # fewer utterances than four ranks: one has none
         few = tones[:count]
         store = state_store(base(micro), 1, few, folder / f"states{count}", CPU)
-        few_units, codebook = make_units(store, few, 4, KMeansConfig(seed=2, full_passes=3), None, {})
+        few_units, codebook = make_units(store, 4, KMeansConfig(seed=2, full_passes=3), None, {})
         outcome[count] = few_units.units.numpy(), codebook.centroids.numpy()
     return outcome
 
