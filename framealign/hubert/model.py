@@ -101,8 +101,8 @@ class FeatureExtractor(nn.Module):
         return x.transpose(1, 2)                                                # (B, T, C)
 
 
-class FeatureProjection(nn.Module):
-    """Layer norm and one linear map: (B, T, C) -> (B, T, D)."""
+class FeatureProjection(nn.Sequential):
+    """Layer norm and one linear map, frame by frame: (B, T, C) -> (B, T, D)."""
 
     def __init__(self, config: HubertConfig):
         super().__init__()
@@ -111,9 +111,6 @@ class FeatureProjection(nn.Module):
             self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
         self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
         self.dropout = nn.Dropout(config.feat_proj_dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.projection(self.layer_norm(x)))
 
 
 class PositionalConvolution(nn.Module):
@@ -151,19 +148,16 @@ class Attention(nn.Module):
         return self.out_proj(y.transpose(1, 2).reshape(B, T, D))
 
 
-class FeedForward(nn.Module):
-    """Two linear maps with GELU between, frame by frame."""
+class FeedForward(nn.Sequential):
+    """Two linear maps with GELU between, frame by frame: (B, T, D) -> (B, T, D)."""
 
     def __init__(self, config: HubertConfig):
         super().__init__()
         self.intermediate_dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = nn.GELU()
         self.intermediate_dropout = nn.Dropout(config.activation_dropout)
         self.output_dense = nn.Linear(config.intermediate_size, config.hidden_size)
         self.output_dropout = nn.Dropout(config.hidden_dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.intermediate_dropout(F.gelu(self.intermediate_dense(x)))       # (B, T, intermediate_size)
-        return self.output_dropout(self.output_dense(x))                        # (B, T, D)
 
 
 class Block(nn.Module):
@@ -188,7 +182,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Positional convolution and the Transformer blocks. HuBERT, Sec. II-E."""
+    """Positional convolution and the Transformer blocks; `Hubert.layers` runs them one after the other."""
 
     def __init__(self, config: HubertConfig):
         super().__init__()
@@ -198,20 +192,10 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, x: Tensor, is_valid: Tensor | None, is_kept: list[bool] | None) -> Iterator[Tensor]:
-        """Yield layer 0 (the input), each block's output and, if pre-norm, that of the final norm: (B, T, D) each.
 
-        Computed only as far as asked. is_kept: blocks that layer drop leaves in; None: all.
-        """
-        x = x + self.pos_conv_embed(x)
-        x = self.dropout(x if self.pre_norm else self.layer_norm(x))
-        yield x
-        for index, block in enumerate(self.layers):
-            if is_kept is None or is_kept[index]:
-                x = block(x, is_valid)
-            yield x
-        if self.pre_norm:
-            yield self.layer_norm(x)
+def zero_where(padding: Tensor | None, x: Tensor) -> Tensor:
+    """x (B, T, D) with zeros where `padding` (B, T, 1) is true; None: nowhere."""
+    return x if padding is None else x.masked_fill(padding, 0.0)
 
 
 class Hubert(nn.Module):
@@ -262,17 +246,24 @@ class Hubert(nn.Module):
         frames replaced by the mask embedding; is_kept: blocks that layer drop leaves in (None: all). Zeros beyond each
         utterance's end.
         """
+        encoder, is_valid, padding = self.encoder, None, None
         x = self.feature_projection(features)                                   # (B, T, D)
         if is_masked is not None:
             x = torch.where(is_masked[..., None], self.masked_spec_embed.to(x), x)
-        if num_frames is None:
-            yield from self.encoder(x, None, is_kept)
-            return
-        is_valid = valid_frames(num_frames.to(x.device), x.shape[1])            # (B, T)
-        padding = ~is_valid[..., None]
-        x = x.masked_fill(padding, 0.0)             # the positional convolution must see zeros there, as at the ends
-        for state in self.encoder(x, is_valid, is_kept):
-            yield state.masked_fill(padding, 0.0)
+        if num_frames is not None:
+            is_valid = valid_frames(num_frames.to(x.device), x.shape[1])        # (B, T)
+            padding = ~is_valid[..., None]                                      # (B, T, 1)
+            x = x.masked_fill(padding, 0.0)         # the positional convolution must see zeros there, as at the ends
+
+        x = x + encoder.pos_conv_embed(x)
+        x = encoder.dropout(x if encoder.pre_norm else encoder.layer_norm(x))
+        yield zero_where(padding, x)                                            # layer 0
+        for index, block in enumerate(encoder.layers):
+            if is_kept is None or is_kept[index]:
+                x = block(x, is_valid)
+            yield zero_where(padding, x)                                        # layer index + 1
+        if encoder.pre_norm:
+            yield zero_where(padding, encoder.layer_norm(x))
 
     def states(self, waveform: Tensor, num_samples: Tensor | None = None, layer: int | None = None) -> Tensor:
         """States of one layer: waveform (B, N) float, num_samples (B,) int64 or None for all N: (B, T, D).

@@ -66,11 +66,6 @@ class UnitHead(nn.Module):
         self.codewords = nn.Parameter(torch.rand(num_clusters, projection_size))
         self.temperature = temperature
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """frames (S, D): logits (S, K) in float32, whatever the encoder's precision."""
-        with torch.autocast(frames.device.type, enabled=False):
-            return unit_logits(self.final_proj(frames.float()), self.codewords, self.temperature)
-
 
 class MaskedPrediction(nn.Module):
     """Encoder and unit heads: a micro-batch -> logits of its masked frames. HuBERT, Sec. II-B.
@@ -88,27 +83,26 @@ class MaskedPrediction(nn.Module):
 
     def forward(self, batch: MicroBatch, is_kept: list[bool] | None = None, with_unmasked: bool = False) -> Prediction:
         """is_kept: blocks that layer drop leaves in, None: all. with_unmasked: logits of the unmasked frames too."""
-        states, feature_square = self.states(batch, is_kept)                    # (B, T, D)
-        states = states.flatten(0, 1)                                           # (B T, D)
-        masked = states.index_select(0, batch.masked)                           # (S, D)
-        logits, unmasked_logits = [head(masked) for head in self.heads], []     # (S, K) each
-        if with_unmasked:
-            unmasked = states.index_select(0, batch.unmasked)                   # (B T - S, D)
-            unmasked_logits = [head(unmasked) for head in self.heads]
-        return Prediction(logits, unmasked_logits, feature_square)
-
-    def states(self, batch: MicroBatch, is_kept: list[bool] | None) -> tuple[Tensor, Tensor | None]:
-        """The encoder's output (B, T, D) and, where the conv encoder trains, the mean square of its features."""
-        features, feature_square = batch.inputs, None
+        features, feature_square = batch.inputs, None                           # (B, T, C), where computed before
         if batch.inputs.ndim == 2:
-            features = self.hubert.conv_features(batch.inputs, batch.lengths)   # (B, T, C)
-        if features.requires_grad:
+            features = self.hubert.feature_extractor(batch.inputs, batch.lengths)               # (B, N) -> (B, T, C)
+        if features.requires_grad:                  # the conv encoder trains
             feature_square = features.float().square().mean()
         if self.fast_path:
-            sizes = [features.shape[1]] * len(features)
-            return fast.output(self.hubert, features, sizes, batch.is_masked, is_kept), feature_square
-        *_, states = self.hubert.layers(features, None, batch.is_masked, is_kept)
-        return states, feature_square
+            states = fast.output(self.hubert, features, [features.shape[1]] * len(features), batch.is_masked, is_kept)
+        else:
+            *_, states = self.hubert.layers(features, None, batch.is_masked, is_kept)           # (B, T, D)
+
+        states = states.flatten(0, 1)                                           # (B T, D)
+        logits, unmasked_logits = [], []
+        with torch.autocast(states.device.type, enabled=False):                 # float32, whatever the encoder's type
+            masked = states.index_select(0, batch.masked).float()               # (S, D)
+            unmasked = states.index_select(0, batch.unmasked).float() if with_unmasked else None    # (B T - S, D)
+            for head in self.heads:
+                logits.append(unit_logits(head.final_proj(masked), head.codewords, head.temperature))   # (S, K)
+                if with_unmasked:
+                    unmasked_logits.append(unit_logits(head.final_proj(unmasked), head.codewords, head.temperature))
+        return Prediction(logits, unmasked_logits, feature_square)
 
 
 def masked_prediction_loss(logits: Tensor, units: Tensor) -> Tensor:

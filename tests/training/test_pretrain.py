@@ -224,7 +224,8 @@ def test_sums_for_the_log_are_what_a_count_gives(micro):
     units, is_masked = torch.randint(5, (4, 30), generator=generator), torch.rand(4, 30, generator=generator) < 0.6
     _, sums = loss_and_sums(model, micro_batch(features, units[None], is_masked))
     *_, states = model.hubert.layers(features, None, is_masked)
-    logits = model.heads[0](states).detach().double()
+    head = model.heads[0]
+    logits = unit_logits(head.final_proj(states.flatten(0, 1)), head.codewords).view(4, 30, 5).detach().double()
     best, log_p = logits.argmax(-1), logits.log_softmax(-1)
     loss = -sum(float(log_p[b, t, units[b, t]]) for b in range(4) for t in range(30) if is_masked[b, t])
     shares = torch.bincount(best[is_masked], minlength=5) / is_masked.sum()
