@@ -55,9 +55,9 @@ def called(words: list[str]) -> None:
 @pytest.mark.parametrize("path", [WALKTHROUGH, IEMOCAP], ids=lambda path: path.name)
 def test_every_name_exists(path):
     text = path.read_text(encoding="utf-8")
-    named = re.findall(r"`(\w+\.py):([\w.]+)`", text)
-    assert len(named) >= (25 if path == WALKTHROUGH else 0)
-    wrong = [found for file, name in named if (found := test_docs.wrong_place(file, name))]
+    named = list(test_docs.places(text))
+    assert len([name for _, name in named if name]) >= (25 if path == WALKTHROUGH else 0)
+    wrong = [problem for place in named if (problem := test_docs.wrong_place(*place))]
     wrong += [name for name in re.findall(r"`((?:bin|tests|docs)/[\w.]+\.(?:py|md))`", text)
               if not (small.ROOT / name).exists()]
     assert not wrong, "\n".join(wrong)
@@ -69,8 +69,8 @@ def test_titles_are_those_of_the_pictures(run):
     titles = re.findall(r"^## (.+)$", WALKTHROUGH.read_text(encoding="utf-8"), re.MULTILINE)
     captions = [one.words for one in root.all("figcaption")]
     assert captions == titles[:-1] and titles[-1] == "The whole"
-    assert [one.attributes["id"] for one in root.all("figure")] == [lesson.place(title) for title in captions]
-    assert {one.attributes["href"][1:] for one in root.all("nav")[0].all("a")} == set(map(lesson.place, captions))
+    assert [one.attributes["id"] for one in root.all("figure")] == [lesson.anchor(title) for title in captions]
+    assert {one.attributes["href"][1:] for one in root.all("nav")[0].all("a")} == set(map(lesson.anchor, captions))
 
 
 def test_pictures_name_code_that_exists_and_say_the_loss(run):
@@ -81,8 +81,8 @@ def test_pictures_name_code_that_exists_and_say_the_loss(run):
             file, name = part.split(": ") if ": " in part else (file, part)
             assert not test_docs.wrong_place(file, name), code
     notes = " ".join(one.text for one in root.all("p", "note"))
-    loss, guess = map(float, re.search(r"hidden frames: ([\d.]+) nats \(guessing: ([\d.]+)\)", notes).groups())
-    assert 0 < loss < 10 and guess == round(float(np.log(5)), 2)
+    loss, chance = map(float, re.search(r"masked frames: ([\d.]+) nats \(chance: ([\d.]+)\)", notes).groups())
+    assert 0 < loss < 10 and chance == round(float(np.log(5)), 2)
     assert not markup.fetched(lesson.write(run).read_text(encoding="utf-8"))
 
 
@@ -181,4 +181,4 @@ def test_the_arithmetic_of_time_and_disk():
     assert seconds == 7e6 and f"{work:.1e}".replace("e+17", "e17") + " FLOP" in text.replace("\n", " ")
     assert f"{6 * work:.1e}".replace("e+18", "e18") + " FLOP" in text.replace("\n", " ")
     assert round(6 * work / 60e12 / 3600) == 5 and round(6 * work / 200e9 / 86_400) == 66
-    assert sum(iemocap.IEMOCAP_COUNTS[s][i] for s in iemocap.IEMOCAP_COUNTS for i in range(5)) == 5531
+    assert sum(iemocap.COUNTS[s][i] for s in iemocap.COUNTS for i in range(5)) == 5531
