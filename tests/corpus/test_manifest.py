@@ -4,7 +4,6 @@ import random
 import runpy
 import shutil
 import string
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -440,13 +439,12 @@ def prepare(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
     return caught.value.code, *capsys.readouterr()
 
 
-def test_prepare_as_a_command(tmp_path, wav):
+def test_prepare_as_a_command(tmp_path, wav, monkeypatch, capsys):
     small_tree(tmp_path / "IEMOCAP", wav)
-    done = subprocess.run([sys.executable, ROOT / "bin/prepare.py", "--iemocap", tmp_path / "IEMOCAP",
-                           "--allow-partial", "--out", tmp_path / "corpus.tsv"], capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[1].split() == ["1", "1", "1", "0", "0", "2", "0.00"]
+    status, printed, errors = prepare(monkeypatch, capsys, "--iemocap", tmp_path / "IEMOCAP", "--allow-partial",
+                                      "--out", tmp_path / "corpus.tsv")
+    assert status == 0, errors
+    assert printed.splitlines()[1].split() == ["1", "1", "1", "0", "0", "2", "0.00"]
     assert len(manifest.read(tmp_path / "corpus.tsv")) == 2
 
 

@@ -1,10 +1,9 @@
 """Files are whole or absent, whatever interrupts the writing; JSON errors say what is wrong with which file."""
 import hashlib
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import fork_server
 import pytest
 
 from framealign.runtime import files
@@ -62,15 +61,19 @@ def test_data_are_flushed_before_the_rename(tmp_path, monkeypatch):
     assert order[:2] == ["flush", "rename"]
 
 
+def die_while_writing(path: Path) -> None:
+    with files.write_atomically(path) as temporary:
+        temporary.write_text("half")
+        os._exit(9)
+
+
 def test_killed_while_writing(tmp_path):
     """A process that dies without any clean-up leaves the old content under the name."""
     (tmp_path / "a").write_text("old")
-    program = ("import os, sys\nfrom framealign.runtime import files\n"
-               "with files.write_atomically(sys.argv[1]) as temporary:\n"
-               "    temporary.write_text('half')\n    os._exit(9)\n")
-    root = str(Path(files.__file__).parents[2])
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "a")], env={**os.environ, "PYTHONPATH": root})
-    assert done.returncode == 9 and (tmp_path / "a").read_text() == "old"
+    process = fork_server.context().Process(target=die_while_writing, args=(tmp_path / "a",))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 9 and (tmp_path / "a").read_text() == "old"
     files.write_text(tmp_path / "a", "new")                                     # what it left is in nobody's way
     assert (tmp_path / "a").read_text() == "new"
 

@@ -470,8 +470,8 @@ def test_it_learns_what_can_be_learnt(micro, tones, tmp_path):
     again = [dataclasses.replace(u, id=f"again-{u.id}") for u in heard]
     for pooling in ("attention", "mean"):
         folder = tmp_path / pooling
-        config = settings(epochs=18, lr=1e-2, selection="last", pooling=pooling, dropout=0.0, max_seconds=0,
-                          batch_size=4, mask_start_fraction=0)
+        config = settings(epochs=9, lr=2e-2, selection="last", pooling=pooling, dropout=0.0, max_seconds=0,
+                          batch_size=8, micro_batch_size=8, mask_start_fraction=0)
         overfit = Split(heard * 3, [], again, "overfit")
         results = stopped.finetune(base(micro, **QUIET), [*tones, *again], overfit, LABELS, config, folder)
         losses = [line["loss"] for line in read_log(folder)]
