@@ -11,6 +11,7 @@ from framealign.sound import audio
 from framealign.corpus import manifest, utterance
 from framealign.hubert import model_directory
 from framealign.exchange import torchaudio_weights
+from framealign.emotion import exported_program
 from framealign.emotion.recogniser import Recogniser
 from framealign.recipe.presets import preset, with_overrides
 from framealign.commands import export_command, finetune_command, pretrain_command
@@ -52,16 +53,25 @@ def test_export_to_torchaudios_names(tuned, tmp_path):
     assert set(weights) == set(wanted) and all(torch.equal(weights[name], x) for name, x in wanted.items())
 
 
+def test_a_program_is_made_of_a_runs_newest_checkpoint(tuned, tmp_path, monkeypatch):
+    """An encoder alone is refused. That the program is the model: test_exported_program.py; its file: test_readme.py."""
+    exported = []
+    monkeypatch.setattr(exported_program, "export", lambda *places: exported.append(tuple(map(str, places))))
+    export_command.run(str(tuned), str(tmp_path / "a.pt2"), False, "torch-export")
+    assert exported == [(str(tuned / "checkpoints" / "00000002"), str(tmp_path / "a.pt2"))]
+    with pytest.raises(ValueError, match="--to torch-export writes a recogniser: leave out --encoder"):
+        export_command.run(str(tuned), str(tmp_path / "b.pt2"), True, "torch-export")
+    assert len(exported) == 1 and not (tmp_path / "b.pt2").exists()
+
+
+@pytest.mark.slow
 def test_export_as_a_program(tuned, tones, tmp_path):
-    """Of a run its newest checkpoint; the same answer as the exported directory; an encoder alone is refused."""
+    """Of a run its newest checkpoint; the same answer as the exported directory."""
     export_command.run(str(tuned), str(tmp_path / "a.pt2"), False, "torch-export")
     waveform = audio.load(tones[3].path)
     probabilities = torch.export.load(tmp_path / "a.pt2").module()(waveform[None], torch.tensor([len(waveform)]))[0][0]
     wanted = Recogniser.from_pretrained(tuned / "checkpoints" / "00000002")(waveform).probabilities
     assert probabilities.tolist() == pytest.approx(list(wanted.values()), abs=2e-5)
-    with pytest.raises(ValueError, match="--to torch-export writes a recogniser: leave out --encoder"):
-        export_command.run(str(tuned), str(tmp_path / "b.pt2"), True, "torch-export")
-    assert not (tmp_path / "b.pt2").exists()
 
 
 def test_export_of_the_unit_head_leaves_it_out(table, units, small_base, tmp_path):

@@ -78,7 +78,8 @@ def test_the_wheel_has_every_file_of_the_package(wheel):
 
 def test_an_installed_wheel_recognises(installed, tmp_path):
     """Sound files in another folder, as table and as page, whose style comes out of the wheel."""
-    where = run(installed / "python", "-c", "import framealign; print(framealign.__file__)", folder=tmp_path).stdout
+    find = "import importlib.util; print(importlib.util.find_spec('framealign').origin)"
+    where = run(installed / "python", "-c", find, folder=tmp_path).stdout
     assert Path(where.strip()).is_relative_to(installed.parent)
     EmotionModel(Hubert.from_pretrained(TINY), ["neutral", "happy", "angry", "sad"]).save_pretrained(tmp_path / "model")
     soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)

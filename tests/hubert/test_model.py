@@ -258,16 +258,16 @@ def test_torchaudios_states(name):
 def test_padding_never_changes_a_result(name):
     """Group and layer feature encoders at full width: 2e-5 in float32, from the shortest utterance up."""
     hubert = make(SHAPES[name])
-    some = torch.randint(400, 3000, (13,), generator=torch.Generator().manual_seed(0)).tolist()
-    for lengths in ((400, *some, 719, 720), (8000, 400, 3123), (5001,)):
+    some = torch.randint(400, 2000, (7,), generator=torch.Generator().manual_seed(0)).tolist()
+    for lengths in ((400, *some, 719, 720), (5000, 400, 2123), (3001,)):
         check_batch_equals_alone(hubert, of_lengths(*lengths), 2e-5)
 
 
 @pytest.mark.parametrize("name", ["base", "large"])
 def test_padding_never_changes_a_result_of_real_speech(name, shared):
-    """The first 0.5 to 1 s of six utterances, one made quiet: 2e-5 in float32."""
+    """The first 0.4 to 0.8 s of six utterances, one made quiet: 2e-5 in float32."""
     paths = sorted((shared / "emodb4" / "audio").glob("*.flac"))[::50][:6]
-    waveforms = [audio.load(path)[:8000 + 1777 * index] for index, path in enumerate(paths)]
+    waveforms = [audio.load(path)[:6000 + 1333 * index] for index, path in enumerate(paths)]
     assert len({len(x) for x in waveforms}) == 6
     waveforms[2] = 0.01 * waveforms[2]
     check_batch_equals_alone(make(SHAPES[name]), waveforms, 2e-5)
