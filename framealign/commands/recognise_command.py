@@ -36,7 +36,7 @@ SUFFIXES = frozenset((".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3",
 class RecogniseRun:
     """How sounds are recognised and results written."""
     timeline: bool = setting(False, "also over time: segments, and in json, jsonl and csv 50 frames/s")
-    format: str = setting("table", "table, json, jsonl, csv, textgrid, audacity or rttm")
+    format: str = setting("table", "table, json, jsonl, csv, textgrid, rttm, audacity or svg")
     smooth: float = setting(0.25, "seconds: no segment is shorter; 0: each frame for itself")
     out: str = setting("", "folder for one file per sound; without it everything goes to standard output")
     html: str = setting("", "also write this file: a page with a playable picture of each sound")
@@ -90,7 +90,8 @@ def run(model: str, names: list[str], config: RecogniseRun) -> int:
             sys.stdout.flush()
         number += 1
         if config.html:                             # the sound is read again: results of hours do not wait in memory
-            figures.append(timeline.picture(audio.load(path).numpy(), result, result.units, title=shown(path)))
+            units = None if result.units is None else timeline.UnitTrack(result.units)
+            figures.append(timeline.picture(audio.load(path).numpy(), result, timeline.Annotation(shown(path)), units))
     if number and not config.out:
         sys.stdout.write(form.last)
 

@@ -1,9 +1,10 @@
-"""The charts of a report as SVG and plain HTML: curves, intervals, confusion, recall, histogram, heat map, map.
+"""The charts of a report as SVG and plain HTML: curves, intervals, confusion, recall, histogram, heat map, scatter.
 
-Each takes numbers and gives markup for `document.card`. What colour says, a word, a number, a dash or a shape says too.
+Each takes numbers and gives markup for `html_document.card`. Whatever colour shows is also shown by a word, a number, a
+dash or a shape.
 """
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,10 +13,10 @@ from framealign.report.svg import (colours, element, escape, ink, line, linear, 
                                    ticks)
 
 WIDTH, HEIGHT = 380, 210                            # of a chart with axes, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 54, 18, 12, 34
-DASHES = ("", "dashed", "dotted", "dashed")
-PER_BLOCK = 13                                      # columns of a heat map that a phone has room for
-MARKS = ("circle", "square", "triangle", "diamond", "cross", "bar")
+LEFT, RIGHT, TOP, BOTTOM = 54, 18, 12, 34           # margins
+DASHES = ("", "dashed", "dotted", "dashed")         # of curves of kind 0..3
+BLOCK_COLUMNS = 13                                  # columns of a heat map that fit on a phone
+MARKERS = ("circle", "square", "triangle", "diamond", "cross", "bar")
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,23 @@ class Curve:
 
 @dataclass(frozen=True)
 class Axes:
-    """What the axes of `curves` say. references: (value, words), dashed lines across; low, high: shown at least."""
+    """What the axes of `curves` are: their names, values that must be inside, reference lines."""
     x: str = "update"
     y: str = ""
-    references: Sequence[tuple[float, str]] = field(default_factory=tuple)
+    references: Sequence[tuple[float, str]] = field(default_factory=tuple)      # value, label: dashed lines across
     low: float | None = None
     high: float | None = None
     percent: bool = False
     logarithmic: bool = False
-    upright: tuple[float, str] | None = None        # a dashed line upwards at some x, and its words
+    vertical: tuple[float, str] | None = None       # a dashed vertical line at some x, and its label
+
+
+@dataclass(frozen=True)
+class Group:
+    """One group of points of a `scatter`."""
+    name: str
+    colour: str
+    marker: str = "circle"                          # one of MARKERS
 
 
 def curves(lines: Sequence[Curve], axes: Axes = Axes()) -> str:
@@ -50,263 +59,323 @@ def curves(lines: Sequence[Curve], axes: Axes = Axes()) -> str:
     values += [value for value in (axes.low, axes.high) if value is not None]
     low, high = min(values), max(values)
     if axes.logarithmic and low > 0 and high > 20 * low:
-        return _drawn(lines, axes, math.log10(low), math.log10(high), math.log10)
+        return _draw_curves(lines, axes, math.log10(low), math.log10(high), math.log10)
     margin = 0.04 * (high - low) or abs(high) * 0.1 or 1.0
-    return _drawn(lines, axes, low if low == axes.low else low - margin, high if high == axes.high else high + margin)
+    low = low if low == axes.low else low - margin
+    high = high if high == axes.high else high + margin
+    return _draw_curves(lines, axes, low, high, _identity)
 
 
 def _finite(curve: Curve) -> Curve:
-    kept = [(x, y) for x, y in zip(curve.x, curve.y) if y is not None and math.isfinite(y)]
-    return Curve(curve.name, [x for x, _ in kept], [y for _, y in kept], curve.kind)
+    points = [(x, y) for x, y in zip(curve.x, curve.y) if y is not None and math.isfinite(y)]
+    return Curve(curve.name, [x for x, _ in points], [y for _, y in points], curve.kind)
 
 
-def _drawn(lines: Sequence[Curve], axes: Axes, low: float, high: float, scale=None) -> str:
-    """The chart itself; low and high are in the units of `scale` (None: of the values themselves)."""
-    scale = scale or _itself
+def _draw_curves(lines: Sequence[Curve], axes: Axes, low: float, high: float, scale: Callable[[float], float]) -> str:
+    """The chart itself; low and high are in the units of `scale`."""
     x_low, x_high = min(min(one.x) for one in lines), max(max(one.x) for one in lines)
-    across, up = linear(x_low, x_high, LEFT, WIDTH - RIGHT), linear(low, high, HEIGHT - BOTTOM, TOP)
+    to_x = linear(x_low, x_high, LEFT, WIDTH - RIGHT)
+    to_height = linear(low, high, HEIGHT - BOTTOM, TOP)
+
+    def to_y(value: float) -> float:
+        return to_height(scale(value))
+
     shapes = []
-    marks = ticks(low, high)
-    if scale is not _itself:                        # of a logarithmic axis: 1, 10, 100 or, within few decades, 1, 3, 10
-        marks = [m * 10.0 ** k for k in range(math.floor(low), math.ceil(high) + 1)
-                 for m in ((1, 3) if high < low + 3 else (1,))]
-    for mark in (mark for mark in marks if low <= scale(mark) <= high):
-        y = up(scale(mark))
-        name = f"{number(100 * mark, 1)} %" if axes.percent else short(float(f"{mark:.3g}"))
-        shapes += [line(LEFT, y, WIDTH - RIGHT, y, class_="gridline"),
-                   text(LEFT - 6, y + 4, name, text_anchor="end")]
-    for mark in ticks(x_low, x_high, 5):
-        if float(mark).is_integer():
-            shapes.append(text(across(mark), HEIGHT - BOTTOM + 16, short(mark), text_anchor="middle"))
-    shapes.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, axes.x, text_anchor="middle"))
-    for value, words in axes.references:
-        y = up(scale(value))
+    marks = ticks(low, high) if scale is _identity else _decades(low, high)
+    for value in marks:
+        if low <= scale(value) <= high:
+            name = f"{number(100 * value, 1)} %" if axes.percent else short(float(f"{value:.3g}"))
+            shapes += [line(LEFT, to_y(value), WIDTH - RIGHT, to_y(value), class_="gridline"),
+                       text(LEFT - 6, to_y(value) + 4, name, text_anchor="end")]
+    shapes += _x_axis(ticks(x_low, x_high, 5), to_x, axes.x)
+
+    for value, label in axes.references:
+        y = to_y(value)
         shapes += [line(LEFT, y, WIDTH - RIGHT, y, class_="reference"),
-                   text(WIDTH - RIGHT - 2, y - 4 if y > TOP + 16 else y + 13, words, text_anchor="end")]
-    if axes.upright is not None and x_low <= axes.upright[0] <= x_high:
-        x = across(axes.upright[0])
-        end = x > (LEFT + WIDTH - RIGHT) / 2
-        shapes += [line(x, TOP, x, HEIGHT - BOTTOM, class_="reference"),
-                   text(x - 4 if end else x + 4, TOP + 9, axes.upright[1], text_anchor="end" if end else "start")]
+                   text(WIDTH - RIGHT - 2, y - 4 if y > TOP + 16 else y + 13, label, text_anchor="end")]
+    if axes.vertical is not None:
+        position, label = axes.vertical
+        if x_low <= position <= x_high:
+            x = to_x(position)
+            on_the_left = x > (LEFT + WIDTH - RIGHT) / 2    # of the line, where there is room for its label
+            shapes += [line(x, TOP, x, HEIGHT - BOTTOM, class_="reference"),
+                       text(x - 4 if on_the_left else x + 4, TOP + 9, label,
+                            text_anchor="end" if on_the_left else "start")]
+
     for one in lines:
-        points = path([across(x) for x in one.x], [up(scale(y)) for y in one.y])
+        points = path([to_x(x) for x in one.x], [to_y(y) for y in one.y])
         if len(one.x) == 1:
             points += "h.01"                        # a dot, by its round ends
         shapes.append(element("path", "", d=points, class_=f"curve s{one.kind} {DASHES[one.kind]}".strip()))
-    return _svg(shapes, WIDTH, HEIGHT, axes.y or "curves") + legend_of_lines(lines)
+    return _svg(shapes, WIDTH, HEIGHT, axes.y or "curves") + line_legend(lines)
 
 
-def _itself(y: float) -> float:
-    return y
+def _identity(value: float) -> float:
+    return value
 
 
-def legend_of_lines(lines: Sequence[Curve]) -> str:
-    """Names beside a piece of each line, with the last value."""
-    words = [element("span", element("svg", line(0, 5, 22, 5, class_=f"curve s{one.kind} {DASHES[one.kind]}"),
-                                     viewBox="0 0 22 10", aria_hidden="true") + escape(one.name)) for one in lines]
-    return element("p", "".join(words), class_="legend") if any(one.name for one in lines) else ""
+def _decades(low: float, high: float) -> list[float]:
+    """Marks of a logarithmic axis from 10^low to 10^high: 1, 10, 100 or, within few decades, 1, 3, 10."""
+    steps = (1, 3) if high < low + 3 else (1,)
+    return [step * 10.0 ** power for power in range(math.floor(low), math.ceil(high) + 1) for step in steps]
+
+
+def _x_axis(marks: Sequence[float], to_x: Callable[[float], float], name: str) -> list[str]:
+    """Whole numbers below the chart, and what they count."""
+    shapes = [text(to_x(mark), HEIGHT - BOTTOM + 16, short(mark), text_anchor="middle")
+              for mark in marks if float(mark).is_integer()]
+    return [*shapes, text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, name, text_anchor="middle")]
+
+
+def line_legend(lines: Sequence[Curve]) -> str:
+    """The names of lines, each beside a piece of its line."""
+    if not any(one.name for one in lines):
+        return ""
+    entries = []
+    for one in lines:
+        sample = line(0, 5, 22, 5, class_=f"curve s{one.kind} {DASHES[one.kind]}")
+        picture = element("svg", sample, viewBox="0 0 22 10", aria_hidden="true")
+        entries.append(element("span", picture + escape(one.name)))
+    return element("p", entries, class_="legend")
 
 
 def _svg(shapes: Sequence[str], width: float, height: float, label: str, kind: str | None = None) -> str:
-    return element("svg", "".join(shapes), viewBox=f"0 0 {number(width)} {number(height)}", role="img",
-                   aria_label=label, class_=kind)
+    return element("svg", shapes, viewBox=f"0 0 {number(width)} {number(height)}", role="img", aria_label=label,
+                   class_=kind)
 
 
 def headline(rows: Sequence[tuple[str, float, Sequence[float] | None, str]]) -> str:
-    """Large numbers, each (name, share, 95 % interval or None, words), with the interval drawn on 0 to 100 %."""
-    cards = []
-    for name, share, interval, words in rows:
-        across = linear(0, 1, 6, 214)
-        shapes = [line(6, 12, 214, 12, class_="gridline", stroke_width=2)]
-        for mark in (0, 0.25, 0.5, 0.75, 1):
-            shapes += [line(across(mark), 8, across(mark), 16, class_="gridline"),
-                       text(across(mark), 28, f"{100 * mark:.0f}",
-                            text_anchor="start" if mark == 0 else "end" if mark == 1 else "middle")]
-        if interval is not None:
-            shapes.append(line(across(interval[0]), 12, across(interval[1]), 12, class_="s0", stroke_width=6,
-                               stroke_linecap="round", stroke_opacity=0.45))
-        shapes.append(element("circle", "", cx=across(share), cy=12, r=5.5, class_="bar"))
-        said = f"95 %: {100 * interval[0]:.1f} to {100 * interval[1]:.1f}" if interval is not None else ""
-        cards.append(element("div", [
-            element("div", escape(name), class_="name"),
-            element("div", f"{100 * share:.1f} <small>%</small>", class_="value"),
-            element("p", escape(said), class_="note") if said else "",
-            _svg(shapes, 220, 32, f"{name} {100 * share:.1f} %, {said}", "small"),
-            element("p", escape(words), class_="note")], class_="card"))
-    return element("div", "".join(cards), class_="headline")
+    """Large numbers, each (name, share, 95 % interval or None, note), with the interval drawn on 0 to 100 %."""
+    return element("div", [_headline_card(*row) for row in rows], class_="headline")
+
+
+def _headline_card(name: str, share: float, interval: Sequence[float] | None, note: str) -> str:
+    to_x = linear(0, 1, 6, 214)
+    shapes = [line(6, 12, 214, 12, class_="gridline", stroke_width=2)]
+    for mark, anchor in ((0, "start"), (0.25, "middle"), (0.5, "middle"), (0.75, "middle"), (1, "end")):
+        shapes += [line(to_x(mark), 8, to_x(mark), 16, class_="gridline"),
+                   text(to_x(mark), 28, f"{100 * mark:.0f}", text_anchor=anchor)]
+    ends = ""
+    if interval is not None:
+        low, high = interval
+        ends = f"95 %: {100 * low:.1f} to {100 * high:.1f}"
+        shapes.append(line(to_x(low), 12, to_x(high), 12, class_="s0", stroke_width=6, stroke_linecap="round",
+                           stroke_opacity=0.45))
+    shapes.append(element("circle", "", cx=to_x(share), cy=12, r=5.5, class_="bar"))
+    return element("div", [
+        element("div", escape(name), class_="name"),
+        element("div", f"{100 * share:.1f} <small>%</small>", class_="value"),
+        element("p", escape(ends), class_="note") if ends else "",
+        _svg(shapes, 220, 32, f"{name} {100 * share:.1f} %, {ends}", "small"),
+        element("p", escape(note), class_="note")], class_="card")
 
 
 def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """A table: rows the truth, columns what was recognised; share of the row, and how many."""
-    head = element("tr", element("th", "") + "".join(element("th", escape(name), scope="col") for name in classes))
+    """A table: rows the true class, columns the predicted one; share of the row, and how many."""
+    names = [element("th", escape(name), scope="col") for name in classes]
+    header = element("tr", [element("th", ""), *names])
     rows = []
     for name, counts in zip(classes, matrix):
         total = sum(counts)
-        cells = "".join(cell(count / total if total else 0.0, f"{100 * count / total:.0f} %" if total else "none",
-                             str(count)) for count in counts)
-        rows.append(element("tr", element("th", escape(name), scope="row") + cells))
-    return (element("p", "columns: recognised as · rows: truth", class_="axes")
-            + element("table", element("thead", head) + element("tbody", "".join(rows)), class_="confusion"))
+        cells = [element("th", escape(name), scope="row")]
+        for count in counts:
+            share = count / total if total else 0.0
+            cells.append(cell(share, f"{100 * share:.0f} %" if total else "none", str(count)))
+        rows.append(element("tr", cells))
+    return (element("p", "columns: predicted · rows: truth", class_="axes")
+            + element("table", element("thead", header) + element("tbody", rows), class_="confusion"))
 
 
-def cell(share: float, words: str, small: str = "", colour: str = "--share") -> str:
+def cell(share: float, words: str, small: str = "") -> str:
     """A table cell as dark as `share` (0..1) is large."""
     alpha = 0.06 + 0.74 * min(max(share, 0.0), 1.0)
+    letters = ";color:#fff" if alpha > 0.62 else ""
     return element("td", escape(words) + (element("small", escape(small)) if small else ""),
-                   style=f"background:rgba(var({colour}),{alpha:.2f})" + (";color:#fff" if alpha > 0.62 else ""))
+                   style=f"background:rgba(var(--share),{alpha:.2f}){letters}")
 
 
 def recalls(classes: Sequence[str], rows: Sequence[tuple[str, Sequence[float | None], Sequence[int]]]) -> str:
     """Recall of each class, a bar in its colour for every row (name, recalls, utterances); a group for each class."""
-    bar, gap = 19, 10
-    height = sum(len(rows) * bar + 20 + gap for _ in classes)
-    across, shapes, y = linear(0, 1, 96, WIDTH - 20), [], 4.0
+    bar_height, group_height = 19, 30 + 19 * len(rows)
+    height = group_height * len(classes)
+    to_x = linear(0, 1, 96, WIDTH - 20)
+    shapes = []
     for mark in (0, 0.5, 1):
-        shapes += [line(across(mark), 0, across(mark), height - 12, class_="gridline"),
-                   text(across(mark), height + 8, f"{100 * mark:.0f} %", text_anchor="middle")]
+        shapes += [line(to_x(mark), 0, to_x(mark), height - 12, class_="gridline"),
+                   text(to_x(mark), height + 8, f"{100 * mark:.0f} %", text_anchor="middle")]
     for index, (name, colour) in enumerate(zip(classes, colours(classes))):
+        y = 4.0 + group_height * index
         shapes.append(text(4, y + 12, name, class_="strong"))
         y += 18
         for row, shares, counts in rows:
-            share = shares[index]
             shapes.append(text(90, y + 12, row, text_anchor="end"))
-            if share is None:
-                shapes.append(text(100, y + 12, "none to recognise"))
-            else:
-                inside = share > 0.6                # there is room for words on the bar
-                shapes += [rect(across(0), y + 1, max(across(share) - across(0), 1), bar - 2, fill=colour, rx=3),
-                           text(across(share) + (-6 if inside else 6), y + 13,
-                                f"{100 * share:.0f} % of {counts[index]}", text_anchor="end" if inside else "start",
-                                style=f"fill:{ink(colour)}" if inside else None)]
-            y += bar
-        y += gap + 2
+            shapes += _recall_bar(shares[index], counts[index], to_x, y, bar_height, colour)
+            y += bar_height
     return _svg(shapes, WIDTH, height + 13, "recall of each class")
 
 
-def histogram(shares: Sequence[float], x: str, first: int = 0, even: str = "") -> str:
-    """Shares of something as bars from number `first` on; x: what it is; even: words at a line at the mean share."""
-    shares = np.asarray(shares, float)
-    across = linear(0, len(shares), LEFT, WIDTH - RIGHT)
-    up = linear(0, max(shares.max(), 1e-9) * 1.06, HEIGHT - BOTTOM, TOP)
-    width = (WIDTH - LEFT - RIGHT) / len(shares)
-    shapes = [line(LEFT, up(y), WIDTH - RIGHT, up(y), class_="gridline")
-              + text(LEFT - 6, up(y) + 4, f"{number(100 * y, 1)} %", text_anchor="end")
-              for y in ticks(0, shares.max())]
-    shapes += [rect(across(i), up(share), max(width * 0.86, 0.5), up(0) - up(share), class_="bar")
-               for i, share in enumerate(shares) if share > 0]
-    if even:
-        y = up(shares.mean())
-        shapes += [line(LEFT, y, WIDTH - RIGHT, y, class_="reference"),
-                   text(WIDTH - RIGHT - 2, y - 4, even, text_anchor="end")]
-    shapes += [text(across(mark - first + 0.5), HEIGHT - BOTTOM + 16, short(mark), text_anchor="middle")
-               for mark in ticks(first, first + len(shares) - 1, 6) if float(mark).is_integer()]
-    shapes.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, x, text_anchor="middle"))
-    return _svg(shapes, WIDTH, HEIGHT, x)
-
-
-def heat_map(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], limit: float = 2.0) -> str:
-    """A map of logarithms to base 2, values[:, i] of the unit columns[i]: `more` above 0, `less` below, strongest at
-    +-limit. Columns that do not fit beside each other go below, in blocks; a sign stands in what is strong.
-    """
-    blocks = [_heat_block(values, rows, columns, range(first, min(first + PER_BLOCK, len(columns))), limit)
-              for first in range(0, len(columns), PER_BLOCK)]
-    return element("div", "".join(blocks), class_="blocks")
-
-
-def _heat_block(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], piece: range, limit: float) -> str:
-    """Some columns of the map; every block is as wide as a full one."""
-    left, top, size, shapes = max(60.0, 12 + 8.0 * max(map(len, rows))), 18.0, 25.0, []
-    for i, column in enumerate(piece):
-        shapes.append(text(left + (i + 0.5) * size, top - 5, columns[column], text_anchor="middle"))
-    for r, row in enumerate(rows):
-        shapes.append(text(left - 7, top + (r + 0.5) * size + 4, row, text_anchor="end"))
-        for i, column in enumerate(piece):
-            value = float(values[r, column])
-            strength = min(abs(value) / limit, 1.0)
-            fill = f"fill:rgba(var({'--more' if value > 0 else '--less'}),{strength:.2f})"
-            x, y = left + i * size + 1, top + r * size + 1
-            said = element("title", escape(f"unit {columns[column]}, {row}: {2 ** value:.2f} times its share"))
-            shapes += [rect(x, y, size - 2, size - 2, class_="frame", rx=3),
-                       rect(x, y, size - 2, size - 2, said, style=fill, rx=3)]
-            if strength >= 0.5:
-                shapes.append(text(x + size / 2 - 1, y + size / 2 + 3, "+" if value > 0 else "−",
-                                   text_anchor="middle", class_="strong"))
-    return _svg(shapes, left + PER_BLOCK * size + 2, top + len(rows) * size + 4, "emotion by unit", "heat")
-
-
-def mark(kind: str, x: float, y: float, size: float) -> str:
-    """The `d` of a small shape around a point."""
-    a, b, high = number(size), number(2 * size), number(1.3 * size)
-    start = lambda dx, dy: f"M{number(x + dx, 1)} {number(y + dy, 1)}"
-    return {"circle": f"{start(-size, 0)}a{a} {a} 0 1 0 {b} 0a{a} {a} 0 1 0-{b} 0",
-            "square": f"{start(-size, -size)}h{b}v{b}h-{b}z",
-            "triangle": f"{start(-size, size)}h{b}l-{a}-{b}z",
-            "diamond": f"{start(0, -1.3 * size)}l{a} {high}-{a} {high}-{a}-{high}z",
-            "cross": f"{start(-size, -size / 3)}h{b}v{number(2 * size / 3)}h-{b}z"
-                     f"{start(-size / 3, -size)}h{number(2 * size / 3)}v{b}h-{number(2 * size / 3)}z",
-            "bar": f"{start(-size, -size / 3)}h{b}v{number(2 * size / 3)}h-{b}z"}[kind]
-
-
-def scatter(points: np.ndarray, groups: np.ndarray, names: Sequence[str], fills: Sequence[str], shapes: bool,
-            axes: tuple[str, str] = ("", ""), legend: bool = True, smallest: int = 1) -> str:
-    """Points (S, 2) of groups (S,) 0..G-1 with their names and colours; the name stands at the middle of each group.
-
-    shapes: each group has a shape of its own. smallest: groups with fewer points get no name in the picture.
-    """
-    size = 340
-    low, high = np.percentile(points, [0.5, 99.5], 0)
-    spread = np.maximum(high - low, 1e-9)
-    place = 14 + (size - 28) * np.clip((points - low) / spread, -0.03, 1.03)    # (S, 2)
-    place[:, 1] = size - place[:, 1]
-    drawn, middles, kinds = [rect(0, 0, size, size, class_="frame", rx=8)], [], []
-    for group, (name, fill) in enumerate(zip(names, fills)):
-        own = place[groups == group]
-        kinds.append(MARKS[group % len(MARKS)] if shapes else "circle")
-        if len(own):
-            outline = "".join(mark(kinds[-1], x, y, 2.3) for x, y in own)
-            drawn.append(element("path", element("title", escape(name)), d=outline, fill=fill, fill_opacity="0.72"))
-            if len(own) >= smallest:
-                middles.append((len(own), name, *np.median(own, 0)))
-    words = [text(x, y + 4, name, text_anchor="middle", class_="halo") for name, x, y in apart(middles, shapes)]
-    labels = [text(size / 2, size + 14, axes[0], text_anchor="middle"),
-              text(-size / 2, -6, axes[1], text_anchor="middle", transform="rotate(-90)")]
-    found = element("svg", "".join([*drawn, *words, *labels]), viewBox=f"-18 0 {size + 22} {size + 18}", role="img",
-                    class_="map", aria_label="map")
-    if legend:
-        signs = [element("svg", element("path", "", d=mark(kind, 6, 6, 4), fill=fill), viewBox="0 0 12 12",
-                         class_="mark") for kind, fill in zip(kinds, fills)]
-        found += element("p", "".join(element("span", sign + escape(name)) for sign, name in zip(signs, names)),
-                         class_="legend")
-    return found
-
-
-def apart(names: Sequence[tuple[int, str, float, float]], all_of_them: bool) -> list[tuple[str, float, float]]:
-    """Names (points, name, x, y) with places where they do not cover each other, the largest group's first.
-
-    One that would cover another moves up or down if all must be shown, and is left out otherwise.
-    """
-    found: list[tuple[str, float, float]] = []
-    covers = lambda name, x, y: any(abs(x - a) < 4 * (len(name) + len(other)) and abs(y - b) < 13
-                                    for other, a, b in found)
-    for _, name, x, y in sorted(names, key=lambda one: (-one[0], one[1])):
-        places = [y + 14 * step for step in (0, 1, -1, 2, -2, 3, -3)] if all_of_them else [y]
-        place = next((place for place in places if not covers(name, x, place)), y if all_of_them else None)
-        if place is not None:
-            found.append((name, float(x), float(place)))
-    return found
-
-
-def scale_of_shades(ends: tuple[str, str]) -> str:
-    """The colours of `svg.shade` from first to last between the names of their ends."""
-    strip = "".join(rect(i * 10, 0, 10.5, 10, fill=shade(i / 11)) for i in range(12))
-    drawn = element("svg", strip, viewBox="0 0 120 10", aria_hidden="true", style="width:120px;margin:0 8px")
-    return element("p", element("span", f"{escape(ends[0])}{drawn}{escape(ends[1])}"), class_="legend")
+def _recall_bar(share: float | None, count: int, to_x: Callable[[float], float], y: float, height: float, colour: str
+                ) -> list[str]:
+    """A bar as long as the share, with its number on it where there is room, else beside it."""
+    if share is None:
+        return [text(100, y + 12, "no utterances")]
+    words = f"{100 * share:.0f} % of {count}"
+    bar = rect(to_x(0), y + 1, max(to_x(share) - to_x(0), 1), height - 2, fill=colour, rx=3)
+    if share > 0.6:
+        return [bar, text(to_x(share) - 6, y + 13, words, text_anchor="end", style=f"fill:{ink(colour)}")]
+    return [bar, text(to_x(share) + 6, y + 13, words, text_anchor="start")]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A plain table; the first column names the row."""
-    head = element("tr", "".join(element("th", escape(name), scope="col") for name in header))
-    body = "".join(element("tr", element("th", escape(row[0]), scope="row", style="text-align:left")
-                           + "".join(element("td", escape(value)) for value in row[1:])) for row in rows)
-    return element("div", element("table", element("thead", head) + element("tbody", body), class_="plain"),
+    top = element("tr", [element("th", escape(name), scope="col") for name in header])
+    body = []
+    for name, *values in rows:
+        first = element("th", escape(name), scope="row", style="text-align:left")
+        body.append(element("tr", [first, *(element("td", escape(value)) for value in values)]))
+    return element("div", element("table", element("thead", top) + element("tbody", body), class_="plain"),
                    class_="scroll", tabindex="0")
+
+
+def histogram(shares: Sequence[float], x: str, first: int = 0, mean_label: str = "") -> str:
+    """Shares as bars, numbered from `first`; x: what they are shares of; mean_label: of a line at the mean share."""
+    shares = np.asarray(shares, float)
+    to_x = linear(0, len(shares), LEFT, WIDTH - RIGHT)
+    to_y = linear(0, max(shares.max(), 1e-9) * 1.06, HEIGHT - BOTTOM, TOP)
+    width = (WIDTH - LEFT - RIGHT) / len(shares)
+    shapes = []
+    for share in ticks(0, shares.max()):
+        shapes += [line(LEFT, to_y(share), WIDTH - RIGHT, to_y(share), class_="gridline"),
+                   text(LEFT - 6, to_y(share) + 4, f"{number(100 * share, 1)} %", text_anchor="end")]
+    for i, share in enumerate(shares):
+        if share > 0:
+            shapes.append(rect(to_x(i), to_y(share), max(width * 0.86, 0.5), to_y(0) - to_y(share), class_="bar"))
+    if mean_label:
+        y = to_y(shares.mean())
+        shapes += [line(LEFT, y, WIDTH - RIGHT, y, class_="reference"),
+                   text(WIDTH - RIGHT - 2, y - 4, mean_label, text_anchor="end")]
+
+    def bar_middle(mark: float) -> float:
+        return to_x(mark - first + 0.5)
+
+    shapes += _x_axis(ticks(first, first + len(shares) - 1, 6), bar_middle, x)
+    return _svg(shapes, WIDTH, HEIGHT, x)
+
+
+def heat_map(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], limit: float = 2.0) -> str:
+    """A map of logarithms to base 2, values[:, i] of the unit columns[i], strongest at +-limit.
+
+    Above 0 in the colour `--more`, below in `--less`; a sign stands in what is strong. Columns that do not fit beside
+    each other go below, in blocks.
+    """
+    blocks = []
+    for start in range(0, len(columns), BLOCK_COLUMNS):
+        part = slice(start, start + BLOCK_COLUMNS)
+        blocks.append(_heat_block(values[:, part], rows, columns[part], limit))
+    return element("div", blocks, class_="blocks")
+
+
+def _heat_block(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], limit: float) -> str:
+    """Some columns of the map; every block is as wide as a full one."""
+    left, top, size = max(60.0, 12 + 8.0 * max(map(len, rows))), 18.0, 25.0
+    shapes = []
+    for i, column in enumerate(columns):
+        shapes.append(text(left + (i + 0.5) * size, top - 5, column, text_anchor="middle"))
+    for r, row in enumerate(rows):
+        shapes.append(text(left - 7, top + (r + 0.5) * size + 4, row, text_anchor="end"))
+        for i, column in enumerate(columns):
+            value = float(values[r, i])
+            strength = min(abs(value) / limit, 1.0)
+            colour = "--more" if value > 0 else "--less"
+            x, y = left + i * size + 1, top + r * size + 1
+            title = element("title", escape(f"unit {column}, {row}: {2 ** value:.2f} times its share"))
+            shapes += [rect(x, y, size - 2, size - 2, class_="frame", rx=3),
+                       rect(x, y, size - 2, size - 2, title, style=f"fill:rgba(var({colour}),{strength:.2f})", rx=3)]
+            if strength >= 0.5:
+                shapes.append(text(x + size / 2 - 1, y + size / 2 + 3, "+" if value > 0 else "−",
+                                   text_anchor="middle", class_="strong"))
+    return _svg(shapes, left + BLOCK_COLUMNS * size + 2, top + len(rows) * size + 4, "emotion by unit", "heat")
+
+
+def marker_path(kind: str, x: float, y: float, size: float) -> str:
+    """The `d` of a small shape around a point; kind: one of MARKERS."""
+    def begin(dx: float, dy: float) -> str:
+        return f"M{number(x + dx, 1)} {number(y + dy, 1)}"
+
+    a, b, tall, flat = number(size), number(2 * size), number(1.3 * size), number(2 * size / 3)
+    bar = f"{begin(-size, -size / 3)}h{b}v{flat}h-{b}z"
+    return {"circle": f"{begin(-size, 0)}a{a} {a} 0 1 0 {b} 0a{a} {a} 0 1 0-{b} 0",
+            "square": f"{begin(-size, -size)}h{b}v{b}h-{b}z",
+            "triangle": f"{begin(-size, size)}h{b}l-{a}-{b}z",
+            "diamond": f"{begin(0, -1.3 * size)}l{a} {tall}-{a} {tall}-{a}-{tall}z",
+            "cross": f"{bar}{begin(-size / 3, -size)}h{flat}v{b}h-{flat}z",
+            "bar": bar}[kind]
+
+
+def scatter(points: np.ndarray, number_of: np.ndarray, groups: Sequence[Group], axes: tuple[str, str] = ("", ""),
+            legend: bool = True, smallest: int = 1) -> str:
+    """Points (S, 2), each in the group number_of[s]; each group's name stands at the middle of its points.
+
+    axes: names of x and y. legend: with all names below, and all names in the picture, moved where they would cover
+    each other. smallest: groups with fewer points get no name in the picture.
+    """
+    size = 340
+    low, high = np.percentile(points, [0.5, 99.5], 0)
+    position = np.clip((points - low) / np.maximum(high - low, 1e-9), -0.03, 1.03)      # (S, 2) in 0..1
+    x = 14 + (size - 28) * position[:, 0]
+    y = size - (14 + (size - 28) * position[:, 1])
+
+    shapes, names = [rect(0, 0, size, size, class_="frame", rx=8)], []
+    for index, group in enumerate(groups):
+        own = np.flatnonzero(number_of == index)
+        if not len(own):
+            continue
+        outline = "".join(marker_path(group.marker, x[s], y[s], 2.3) for s in own)
+        title = element("title", escape(group.name))
+        shapes.append(element("path", title, d=outline, fill=group.colour, fill_opacity="0.72"))
+        if len(own) >= smallest:
+            names.append((len(own), group.name, np.median(x[own]), np.median(y[own])))
+    for name, at_x, at_y in without_overlap(names, legend):
+        shapes.append(text(at_x, at_y + 4, name, text_anchor="middle", class_="halo"))
+    shapes += [text(size / 2, size + 14, axes[0], text_anchor="middle"),
+               text(-size / 2, -6, axes[1], text_anchor="middle", transform="rotate(-90)")]
+    picture = element("svg", shapes, viewBox=f"-18 0 {size + 22} {size + 18}", role="img", class_="map",
+                      aria_label="map")
+    return picture + (marker_legend(groups) if legend else "")
+
+
+def marker_legend(groups: Sequence[Group]) -> str:
+    """The names of groups, each beside its marker."""
+    entries = []
+    for group in groups:
+        sample = element("path", "", d=marker_path(group.marker, 6, 6, 4), fill=group.colour)
+        entries.append(element("span", element("svg", sample, viewBox="0 0 12 12", class_="mark")
+                               + escape(group.name)))
+    return element("p", entries, class_="legend")
+
+
+def without_overlap(names: Sequence[tuple[int, str, float, float]], all_of_them: bool
+                    ) -> list[tuple[str, float, float]]:
+    """Names (points, name, x, y) at places where they do not cover each other, the largest group's first.
+
+    One that would cover another moves up or down if all must be shown, and is left out otherwise.
+    """
+    placed: list[tuple[str, float, float]] = []
+
+    def is_free(name: str, x: float, y: float) -> bool:
+        return all(abs(x - other_x) >= 4 * (len(name) + len(other)) or abs(y - other_y) >= 13
+                   for other, other_x, other_y in placed)
+
+    for _, name, x, y in sorted(names, key=lambda one: (-one[0], one[1])):
+        steps = (0, 1, -1, 2, -2, 3, -3) if all_of_them else (0,)
+        heights = [y + 14 * step for step in steps if is_free(name, x, y + 14 * step)]
+        if heights or all_of_them:
+            placed.append((name, float(x), float(heights[0] if heights else y)))
+    return placed
+
+
+def colour_scale(ends: tuple[str, str]) -> str:
+    """The colours of `svg.shade` from first to last between the names of their ends."""
+    strip = [rect(i * 10, 0, 10.5, 10, fill=shade(i / 11)) for i in range(12)]
+    picture = element("svg", strip, viewBox="0 0 120 10", aria_hidden="true", style="width:120px;margin:0 8px")
+    return element("p", element("span", f"{escape(ends[0])}{picture}{escape(ends[1])}"), class_="legend")

@@ -1,4 +1,4 @@
-"""What the log of a stage says: `log.jsonl` as curves, each with what is normal and what it was here."""
+"""The curves of a stage from its `log.jsonl`, each with what is normal and what it was here."""
 import json
 import math
 from collections.abc import Sequence
@@ -10,10 +10,12 @@ from framealign.report.html_document import card, grid
 
 def read(path: str | Path) -> list[dict]:
     """The records of a `log.jsonl`, in order; a line torn by an interruption is left out, a missing file is empty."""
-    path, records = Path(path), []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    path = Path(path)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    records = []
+    for line in lines:
         try:
-            record = json.loads(text)
+            record = json.loads(line)
         except json.JSONDecodeError:
             continue
         if isinstance(record, dict) and isinstance(record.get("update"), (int, float)):
@@ -23,82 +25,99 @@ def read(path: str | Path) -> list[dict]:
 
 def curve(records: Sequence[dict], key: str, name: str, kind: int = 0) -> Curve:
     """One quantity over updates (epochs, for fine-tuning)."""
-    found = [(record["update"], record[key]) for record in records if record.get(key) is not None]
-    return Curve(name, [x for x, _ in found], [y for _, y in found], kind)
+    logged = [record for record in records if record.get(key) is not None]
+    return Curve(name, [record["update"] for record in logged], [record[key] for record in logged], kind)
 
 
 def pretraining(records: Sequence[dict], num_clusters: list[int], clip_norm: float) -> str:
-    """Curves of masked prediction: loss, accuracies, perplexity, learning rate, gradient norm.
+    """Curves of masked prediction: loss, accuracies, perplexity, learning rate, gradient norm, speed.
 
     num_clusters: of each codebook; of several, losses and perplexities are (geometric) means.
     """
-    guess = sum(map(math.log, num_clusters)) / len(num_clusters)
+    chance = sum(map(math.log, num_clusters)) / len(num_clusters)               # loss of guessing, nats
     clusters = ", ".join(map(str, num_clusters))
-    guessing = f"{'mean of ' if len(num_clusters) > 1 else ''}ln {clusters} = {guess:.2f}"
-    loss, valid = curve(records, "loss", "hidden frames, training"), curve(records, "valid_loss", "validation", 1)
-    hidden = curve(records, "masked_accuracy", "hidden frames")
+    mean_of = "mean of " if len(num_clusters) > 1 else ""
+
+    loss = curve(records, "loss", "masked frames, training")
+    valid_loss = curve(records, "valid_loss", "masked frames, validation", 1)
+    masked = curve(records, "masked_accuracy", "masked frames")
+    unmasked = curve(records, "unmasked_accuracy", "unmasked frames", 1)
+    valid_masked = curve(records, "valid_masked_accuracy", "masked, validation", 2)
+    perplexity = curve(records, "unit_perplexity", "training")
+    valid_perplexity = curve(records, "valid_unit_perplexity", "validation", 1)
+
     return grid([
-        card("Loss, nats per hidden frame", curves([loss, valid], Axes(references=[(guess, "guessing")])),
-             f"Normal: starts near guessing ({guessing}), falls steeply, then slowly; validation "
-             f"stays close. {fell(loss)}{ended(valid)}"),
-        card("Units predicted right", curves(
-            [hidden, curve(records, "unmasked_accuracy", "visible frames", 1),
-             curve(records, "valid_masked_accuracy", "hidden, validation", 2)], Axes(low=0.0, percent=True)),
-             "Normal: all rise; frames that can be seen are easier than hidden ones, and far below 100 % is usual. "
-             + ended(hidden, 100, " %")),
-        card("Perplexity of the predicted units", curves(
-            [curve(records, "unit_perplexity", "training"), curve(records, "valid_unit_perplexity", "validation", 1)],
-            Axes(low=0.0)),
+        card("Loss, nats per masked frame", curves([loss, valid_loss], Axes(references=[(chance, "chance")])),
+             f"Normal: starts near chance ({mean_of}ln {clusters} = {chance:.2f}), falls steeply, then slowly; "
+             f"validation stays close. {first_to_last(loss)}{last_value(valid_loss)}"),
+        card("Units predicted correctly", curves([masked, unmasked, valid_masked], Axes(low=0.0, percent=True)),
+             "Normal: all rise; unmasked frames are easier than masked ones, and far below 100 % is usual. "
+             + last_value(masked, percent=True)),
+        card("Perplexity of the predicted units", curves([perplexity, valid_perplexity], Axes(low=0.0)),
              f"Normal: rises towards the number of units in use (of {clusters}). Near 1 the same unit is predicted "
              "everywhere: the model has collapsed."),
         card("Learning rate", curves([curve(records, "lr", "")], Axes(low=0.0)),
              "Normal: a straight rise (warm-up) to the peak, then a straight fall to 0."),
-        gradient(curve(records, "gradient_norm", ""), clip_norm, records), rate(records)])
+        gradient_card(records, clip_norm),
+        speed_card(records)])
 
 
 def finetuning(records: Sequence[dict], num_classes: int, clip_norm: float, selected: int | None) -> str:
-    """Curves of fine-tuning: loss, validation scores with the epoch that was selected, gradient norm, learning rate."""
-    lr = sorted({record["lr"] for record in records if "lr" in record})
-    constant = f" Learning rate: {lr[0]:.3g}" + (", constant." if len(lr) == 1 else f" to {lr[-1]:.3g}.") if lr else ""
-    loss, guess = curve(records, "loss", "training"), math.log(num_classes)
-    ua = curve(records, "valid_ua", "UA")
-    upright = (selected, f"selected: epoch {selected}") if selected else None
-    shown = curves([ua, curve(records, "valid_wa", "WA", 1)],
-                   Axes("epoch", references=[(1 / num_classes, "guessing")], low=0.0, high=1.0, percent=True,
-                        upright=upright))
+    """Curves of fine-tuning: loss, validation scores with the selected epoch, gradient norm, learning rate."""
+    chance = math.log(num_classes)                                              # loss of guessing, nats
+    loss = curve(records, "loss", "training")
+    ua, wa = curve(records, "valid_ua", "UA"), curve(records, "valid_wa", "WA", 1)
+    vertical = (selected, f"selected: epoch {selected}") if selected else None
+    validation = curves([ua, wa], Axes("epoch", references=[(1 / num_classes, "chance")], low=0.0, high=1.0,
+                                       percent=True, vertical=vertical))
+    best = f"Best UA {100 * max(ua.y):.1f} %." if ua.x else ""
+    if not ua.x:
+        validation = validation.replace("nothing was logged", "no validation; the last epoch is used")
+
+    rates = sorted({record["lr"] for record in records if "lr" in record})
+    learning_rate = ""
+    if rates:
+        change = f" to {rates[-1]:.3g}" if len(rates) > 1 else ", constant"
+        learning_rate = f" Learning rate: {rates[0]:.3g}{change}."
     return grid([
-        card("Loss, nats per utterance", curves([loss], Axes("epoch", references=[(guess, "guessing")], low=0.0)),
-             f"Normal: falls from guessing (ln {num_classes} = {guess:.2f}) towards 0 as the training utterances are "
-             f"learnt. {fell(loss)}"),
-        card("Validation", shown if ua.x else shown.replace("nothing was logged", "nothing is validated: last epoch"),
-             "Normal: rises within a few epochs, then wavers; a steady fall while the loss still falls is overfitting. "
-             + (f"Best UA {100 * max(ua.y):.1f} %." if ua.x else "")),
-        gradient(curve(records, "gradient_norm", ""), clip_norm, records, "epoch", constant)])
+        card("Loss, nats per utterance", curves([loss], Axes("epoch", references=[(chance, "chance")], low=0.0)),
+             f"Normal: falls from chance (ln {num_classes} = {chance:.2f}) towards 0 as the model fits the training "
+             f"utterances. {first_to_last(loss)}"),
+        card("Validation", validation,
+             "Normal: rises within a few epochs, then fluctuates; a steady fall while the loss still falls is "
+             f"overfitting. {best}"),
+        gradient_card(records, clip_norm, "epoch", learning_rate)])
 
 
-def rate(records: Sequence[dict]) -> str:
-    """How fast it went."""
+def speed_card(records: Sequence[dict]) -> str:
+    """How much sound was processed in a second."""
     speed = curve(records, "audio_seconds_per_second", "")
     return card("Speed, seconds of sound per second", curves([speed], Axes(low=0.0)),
-                "Normal: level after the first updates. A fall means that something else uses the machine.")
+                "Normal: constant after the first updates. A fall means that something else uses the machine.")
 
 
-def gradient(norm: Curve, clip_norm: float, records: Sequence[dict], x: str = "update", words: str = "") -> str:
-    clipped = sum(y > clip_norm for y in norm.y)
+def gradient_card(records: Sequence[dict], clip_norm: float, x: str = "update", note: str = "") -> str:
+    """The gradient norm before clipping."""
+    norm = curve(records, "gradient_norm", "")
+    clipped = sum(value > clip_norm for value in norm.y)
     skipped = sum(record.get("skipped_updates") or 0 for record in records)
-    return card("Gradient norm", curves([norm], Axes(
-        x, references=[(clip_norm, "clipped above")] if clipped else (), low=0.0 if min(norm.y, default=0) * 20
-        > max(norm.y, default=0) else None, logarithmic=True)),
-        "Normal: settles; single peaks are harmless, a steady rise is not. "
-        f"Above the clipping norm {clip_norm:g} in {clipped} of {len(norm.y)} logged; skipped (not finite): {skipped}."
-        + words)
+    references = [(clip_norm, "clipped above")] if clipped else ()
+    is_narrow = min(norm.y, default=0) * 20 > max(norm.y, default=0)
+    axes = Axes(x, references=references, low=0.0 if is_narrow else None, logarithmic=True)
+    return card("Gradient norm", curves([norm], axes),
+                "Normal: settles; single peaks are harmless, a steady rise is not. "
+                f"Above the clipping norm {clip_norm:g} in {clipped} of {len(norm.y)} logged; skipped (not finite): "
+                f"{skipped}.{note}")
 
 
-def fell(found: Curve) -> str:
-    """From where to where, in words."""
-    return f"Here: from {found.y[0]:.2f} to {found.y[-1]:.2f}. " if found.x else ""
+def first_to_last(curve: Curve) -> str:
+    """The first and the last value, in words."""
+    return f"Here: from {curve.y[0]:.2f} to {curve.y[-1]:.2f}. " if curve.x else ""
 
 
-def ended(found: Curve, factor: float = 1.0, unit: str = "") -> str:
+def last_value(curve: Curve, percent: bool = False) -> str:
     """The last value, in words."""
-    return f"Last, {found.name}: {factor * found.y[-1]:.{1 if unit else 2}f}{unit}." if found.x else ""
+    if not curve.x:
+        return ""
+    value = f"{100 * curve.y[-1]:.1f} %" if percent else f"{curve.y[-1]:.2f}"
+    return f"Last, {curve.name}: {value}."

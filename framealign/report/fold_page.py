@@ -1,8 +1,9 @@
-"""report.html: what a fold's numbers are and mean, how it was trained, what it learnt, what it hears; in one file.
+"""report.html: a fold's results and what they mean, how it was trained, its units, its states, and example utterances.
 
-`write` makes the page of one fold, `overview` the one of all finished folds of a run; `write_all` both, as the end of a
+`write` makes the page of one fold, `overview` that of all finished folds of a run; `write_all` both, as the end of a
 session does. Everything is read from the run's folder, so a page can be made again at any time.
 """
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +14,18 @@ from framealign.runtime import files, log
 from framealign.runtime.seeds import derive_seed
 from framealign.sound import audio
 from framealign.corpus import manifest, protocols, synthetic_corpus
+from framealign.corpus.utterance import Utterance
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
 from framealign.units.units import Units, unit_files
 from framealign.emotion import metrics, planted_truth
 from framealign.emotion.emotion_model import EmotionModel
+from framealign.emotion.predictions import Predictions
 from framealign.emotion.recogniser import Recogniser
 from framealign.recipe import results
-from framealign.recipe.recipe import TINY
+from framealign.recipe.session_config import TINY
 from framealign.report import charts, curves, html_document, timeline, unit_analysis
+from framealign.report.charts import Group
 from framealign.report.html_document import card, facts, grid, section
 from framealign.report.svg import colours, element, shade
 
@@ -37,18 +41,20 @@ TITLES = {"mfcc-units": "Stage 0: units of MFCC", "scratch-1": "Stage 0: HuBERT,
           "multiscale-pretrain": "Stage 5: pretraining on units of several codebooks",
           "ser-finetune": "Stage 6: fine-tuning and test", "multiscale-finetune": "Stage 6: fine-tuning and test",
           "finetune": "Fine-tuning of the base model"}
-BEFORE = {"finetune": ORDER[:4], "tapt": ORDER[:6], "align": ORDER[:9], "multiscale": ORDER[:7] + ORDER[9:]}
+# The stages of each method before the fine-tuning that is tested.
+STAGES_BEFORE = {"finetune": ORDER[:4], "tapt": ORDER[:6], "align": ORDER[:9], "multiscale": ORDER[:7] + ORDER[9:]}
+SCORES = ("wa", "ua", "macro_f1")
 MAP_POINTS, MAP_UTTERANCES, HEAT_UNITS = 1200, 80, 75
 
 
 @dataclass
 class Fold:
-    """One finished fold and where its things are."""
+    """One finished fold and where its files are."""
     run: Path
     session: str
     method: str
-    collected: dict                                 # of `report.collect`: this and the other finished folds
-    device: str = "cpu"                             # what recognises again
+    collected: dict                                 # of `results.collect`: this and the other finished folds
+    device: str = "cpu"                             # for recognising again
 
     @property
     def results(self) -> dict:
@@ -56,9 +62,9 @@ class Fold:
 
     @property
     def tested(self) -> Path:
-        """The folder of the fine-tuning that was tested; of two ways round, the first."""
-        place = self.results["place"]
-        return place / "way1" if (place / "way1").is_dir() else place
+        """The folder of the fine-tuning that was tested; where each speaker was tested once (two ways), the first."""
+        folder = self.results["folder"]
+        return folder / "way1" if (folder / "way1").is_dir() else folder
 
     @property
     def classes(self) -> list[str]:
@@ -70,266 +76,312 @@ class Fold:
 
     def stage(self, name: str) -> Path | None:
         """The folder of a finished stage, the fold's own or one that folds share."""
-        places = [root / part / name for root in (self.run / f"session{self.session}", self.run)
-                  for part in ("", "scratch")]
-        return next((place for place in places if (place / "stage.json").exists()), None)
+        for root in (self.run / f"session{self.session}", self.run):
+            for folder in (root / name, root / "scratch" / name):
+                if (folder / "stage.json").exists():
+                    return folder
+        return None
+
+    def utterances(self) -> dict[str, Utterance]:
+        """The corpus, by id."""
+        return {utterance.id: utterance for utterance in manifest.read(self.run / "corpus.tsv", self.classes)}
+
+
+@dataclass
+class FoldUnits:
+    """The units that a method was trained to predict: codebook, units of the pretraining utterances, and the model
+    whose states they are. Of several codebooks it is the middle one by size.
+    """
+    codebook: Codebook
+    units: Units
+    utterances: list[Utterance]                     # those of `units`, in their order
+    hubert: Hubert
+
+    @classmethod
+    def read(cls, fold: Fold, utterances: Sequence[Utterance]) -> "FoldUnits | None":
+        """None for a method without units. utterances: of the whole corpus."""
+        folder = fold.stage(UNITS_OF[fold.method]) if fold.method in UNITS_OF else None
+        if folder is None:
+            return None
+        settings = fold.results["protocol"]
+        pretraining = protocols.pretraining_utterances(utterances, fold.session, settings["pretrain_data"])
+        sizes = files.read_json(folder / "stage.json")["settings"]["clusters"]
+        middle = sizes.index(sorted(sizes)[len(sizes) // 2])
+        codebook, units = unit_files(sizes)[middle]
+        return cls(Codebook.read(folder / codebook), Units.read(folder / units), pretraining,
+                   cls.teacher(fold, settings["hubert"]).eval())
+
+    @staticmethod
+    def teacher(fold: Fold, base: str) -> Hubert:
+        """The model whose states were clustered: the base model, or phase 1's recogniser for pseudo-emotion units."""
+        if fold.method in ("align", "multiscale"):
+            return EmotionModel.from_pretrained(fold.stage("tapt-finetune") / "recogniser").hubert
+        if base == "scratch":
+            return Hubert.from_pretrained(fold.stage("scratch-2") / "encoder")
+        return Hubert.from_pretrained(TINY if base == "tiny" else Path(base))
+
+    def of(self, utterance: Utterance) -> np.ndarray:
+        """Units of one utterance, (T,): those of the file, or, if it was not used in pretraining, computed now."""
+        for index, known in enumerate(self.utterances):
+            if known.id == utterance.id:
+                return self.units.of(index).numpy()
+        waveform = audio.preprocess(audio.load(utterance.path), self.hubert.do_normalize)
+        with torch.inference_mode():
+            states = self.hubert.states(waveform[None], layer=self.codebook.record["layer"])[0]     # (T, D)
+        return self.codebook.assign(states).numpy()
 
 
 def write_all(run: str | Path, method: str, selection: str = "", session: str = "all", device: str = "auto"
               ) -> list[Path]:
     """The page of one finished fold or of all, and with more than one finished fold their overview; the pages' paths.
 
-    Raises ValueError as `report.collect`, or where that fold is not finished.
+    Raises ValueError as `results.collect`, or where that fold is not finished.
     """
     collected = results.collect(run, method, selection)
-    names = list(collected["folds"]) if session == "all" else [session]
-    if missing := set(names) - set(collected["folds"]):
-        raise ValueError(f"{run}: session {missing.pop()} is not finished; finished: {', '.join(collected['folds'])}")
-    found = [write(Fold(Path(run), name, method, collected, device)) for name in names]
-    return found + ([overview(Path(run), method, collected)] if len(collected["folds"]) > 1 else [])
+    finished = list(collected["folds"])
+    sessions = finished if session == "all" else [session]
+    for name in sessions:
+        if name not in finished:
+            raise ValueError(f"{run}: session {name} is not finished; finished: {', '.join(finished)}")
+    pages = [write(Fold(Path(run), name, method, collected, device)) for name in sessions]
+    if len(finished) > 1:
+        pages.append(overview(Path(run), method, collected))
+    return pages
 
 
 def write(fold: Fold) -> Path:
     """Make `RUN/session<n>/report.html` (methods other than align: `report-<method>.html`)."""
-    utterances = manifest.read(fold.run / "corpus.tsv", fold.classes)
-    parts = {"result": ("Result", result(fold)), "training": ("Training", training(fold))}
-    units = Labelled.of(fold, utterances)
+    utterances = fold.utterances()
+    units = FoldUnits.read(fold, list(utterances.values()))
+    parts = {"result": ("Result", result_section(fold)), "training": ("Training", training_section(fold))}
     if units is not None:
-        parts["units"] = ("Units", units_part(fold, units))
-    parts["map"] = ("Map", map_part(fold, units, utterances))
-    parts["sounds"] = ("Sounds", sounds_part(fold, units, utterances))
+        parts["units"] = ("Units", units_section(fold, units))
+    parts["map"] = ("Map", map_section(fold, units, utterances))
+    parts["utterances"] = ("Utterances", utterances_section(fold, units, utterances))
+
     title = f"Session {fold.session} held out, method {fold.method}"
-    said = (f"framealign: {', '.join(fold.classes)}; tested on {fold.results['num_utterances']['test']} utterances "
-            "of speakers it was not trained on")
-    body = html_document.head(title, said, [(place, name) for place, (name, _) in parts.items()])
-    body += element("main", "".join(content for _, content in parts.values()))
+    subtitle = (f"framealign: {', '.join(fold.classes)}; tested on {fold.results['num_utterances']['test']} utterances "
+                "of speakers that are not in the training data")
+    body = html_document.head(title, subtitle, [(place, name) for place, (name, _) in parts.items()])
+    body += element("main", [content for _, content in parts.values()])
     return save(fold.run / f"session{fold.session}" / file_name(fold.method), html_document.document(title, body))
 
 
 def save(path: Path, content: str) -> Path:
-    """Write a page and say how large it is."""
+    """Write a page and print its size."""
     files.write_text(path, content)
     size = path.stat().st_size
-    log.say(f"{path}: {size / 1e6:.1f} MB" + (f", more than the {html_document.LIMIT_BYTES / 1e6:.0f} it should have"
-                                              if size > html_document.LIMIT_BYTES else ""))
+    warning = ""
+    if size > html_document.LIMIT_BYTES:
+        warning = f", more than the intended {html_document.LIMIT_BYTES / 1e6:.0f} MB"
+    log.say(f"{path}: {size / 1e6:.1f} MB{warning}")
     return path
 
 
 def file_name(method: str) -> str:
+    """The name of a method's pages."""
     return "report.html" if method == "align" else f"report-{method}.html"
 
 
 def overview(run: Path, method: str, collected: dict) -> Path:
     """Make `RUN/report.html`: all finished folds together, with links to their own pages."""
     classes, pooled, folds = collected["protocol"]["classes"], collected["pooled"], collected["folds"]
+    rows = []
+    for name, fold in folds.items():
+        rows.append([f"session {name}", *(f"{100 * fold['reported'][key]:.1f}" for key in SCORES),
+                     str(fold["num_utterances"]["test"])])
+    means = [np.mean([fold["reported"][key] for fold in folds.values()]) for key in SCORES]
+    rows.append(["mean", *(f"{100 * mean:.1f}" for mean in means), ""])
+
     total = sum(map(sum, pooled["confusion"]))
-    rows = [[f"session {name}", *(f"{100 * fold['reported'][key]:.1f}" for key in ("wa", "ua", "macro_f1")),
-             str(fold["num_utterances"]["test"])] for name, fold in folds.items()]
-    rows.append(["mean", *(f"{100 * np.mean([fold['reported'][key] for fold in folds.values()]):.1f}"
-                           for key in ("wa", "ua", "macro_f1")), ""])
-    links = "".join(element("a", f"session {name}", href=f"session{name}/{file_name(method)}") for name in folds)
-    content = numbers(pooled, len(classes), f"pooled over {total} test utterances of {len(folds)} folds")
+    content = headline(pooled, len(classes), f"pooled over {total} test utterances of {len(folds)} folds")
     content += grid([card("By fold, %", charts.table(["", "WA", "UA", "macro-F1", "n"], rows)),
                      card("Confusion, pooled", charts.confusion(pooled["confusion"], classes)),
                      recall_card(classes, folds)])
+    content += card("Protocol: what the numbers mean", protocol_facts(collected["protocol"]))
+
     title = f"{len(folds)} folds, method {method}"
     body = html_document.head(title, "framealign: one session held out at a time, pooled over all test utterances")
-    body += element("nav", links)
-    body += element("main", section("result", "Result", content
-                                    + card("Protocol: what the numbers mean", protocol(collected["protocol"]))))
+    body += element("nav", [element("a", f"session {name}", href=f"session{name}/{file_name(method)}")
+                            for name in folds])
+    body += element("main", section("result", "Result", content))
     return save(run / file_name(method), html_document.document(title, body))
 
 
-def result(fold: Fold) -> str:
+def result_section(fold: Fold) -> str:
     """Headline with intervals, confusion, recall by class and by fold, the protocol."""
     results, classes = fold.results, fold.classes
     content = ""
     if results["optimistic"]:
         content += element("p", "Optimistic: this selection looks at the test session before the test.", class_="wrong")
-    shown = results["test"] | results["reported"]
-    content += numbers(shown, len(classes), f"{results['num_utterances']['test']} test utterances, one fold")
-    note = "Read a row: of the utterances that are truly so, what share was taken for what."
-    content += grid([card("Confusion", charts.confusion(results["test"]["confusion"], classes), note),
-                     recall_card(classes, fold.collected["folds"] if len(fold.collected["folds"]) > 1
-                                 else {fold.session: results})])
-    said = card("Protocol: what the numbers mean", protocol(results["protocol"] | {
-        "method": fold.method, "selected epoch": results["selected_epoch"]} | results["num_utterances"]))
-    return section("result", "Result", content + said)
+    content += headline(results["test"] | results["reported"], len(classes),
+                        f"{results['num_utterances']['test']} test utterances, one fold")
+    folds = fold.collected["folds"]
+    content += grid([card("Confusion", charts.confusion(results["test"]["confusion"], classes),
+                          "Each row: how the utterances of one true class were recognised."),
+                     recall_card(classes, folds if len(folds) > 1 else {fold.session: results})])
+    settings = results["protocol"] | {"method": fold.method, "selected epoch": results["selected_epoch"]}
+    content += card("Protocol: what the numbers mean", protocol_facts(settings | results["num_utterances"]))
+    return section("result", "Result", content)
 
 
-def numbers(scores: dict, num_classes: int, words: str) -> str:
-    """WA, UA and macro-F1, large, with their intervals."""
+def headline(scores: dict, num_classes: int, note: str) -> str:
+    """UA, WA and macro-F1, large, with their intervals."""
     intervals = scores.get("interval_95", {})
-    names = (("ua", "UA, mean of the classes' recalls", f"guessing: {100 / num_classes:.0f} %; {words}"),
-             ("wa", "WA, share of utterances recognised", words),
-             ("macro_f1", "macro-F1", words))
-    return charts.headline([(name, scores[key], intervals.get(key), said) for key, name, said in names])
+    rows = (("ua", "UA, mean of the classes' recalls", f"chance: {100 / num_classes:.0f} %; {note}"),
+            ("wa", "WA, share of utterances recognised", note),
+            ("macro_f1", "macro-F1", note))
+    return charts.headline([(name, scores[key], intervals.get(key), words) for key, name, words in rows])
 
 
-def recall_card(classes: list[str], folds: dict) -> str:
+def recall_card(classes: Sequence[str], folds: Mapping[str, dict]) -> str:
     """Recall by class, and by fold where there are several."""
     rows = []
     for name, fold in folds.items():
         counts = [sum(row) for row in fold["test"]["confusion"]]
         shares = [fold["test"]["recall"][label] if count else None for label, count in zip(classes, counts)]
         rows.append((f"session {name}", shares, counts))
-    return card("Recall by class" + (" and fold" if len(rows) > 1 else ""), charts.recalls(classes, rows))
+    return card("Recall by class and fold" if len(rows) > 1 else "Recall by class", charts.recalls(classes, rows))
 
 
-def protocol(told: dict) -> str:
+def protocol_facts(settings: Mapping[str, object]) -> str:
     """Every setting that a number depends on."""
-    words = lambda x: ", ".join(map(str, x)) if isinstance(x, list) else \
-        ", ".join(f"{key} {value}" for key, value in x.items()) if isinstance(x, dict) else str(x)
-    return facts([(key.replace("_", " "), words(value)) for key, value in told.items() if key != "optimistic"])
+    return facts([(name.replace("_", " "), setting_words(value)) for name, value in settings.items()
+                  if name != "optimistic"])
 
 
-def training(fold: Fold) -> str:
+def setting_words(value: object) -> str:
+    """A setting's value as words, several separated by commas."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {inner}" for name, inner in value.items())
+    return str(value)
+
+
+def training_section(fold: Fold) -> str:
     """Curves of every stage that trained."""
-    content = ""
-    for name in (*BEFORE[fold.method], fold.results["place"].name):
-        place = fold.results["place"] if name == fold.results["place"].name else fold.stage(name)
-        if place is None:
-            continue
-        record, logs = files.read_json(place / "stage.json"), sorted(place.glob("way*/log.jsonl"))
-        for path in logs or [place / "log.jsonl"]:
-            records, settings = curves.read(path), record["settings"]
-            if not records:
-                continue
-            way = f", {path.parent.name}" if logs else ""
-            if "pretrain" in settings:
-                clusters = files.read_json(place / "pretrain.json")["num_clusters"]
-                shown = curves.pretraining(records, clusters, settings["pretrain"]["clip_norm"])
-            else:
-                selected = files.read_json(path.parent / "results.json")["selected_epoch"]
-                shown = curves.finetuning(records, len(fold.classes), settings["finetune"]["clip_norm"], selected)
-            seconds = record.get("seconds", 0)
-            content += element("details", element("summary", f"{TITLES.get(name, name)}{way}, "
-                                                             f"{log.clock(seconds)}") + shown, open="")
-    return section("training", "Training", content, "The curves of every stage that trained, each with what is normal. "
-                                                    "Dashed lines say what guessing would give.")
+    folders = [fold.stage(name) for name in STAGES_BEFORE[fold.method]] + [fold.results["folder"]]
+    content = [stage_curves(folder, path, len(fold.classes)) for folder in folders if folder is not None
+               for path in sorted(folder.glob("way*/log.jsonl")) or [folder / "log.jsonl"]]
+    return section("training", "Training", "".join(content), "The curves of every stage that trained, each with what "
+                   "is normal. Dashed lines mark what chance would give.")
 
 
-@dataclass
-class Labelled:
-    """The units a method was aligned to: codebook, units of what was heard, and how to label other utterances.
-
-    Of several codebooks it is the middle one by size.
-    """
-    codebook: Codebook
-    units: Units
-    place: dict[str, int]                           # utterance id -> its number among those heard
-    heard: list
-    hubert: Hubert
-
-    @classmethod
-    def of(cls, fold: Fold, utterances: list) -> "Labelled | None":
-        """None for a method without units."""
-        stage = fold.stage(UNITS_OF[fold.method]) if fold.method in UNITS_OF else None
-        if stage is None:
-            return None
-        told = fold.results["protocol"]
-        heard = protocols.pretraining_utterances(utterances, fold.session, told["pretrain_data"])
-        if fold.method in ("align", "multiscale"):
-            hubert = EmotionModel.from_pretrained(fold.stage("tapt-finetune") / "recogniser").hubert
-        else:
-            named = {"tiny": TINY, "scratch": (fold.stage("scratch-2") or Path()) / "encoder"}
-            hubert = Hubert.from_pretrained(named.get(told["hubert"], Path(told["hubert"])))
-        numbers = files.read_json(stage / "stage.json")["settings"]["clusters"]
-        codebook, units = unit_files(numbers)[numbers.index(sorted(numbers)[len(numbers) // 2])]
-        return cls(Codebook.read(stage / codebook), Units.read(stage / units),
-                   {u.id: i for i, u in enumerate(heard)}, heard, hubert.eval())
-
-    def label(self, utterance) -> np.ndarray:
-        """Units of one utterance, (T,): those of the file, or, of one not heard in pretraining, computed now."""
-        if utterance.id in self.place:
-            return self.units.of(self.place[utterance.id]).numpy()
-        waveform = audio.preprocess(audio.load(utterance.path), self.hubert.do_normalize)
-        with torch.inference_mode():
-            states = self.hubert.states(waveform[None], torch.tensor([len(waveform)]),
-                                        layer=self.codebook.record["layer"])[0]
-        return self.codebook.assign(states).numpy()
+def stage_curves(folder: Path, log_path: Path, num_classes: int) -> str:
+    """The curves of one training, to be folded away; "" without a log. folder: of the stage."""
+    records = curves.read(log_path)
+    if not records:
+        return ""
+    record = files.read_json(folder / "stage.json")
+    settings = record["settings"]
+    if "pretrain" in settings:
+        num_clusters = files.read_json(folder / "pretrain.json")["num_clusters"]
+        content = curves.pretraining(records, num_clusters, settings["pretrain"]["clip_norm"])
+    else:
+        selected = files.read_json(log_path.parent / "results.json")["selected_epoch"]
+        content = curves.finetuning(records, num_classes, settings["finetune"]["clip_norm"], selected)
+    way = "" if log_path.parent == folder else f", {log_path.parent.name}"
+    summary = f"{TITLES.get(folder.name, folder.name)}{way}, {log.clock(record.get('seconds', 0))}"
+    return element("details", element("summary", summary) + content, open="")
 
 
-def units_part(fold: Fold, labelled: Labelled) -> str:
-    """Usage, runs, and what units say of the emotion."""
-    used, num_units = unit_analysis.usage(labelled.units), labelled.units.num_clusters
-    emotions = unit_analysis.frame_emotions(labelled.heard, fold.classes)
-    counts = unit_analysis.together(labelled.units.units.numpy(), emotions, num_units, len(fold.classes))
+def units_section(fold: Fold, units: FoldUnits) -> str:
+    """Usage, runs, and what units say about the emotion."""
+    usage, num_units = unit_analysis.unit_usage(units.units), units.units.num_clusters
+    emotions = unit_analysis.frame_emotions(units.utterances, fold.classes)
+    counts = unit_analysis.co_occurrence(units.units.units.numpy(), emotions, num_units, len(fold.classes))
     bits, normalised = unit_analysis.mutual_information(counts)
-    order = unit_analysis.telling(counts, HEAT_UNITS)
-    main = counts.max(0).sum() / max(counts.sum(), 1)
-    known = "the emotion of the frame, where it was planted" if any(map(planted_truth.has_truth, labelled.heard)) else \
-        "the emotion of the whole utterance, so that pauses count too"
-    values = [("units in use", f"{used.used} of {num_units}"), ("perplexity", f"{used.perplexity:.1f}"),
-              ("mean run", f"{used.mean_run_frames:.1f} frames, {used.mean_run_ms:.0f} ms"),
-              ("frames", f"{len(labelled.units.units):,}"),
+    purity = counts.max(0).sum() / max(counts.sum(), 1)
+    values = [("units in use", f"{usage.num_used} of {num_units}"), ("perplexity", f"{usage.perplexity:.1f}"),
+              ("mean run", f"{usage.mean_run_frames:.1f} frames, {usage.mean_run_ms:.0f} ms"),
+              ("frames", f"{len(units.units.units):,}"),
               ("mutual information with emotion", f"{bits:.3f} bits"), ("normalised", f"{normalised:.3f}"),
-              ("frames in their unit's main emotion", f"{100 * main:.0f} %")]
-    some = f" Shown: the {len(order)} that say most of the emotion." if used.used > len(order) else ""
+              ("frames with their unit's most frequent emotion", f"{100 * purity:.0f} %")]
     content = grid([
-        card("In numbers", facts(values), "Perplexity: how many equally frequent units would be as varied. "
-             "Mutual information grows with the number of units too: compare only equal numbers."),
-        card("Usage", charts.histogram(np.sort(used.counts)[::-1] / used.counts.sum(), "units, most frequent first",
-                                       even="all equally often"),
-             "Normal: falls gently. A few towering units and a long empty tail mean a poor codebook."),
-        card("How long a unit lasts", charts.histogram(used.run_shares(), "frames of 20 ms (12: 12 and more)", 1),
-             "Normal: short runs, the more so the more units there are; a vowel lasts 50 to 150 ms. Nothing but runs "
-             "of one frame would be noise."),
-        card("Emotion by unit", charts.heat_map(unit_analysis.lift(counts)[:, order], fold.classes, [str(u) for u in order]),
-             f"Orange and +: the unit occurs at least twice as often in this emotion as overall; blue and −: at most "
-             f"half as often. Emotion: {known}.{some}", wide=True)])
-    name = UNITS_OF[fold.method]
-    return section("units", f"Units ({name})", content, f"The {num_units} clusters that frames were sorted into, "
-                   "the targets of pretraining"
-                   + ("; of several codebooks the middle one." if fold.method == "multiscale" else "."))
+        card("In numbers", facts(values), "Perplexity: the number of equally frequent units that would be as varied. "
+             "Mutual information grows with the number of units; compare codebooks of equal size only."),
+        card("Usage", charts.histogram(np.sort(usage.counts)[::-1] / usage.counts.sum(), "units, most frequent first",
+                                       mean_label="all equally frequent"),
+             "Normal: falls gently. A few very frequent units and a long empty tail mean a poor codebook."),
+        card("How long a unit lasts", charts.histogram(usage.run_shares(), "frames of 20 ms (12: 12 and more)", 1),
+             "Normal: short runs, the more so the more units there are; a vowel lasts 50 to 150 ms. Runs of one frame "
+             "only would be noise."),
+        emotion_by_unit_card(counts, fold.classes, units.utterances)])
+    which = "; of several codebooks the middle one" if fold.method == "multiscale" else ""
+    return section("units", f"Units ({UNITS_OF[fold.method]})", content,
+                   f"The {num_units} clusters of frames that pretraining predicts{which}.")
 
 
-def map_part(fold: Fold, labelled: Labelled | None, utterances: list) -> str:
-    """The states the classifier looks at, of test utterances, on their two main axes."""
-    by_id = {u.id: u for u in utterances}
+def emotion_by_unit_card(counts: np.ndarray, classes: Sequence[str], utterances: Sequence[Utterance]) -> str:
+    """In which emotions units are more frequent than overall. counts (classes, K): a co-occurrence."""
+    chosen = unit_analysis.most_informative_units(counts, HEAT_UNITS)
+    source = "that of the whole utterance, including pauses"
+    if any(map(planted_truth.has_truth, utterances)):
+        source = "that of the frame, where it was planted"
+    note = ("Orange and +: the unit is at least twice as frequent in this emotion as overall; blue and −: at most half "
+            f"as frequent. The emotion is {source}.")
+    if (counts.sum(0) > 0).sum() > len(chosen):
+        note += f" Shown: the {len(chosen)} units with the most information about the emotion."
+    heat_map = charts.heat_map(unit_analysis.log_lift(counts)[:, chosen], classes, [str(unit) for unit in chosen])
+    return card("Emotion by unit", heat_map, note, wide=True)
+
+
+def map_section(fold: Fold, units: FoldUnits | None, utterances: Mapping[str, Utterance]) -> str:
+    """The states the classifier reads, of test utterances, on their two principal axes."""
     model = Recogniser.from_pretrained(fold.tested / "recogniser", fold.device).model
-    test = [by_id[p.id] for p in unit_analysis.read_predictions(fold.tested / "predictions.csv")]
+    predictions = Predictions.read(fold.tested / "predictions.csv", utterances)
     draw = np.random.default_rng(derive_seed(fold.seed, "map"))
-    test = [test[i] for i in sorted(draw.permutation(len(test))[:MAP_UTTERANCES])]
-    states = torch.cat([unit_analysis.states_of(model, u) for u in test])
-    kept = np.sort(draw.permutation(len(states))[:MAP_POINTS])
-    points, variance = unit_analysis.principal_axes(states)
-    points, emotions = points.numpy()[kept], unit_analysis.frame_emotions(test, fold.classes)[kept]
-    axes = tuple(f"axis {i + 1}: {100 * float(v):.0f} % of the variance" for i, v in enumerate(variance))
-    cards = [card("By emotion", charts.scatter(points, emotions, fold.classes, colours(fold.classes), True, axes),
-                  "Colour and shape: the emotion. Names stand at the middle of their points.")]
-    if labelled is not None:
-        units = np.concatenate([labelled.label(u) for u in test])[kept]
-        order = unit_analysis.unit_order(labelled.codebook.centroids)
-        names = [str(u) for u in range(len(order))]
-        cards.append(card("By unit", charts.scatter(points, units, names, [shade(x) for x in order], False, axes, False,
-                                                    max(3, len(kept) // 60))
-                          + charts.scale_of_shades(("one end", "the other end of the codebook's main axis")),
-                          "Numbers: the more frequent units, at the middle of their points. Like units have like "
-                          "colours."))
-    return section("map", "Map", grid(cards), f"{len(kept)} frames of {len(test)} test utterances as the classifier "
-                   "sees them: the last layer's states on their two main axes (PCA). What lies close is alike to it.")
+    places = sorted(draw.permutation(len(predictions.ids))[:MAP_UTTERANCES])
+    tested = [utterances[predictions.ids[i]] for i in places]
+    states = torch.cat([unit_analysis.classifier_states(model, utterance) for utterance in tested])
+    drawn = np.sort(draw.permutation(len(states))[:MAP_POINTS])
+
+    points, variance = unit_analysis.principal_components(states)
+    points, emotions = points.numpy()[drawn], unit_analysis.frame_emotions(tested, fold.classes)[drawn]
+    axes = tuple(f"axis {i + 1}: {100 * float(share):.0f} % of the variance" for i, share in enumerate(variance))
+    groups = [Group(name, colour, charts.MARKERS[i % len(charts.MARKERS)])
+              for i, (name, colour) in enumerate(zip(fold.classes, colours(fold.classes)))]
+    cards = [card("By emotion", charts.scatter(points, emotions, groups, axes),
+                  "Colour and shape: the emotion. Each name stands at the middle of its points.")]
+    if units is not None:
+        numbers = np.concatenate([units.of(utterance) for utterance in tested])[drawn]
+        cards.append(unit_map_card(points, numbers, unit_analysis.unit_order(units.codebook.centroids), axes))
+    return section("map", "Map", grid(cards), f"{len(drawn)} frames of {len(tested)} test utterances as the classifier "
+                   "sees them: the last layer's states on their two principal axes (PCA). Similar states lie close to "
+                   "each other.")
 
 
-def sounds_part(fold: Fold, labelled: Labelled | None, utterances: list) -> str:
-    """Time lines of chosen test utterances."""
-    by_id = {u.id: u for u in utterances}
+def unit_map_card(points: np.ndarray, units: np.ndarray, order: np.ndarray, axes: tuple[str, ...]) -> str:
+    """The same points (S, 2) by their units (S,); order (K,): of units along the codebook, for colours."""
+    groups = [Group(str(unit), shade(position)) for unit, position in enumerate(order)]
+    smallest = max(3, len(points) // 60)
+    picture = charts.scatter(points, units, groups, axes, legend=False, smallest=smallest)
+    return card("By unit", picture + charts.colour_scale(("one end", "the other end of the codebook's principal axis")),
+                "Numbers: the more frequent units, each at the middle of its points. Similar units have similar "
+                "colours.")
+
+
+def utterances_section(fold: Fold, units: FoldUnits | None, utterances: Mapping[str, Utterance]) -> str:
+    """Time lines of some test utterances."""
     recogniser = Recogniser.from_pretrained(fold.tested / "recogniser", fold.device)
-    order = None if labelled is None else unit_analysis.unit_order(labelled.codebook.centroids)
-    content = []
-    for prediction, why in unit_analysis.chosen(unit_analysis.read_predictions(fold.tested / "predictions.csv"), fold.classes,
-                                         fold.seed):
-        utterance = by_id[prediction.id]
-        found = recogniser(utterance.path)
-        truth, note = None, why
+    order = None if units is None else unit_analysis.unit_order(units.codebook.centroids)
+    predictions = Predictions.read(fold.tested / "predictions.csv", utterances)
+    figures = []
+    for example in unit_analysis.example_utterances(predictions, fold.seed):
+        utterance = utterances[example.id]
+        result = recogniser(utterance.path)
+        notes, truth = [example.reason], None
         if planted_truth.has_truth(utterance):
-            truth = synthetic_corpus.planted(utterance.path, len(found.attention))
+            truth = synthetic_corpus.planted(utterance.path, len(result.attention))
             if truth.any() and not truth.all():
-                note += f"; attention finds the emotional frames with AUC {metrics.roc_auc(found.attention, truth):.2f}"
-        who = ", ".join(filter(None, (utterance.speaker and f"speaker {utterance.speaker}", utterance.style)))
-        content.append(timeline.picture(audio.load(utterance.path).numpy(), found,
-                                        None if labelled is None else labelled.label(utterance), truth, utterance.id,
-                                        f"{note}{who and '; ' + who}", prediction.true, order))
-    return section("sounds", "Sounds", "".join(content), "Test utterances over time: press play, or click into a "
-                   "picture. The classifier that judges the whole utterance is read frame by frame; attention says how "
-                   "much each frame counted.")
+                auc = metrics.roc_auc(result.attention, truth)
+                notes.append(f"attention against the planted emotional frames: AUC {auc:.2f}")
+        if utterance.speaker:
+            notes.append(f"speaker {utterance.speaker}" + (f", {utterance.style}" if utterance.style else ""))
+        annotation = timeline.Annotation(utterance.id, "; ".join(notes), example.true, truth)
+        strip = None if units is None else timeline.UnitTrack(units.of(utterance), order)
+        figures.append(timeline.picture(audio.load(utterance.path).numpy(), result, annotation, strip))
+    return section("utterances", "Utterances", "".join(figures), "Test utterances over time: press play, or click into "
+                   "a picture. The posterior is the utterance classifier applied to single frames; attention is each "
+                   "frame's weight in the utterance's result.")

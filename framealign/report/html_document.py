@@ -1,4 +1,4 @@
-"""One self-contained HTML file: style and script are put into it, so that it can be sent and opened anywhere."""
+"""One self-contained HTML file: style and script are inside it, so that it can be sent and opened anywhere."""
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -44,21 +44,22 @@ def resource(name: str) -> str:
 def head(title: str, subtitle: str, places: Iterable[tuple[str, str]] = ()) -> str:
     """The top of a page: title, a line below it, links to its sections (id, name), a switch between light and dark."""
     links = "".join(element("a", escape(name), href=f"#{place}") for place, name in places)
+    navigation = element("nav", links) if links else ""
     switch = element("button", "◐", class_="theme", type="button", title="light or dark", aria_label="light or dark")
-    return element("header", element("div", element("h1", escape(title)) + switch, class_="top")
-                   + element("p", escape(subtitle), class_="lead") + (element("nav", links) if links else ""))
+    top = element("div", element("h1", escape(title)) + switch, class_="top")
+    return element("header", top + element("p", escape(subtitle), class_="lead") + navigation)
 
 
 def section(place: str, title: str, content: str, introduction: str = "") -> str:
     """A part of a page with an id to link to; introduction is plain text."""
-    said = element("p", escape(introduction), class_="intro") if introduction else ""
-    return element("section", element("h2", escape(title)) + said + content, id=place)
+    paragraph = element("p", escape(introduction), class_="intro") if introduction else ""
+    return element("section", element("h2", escape(title)) + paragraph + content, id=place)
 
 
 def card(title: str, content: str, note: str = "", wide: bool = False) -> str:
-    """A framed figure with its title above and, in small letters, what to look for below (plain text)."""
-    said = element("p", escape(note), class_="note") if note else ""
-    return element("figure", element("figcaption", escape(title)) + content + said,
+    """A framed figure with its title above and, in small print below, what to look for (plain text)."""
+    paragraph = element("p", escape(note), class_="note") if note else ""
+    return element("figure", element("figcaption", escape(title)) + content + paragraph,
                    class_="card wide" if wide else "card")
 
 
@@ -69,5 +70,5 @@ def grid(cards: Iterable[str]) -> str:
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
     """Names and values, side by side."""
-    return element("dl", "".join(element("div", element("dt", escape(name)) + element("dd", escape(value)))
-                                 for name, value in pairs), class_="facts")
+    entries = [element("div", element("dt", escape(name)) + element("dd", escape(value))) for name, value in pairs]
+    return element("dl", entries, class_="facts")

@@ -1,7 +1,7 @@
 """Small drawing primitives: SVG elements as text, scales and ticks, colours, a PNG writer. numpy only, no library.
 
-The four emotions of the paper have colours that stay apart for people with any common colour blindness (a test computes
-how far); no picture says anything by colour alone.
+The four emotions of the paper have colours that remain distinct with any common colour blindness (a test computes how
+far apart they are); no picture relies on colour alone.
 """
 import base64
 import html
@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-NAMED = {"neutral": "#a3a8ae", "happy": "#f0b429", "angry": "#b83227", "sad": "#2f7fc4"}
-OTHERS = ("#0b7a67", "#7a5195", "#56b4e9", "#cc79a7", "#8c6d31", "#f0e442", "#c5b0d5", "#00c2a0")
+EMOTION_COLOURS = {"neutral": "#a3a8ae", "happy": "#f0b429", "angry": "#b83227", "sad": "#2f7fc4"}
+OTHER_COLOURS = ("#0b7a67", "#7a5195", "#56b4e9", "#cc79a7", "#8c6d31", "#f0e442", "#c5b0d5", "#00c2a0")
 VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 
 
 def escape(text: object) -> str:
-    """Text that stands in HTML as it is, in content and in attributes."""
+    """Text as it must stand in HTML, in content and in attributes."""
     return html.escape(str(text), quote=True)
 
 
@@ -29,8 +29,11 @@ def number(x: float, places: int = 2) -> str:
 
 
 def element(name: str, content: str | Iterable[str] = "", **attributes: object) -> str:
-    """An element with its content (markup, not escaped). Attributes are escaped and shortened; `class_`, `stroke_width`
-    become `class`, `stroke-width`; those that are None are left out."""
+    """An element with its content (markup, not escaped).
+
+    Attributes are escaped and numbers shortened; `class_` and `stroke_width` become `class` and `stroke-width`; those
+    that are None are left out.
+    """
     words = [name]
     for key, value in attributes.items():
         if value is not None:
@@ -41,15 +44,17 @@ def element(name: str, content: str | Iterable[str] = "", **attributes: object) 
 
 
 def text(x: float, y: float, words: object, **attributes: object) -> str:
-    """A line of text at a point; its end (`text_anchor`) and class as attributes."""
+    """A line of text at a point; which end stands there (`text_anchor`), and its class, as attributes."""
     return element("text", escape(words), x=float(x), y=float(y), **attributes)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, **attributes: object) -> str:
+    """A straight line from (x1, y1) to (x2, y2)."""
     return element("line", "", x1=float(x1), y1=float(y1), x2=float(x2), y2=float(y2), **attributes)
 
 
 def rect(x: float, y: float, width: float, height: float, content: str = "", **attributes: object) -> str:
+    """A rectangle; content: what is inside the element, such as a title."""
     return element("rect", content, x=float(x), y=float(y), width=float(width), height=float(height), **attributes)
 
 
@@ -66,9 +71,11 @@ def band(x: Sequence[float], low: Sequence[float], high: Sequence[float]) -> str
 
 def linear(low: float, high: float, start: float, stop: float) -> Callable[[float], float]:
     """The scale that takes low..high to start..stop; one value alone goes to the middle."""
-    if high == low:
-        return lambda x: (start + stop) / 2 + 0 * x
-    return lambda x: start + (x - low) * (stop - start) / (high - low)
+    def scale(x: float) -> float:
+        if high == low:
+            return (start + stop) / 2 + 0 * x       # as many numbers as x has
+        return start + (x - low) * (stop - start) / (high - low)
+    return scale
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -78,9 +85,9 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     rough = (high - low) / max(count, 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * k for k in (1, 2, 5, 10) if power * k >= 0.75 * rough)
-    first = math.ceil(low / step - 1e-9)
-    found = [step * k for k in range(first, math.floor(high / step + 1e-9) + 1)]
-    return [0.0 if abs(x) < step * 1e-9 else float(f"{x:.12g}") for x in found]
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    marks = [step * k for k in range(first, last + 1)]
+    return [0.0 if abs(x) < step * 1e-9 else float(f"{x:.12g}") for x in marks]
 
 
 def short(x: float) -> str:
@@ -92,8 +99,8 @@ def short(x: float) -> str:
 
 def colours(labels: Sequence[str]) -> list[str]:
     """A colour for each class: the four emotions have their own, others take the rest in their order."""
-    free = iter(OTHERS * (len(labels) // len(OTHERS) + 1))
-    return [NAMED.get(label) or next(free) for label in labels]
+    others = iter(OTHER_COLOURS * (len(labels) // len(OTHER_COLOURS) + 1))
+    return [EMOTION_COLOURS.get(label) or next(others) for label in labels]
 
 
 def rgb(colour: str) -> tuple[int, int, int]:
@@ -115,11 +122,11 @@ def contrast(a: str, b: str) -> float:
 
 def ink(colour: str) -> str:
     """Black or white, whichever is easier to read on a colour."""
-    return max(("#000000", "#ffffff"), key=lambda words: contrast(words, colour))
+    return max(("#000000", "#ffffff"), key=lambda candidate: contrast(candidate, colour))
 
 
 def shade(x: float) -> str:
-    """A colour for 0..1: viridis, whose lightness grows all the way, so that it reads without hue."""
+    """A colour for 0..1: viridis, whose lightness grows all the way, so that it can be read without hue."""
     place = min(max(float(x), 0.0), 1.0) * (len(VIRIDIS) - 1)
     index = min(int(place), len(VIRIDIS) - 2)
     mixed = [round(a + (b - a) * (place - index)) for a, b in zip(rgb(VIRIDIS[index]), rgb(VIRIDIS[index + 1]))]
@@ -127,9 +134,10 @@ def shade(x: float) -> str:
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """An image as a PNG file: (height, width) grey or (height, width, 3) colour, uint8. PNG specification, Sec. 5, 9.
+    """An image as a PNG file: (height, width) grey or (height, width, 3) colour, uint8.
 
-    Rows are stored as differences to the one above (filter 2), which is what makes spectrograms small.
+    Rows are stored as differences to the one above (filter 2), which keeps spectrograms small.
+    Source: the PNG specification, clauses 5 (chunks) and 9 (filters).
     """
     pixels = np.ascontiguousarray(pixels, np.uint8)
     height, width = pixels.shape[:2]
@@ -137,9 +145,13 @@ def png(pixels: np.ndarray) -> bytes:
     above = np.vstack([np.zeros_like(rows[:1]), rows[:-1]])
     filtered = np.hstack([np.full((height, 1), 2, np.uint8), rows - above])     # uint8 wraps, as the format wants
     header = struct.pack(">IIBBBBB", width, height, 8, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(filtered.tobytes(), 9)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(content)) + kind + content
-                                           + struct.pack(">I", zlib.crc32(kind + content)) for kind, content in chunks)
+    chunks = (_chunk(b"IHDR", header), _chunk(b"IDAT", zlib.compress(filtered.tobytes(), 9)), _chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG file: length, type, content, checksum."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def data_uri(content: bytes, kind: str) -> str:

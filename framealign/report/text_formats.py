@@ -1,40 +1,32 @@
-"""Results as text: a table, JSON, JSON lines, CSV, Praat TextGrid, Audacity labels, RTTM.
+"""Results as files: a table, JSON, JSON lines, CSV, Praat TextGrid, Audacity labels, RTTM, and a picture in SVG.
 
-Each writer gives the text of one sound out of its path, its `recognise.Result` and its segments; `timeline` says that
-the answer over time is wanted too. The last three formats are nothing but a time line.
+Each writer gives the text of one sound out of its path, its `Result` and its segments; `timeline` says that the emotion
+over time is wanted too. The last four formats are always a time line.
 """
 import csv
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from framealign.sound import audio
 from framealign.sound.frames import FRAME_RATE
+from framealign.emotion.recogniser import Result
 from framealign.emotion.segments import Segment, runs
-
-
-@dataclass(frozen=True)
-class Format:
-    """How results are written: one after another, with `first`, `between` and `last` around them."""
-    suffix: str                                     # of a file
-    write: Callable                                 # (path, result, segments, timeline) -> text of one sound
-    first: Callable = lambda labels, timeline: ""
-    between: str = ""
-    last: str = ""
-    single: bool = False                            # a file of it holds one sound
+from framealign.report import timeline_svg
 
 
 def shown(path: object) -> str:
-    """A path for a line of text: what is no UTF-8 or would break the line is replaced."""
+    """A path as one line of text: what is no UTF-8 or would break the line is replaced."""
     text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return re.sub(r"[\x00-\x1f\x7f\u2028\u2029]", "?", text)
 
 
-def table(path: object, result, segments: list[Segment], timeline: bool) -> str:
+def table(path: object, result: Result, segments: list[Segment], timeline: bool) -> str:
     """The path, the emotion and each class's probability; below it, a line for each segment."""
     shares = "  ".join(f"{label} {share:.2f}" for label, share in result.probabilities.items())
     lines = [f"{shown(path)}\t{result.emotion}\t{shares}"]
@@ -45,43 +37,55 @@ def table(path: object, result, segments: list[Segment], timeline: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def content(path: object, result, segments: list[Segment], timeline: bool) -> dict:
-    """What JSON says of a sound; numbers to 5 significant digits."""
-    found = {"path": shown(path), "seconds": result.seconds, "emotion": result.emotion,
-             "probabilities": result.probabilities}
+def json_content(path: object, result: Result, segments: list[Segment], timeline: bool) -> dict:
+    """What JSON contains of a sound; numbers over time to 5 significant digits."""
+    content = {"path": shown(path), "seconds": result.seconds, "emotion": result.emotion,
+               "probabilities": result.probabilities}
     if timeline:
-        rounded = [{name: round(x, 6) if isinstance(x, float) else x for name, x in asdict(one).items()}
-                   for one in segments]
-        found |= {"labels": list(result.probabilities), "frames_per_second": FRAME_RATE, "segments": rounded,
-                  "posterior": _significant(result.posterior), "attention": _significant(result.attention),
-                  "units": None if result.units is None else result.units.tolist()}
-    return found
+        content |= {"labels": list(result.probabilities), "frames_per_second": FRAME_RATE,
+                    "segments": [_rounded(segment) for segment in segments],
+                    "posterior": _significant(result.posterior), "attention": _significant(result.attention),
+                    "units": None if result.units is None else result.units.tolist()}
+    return content
 
 
-def json_text(path: object, result, segments: list[Segment], timeline: bool) -> str:
+def _rounded(segment: Segment) -> dict:
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(segment).items()}
+
+
+def json_text(path: object, result: Result, segments: list[Segment], timeline: bool) -> str:
     """One JSON object."""
-    return json.dumps(content(path, result, segments, timeline), ensure_ascii=False)
+    return json.dumps(json_content(path, result, segments, timeline), ensure_ascii=False)
 
 
-def csv_rows(path: object, result, segments: list[Segment], timeline: bool) -> str:
+def json_line(path: object, result: Result, segments: list[Segment], timeline: bool) -> str:
+    """One JSON object and the end of its line."""
+    return json_text(path, result, segments, timeline) + "\n"
+
+
+def csv_rows(path: object, result: Result, segments: list[Segment], timeline: bool) -> str:
     """One row; with `timeline` one row per frame: when it begins, the smoothed emotion, attention, unit, posterior."""
     if not timeline:
-        return _csv([[shown(path), f"{result.seconds:.3f}", result.emotion,
-                      *(f"{share:.6f}" for share in result.probabilities.values())]])
-    units = [""] * len(result.attention) if result.units is None else result.units.tolist()
-    names = [one.emotion for one in segments for _ in range(_frames(one, len(units)))]
-    return _csv([shown(path), f"{t / FRAME_RATE:.2f}", name, f"{a:.4e}", unit, *(f"{p:.4f}" for p in row)]
-                for t, (name, a, unit, row) in enumerate(zip(names, result.attention.tolist(), units,
-                                                             result.posterior.tolist(), strict=True)))
+        shares = [f"{share:.6f}" for share in result.probabilities.values()]
+        return _csv([[shown(path), f"{result.seconds:.3f}", result.emotion, *shares]])
+    num_frames = len(result.attention)
+    units = [""] * num_frames if result.units is None else result.units.tolist()
+    emotions = [segment.emotion for segment in segments for _ in range(_frames(segment, num_frames))]
+    rows = []
+    for t in range(num_frames):
+        posterior = [f"{share:.4f}" for share in result.posterior[t].tolist()]
+        rows.append([shown(path), f"{t / FRAME_RATE:.2f}", emotions[t], f"{result.attention[t]:.4e}", units[t],
+                     *posterior])
+    return _csv(rows)
 
 
 def csv_header(labels: list[str], timeline: bool) -> str:
     """The names of the columns."""
-    return _csv([["path", "time", "emotion", "attention", "unit", *labels] if timeline
-                 else ["path", "seconds", "emotion", *labels]])
+    first = ["path", "time", "emotion", "attention", "unit"] if timeline else ["path", "seconds", "emotion"]
+    return _csv([[*first, *labels]])
 
 
-def textgrid(path: object, result, segments: list[Segment], timeline: bool) -> str:
+def textgrid(path: object, result: Result, segments: list[Segment], timeline: bool) -> str:
     """A Praat TextGrid (long text form): tiers emotion, confidence and, where there are units, unit.
 
     Source: the Praat manual, "TextGrid file formats".
@@ -90,9 +94,8 @@ def textgrid(path: object, result, segments: list[Segment], timeline: bool) -> s
     tiers = {"emotion": [(one.start, one.end, one.emotion) for one in segments],
              "confidence": [(one.start, one.end, f"{one.confidence:.3f}") for one in segments]}
     if result.units is not None:
-        stretches = runs(result.units)
-        tiers["unit"] = [(first / FRAME_RATE, end if last == len(result.units) else last / FRAME_RATE, str(unit))
-                         for first, last, unit in stretches]
+        tiers["unit"] = [(start / FRAME_RATE, end if stop == len(result.units) else stop / FRAME_RATE, str(unit))
+                         for start, stop, unit in runs(result.units)]
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {end:.6f}",
              "tiers? <exists>", f"size = {len(tiers)}", "item []:"]
     for number, (name, intervals) in enumerate(tiers.items(), 1):
@@ -105,23 +108,54 @@ def textgrid(path: object, result, segments: list[Segment], timeline: bool) -> s
     return "\n".join(lines) + "\n"
 
 
-def audacity(path: object, result, segments: list[Segment], timeline: bool) -> str:
+def audacity(path: object, result: Result, segments: list[Segment], timeline: bool) -> str:
     """An Audacity label track: start, end and label, separated by tabs."""
-    return "".join(f"{one.start:.6f}\t{one.end:.6f}\t{shown(one.emotion)} {one.confidence:.2f}\n" for one in segments)
+    lines = [f"{one.start:.6f}\t{one.end:.6f}\t{shown(one.emotion)} {one.confidence:.2f}\n" for one in segments]
+    return "".join(lines)
 
 
-def rttm(path: object, result, segments: list[Segment], timeline: bool) -> str:
+def rttm(path: object, result: Result, segments: list[Segment], timeline: bool) -> str:
     """NIST's Rich Transcription Time Marked lines: the emotion stands where a speaker's name would."""
-    word = lambda text: re.sub(r"\s", "_", shown(text))
-    return "".join(f"SPEAKER {word(Path(str(path)).stem)} 1 {one.start:.3f} {one.end - one.start:.3f} <NA> <NA> "
-                   f"{word(one.emotion)} {one.confidence:.3f} <NA>\n" for one in segments)
+    name = _word(Path(str(path)).stem)
+    lines = [f"SPEAKER {name} 1 {one.start:.3f} {one.end - one.start:.3f} <NA> <NA> {_word(one.emotion)} "
+             f"{one.confidence:.3f} <NA>\n" for one in segments]
+    return "".join(lines)
 
 
-FORMATS = {"table": Format(".txt", table), "json": Format(".json", json_text, lambda *_: "[\n", ",\n", "\n]\n"),
-           "jsonl": Format(".jsonl", lambda *args: json_text(*args) + "\n"),
-           "csv": Format(".csv", csv_rows, csv_header),
+def _word(text: str) -> str:
+    return re.sub(r"\s", "_", shown(text))
+
+
+def svg(path: object, result: Result, segments: list[Segment], timeline: bool) -> str:
+    """A picture: waveform, segments, posterior and attention over time. The sound is read again for its waveform."""
+    return timeline_svg.picture(audio.load(str(path)).numpy(), result, segments, shown(Path(str(path)).name))
+
+
+def nothing(labels: list[str], timeline: bool) -> str:
+    """What stands before the first sound in most formats."""
+    return ""
+
+
+def json_opening(labels: list[str], timeline: bool) -> str:
+    """The beginning of a list of objects."""
+    return "[\n"
+
+
+@dataclass(frozen=True)
+class Format:
+    """How results are written: one after another, with `first`, `between` and `last` around them."""
+    suffix: str                                     # of a file
+    write: Callable[[object, Result, list[Segment], bool], str]         # (path, result, segments, timeline) -> text
+    first: Callable[[list[str], bool], str] = nothing                   # (labels, timeline) -> text
+    between: str = ""
+    last: str = ""
+    single: bool = False                            # a file of it holds one sound
+
+
+FORMATS = {"table": Format(".txt", table), "json": Format(".json", json_text, json_opening, ",\n", "\n]\n"),
+           "jsonl": Format(".jsonl", json_line), "csv": Format(".csv", csv_rows, csv_header),
            "textgrid": Format(".TextGrid", textgrid, single=True), "rttm": Format(".rttm", rttm),
-           "audacity": Format(".txt", audacity, single=True)}
+           "audacity": Format(".txt", audacity, single=True), "svg": Format(".svg", svg, single=True)}
 
 
 def _frames(segment: Segment, num_frames: int) -> int:
@@ -137,7 +171,7 @@ def _significant(x: np.ndarray) -> list:
     return (np.round(x * scale) / scale).tolist()
 
 
-def _csv(rows) -> str:
+def _csv(rows: Iterable[Iterable[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()

@@ -111,7 +111,7 @@ def test_json_of_no_sound_is_still_json(model, mixed, capsys):
 
 
 @pytest.mark.parametrize("form, suffix", [("textgrid", ".TextGrid"), ("audacity", ".txt"), ("json", ".json"),
-                                          ("csv", ".csv")])
+                                          ("csv", ".csv"), ("svg", ".svg")])
 def test_a_folder_of_results_has_a_file_for_each_sound(model, mixed, tmp_path, form, suffix, capsys):
     (mixed / "sub" / "a.wav").write_bytes((mixed / "a.wav").read_bytes())
     out = tmp_path / "out"
@@ -145,8 +145,7 @@ def test_units_are_nearest_centroids_of_the_layer(model, mixed, tmp_path, capsys
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"format": "xml"}, "--format must be one of table, json, jsonl, csv, textgrid, audacity, rttm, got xml"
-     .replace("textgrid, audacity, rttm", "textgrid, rttm, audacity")),
+    ({"format": "xml"}, "--format must be one of table, json, jsonl, csv, textgrid, rttm, audacity, svg, got xml"),
     ({"smooth": -1.0}, "--smooth must be 0 or more seconds, got -1.0"),
     ({"format": "textgrid"}, "holds one sound in a file, 2 are named: give a folder for them with --out"),
     ({"codebook": "gone.npy"}, "gone.npy"), ({"codebook": "{}/bare.npy"}, "--layer must say whose states .* got None"),

@@ -132,8 +132,9 @@ def test_mutual_information_of_units_with_emotion_and_place(truths):
     utterances, truth = truths
     names = {pair: k for k, pair in enumerate([(label, place) for label in LABELS[::-1] for place in (True, False)])}
     answer = np.array([names[u.label, bool(x)] for u, row in zip(utterances, truth) for x in row])
-    assert planted_truth.unit_emotion_nmi(units_of(answer, utterances, 8), utterances) == pytest.approx(1)
-    assert planted_truth.unit_emotion_nmi(units_of(answer * 0, utterances, 1), utterances) == pytest.approx(0, abs=1e-12)
+    same, one = units_of(answer, utterances, 8), units_of(answer * 0, utterances, 1)
+    assert planted_truth.unit_emotion_nmi(same, utterances) == pytest.approx(1)
+    assert planted_truth.unit_emotion_nmi(one, utterances) == pytest.approx(0, abs=1e-12)
     draw = np.random.default_rng(0)
     noisy = np.where(draw.random(len(answer)) < 0.5, answer, draw.integers(0, 8, len(answer)))
     total, joint = len(answer), Counter(zip(answer.tolist(), noisy.tolist()))

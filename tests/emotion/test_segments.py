@@ -63,6 +63,11 @@ def test_a_change_that_is_there_is_found_to_the_frame():
 def test_runs_of_equal_values():
     assert runs([3, 3, 1, 1, 1, 3]) == [(0, 2, 3), (2, 5, 1), (5, 6, 3)]
     assert runs([7]) == [(0, 1, 7)] and runs([]) == []
+    draw = np.random.default_rng(0)
+    for size in (1, 2, 50):
+        values = draw.integers(0, 3, size)
+        assert [(value, stop - start) for start, stop, value in runs(values)] == [
+            (value, len(list(group))) for value, group in itertools.groupby(values.tolist())]
 
 
 @pytest.mark.parametrize("seconds", [-0.1, float("inf"), float("nan")])

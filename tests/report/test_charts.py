@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from framealign.report import charts
-from framealign.report.charts import Axes, Curve
+from framealign.report.charts import Axes, Curve, Group
 from framealign.report.svg import colours
 
 NASTY = '<i>&"\'x'
@@ -58,7 +58,7 @@ def test_one_point_and_equal_points_are_drawn():
 
 
 def test_the_selected_epoch_is_marked():
-    axes = Axes(upright=(2, "selected"), percent=True)
+    axes = Axes(vertical=(2, "selected"), percent=True)
     root = markup.read(charts.curves([Curve("UA", [1, 2, 3], [0.2, 0.8, 0.5])], axes))
     x, = [one.numbers("x1", "x2") for one in root.all("line", "reference")]
     middle = (charts.LEFT + charts.WIDTH - charts.RIGHT) / 2
@@ -87,12 +87,12 @@ def test_recalls_are_as_long_as_they_are_high():
     root = markup.read(charts.recalls(["neutral", "sad"], rows))
     widths = [one.numbers("width")[0] for one in root.all("rect")]
     assert np.allclose(np.array(widths) / widths[1], [0.5, 1, 0.25])
-    assert {"50 % of 10", "none to recognise", "100 % of 4", "25 % of 8", "neutral", "sad"} <= set(texts(root))
+    assert {"50 % of 10", "no utterances", "100 % of 4", "25 % of 8", "neutral", "sad"} <= set(texts(root))
     assert [one.attributes["fill"] for one in root.all("rect")] == [*[colours(["neutral"])[0]] * 2, colours(["sad"])[0]]
 
 
 def test_histogram_bars_are_shares():
-    root = markup.read(charts.histogram([0.5, 0.3, 0.2, 0.0], "units", even="even"))
+    root = markup.read(charts.histogram([0.5, 0.3, 0.2, 0.0], "units", mean_label="even"))
     heights = [one.numbers("height")[0] for one in root.all("rect")]
     assert np.allclose(np.array(heights) / heights[0], [1, 0.6, 0.4], atol=0.001)
     assert markup.read(charts.histogram([1.0], "one")) and markup.read(charts.histogram([0.0, 0.0], "none"))
@@ -115,30 +115,34 @@ def test_scatter_places_points_and_names():
     draw = np.random.default_rng(0)
     points = np.concatenate([draw.normal(0, 0.1, (50, 2)), draw.normal(0, 0.1, (50, 2)) + (10, 5)])
     groups = np.repeat([0, 1], 50)
-    root = markup.read(charts.scatter(points, groups, ["left", NASTY], ["#000000", "#ff0000"], True, ("a", "b")))
+    kinds = [Group("left", "#000000"), Group(NASTY, "#ff0000", "square")]
+    root = markup.read(charts.scatter(points, groups, kinds, ("a", "b")))
     names = {one.text: one.numbers("x", "y") for one in root.all("text", "halo")}
     assert names["left"][0] < 60 < 280 < names[NASTY][0] and names["left"][1] > 280 > 60 > names[NASTY][1]
     outlines = [one.attributes["d"].count("M") for one in root.all("path") if "fill-opacity" in one.attributes]
     assert outlines == [50, 50]
-    assert markup.read(charts.scatter(points[:1], groups[:1], ["one"], ["#000000"], False))
+    assert markup.read(charts.scatter(points[:1], groups[:1], [Group("one", "#000000")]))
 
 
 def test_names_do_not_cover_each_other():
     draw = np.random.default_rng(1)
     names = [(int(draw.integers(1, 99)), f"u{i}", *draw.uniform(0, 340, 2)) for i in range(60)]
-    found = charts.apart(names, False)
+    found = charts.without_overlap(names, False)
     assert 10 < len(found) < 60
     for i, (a, x, y) in enumerate(found):
         for b, u, v in found[:i]:
             assert abs(x - u) >= 4 * (len(a) + len(b)) or abs(y - v) >= 13
-    same = charts.apart([(1, "happy", 50.0, 50.0), (2, "neutral", 50.0, 50.0), (3, "sad", 51.0, 50.0)], True)
+    same = charts.without_overlap([(1, "happy", 50.0, 50.0), (2, "neutral", 50.0, 50.0), (3, "sad", 51.0, 50.0)], True)
     assert len({y for _, _, y in same}) == 3 and {name for name, _, _ in same} == {"happy", "neutral", "sad"}
 
 
-@pytest.mark.parametrize("kind", charts.MARKS)
+@pytest.mark.parametrize("kind", charts.MARKERS)
 def test_marks_are_closed_shapes_about_their_point(kind):
-    root = markup.read(charts.scatter(np.zeros((1, 2)), np.zeros(1, int), ["a"], ["#000000"], False))
-    assert root.all("path") and charts.mark(kind, 10, 20, 2).startswith("M")
+    """Drawn as a point and in the legend; the outline begins within its size of the point and is closed."""
+    root = markup.read(charts.scatter(np.zeros((1, 2)), np.zeros(1, int), [Group("a", "#000000", kind)]))
+    assert len(root.all("path")) == 2 and {one.attributes["d"][-1] for one in root.all("path")} <= {"z", "0"}
+    (x, y), = re.findall(r"^M([\d.]+) ([\d.]+)", charts.marker_path(kind, 10, 20, 2))
+    assert abs(float(x) - 10) <= 2 and abs(float(y) - 20) < 2.7
 
 
 def test_tables_escape():

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import small
 import torch
-from test_timeline import heard, noise
+from test_timeline import noise, recognised
 
 from framealign.runtime import files
 from framealign.corpus import manifest
 from framealign.units.codebook import Codebook
 from framealign.emotion.recogniser import Recogniser
-from framealign.recipe import recipe, results
+from framealign.recipe import recipe, results, session_config
 from framealign.report import fold_page, html_document, svg, timeline, unit_analysis
+from framealign.report.timeline import UnitTrack
 
 needs_browser = pytest.mark.skipif(not browser.CHROMIUM, reason="no Chromium (chromium, google-chrome) on the PATH")
 
@@ -54,9 +55,10 @@ def test_every_part_is_there_and_nothing_comes_from_elsewhere(run):
         content = path.read_text(encoding="utf-8")
         assert not markup.fetched(content)
         root = markup.read(content)
-        assert [one.attributes["id"] for one in root.all("section")] == ["result", "training", "units", "map", "sounds"]
+        assert [one.attributes["id"] for one in root.all("section")] == ["result", "training", "units", "map",
+                                                                         "utterances"]
         assert [one.attributes["href"] for one in root.all("nav")[0].all("a")] == \
-            ["#result", "#training", "#units", "#map", "#sounds"]
+            ["#result", "#training", "#units", "#map", "#utterances"]
     assert markup.fetched((run / "report.html").read_text(encoding="utf-8")) == \
         ["session1/report.html", "session2/report.html"]
 
@@ -102,8 +104,8 @@ def test_units_are_those_of_the_run(run):
     assert "where it was planted" in units.text
 
 
-def test_sounds_are_test_utterances_each_once_with_truth_and_units(run):
-    root = part(opened(run / "session1" / "report.html"), "sounds")
+def test_examples_are_test_utterances_each_once_with_truth_and_units(run):
+    root = part(opened(run / "session1" / "report.html"), "utterances")
     names = [one.text for one in root.all("h3")]
     assert len(names) == len(set(names)) >= 4 and all(name.startswith("Ses01") for name in names)
     utterances = {u.id: u for u in manifest.read(run / "corpus.tsv")}
@@ -111,7 +113,7 @@ def test_sounds_are_test_utterances_each_once_with_truth_and_units(run):
         assert figure.all("audio") and figure.all("div", "units") and figure.all("div", "planted")
         assert utterances[name].label in figure.all("p", "verdict")[0].text
     notes = " ".join(one.text for one in root.all("p", "note"))
-    assert "best" in notes and "worst" in notes and "attention finds the emotional frames with AUC" in notes
+    assert "best" in notes and "worst" in notes and "attention against the planted emotional frames: AUC" in notes
 
 
 def test_a_page_can_be_made_again_and_is_the_same(run):
@@ -129,9 +131,9 @@ def test_a_fold_that_is_not_finished_is_named(run):
 
 
 @pytest.mark.parametrize("change, places", [
-    ({"method": "finetune"}, ["result", "training", "map", "sounds"]),
+    ({"method": "finetune"}, ["result", "training", "map", "utterances"]),
     ({"method": "multiscale"}, None),
-    ({"method": "tapt", "pretrain_data": "inductive"}, ["result", "training", "units", "map", "sounds"]),
+    ({"method": "tapt", "pretrain_data": "inductive"}, ["result", "training", "units", "map", "utterances"]),
     ({"method": "align", "hubert": "scratch", "selection": "reference", "pretrain_data": "inductive"}, None)])
 def test_every_method_and_protocol_has_a_page(small_tree, small_base, tmp_path, change, places):
     recipe.run_sessions(small.config(small_tree, change.get("hubert", small_base), tmp_path / "run",
@@ -140,9 +142,9 @@ def test_every_method_and_protocol_has_a_page(small_tree, small_base, tmp_path, 
     root = opened(path)
     assert path.name == fold_page.file_name(change["method"])
     assert [one.attributes["id"] for one in root.all("section")] == (places or ["result", "training", "units", "map",
-                                                                                "sounds"])
+                                                                                "utterances"])
     assert ("Optimistic" in root.text) == (change.get("selection") == "reference")
-    if change["method"] != "finetune":              # inductive: units of utterances that were not heard are computed
+    if change["method"] != "finetune":              # inductive: units of the test session are computed
         assert all(figure.all("div", "units") for figure in root.all("figure", "timeline"))
     if change["method"] == "multiscale":            # of codebooks of 3 and 5 the larger is drawn
         assert "The 5 clusters" in part(root, "units").text
@@ -152,13 +154,13 @@ def test_every_method_and_protocol_has_a_page(small_tree, small_base, tmp_path, 
         assert stages == ["Stage 0", "Stage 0", "Stage 2", "Stage 3", "Stage 5", "Stage 6", "Stage 6"]
 
 
-def test_units_of_sound_that_was_not_heard_are_those_that_were_heard_alike(run):
-    """Computed for an utterance of the corpus, they are the stored ones, but for frames that half precision moved."""
+def test_units_that_are_computed_are_those_that_are_stored(run):
+    """For an utterance of the corpus, but for frames that half precision moved to another centroid."""
     utterances = manifest.read(run / "corpus.tsv")
     fold = fold_page.Fold(run, "1", "align", results.collect(run, "align"))
-    labelled = fold_page.Labelled.of(fold, utterances)
-    unheard = dataclasses.replace(labelled, place={})
-    same = [labelled.label(u) == unheard.label(u) for u in utterances]
+    units = fold_page.FoldUnits.read(fold, utterances)
+    unknown = dataclasses.replace(units, utterances=[])
+    same = [units.of(u) == unknown.of(u) for u in utterances]
     assert np.concatenate(same).mean() > 0.98
 
 
@@ -196,7 +198,7 @@ def test_a_run_without_pages_to_make_is_refused_in_one_line(tmp_path, capsys):
 def test_states_on_the_map_are_those_the_classifier_reads(run):
     recogniser = Recogniser.from_pretrained(run / "session1" / "recogniser")
     utterance = manifest.read(run / "corpus.tsv")[0]
-    states = unit_analysis.states_of(recogniser.model, utterance)
+    states = unit_analysis.classifier_states(recogniser.model, utterance)
     with torch.inference_mode():
         posterior = recogniser.model.classifier(states).softmax(-1).numpy()
     assert np.abs(posterior - recogniser(utterance.path).posterior).max() < 1e-5
@@ -209,13 +211,13 @@ def test_a_corpus_of_other_names_without_truth(small_tree, small_base, tmp_path)
         shutil.copy(path, tmp_path / f"{index}.wav")
         lines.append(f"{index}.wav\t{('a&b', 'fear')[index % 2]}\t{path.stem[4]}\t{path.stem[:6]}")
     (tmp_path / "table.tsv").write_text("\n".join(lines) + "\n")
-    chosen = recipe.SessionConfig(corpus=str(tmp_path / "table.tsv"), hubert=str(small_base), preset="tiny",
+    chosen = session_config.SessionConfig(corpus=str(tmp_path / "table.tsv"), hubert=str(small_base), preset="tiny",
                                    device="cpu", out=str(tmp_path / "run"), classes="a&b,fear")
     recipe.run_sessions(chosen, small.SETTINGS)
     path, = fold_page.write_all(tmp_path / "run", "align", device="cpu")
     root = opened(path)
-    assert "a&b" in root.text and not root.all("div", "planted") and "AUC" not in part(root, "sounds").text
-    assert "the emotion of the whole utterance" in part(root, "units").text
+    assert "a&b" in root.text and not root.all("div", "planted") and "AUC" not in part(root, "utterances").text
+    assert "that of the whole utterance, including pauses" in part(root, "units").text
 
 
 @pytest.fixture(scope="module")
@@ -276,8 +278,8 @@ CURSOR = """[document.querySelector(".clock").textContent, +document.querySelect
 @needs_browser
 @pytest.mark.parametrize("width", [360, 1400])
 def test_the_cursor_goes_where_one_clicks_and_says_what_is_there(window, tmp_path, width):
-    result, units = heard(100), np.arange(100) // 10
-    (tmp_path / "a.html").write_text(timeline.page("a", [timeline.picture(noise(100), result, units)]))
+    result, units = recognised(100), UnitTrack(np.arange(100) // 10)
+    (tmp_path / "a.html").write_text(timeline.page("a", [timeline.picture(noise(100), result, units=units)]))
     window.open(tmp_path / "a.html", width)
     box = window.run("(b => [b.left, b.width, b.top])(document.querySelector('.wave').closest('.lane')"
                      ".getBoundingClientRect())")
@@ -290,7 +292,7 @@ def test_the_cursor_goes_where_one_clicks_and_says_what_is_there(window, tmp_pat
         t = int(now * 50)
         best = result.posterior[t].argmax()
         assert f"{list(result.probabilities)[best]} {round(100 * result.posterior[t, best])} %" in readout
-        assert f"unit {units[t]}" in readout and f"attention {100 * result.attention[t]:.1f} ×" in readout
+        assert f"unit {units.units[t]}" in readout and f"attention {100 * result.attention[t]:.1f} ×" in readout
         assert window.run("document.querySelector('audio').currentTime") == pytest.approx(now, abs=0.01)
     window.run("document.querySelector('.tracks').focus()")
     before = window.run(CURSOR)[1]
@@ -303,7 +305,7 @@ def test_the_cursor_goes_where_one_clicks_and_says_what_is_there(window, tmp_pat
 @needs_browser
 def test_the_cursor_moves_with_the_sound(window, tmp_path):
     """Play plays the file that was put in; the cursor follows it to the end; a second sound stops the first."""
-    pictures = [timeline.picture(noise(40, seed=seed), heard(40)) for seed in (0, 1)]
+    pictures = [timeline.picture(noise(40, seed=seed), recognised(40)) for seed in (0, 1)]
     (tmp_path / "a.html").write_text(timeline.page("two", pictures))
     window.open(tmp_path / "a.html", 1400)
     window.run("document.querySelector('.play').click()")
@@ -323,7 +325,7 @@ def test_the_cursor_moves_with_the_sound(window, tmp_path):
 
 @needs_browser
 def test_the_switch_turns_the_light_on_and_off(window, tmp_path):
-    (tmp_path / "a.html").write_text(timeline.page("a", [timeline.picture(noise(20), heard(20))]))
+    (tmp_path / "a.html").write_text(timeline.page("a", [timeline.picture(noise(20), recognised(20))]))
     window.open(tmp_path / "a.html", 1400, dark=True)
     seen = [window.run("getComputedStyle(document.body).backgroundColor")]
     for _ in range(2):
@@ -350,4 +352,5 @@ def test_a_browser_decodes_our_png(window, tmp_path):
 
 def test_a_long_sound_fits_into_the_page():
     """Three minutes of noise: the picture stays below the limit of a page, sound or no sound."""
-    assert len(timeline.page("a", [timeline.picture(noise(50 * 180), heard(50 * 180))])) < html_document.LIMIT_BYTES
+    picture = timeline.picture(noise(50 * 180), recognised(50 * 180))
+    assert len(timeline.page("a", [picture])) < html_document.LIMIT_BYTES

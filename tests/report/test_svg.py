@@ -41,7 +41,7 @@ def test_the_emotions_stay_apart_for_every_kind_of_colour_vision(kind):
 
 def test_every_class_has_its_own_colour():
     names = ["fear", "sad", "boredom", "disgust", "neutral"]
-    assert len(set(svg.colours(names))) == 5 and svg.colours(names)[1] == svg.NAMED["sad"]
+    assert len(set(svg.colours(names))) == 5 and svg.colours(names)[1] == svg.EMOTION_COLOURS["sad"]
     assert svg.colours(["sad", "fear"])[1] == svg.colours(["fear"])[0]
     assert len(svg.colours([str(number) for number in range(40)])) == 40
 
@@ -54,7 +54,7 @@ def test_contrast_is_wcags():
 
 def test_words_on_any_colour_are_readable():
     shades = [svg.shade(x) for x in np.linspace(0, 1, 101)]
-    for colour in [*svg.NAMED.values(), *svg.OTHERS, *shades]:
+    for colour in [*svg.EMOTION_COLOURS.values(), *svg.OTHER_COLOURS, *shades]:
         assert svg.contrast(svg.ink(colour), colour) >= 4.5, colour
 
 

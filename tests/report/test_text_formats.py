@@ -9,7 +9,7 @@ import pytest
 
 from framealign.report.text_formats import FORMATS, shown
 from framealign.emotion.recogniser import Result
-from framealign.emotion import segments
+from framealign.emotion.segments import segments
 
 LABELS = ["neutral", "happy", "angry", "sad"]
 PATHS = ["a b/take 1.wav", 'odd "name", with\ttab.flac', "naïve.ogg", "\udcff.wav"]

@@ -1,0 +1,118 @@
+"""The SVG picture of one sound: a file that needs no other, whose shapes are the numbers of the result."""
+import re
+import xml.etree.ElementTree as ET
+
+import browser
+import numpy as np
+import pytest
+import soundfile
+from test_timeline import LABELS, noise, recognised
+
+from framealign.emotion.segments import Segment, segments
+from framealign.report import timeline_svg
+from framealign.report.svg import colours
+from framealign.report.text_formats import FORMATS
+
+SVG = "{http://www.w3.org/2000/svg}"
+LIMIT_BYTES = 60_000
+
+
+def drawn(num_frames: int, title: str = "a.wav", **changes) -> ET.Element:
+    result = recognised(num_frames)
+    parts = {"waveform": noise(num_frames), "result": result, "segments": segments(result), "title": title} | changes
+    return ET.fromstring(timeline_svg.picture(**parts))
+
+
+def texts(root: ET.Element) -> list[str]:
+    return [one.text for one in root.iter(f"{SVG}text")]
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 40, 5000])
+def test_it_is_one_file_of_the_promised_size(num_frames):
+    """Well-formed XML in SVG's namespace, 900 x 360, small; nothing is loaded, nothing runs."""
+    result = recognised(num_frames)
+    text = timeline_svg.picture(noise(num_frames), result, segments(result), "a.wav")
+    root = ET.fromstring(text)
+    assert root.tag == f"{SVG}svg" and (root.attrib["width"], root.attrib["height"]) == ("900", "360")
+    assert len(text.encode()) < LIMIT_BYTES
+    assert not re.search(r"href|url\(|@import|<script|<image|<foreignObject|\son\w+=", text)
+    assert text.count("http") == 1                  # the namespace
+
+
+def test_tracks_lie_within_the_picture_and_below_each_other():
+    inner = [one for one in drawn(60).iter(f"{SVG}svg") if "x" in one.attrib]
+    tops = [float(one.attrib["y"]) for one in inner]
+    bottoms = [float(one.attrib["y"]) + float(one.attrib["height"]) for one in inner]
+    assert len(inner) == 3 and all(bottom < top for bottom, top in zip(bottoms, tops[1:]))
+    assert bottoms[-1] < timeline_svg.HEIGHT
+    assert {(one.attrib["x"], one.attrib["viewBox"]) for one in inner} == {("150", "0 0 1000 100")}
+
+
+def test_segments_are_where_they_begin_and_end():
+    parts = [Segment(0.0, 0.4, "sad", 0.9, 0.5), Segment(0.4, 0.43, "happy", 0.6, 0.1),
+             Segment(0.43, 0.8, "sad", 1.0, 0.4)]
+    root = drawn(40, waveform=noise(40)[:12_800], segments=parts)
+    found = [one for one in root.iter(f"{SVG}rect") if one.attrib.get("class") == "run" and one.find(f"{SVG}title")
+             is not None]
+    scale = (timeline_svg.RIGHT - timeline_svg.LEFT) / 0.8
+    colour = dict(zip(LABELS, colours(LABELS)))
+    for one, part in zip(found, parts, strict=True):
+        assert float(one.attrib["x"]) == pytest.approx(timeline_svg.LEFT + scale * part.start, abs=0.01)
+        assert float(one.attrib["width"]) == pytest.approx(scale * (part.end - part.start), abs=0.01)
+        assert one.attrib["fill"] == colour[part.emotion] and f"{part.start:.2f} to {part.end:.2f} s" in one[0].text
+    words = [one.text for one in root.iter(f"{SVG}text") if one.attrib.get("class") == "word"]
+    assert words == ["sad", "sad"]                  # "happy" has no room for its name
+
+
+def test_a_sound_of_very_many_segments_says_how_many():
+    parts = [Segment(i / 50, (i + 1) / 50, LABELS[i % 4], 0.5, 0.001) for i in range(1000)]
+    assert "1000 segments" in texts(drawn(1000, segments=parts))
+
+
+def test_words_are_those_of_the_result():
+    """The title is the end of a long path; markup in names stays text."""
+    result = recognised(40)
+    root = drawn(40, "<b>" + "x" * 80 + ".wav")
+    heading, verdict, *_ = texts(root)
+    assert heading.startswith("…") and heading.endswith("xxx.wav") and len(heading) == 60
+    assert verdict.startswith(f"recognised: {result.emotion} (neutral ")
+    assert all(f"{name} {100 * share:.0f} %" in verdict for name, share in result.probabilities.items())
+    assert {*LABELS, "sound", "emotion", "posterior", "attention", "0 s", "0.2"} <= set(texts(root))
+    assert "<b>" in root.find(f"{SVG}title").text
+
+
+def test_lengths_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"must be \(N,\)"):
+        drawn(10, waveform=np.zeros((2, 4000)))
+    with pytest.raises(ValueError, match="N >= 400"):
+        drawn(10, waveform=np.zeros(399))
+
+
+def test_the_format_reads_the_sound_and_draws_it(tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(40), 16_000, subtype="FLOAT")
+    result = recognised(40)
+    form = FORMATS["svg"]
+    text = form.first(LABELS, False) + form.write(tmp_path / "a.wav", result, segments(result), False) + form.last
+    assert text == timeline_svg.picture(noise(40), result, segments(result), "a.wav")
+    assert form.single and form.suffix == ".svg"
+
+
+@pytest.mark.skipif(not browser.CHROMIUM, reason="no Chromium (chromium, google-chrome) on the PATH")
+def test_a_browser_draws_what_fits(tmp_path):
+    """Chromium's own boxes: nothing reaches beyond the picture, no word beyond its column, light or dark."""
+    result = recognised(120)
+    (tmp_path / "a.svg").write_text(timeline_svg.picture(noise(120), result, segments(result), "a.wav"))
+    window = browser.Browser(tmp_path / "profile")
+    try:
+        for dark in (False, True):
+            window.open(tmp_path / "a.svg", 1000, dark=dark)
+            boxes = window.run("""[...document.querySelectorAll("text")].map(x => [x.getAttribute("class"),
+                x.getBBox().x, x.getBBox().x + x.getBBox().width, x.getBBox().y + x.getBBox().height])""")
+            assert len(boxes) > 10 and all(0 < left < right < 900 and bottom < 360 for _, left, right, bottom in boxes)
+            assert all(right < timeline_svg.LEFT for kind, left, right, _ in boxes
+                       if kind == "name" or kind == "hint" and left < 20)
+            back = window.run("getComputedStyle(document.querySelector('.back')).fill")
+            assert (sum(map(int, re.findall(r"\d+", back)[:3])) < 150) == dark
+        assert window.complaints == []
+    finally:
+        window.close()
