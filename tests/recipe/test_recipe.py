@@ -421,7 +421,8 @@ def test_validation_on_one_speaker(world):
 def test_a_class_left_out_is_still_pretrained_on(world):
     recipe = world.recipe("none", classes="angry, sad")
     assert [len(part) for part in dataclasses.astuple(recipe.splits("clean")[0])[:3]] == [4, 4, 4]
-    assert {u.label for u in recipe.pretraining_utterances} == {"angry", "sad", ""} and len(recipe.pretraining_utterances) == 24
+    labels = [u.label for u in recipe.pretraining_utterances]
+    assert set(labels) == {"angry", "sad", ""} and len(labels) == 24
     results = world.run("two-classes", method="finetune", classes="angry, sad")["1"]
     assert results["classes"] == ["angry", "sad"]
 
