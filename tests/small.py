@@ -8,7 +8,7 @@ import torch
 from framealign.corpus import synthetic_corpus
 from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
-from framealign.recipe import recipe
+from framealign.recipe import session_config
 from framealign.recipe.presets import preset, with_overrides
 
 ROOT = Path(__file__).parents[1]
@@ -46,10 +46,11 @@ def write_base(directory: Path, seed: int = 0) -> Path:
     return directory
 
 
-def config(tree: Path, base: Path | str, run: Path, **changes) -> recipe.SessionConfig:
+def config(tree: Path, base: Path | str, run: Path, **changes) -> session_config.SessionConfig:
     """The configuration of one fold on the CPU."""
-    return recipe.SessionConfig(**({"iemocap": str(tree), "allow_partial": True, "hubert": str(base), "preset": "tiny",
-                                     "out": str(run), "device": "cpu"} | changes))
+    settings = {"iemocap": str(tree), "allow_partial": True, "hubert": str(base), "preset": "tiny", "out": str(run),
+                "device": "cpu"}
+    return session_config.SessionConfig(**(settings | changes))
 
 
 def digests(folder: Path, *names: str) -> dict[str, str]:

@@ -4,7 +4,9 @@ A module of its own, so that the fork server imports it once (fork_server.py) an
 """
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 import random
 import resource
 import signal
@@ -96,6 +98,14 @@ def limited(name: str, world: Path, run: Path, size: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     checkpoint.save = save
     command(name, world, run)
+
+
+def without_room(world: Path, run: Path, stderr: Path) -> None:
+    """Units on a disk without any space, which they do not look at before."""
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.posix_fallocate = refuse
+    unchecked(world, run, stderr)
 
 
 def unchecked(world: Path, run: Path, stderr: Path) -> None:
