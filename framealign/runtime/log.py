@@ -71,8 +71,8 @@ def progress(items: Iterable, total: int, what: str, unit: str = "") -> Iterator
 
 # What a record's numbers are called on the screen, in this order: (key, words, how it is written).
 SHOWN = (("loss", "loss", "{:.3f}"), ("valid_loss", "validation loss", "{:.3f}"),
-         ("masked_accuracy", "hidden", "{:.1%}"), ("unmasked_accuracy", "visible", "{:.1%}"),
-         ("valid_masked_accuracy", "hidden", "{:.1%}"), ("valid_unmasked_accuracy", "visible", "{:.1%}"),
+         ("masked_accuracy", "masked", "{:.1%}"), ("unmasked_accuracy", "unmasked", "{:.1%}"),
+         ("valid_masked_accuracy", "masked", "{:.1%}"), ("valid_unmasked_accuracy", "unmasked", "{:.1%}"),
          ("valid_ua", "UA", "{:.1%}"), ("valid_wa", "WA", "{:.1%}"), ("lr", "lr", "{:.3g}"),
          ("gradient_norm", "gradient", "{:.3g}"), ("audio_seconds_per_second", "", "{:.0f} s of sound/s"))
 
@@ -114,7 +114,7 @@ class Log:
                 "  ".join(f"{key} {_short(value)}" for key, value in record.items()))
 
     def words(self, record: dict) -> str:
-        """[align-pretrain] update 150 of 600  loss 3.021  hidden 23.4%  ...  148 s of sound/s  3 min 20 s left."""
+        """[align-pretrain] update 150 of 600  loss 3.021  masked 23.4%  ...  148 s of sound/s  3 min 20 s left."""
         stage = self.path.parent.name
         stage = f"{self.path.parent.parent.name}/{stage}" if stage.startswith("way") else stage
         step = "epoch" if "epoch" in record else "update"

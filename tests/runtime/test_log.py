@@ -195,7 +195,7 @@ def test_a_stage_is_told_in_words_in_a_log(tmp_path, capsys):
     log.Log(tmp_path / "align-pretrain" / "log.jsonl", 600).write({"update": 150, "valid_loss": math.nan})
     log.Log(tmp_path / "align-pretrain" / "log.jsonl", 600).write({"update": 150, "loss": 1.0}, show=False)
     assert capsys.readouterr() == (
-        "[align-pretrain] update 150 of 600  loss 3.021  hidden 23.4%  visible 75.1%  lr 0.0005  gradient 1.25  "
+        "[align-pretrain] update 150 of 600  loss 3.021  masked 23.4%  unmasked 75.1%  lr 0.0005  gradient 1.25  "
         "148 s of sound/s  3 min 20 s left\n"
         "[ser-finetune/way2] epoch 3 of 8  loss 0.740  UA 70.8%  WA 70.0%  lr 0.0001  skipped 2  12 s left\n"
         "[align-pretrain] update 150 of 600  validation loss nan\n", "")
