@@ -1,8 +1,8 @@
 """Frame-wise posterior -> segments: when each emotion begins and ends, smoothed with one number in seconds.
 
 The labelling of the frames with the largest sum of posteriors is taken, where each change of label costs `min_seconds`
-of certainty: a Potts model, solved exactly by dynamic programming (Viterbi 1967). A segment gains at most its own length
-and costs at least one change, so none is shorter than `min_seconds`.
+of certainty: a Potts model, solved exactly by dynamic programming (Viterbi 1967). A segment gains at most its own
+length and costs at least one change, so none is shorter than `min_seconds`.
 """
 from dataclasses import dataclass
 
@@ -46,7 +46,8 @@ def smoothed(posterior: np.ndarray, cost: float) -> np.ndarray:
 
 
 def runs(values: np.ndarray) -> list[tuple[int, int, int]]:
-    """Runs of equal values of a sequence of whole numbers (T,), in order: (start, stop, value), frames [start, stop)."""
+    """Runs of equal values in a sequence of whole numbers (T,), in order: (start, stop, value), frames [start, stop).
+    """
     values = np.asarray(values)
     if not len(values):
         return []

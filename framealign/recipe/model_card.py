@@ -9,8 +9,8 @@ from framealign.sound.frames import SAMPLE_RATE
 from framealign.corpus.protocols import Split
 from framealign.corpus.utterance import summary
 
-USE = """Recognising which of these emotions is expressed in speech of about 1 to 60 s, and when: for research, teaching,
-and material where a mistake harms nobody. The model uses how something is said and knows nothing of what is meant.
+USE = """Recognising which of these emotions speech of about 1 to 60 s expresses, and when: for research, teaching, and
+material where a mistake harms nobody. The model uses how something is said and knows nothing of what is meant.
 Do not use it for decisions about people (hiring, policing, health, education, insurance), or to watch people who have
 not agreed to it; in some places the law forbids emotion recognition at work and in schools."""
 

@@ -93,7 +93,7 @@ def reference_scores(fold: dict, utterances: Mapping[str, Utterance]) -> dict | 
 
 
 def read_epochs(path: Path) -> tuple[list[int], list[list[int]]]:
-    """The epochs of an `epochs.jsonl` and the class numbers each predicted; of an epoch written twice the later line."""
+    """The epochs of an `epochs.jsonl` and the class numbers each predicted; of an epoch written twice, the later."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     records = [json.loads(line) for line in lines]
     predicted = {record["epoch"]: record["predicted"] for record in records}

@@ -1,4 +1,4 @@
-"""What a run says: one JSON object per line in a file, the same numbers on the screen, progress with time left."""
+"""The log of a run: one JSON object per line in a file, the same numbers on the screen, progress with time left."""
 import contextlib
 import json
 import math
@@ -36,7 +36,7 @@ def say(text: str) -> None:
 
 
 def say_once(text: str) -> None:
-    """Print a note on stderr the first time it is said in this process: results alone go to standard output."""
+    """Print a note on stderr, once in this process: standard output is for results alone."""
     if text not in _said:
         _said.add(text)
         if distributed.rank() == 0:
@@ -55,17 +55,18 @@ def clock(seconds: float) -> str:
 
 def progress(items: Iterable, total: int, what: str, unit: str = "") -> Iterator:
     """Pass `items` through; on a terminal one line that is rewritten, in a log one line every 30 s, with time left."""
-    start = said = time.monotonic()
+    start = printed = time.monotonic()
     terminal = sys.stderr.isatty()
+    interval = 0.5 if terminal else 30.0            # seconds
     for done, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
-        if distributed.rank() == 0 and now - said > (0.5 if terminal else 30) and done < total:
-            said = now
+        if distributed.rank() == 0 and now - printed > interval and done < total:
+            printed = now
             left = clock((now - start) / done * (total - done))
             print(f"{what}: {done}/{total}{unit and ' ' + unit}, {left} left", file=sys.stderr,
                   end="\x1b[K\r" if terminal else "\n", flush=True)
-    if terminal and distributed.rank() == 0 and said != start:
+    if terminal and distributed.rank() == 0 and printed != start:
         print("\x1b[K", file=sys.stderr, end="\r", flush=True)
 
 
@@ -80,8 +81,8 @@ SHOWN = (("loss", "loss", "{:.3f}"), ("valid_loss", "validation loss", "{:.3f}")
 class Log:
     """`log.jsonl`: one JSON object per line, written by rank 0; the same numbers go to the screen.
 
-    total: updates or epochs of the stage, whose name is that of the folder. With it the screen is told in words: on a
-    terminal in one line that is rewritten, elsewhere a line each.
+    total: updates or epochs of the stage, whose name is that of the folder. With it the screen gets words: on a
+    terminal one line that is rewritten, elsewhere a line each.
     """
 
     def __init__(self, path: str | Path, total: int | None = None):
@@ -116,16 +117,18 @@ class Log:
     def words(self, record: dict) -> str:
         """[align-pretrain] update 150 of 600  loss 3.021  masked 23.4%  ...  148 s of sound/s  3 min 20 s left."""
         stage = self.path.parent.name
-        stage = f"{self.path.parent.parent.name}/{stage}" if stage.startswith("way") else stage
+        if stage.startswith("way"):                 # one of the two trainings of a fold
+            stage = f"{self.path.parent.parent.name}/{stage}"
         step = "epoch" if "epoch" in record else "update"
-        said = [f"[{stage}] {step} {record.get(step)} of {self.total}"]
-        said += [f"{name} {form.format(record[key])}".strip() for key, name, form in SHOWN
-                 if isinstance(record.get(key), (int, float))]
+        parts = [f"[{stage}] {step} {record.get(step)} of {self.total}"]
+        for key, name, form in SHOWN:
+            if isinstance(record.get(key), (int, float)):
+                parts.append(f"{name} {form.format(record[key])}".strip())
         if record.get("skipped_updates"):
-            said.append(f"skipped {record['skipped_updates']}")
+            parts.append(f"skipped {record['skipped_updates']}")
         if "seconds_left" in record:
-            said.append(f"{clock(record['seconds_left'])} left")
-        return "  ".join(said)
+            parts.append(f"{clock(record['seconds_left'])} left")
+        return "  ".join(parts)
 
     def _write_event(self, record: dict) -> None:
         """The numbers of a record as TensorBoard's scalars, in a folder beside the log."""
@@ -143,9 +146,9 @@ class Log:
         if distributed.rank() != 0 or not self.path.exists():
             return
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-        kept = [line for line in lines if _update_of(line) <= update]
+        remaining = [line for line in lines if _update_of(line) <= update]
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        temporary.write_text("".join(line + "\n" for line in remaining), encoding="utf-8")
         os.replace(temporary, self.path)
 
 

@@ -38,7 +38,7 @@ def load(path: str | Path, start: int = 0, num_samples: int | None = None) -> Te
     """The waveform in a sound file, as it stands there (-1..1, not normalised): (N,) float32 at 16 kHz.
 
     `start` and `num_samples` choose a crop, in samples at 16 kHz; default: all of it, N == length(path). Other rates
-    are resampled and channels averaged, each with one note. A crop reads only its own samples where the encoding allows.
+    are resampled and channels averaged, each with one note. A crop reads only its own samples if the encoding allows.
 
     Raises ValueError, naming the file, where it is missing, empty, truncated, no sound, of a sampling rate that no
     speech has, or shorter than 400 samples; where it has NaN or infinite samples, or nothing but silence (of a crop

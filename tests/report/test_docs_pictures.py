@@ -67,7 +67,7 @@ def test_the_nine_files_are_in_the_blue_wings():
 
 
 def test_the_first_look_is_what_readme_prints():
-    """The same sound as README's second command: its emotion, probabilities and segments, and the project's own style."""
+    """The sound of README's second command: its emotion, probabilities and segments; the project's own style."""
     text = (DOCS / "first-look.svg").read_text(encoding="utf-8")
     style = (small.ROOT / "framealign" / "report" / "web" / "timeline_svg.css").read_text(encoding="utf-8")
     assert style.strip() in text
