@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of one reader: `fuzz.py KIND RUNS FOLDER`, run by test_hostile.py where atheris is installed.
 
-libFuzzer changes the good files of test_hostile.py and keeps what reaches new branches of framealign. It ends with
+libFuzzer changes the good files of hostile_files.py and keeps what reaches new branches of framealign. It ends with
 status 0 after RUNS mutations, and otherwise leaves the file that crashed, hung 2 s or raised anything but ValueError.
 """
 import sys
@@ -10,12 +10,12 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["framealign"]):
-    import test_hostile
+    import hostile_files
 
 
 def main() -> None:
     kind, runs, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
-    good, name, read = test_hostile.Readers(folder / "files").good[kind]
+    good, name, read = hostile_files.Readers(folder / "files").good[kind]
     path, seeds, counts = folder / "files" / name, folder / "seeds", {"read": 0, "refused": 0}
     path.parent.mkdir(parents=True, exist_ok=True)
     seeds.mkdir()
@@ -36,8 +36,8 @@ def main() -> None:
             print(f"{kind}: {counts['read']} read, {counts['refused']} refused", flush=True)
 
     warnings.simplefilter("ignore")
-    with test_hostile.bounded():
-        atheris.Setup([sys.argv[0], f"-runs={runs}", "-seed=1", f"-timeout={test_hostile.SECONDS:.0f}",
+    with hostile_files.bounded():
+        atheris.Setup([sys.argv[0], f"-runs={runs}", "-seed=1", f"-timeout={hostile_files.SECONDS:.0f}",
                        f"-max_len={2 * max(map(len, good)) + 4096}", "-rss_limit_mb=0", f"-artifact_prefix={folder}/",
                        str(seeds)], one_input)
         atheris.Fuzz()

@@ -1,6 +1,5 @@
 """fairseq's checkpoints without fairseq: every layout it wrote, hostile and broken files."""
 import argparse
-import collections
 import enum
 import os
 import pickle
@@ -13,51 +12,17 @@ import zipfile
 
 import pytest
 import torch
+from foreign_files import SMALL, fairseq_names, random_state, settings_of
 
 from framealign.hubert import model_directory
 from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
-from framealign.hubert.parameters import shapes
 from framealign.exchange import fairseq_checkpoint
 from framealign.commands import export_command
 
-SMALL = HubertConfig(conv_dim=(8,) * 7, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
-                     intermediate_size=20, num_conv_pos_embeddings=6, num_conv_pos_embedding_groups=2, layerdrop=0.0)
 PRE_NORM = HubertConfig(conv_dim=(8,) * 7, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, conv_bias=True,
                         intermediate_size=20, num_conv_pos_embeddings=6, num_conv_pos_embedding_groups=2,
                         feat_extract_norm="layer", do_stable_layer_norm=True, layerdrop=0.0)
-CONV_LAYERS = "[(8,10,5)] + [(8,3,2)] * 4 + [(8,2,2)] * 2"
-
-
-def random_state(config: HubertConfig, seed: int = 0) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(shape, generator=generator) for name, shape in shapes(config).items()}
-
-
-def fairseq_names(config: HubertConfig, state: dict, head: dict) -> dict:
-    """fairseq's names, built from its module structure (not from the table under test)."""
-    theirs = collections.OrderedDict()
-    for name, x in state.items():
-        part = name.split(".")
-        if name == "masked_spec_embed":
-            new = "mask_emb"
-        elif part[0] == "feature_extractor":
-            middle = "0" if part[3] == "conv" else "2.1" if config.feat_extract_norm == "layer" else "2"
-            new = f"feature_extractor.conv_layers.{part[2]}.{middle}.{part[4]}"
-        elif part[0] == "feature_projection":
-            new = f"{'layer_norm' if part[1] == 'layer_norm' else 'post_extract_proj'}.{part[2]}"
-        elif part[1] == "pos_conv_embed":
-            new = "encoder.pos_conv.0." + {"original0": "weight_g", "original1": "weight_v", "bias": "bias"}[part[-1]]
-        elif part[1] == "layer_norm":
-            new = name
-        else:
-            inner = {"attention": "self_attn", "layer_norm": "self_attn_layer_norm", "intermediate_dense": "fc1",
-                     "output_dense": "fc2", "final_layer_norm": "final_layer_norm"}
-            new = ".".join(["encoder.layers", part[2], *(inner.get(x, x) for x in part[3:] if x != "feed_forward")])
-        theirs[new] = x
-    theirs.update(head)
-    theirs._metadata = {"": {"version": 1}}
-    return theirs
 
 
 @pytest.fixture
@@ -79,13 +44,6 @@ def foreign(monkeypatch):
     return types.SimpleNamespace(**classes)
 
 
-def settings(config: HubertConfig) -> dict:
-    return {"_name": "hubert", "encoder_layers": config.num_hidden_layers, "layer_type": "transformer",
-            "encoder_attention_heads": config.num_attention_heads, "layer_norm_first": config.do_stable_layer_norm,
-            "dropout": 0.2, "attention_dropout": 0.0, "activation_dropout": 0.0, "dropout_input": 0.25,
-            "encoder_layerdrop": 0.0, "activation_fn": "gelu", "conv_feature_layers": CONV_LAYERS, "final_dim": 16}
-
-
 def checkpoint_of(kind: str, config: HubertConfig, model: dict, foreign) -> dict:
     """A checkpoint as fairseq's versions write it: `args`, a plain `cfg`, an omegaconf `cfg`, neither."""
     def node(value: object) -> object:
@@ -97,7 +55,7 @@ def checkpoint_of(kind: str, config: HubertConfig, model: dict, foreign) -> dict
         return foreign.DictConfig(_content={key: node(value) for key, value in fields.items()}, _parent=None)
 
     mode = foreign.ExtractorMode["layer_norm" if config.feat_extract_norm == "layer" else "default"]
-    fields = {**settings(config), "extractor_mode": mode}
+    fields = {**settings_of(config), "extractor_mode": mode}
     found = {"args": None, "cfg": None, "model": model, "optimizer_history": [{"num_updates": 3, "best_loss": 1.5}],
              "task_state": {"dictionaries": [foreign.Dictionary(symbols=["<s>", "a"], indices={"<s>": 0})]},
              "extra_state": {"train_iterator": {"epoch": 2}, "val_loss": 1.0, "encoder": foreign.LabelEncoder()},
@@ -244,10 +202,10 @@ def test_broken_checkpoints(foreign, tmp_path):
     for key, value, match in (("conv_feature_layers", "__import__('os')", "conv_feature_layers is not understood"),
                               ("layer_type", "conformer", "not transformer"), ("activation_fn", "relu", "must be gelu"),
                               ("encoder_attention_heads", 7, "must divide"), ("dropout", 2.0, "must be in")):
-        checkpoint["cfg"]["model"] = {**settings(SMALL), key: value}
+        checkpoint["cfg"]["model"] = {**settings_of(SMALL), key: value}
         save(checkpoint, path, True)
         refused(match)
-    checkpoint["cfg"]["model"] = settings(SMALL)
+    checkpoint["cfg"]["model"] = settings_of(SMALL)
     for change in (lambda name, content: None if name.endswith("data/0") else content,
                    lambda name, content: content[:-1] if name.endswith("data/0") else content,
                    lambda name, content: b"big" if name.endswith("byteorder") else content,

@@ -14,12 +14,12 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from foreign_files import CENTROIDS, array, k_means, plain
 from safetensors.torch import save
 
 from framealign.exchange import scikit_learn_codebook
 from framealign.exchange.scikit_learn_codebook import read_centroids, read_joblib_centroids
 
-CENTROIDS = np.array([[0.25, 0.5, 1.0], [8.5, 9.0, 8.25]])
 # joblib.dump(km, path, compress=("zlib", 9), protocol=...) of a MiniBatchKMeans(2) fitted on four points, its
 # cluster_centers_ then set to CENTROIDS; base64.b85encode of the file.
 REAL_FILES = {
@@ -48,30 +48,6 @@ REAL_FILES = {
         "v_l~koqhlM>##nX`%k?VNE|CwR#(VU2}bp(b?c702r|M_GXaX5XF7;m;*PkRG?K}WDDH{-Vo^L4D}m?XQ;M`sf12%$DC*K|Zk&|oyotlOsJe"
         "1>McPEc@sa{03#4c0%&=~s=RrxFjuO0bu@QlKs0*Vv0@SWnYDIdl#;fsTtkU=ol=nAH"),
 }
-
-
-def plain(value: object) -> bytes:
-    """Opcodes that push `value`: a protocol 2 pickle without its head and STOP."""
-    return pickle.dumps(value, 2)[2:-1]
-
-
-def array(shape=(2, 3), code="f8", content=CENTROIDS.tobytes(), order="C", byte_order="<", alignment=None,
-          wrapper=b"joblib.numpy_pickle") -> bytes:
-    """An array as joblib writes it: its wrapper, then (since joblib 1.2) padding, then the bytes."""
-    state = plain((3, byte_order, None, None, None, -1, -1, 0))
-    dtype = b"cnumpy\ndtype\n" + plain((code, False, True)) + b"R" + state + b"b"
-    fields = plain("shape") + plain(shape) + plain("order") + plain(order) + plain("dtype") + dtype \
-        + plain("subclass") + b"cnumpy\nndarray\n"
-    if alignment is not None:
-        fields += plain("numpy_array_alignment_bytes") + plain(16)
-        content = bytes([alignment]) + b"\xff" * alignment + content
-    return b"c" + wrapper + b"\nNumpyArrayWrapper\n)\x81}(" + fields + b"ub" + content
-
-
-def k_means(centroids: bytes, module: bytes = b"sklearn.cluster._kmeans", more: bytes = b"") -> bytes:
-    """A pickled MiniBatchKMeans; `more`: opcodes that push further key-value pairs of its state."""
-    return b"\x80\x02c" + module + b"\nMiniBatchKMeans\n)\x81}(" + plain("n_clusters") + plain(2) + more \
-        + plain("cluster_centers_") + centroids + b"ub."
 
 
 def read(tmp_path, data: bytes, name: str = "km.bin") -> np.ndarray:

@@ -5,7 +5,7 @@ What mixes devices raises, and so does whatever the host would have to wait for:
 from collections.abc import Iterator
 
 import pytest
-import test_model
+import random_models
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -17,7 +17,7 @@ from framealign.emotion.emotion_model import EmotionModel
 from framealign.training import optimiser
 
 GPU = torch.device("cuda", 0)
-SHAPE = test_model.NARROW
+SHAPE = random_models.NARROW
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import math
 from dataclasses import replace
 
 import pytest
-import test_model
+import random_models
 import torch
 import torch.nn.functional as F
 
@@ -13,7 +13,7 @@ from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
 from framealign.recipe.presets import PRESETS
 
-NARROW = test_model.NARROW
+NARROW = random_models.NARROW
 SHAPES = {"group, post-norm": NARROW,
           "layer, pre-norm, biases": replace(NARROW, feat_extract_norm="layer", conv_bias=True,
                                              do_stable_layer_norm=True),
@@ -25,7 +25,7 @@ SHAPES = {"group, post-norm": NARROW,
 
 
 def make(config: HubertConfig, dtype: torch.dtype = torch.float64) -> Hubert:
-    return test_model.make(config, dtype=dtype)
+    return random_models.make(config, dtype=dtype)
 
 
 def sounds(*lengths: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
@@ -140,7 +140,7 @@ POSITIONS = fast.positions
 def test_output_is_the_last_of_the_plain_layers(lengths, mode):
     """Of a padded batch of conv features, with masked frames and dropped blocks; longer padding than any utterance."""
     generator = torch.Generator().manual_seed(len(lengths))
-    hubert = make(replace(NARROW, **{key: 0.0 for key in test_model.DROPOUTS})).train(mode == "train")
+    hubert = make(replace(NARROW, **{key: 0.0 for key in random_models.DROPOUTS})).train(mode == "train")
     T = max(lengths) + 3 * (len(set(lengths)) > 1)
     features = torch.randn(len(lengths), T, 16, generator=generator, dtype=torch.float64)
     is_masked, counts = torch.rand(len(lengths), T, generator=generator) < 0.4, torch.tensor(lengths)
@@ -155,7 +155,7 @@ def test_the_public_states_compute_no_padding_outside_training(monkeypatch):
     hubert, calls = make(NARROW), []
     layers = fast.layers
     monkeypatch.setattr(fast, "layers", lambda hubert, x, *rest: calls.append(len(x)) or layers(hubert, x, *rest))
-    batch, num_samples = test_model.padded(sounds(4000, 900))
+    batch, num_samples = random_models.padded(sounds(4000, 900))
     total = int(hubert.num_frames(num_samples).sum())
     hubert.states(batch, num_samples), hubert.all_states(batch, num_samples)
     assert calls == [total, total]

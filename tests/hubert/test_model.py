@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from random_models import DROPOUTS, NARROW, NARROWS, make, padded, sound
 from torch import Tensor
 
 from framealign.sound import audio
 from framealign.hubert import model_directory
-from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import ConvLayer, Hubert
 from framealign.hubert.parameters import shapes
 from framealign.exchange import torchaudio_weights
@@ -20,11 +20,6 @@ from framealign.recipe.presets import PRESETS
 
 BASE, LARGE = PRESETS["base"].model, PRESETS["large"].model
 XLARGE = replace(LARGE, hidden_size=1280, intermediate_size=5120)       # and 48 blocks
-NARROW = HubertConfig(conv_dim=(16,) * 7, hidden_size=24, num_hidden_layers=3, num_attention_heads=3,
-                      intermediate_size=40, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, layerdrop=0.0,
-                      initializer_range=0.3)    # with 0.02 so narrow a block would hardly change its input
-NARROW_PRE = replace(NARROW, feat_extract_norm="layer", conv_bias=True, do_stable_layer_norm=True)
-NARROWS = {"group, post-norm": NARROW, "layer, pre-norm": NARROW_PRE}
 SHAPES = {
     "base": replace(BASE, num_hidden_layers=2), "large": replace(LARGE, num_hidden_layers=1),
     "xlarge": replace(XLARGE, num_hidden_layers=1), **NARROWS,
@@ -37,22 +32,6 @@ SHAPES = {
                                           num_conv_pos_embeddings=1, num_conv_pos_embedding_groups=1,
                                           num_hidden_layers=1)}
 BIG = {"base", "large", "xlarge"}
-DROPOUTS = ("feat_proj_dropout", "hidden_dropout", "activation_dropout", "attention_dropout")
-
-
-def make(config: HubertConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> Hubert:
-    """A model in evaluation mode whose norms and biases are random too; of float64, the same weights exactly."""
-    torch.manual_seed(seed)
-    hubert = Hubert(config, do_normalize=False)
-    with torch.no_grad():
-        for parameter in hubert.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return hubert.to(dtype).eval()
-
-
-def sound(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
@@ -93,10 +72,6 @@ def our_states(hubert: Hubert, waveform: Tensor, is_masked: Tensor | None = None
     if not hubert.config.do_stable_layer_norm:
         return [*states, states[-1]]
     return states if int(peer().__version__.split(".")[0]) >= 5 else [*states[:-2], states[-1], states[-1]]
-
-
-def padded(waveforms: list[Tensor]) -> tuple[Tensor, Tensor]:
-    return torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True), torch.tensor([len(x) for x in waveforms])
 
 
 def of_lengths(*lengths: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:

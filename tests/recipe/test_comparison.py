@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_results import Run, rows_of
+from random_results import Run, rows_of
 
 from framealign.corpus.utterance import CLASSES
 from framealign.emotion import metrics

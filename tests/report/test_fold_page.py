@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import small
 import torch
-from test_timeline import noise, recognised
+from recognised_noise import noise, recognised
 
 from framealign.runtime import files
 from framealign.corpus import manifest

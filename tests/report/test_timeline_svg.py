@@ -6,7 +6,7 @@ import browser
 import numpy as np
 import pytest
 import soundfile
-from test_timeline import LABELS, noise, recognised
+from recognised_noise import LABELS, noise, recognised
 
 from framealign.emotion.segments import Segment, segments
 from framealign.report import timeline_svg

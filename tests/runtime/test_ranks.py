@@ -13,7 +13,7 @@ import ranks
 import small
 import torch
 import work
-from test_pretrain import base, random_units, read_log, settings
+from small_pretraining import base, random_units, read_log, settings
 
 from framealign.runtime import distributed
 from framealign.units import frame_store

@@ -11,6 +11,7 @@ import soundfile
 import stopped
 import torch
 import torch.nn.functional as F
+from small_pretraining import base, random_units, read_log, settings
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from framealign.runtime import distributed
@@ -33,22 +34,8 @@ from framealign.training import optimiser, pretrain
 from framealign.training.batches import pretraining_micro_batches
 from framealign.training.training_config import PretrainConfig, TrainingRun
 
-TIMING = {"audio_seconds_per_second", "seconds_left"}
 CPU = torch.device("cpu")
 QUIET = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "feat_proj_dropout": 0.0, "layerdrop": 0.0}
-
-
-def settings(**changes: object) -> PretrainConfig:
-    """Three micro-batches an update, crops of at most 0.6 s."""
-    return PretrainConfig(**({"seed": 3, "updates": 12, "warmup_updates": 3, "peak_lr": 2e-3, "batch_seconds": 6,
-                              "micro_batch_seconds": 2, "min_seconds": 0.3, "max_seconds": 0.6, "projection_size": 8,
-                              "valid_fraction": 0.1, "valid_every_updates": 4, "log_every_updates": 1,
-                              "save_every_updates": 5} | changes))
-
-
-def base(config, seed: int = 1, **changes: object) -> Hubert:
-    torch.manual_seed(seed)
-    return Hubert(dataclasses.replace(config, **changes))
 
 
 def predictor(hubert: Hubert, num_clusters: list[int], config: PretrainConfig) -> MaskedPrediction:
@@ -71,23 +58,11 @@ def loss_and_sums(model: MaskedPrediction, batch: MicroBatch, unmasked_weight: f
     return pretraining_loss(prediction, batch, unmasked_weight, penalty), sums_for_log(prediction, batch)
 
 
-def random_units(utterances: list, num_clusters: int = 5) -> Units:
-    counts = frame_counts(utterances)
-    generator = torch.Generator().manual_seed(0)
-    flat = torch.randint(num_clusters, (int(counts.sum()),), generator=generator).int()
-    return Units(flat, torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]), num_clusters, {})
-
-
 def emotion_units(utterances: list) -> Units:
     """Every frame's unit is its utterance's emotion: to be told from any frame that is not masked."""
     made, counts = random_units(utterances), frame_counts(utterances)
     labels = torch.tensor([CLASSES.index(u.label) for u in utterances])
     return dataclasses.replace(made, units=labels.repeat_interleave(counts).int(), num_clusters=4)
-
-
-def read_log(run: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in TIMING} for line in lines]
 
 
 def read_state(run: Path) -> tuple[dict, dict]:
