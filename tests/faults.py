@@ -80,13 +80,12 @@ def _work(function: Callable, args: tuple, change: int | None, with_signal: int,
 
 def changes(function: Callable, *args: object) -> tuple[int, float]:
     """How many changes to the disk an undisturbed run makes, and its seconds."""
-    folder = Path(str(args[-1]))
-    began = time.monotonic()
-    process = fork_server.context().Process(target=_count, args=(function, args, folder.with_name(folder.name + ".changes")))
+    result, began = Path(f"{args[-1]}.changes"), time.monotonic()
+    process = fork_server.context().Process(target=_count, args=(function, args, result))
     process.start()
     process.join(300)
     assert process.exitcode == 0
-    return int(folder.with_name(folder.name + ".changes").read_text()), time.monotonic() - began
+    return int(result.read_text()), time.monotonic() - began
 
 
 def _count(function: Callable, args: tuple, result: Path) -> None:

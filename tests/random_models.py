@@ -1,4 +1,4 @@
-"""Encoders with random weights, norms and biases included (their initial values would hide a swap), and random sound."""
+"""Encoders of random weights, norms and biases too (their initial values would hide a swap), and random sound."""
 from dataclasses import replace
 
 import torch

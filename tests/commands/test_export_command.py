@@ -54,7 +54,7 @@ def test_export_to_torchaudios_names(tuned, tmp_path):
 
 
 def test_a_program_is_made_of_a_runs_newest_checkpoint(tuned, tmp_path, monkeypatch):
-    """An encoder alone is refused. That the program is the model: test_exported_program.py; its file: test_readme.py."""
+    """An encoder alone is refused. That the program is the model: test_exported_program.py; a file: test_readme.py."""
     exported = []
     monkeypatch.setattr(exported_program, "export", lambda *places: exported.append(tuple(map(str, places))))
     export_command.run(str(tuned), str(tmp_path / "a.pt2"), False, "torch-export")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import ranks
@@ -21,17 +22,22 @@ from framealign.units.extraction import state_store
 from framealign.units.kmeans import KMeansConfig
 from framealign.units.units import make_units
 from framealign.training import checkpoint, optimiser, pretrain
+from framealign.training.training_config import PretrainConfig, TrainingRun
 
 CPU = torch.device("cpu")
 TWENTY = settings(updates=20, batch_seconds=6, micro_batch_seconds=1.5, valid_fraction=0.2)     # 4 micro-batches
 POISONED = 5                                        # the utterance whose frames are NaN
 
 
+def pretrain_into(folder: Path, micro, tones, config: PretrainConfig) -> None:
+    pretrain.pretrain(base(micro), tones, random_units(tones), config, TrainingRun(folder, CPU))
+
+
 def everything(micro, tones, folder: Path) -> dict:
     """What is compared over numbers of ranks: twenty updates, a poisoned utterance, a signal to one rank, units."""
-    units, outcome = random_units(tones), {"rank": distributed.rank()}
-    pretrain.pretrain(base(micro), tones, units, TWENTY, folder / "twenty", CPU)
-    batch, step = frame_store.FrameStore.batch, optimiser.step
+    pretrain_into(folder / "twenty", micro, tones, TWENTY)
+    batch, step, steps = frame_store.FrameStore.batch, optimiser.step, []
+    outcome = {"rank": distributed.rank()}
 
     def poisoned(self, crops):
         frames, lengths = batch(self, crops)
@@ -39,26 +45,21 @@ def everything(micro, tones, folder: Path) -> dict:
             if crop.utterance == POISONED:
                 frames[row, 0, 0] = float("nan")
         return frames, lengths
-    frame_store.FrameStore.batch = poisoned
-    try:
-        config = dataclasses.replace(TWENTY, updates=8, log_every_updates=4, valid_fraction=0)
-        pretrain.pretrain(base(micro), tones, units, config, folder / "poisoned", CPU)
-    finally:
-        frame_store.FrameStore.batch = batch
-    steps = []
 
     def signalled(*arguments):
         steps.append(1)
         if len(steps) == 3 and distributed.rank() == distributed.world_size() - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return step(*arguments)
-    optimiser.step = signalled
-    try:
-        pretrain.pretrain(base(micro), tones, units, TWENTY, folder / "stopped", CPU)
-    except SystemExit as stop:
-        outcome["status"] = stop.code
-    finally:
-        optimiser.step = step
+
+    with mock.patch.object(frame_store.FrameStore, "batch", poisoned):
+        config = dataclasses.replace(TWENTY, updates=8, log_every_updates=4, valid_fraction=0)
+        pretrain_into(folder / "poisoned", micro, tones, config)
+    with mock.patch.object(optimiser, "step", signalled):
+        try:
+            pretrain_into(folder / "stopped", micro, tones, TWENTY)
+        except SystemExit as stop:
+            outcome["status"] = stop.code
     outcome["steps"] = len(steps)
     for count in (3, len(tones)):                   # fewer utterances than four ranks: one has none
         few = tones[:count]
@@ -93,9 +94,8 @@ def test_ranks_do_as_one(micro, tones, tmp_path, world):
             assert abs(outcome[count][1] - one[count][1]).max() < 1e-5
     place = checkpoint.newest(tmp_path / "several" / "stopped")
     assert place.name == "00000003"
-    several = tmp_path / "several" / "stopped"
-    pretrain.pretrain(base(micro), tones, random_units(tones), TWENTY, several, CPU)         # four ranks' go on on one
-    finished, expected = read_log(several), read_log(tmp_path / "one" / "twenty")
+    pretrain_into(tmp_path / "several" / "stopped", micro, tones, TWENTY)       # what several began, one completes
+    finished, expected = read_log(tmp_path / "several" / "stopped"), read_log(tmp_path / "one" / "twenty")
     assert [line["update"] for line in finished] == [line["update"] for line in expected]
     assert [x["loss"] for x in finished if "loss" in x] == \
         pytest.approx([x["loss"] for x in expected if "loss" in x], rel=1e-6)
