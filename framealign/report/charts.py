@@ -98,8 +98,9 @@ def _draw_curves(lines: Sequence[Curve], axes: Axes, low: float, high: float, sc
         if x_low <= position <= x_high:
             x = to_x(position)
             on_the_left = x > (LEFT + WIDTH - RIGHT) / 2    # of the line, where there is room for its label
+            middle = (TOP + HEIGHT - BOTTOM) / 2    # curves that are good or bad are above or below
             shapes += [line(x, TOP, x, HEIGHT - BOTTOM, class_="reference"),
-                       text(x - 4 if on_the_left else x + 4, TOP + 9, label,
+                       text(x - 4 if on_the_left else x + 4, middle, label,
                             text_anchor="end" if on_the_left else "start")]
 
     for one in lines:

@@ -74,10 +74,10 @@ def finetuning(records: Sequence[dict], num_classes: int, clip_norm: float, sele
     if not ua.x:
         validation = validation.replace("nothing was logged", "no validation; the last epoch is used")
 
-    rates = sorted({record["lr"] for record in records if "lr" in record})
+    rates = curve(records, "lr", "").y
     learning_rate = ""
     if rates:
-        change = f" to {rates[-1]:.3g}" if len(rates) > 1 else ", constant"
+        change = f" to {rates[-1]:.3g}" if len(set(rates)) > 1 else ", constant"
         learning_rate = f" Learning rate: {rates[0]:.3g}{change}."
     return grid([
         card("Loss, nats per utterance", curves([loss], Axes("epoch", references=[(chance, "chance")], low=0.0)),

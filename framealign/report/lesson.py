@@ -43,6 +43,7 @@ class Step:
     code: str
     caption: str
     tracks: list[str]
+    legend: str = ""                                # below the time axis
 
 
 @dataclass
@@ -73,7 +74,7 @@ class Example:
 
     def units_track(self) -> str:
         strip = tracks.unit_strip(self.units, self.edges, len(self.sound), lambda unit: float(self.order[unit]))
-        return track("units", strip, 26, "similar colours: similar units")
+        return track("units", strip, 26, "one every 20 ms")
 
     def truth_tracks(self) -> list[str]:
         """The planted truth where it is known."""
@@ -182,7 +183,8 @@ def units_step(example: Example) -> Step:
     return Step("Units", "HuBERT, Sec. II-A; alignment paper, Sec. 2.2",
                 "kmeans.py: fit; codebook.py: Codebook; units.py: make_units",
                 f"Each frame's unit is the nearest of {num_units} centroids, fitted on the states of a model that was "
-                f"fine-tuned on emotion: ({example.num_frames},) whole numbers, {num_used} different ones here.",
+                f"fine-tuned on emotion: ({example.num_frames},) whole numbers, {num_used} different ones here. Similar "
+                "units have similar colours.",
                 [example.units_track()])
 
 
@@ -239,8 +241,8 @@ def recognition_steps(example: Example) -> Iterator[Step]:
     yield Step("Emotion, once and over time", "alignment paper, Sec. 2.3", "emotion_model.py: EmotionModel.over_time",
                f"The classifier is linear: applied to the pooled state it gives the utterance's emotion ({shares}), "
                f"applied to single frames the posterior ({T}, {len(model.labels)}).",
-               [*example.truth_tracks(), example.units_track(), track("posterior", areas, 110),
-                tracks.legend(model.labels)])
+               [*example.truth_tracks(), example.units_track(), track("posterior", areas, 110)],
+               tracks.legend(model.labels))
 
 
 def standardised_image(x: Tensor) -> str:
@@ -283,5 +285,5 @@ def step_card(step: Step, num_samples: int) -> str:
     source = element("small", escape(step.source) + " · " + element("code", escape(step.code)))
     rows = element("div", [*step.tracks, tracks.axis(num_samples / SAMPLE_RATE)], class_="tracks")
     content = [element("figcaption", escape(step.title) + source),
-               element("p", escape(step.caption), class_="note"), rows]
+               element("p", escape(step.caption), class_="note"), rows, step.legend]
     return element("figure", content, class_="card wide", id=anchor(step.title))
