@@ -2,7 +2,7 @@
 
     program = torch.export.load("recogniser.pt2").module()
     probabilities, attention, posterior = program(waveform, num_samples)    # (B, N) float32 at 16 kHz, (B,) int64
-    # labels: torch.export.load("recogniser.pt2", extra_files=(extra := {"labels.json": ""})); extra["labels.json"]
+    extra = {"labels.json": ""}                                 # filled by: torch.export.load(..., extra_files=extra)
 
 Left out: reading and resampling of sound files, and windows: a long sound needs memory for attention over all of it.
 """

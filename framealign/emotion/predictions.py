@@ -39,7 +39,7 @@ class Predictions:
 
     @classmethod
     def read(cls, path: str | Path, utterances: Mapping[str, Utterance] | None = None) -> "Predictions":
-        """Read a table. utterances: by id, for their groups; without them groups are the dialogues that ids tell.
+        """Read a table. utterances: by id, for their groups; without them groups are the dialogues that ids name.
 
         Classes are the columns after the first three; where a label is none of these, the labels that occur, sorted,
         and no probabilities. Raises ValueError, naming the file, where it is missing, no such table, or has another

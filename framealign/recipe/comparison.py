@@ -27,7 +27,7 @@ def seeds_of(run: str | Path) -> dict[str, Path]:
 def predictions_of(what: str | Path, method: str = "", selection: str = "") -> list[Predictions]:
     """Test predictions, one for each seed, of `run`, `run:method`, or a predictions.csv.
 
-    Of a bare file, groups are the dialogues that ids tell. Raises ValueError where there are none, or where seeds did
+    Of a bare file, groups are the dialogues that ids name. Raises ValueError where there are none, or where seeds did
     not test the same utterances.
     """
     path = Path(what)

@@ -59,7 +59,7 @@ def given_codebook(path: str, width: int) -> Codebook:
 
 
 def frames_bytes(utterances: list[Utterance], width: int, dtype: str = "float16") -> int:
-    """Bytes of all frames of these utterances where they are kept, `width` numbers of that type each."""
+    """Bytes of the frames of these utterances in a frame store, `width` numbers of that type each."""
     return kept_bytes(frame_counts(utterances), width, dtype)
 
 
