@@ -2,6 +2,7 @@
 import argparse
 import ast
 import dataclasses
+import functools
 import re
 import runpy
 import sys
@@ -85,6 +86,7 @@ def places(text: str) -> Iterator[tuple[str, str]]:
         end = quoted.end()
 
 
+@functools.cache
 def definitions(path: Path) -> dict[str, ast.AST]:
     """Functions, classes and their methods by dotted name, and the module's other names."""
     by_name: dict[str, ast.AST] = {}
@@ -101,6 +103,7 @@ def definitions(path: Path) -> dict[str, ast.AST]:
     return by_name
 
 
+@functools.cache
 def files_named(file: str) -> list[Path]:
     """The project's files of that name: `hubert/model.py`, `model.py`, `test_model.py`, `bin/units.py`."""
     if file.startswith("test_"):
