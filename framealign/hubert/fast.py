@@ -26,7 +26,8 @@ from torch.nn.attention import varlen
 from framealign.runtime import distributed
 from framealign.sound.frames import conv_inputs, conv_length
 
-CHUNK_FRAMES = 100                                  # 2 s: 6 MB of the first layer's output in bfloat16, 13 in float32
+CHUNK_FRAMES = 100                                  # 2 s: 6 MB of base's first layer in bfloat16
+CHUNK_BYTES = 13 * 2 ** 20                          # of the first layer's output in float32: 2 s in base, 65 s in tiny
 GPU_CHUNK_FRAMES = 1500                             # 30 s: kernels large enough to be worth starting
 STEPS = 1 << 16                                     # a dropout probability is rounded to a multiple of 1 / STEPS
 SMALL = 1 << 19                                     # elements of states: of fewer torch draws in 4 ms
@@ -217,13 +218,16 @@ def conv_features(hubert: nn.Module, waveform: Tensor) -> Tensor:
     return conv_products(hubert.feature_extractor.conv_layers, waveform, dtype)
 
 
-def conv_chunks(hubert: nn.Module, waveform: Tensor, chunk_frames: int = CHUNK_FRAMES) -> Tensor:
-    """`Hubert.conv_features` of one utterance, (n,) -> (t, C), in chunks whose activations stay in the caches.
+def conv_chunks(hubert: nn.Module, waveform: Tensor, chunk_frames: int = 0) -> Tensor:
+    """`Hubert.conv_features` of one utterance, (n,) -> (t, C), in chunks whose activations stay near the caches.
 
     The frames of a chunk need its own samples only; the group norm's scale and shift are those of the whole utterance.
+    chunk_frames 0: by the size of the first layer's output, so that small models stay whole.
     """
     kernels, strides, hop = hubert.config.conv_kernel, hubert.config.conv_stride, math.prod(hubert.config.conv_stride)
     first_layer, *others = hubert.feature_extractor.conv_layers
+    frame_bytes = 4 * hubert.config.conv_dim[0] * hop // strides[0]             # of the first layer's output
+    chunk_frames = chunk_frames or max(1, CHUNK_BYTES // frame_bytes)
     num_frames = hubert.num_frames(len(waveform))
     if num_frames <= chunk_frames:
         return hubert.conv_features(waveform[None])[0]
