@@ -183,8 +183,8 @@ def units_step(example: Example) -> Step:
     return Step("Units", "HuBERT, Sec. II-A; alignment paper, Sec. 2.2",
                 "kmeans.py: fit; codebook.py: Codebook; units.py: make_units",
                 f"Each frame's unit is the nearest of {num_units} centroids, fitted on the states of a model that was "
-                f"fine-tuned on emotion: ({example.num_frames},) whole numbers, {num_used} different ones here. Similar "
-                "units have similar colours.",
+                f"fine-tuned on emotion: ({example.num_frames},) whole numbers, {num_used} different ones here. "
+                "Similar units have similar colours.",
                 [example.units_track()])
 
 

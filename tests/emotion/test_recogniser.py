@@ -1,16 +1,18 @@
 """A trained recogniser on new sound: files and waveforms, one or many, over time; and what is no speech."""
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from framealign.runtime import distributed
 from framealign.sound import audio
 from framealign.hubert import long_sound
+from framealign.corpus.cropping import Waveforms
+from framealign.corpus.protocols import Split
 from framealign.training import finetune
-from framealign.corpus.cropping import Waveforms, frame_counts
+from framealign.training.training_config import TrainingRun
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.sound.frames import num_frames
 from framealign.hubert.model import Hubert
@@ -93,9 +95,9 @@ def test_nothing_is_drawn(micro, tones):
 
 
 def test_what_is_recognised_is_what_was_tested(recogniser, tones):
-    cpu = torch.device("cpu")
-    tested = finetune.predict(recogniser.model, Waveforms(tones, True), frame_counts(tones), [2, 8], 0.0, cpu,
-                              distributed.autocast(cpu, "float32"))
+    data = finetune.FoldData(tones, Split([], [], [], "none"), LABELS, Waveforms(tones, True))
+    run = TrainingRun(Path(), torch.device("cpu"), "float32")
+    tested = finetune.predict(recogniser.model, data, [2, 8], 0.0, run)
     for u, p in zip((2, 8), tested):
         np.testing.assert_allclose(list(recogniser(tones[u].path).probabilities.values()), p, atol=1e-5)
 
