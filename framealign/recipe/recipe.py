@@ -155,9 +155,6 @@ def check_layers(config: SessionConfig, size: Preset, model: HubertConfig) -> No
         preflight.given_codebook(config.codebook, model.hidden_size)
 
 
-# Stage 0: the base model
-
-
 def base_stages(recipe: Recipe) -> list[Stage]:
     """The base HuBERT: one stage with nothing to make (a directory that is there), or the four of `scratch`.
 
@@ -172,9 +169,6 @@ def base_stages(recipe: Recipe) -> list[Stage]:
     second_units = state_units(recipe, "scratch-units", first, size.scratch_layer, [size.tapt_clusters], place)
     second = from_scratch(recipe, "scratch-2", second_units, place)
     return [first_units, first, second_units, second]
-
-
-# Phases 1 to 3 (alignment paper, Sec. 2)
 
 
 def tapt_units(recipe: Recipe, base: Stage) -> Stage:
@@ -211,9 +205,6 @@ def ser_finetune(recipe: Recipe, aligned: Stage) -> Stage:
     """Stage 6: fine-tune that encoder, select an epoch, test once."""
     method, selection = recipe.config.method, recipe.config.selection
     return fine_tuning(recipe, tested_stage(method, selection), aligned, selection)
-
-
-# The kinds of work that stages do
 
 
 def mfcc_units(recipe: Recipe, place: Path) -> Stage:
@@ -345,9 +336,6 @@ def protocol_of(recipe: Recipe, selection: str = "") -> dict:
                      "training_crop_seconds": settings.max_seconds or "none",
                      "test_crop_seconds": settings.test_max_seconds or "none"}
     return protocol
-
-
-# All folds
 
 
 def run_sessions(config: SessionConfig, overrides: dict[str, str], redo: Redo | None = None,

@@ -151,9 +151,6 @@ def learning_rate(training: Finetuning) -> float:
     return optimiser.linear_schedule(training.update + 1, config.lr, 0, config.epochs * training.updates_per_epoch)
 
 
-# Batches
-
-
 def training_batches(data: FoldData, config: FinetuneConfig, epoch: int) -> Iterator[list[Crop]]:
     """Batches of one epoch, of crops of the training part.
 
@@ -217,9 +214,6 @@ def train_step(training: Finetuning, model: torch.nn.Module, data: FoldData, cro
         (optimiser.only_if_finite(loss) * world).backward()         # DDP averages over ranks
         total += loss.detach()
     return total
-
-
-# Prediction, selection, test
 
 
 @torch.inference_mode()
@@ -295,9 +289,6 @@ def both_ways(folder: Path, results: list[dict], utterances: Sequence[Utterance]
         "test": scores, "reported": reported, "ways": results}
 
 
-# Log
-
-
 class Journal:
     """`log.jsonl` of a fine-tuning, a line each epoch; and `epochs.jsonl`, what each epoch predicts of the test part.
 
@@ -334,9 +325,6 @@ class Journal:
         """The class numbers that this epoch predicts of the test part. probabilities (U, classes)."""
         line = {"update": epoch, "epoch": epoch, "predicted": probabilities.argmax(-1).tolist()}
         self.test_log.write(line, show=False)
-
-
-# Checkpoints
 
 
 def save(training: Finetuning) -> None:

@@ -155,9 +155,6 @@ def hold_out(counts: Tensor, config: PretrainConfig) -> tuple[Tensor, Tensor]:
     return torch.where(is_valid, 0, counts), torch.where(is_valid, counts, 0)
 
 
-# Batches, masks, dropped layers
-
-
 @dataclass(frozen=True)
 class GlobalBatch:
     """One update: this rank's share of the micro-batches, and what concerns the batch of all ranks."""
@@ -244,9 +241,6 @@ def leave_dropped(hubert: Hubert, is_kept: list[bool] | None) -> None:
                 parameter.grad = None
 
 
-# Validation and log
-
-
 @torch.no_grad()
 def validate(training: Pretraining, source: Waveforms | FrameStore, units: list[Units], counts: Tensor
              ) -> dict[str, float]:
@@ -319,9 +313,6 @@ class Journal:
     def write_validation(self, measures: dict[str, float]) -> None:
         """A line of `validate`'s numbers."""
         self.log.write({"update": self.training.update, **measures})
-
-
-# Checkpoints
 
 
 def save(training: Pretraining) -> None:

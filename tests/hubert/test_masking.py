@@ -51,7 +51,7 @@ def test_spans_lie_where_brute_force_lays_them(start_fraction, span, min_spans):
 
 
 @pytest.mark.parametrize("start_fraction, span, min_spans", SETTINGS)
-def test_padding_is_never_hidden_and_something_always_visible(start_fraction, span, min_spans):
+def test_padding_is_never_masked_and_something_always_unmasked(start_fraction, span, min_spans):
     is_padding = torch.arange(310) >= EVERY_LENGTH[:, None]
     for seed in range(30):
         is_masked = draw(EVERY_LENGTH, seed, start_fraction, span, min_spans, longest=310)
@@ -63,7 +63,7 @@ def test_padding_is_never_hidden_and_something_always_visible(start_fraction, sp
             assert is_masked[1:].any(1).all()
 
 
-def test_something_is_visible_where_two_spans_just_fit():
+def test_something_is_unmasked_where_two_spans_just_fit():
     """20 frames, spans of 10: one draw in about 90 would hide everything, and there every frame is spared in turn."""
     counts = torch.full((30_000,), 20)
     is_masked = draw(counts, 0)
@@ -73,13 +73,13 @@ def test_something_is_visible_where_two_spans_just_fit():
 
 
 def runs(is_masked: Tensor) -> list[int]:
-    """Lengths of the runs of hidden frames of one utterance."""
+    """Lengths of the runs of masked frames of one utterance."""
     edges = torch.cat([torch.zeros(1), is_masked.float(), torch.zeros(1)]).diff()
     return ((edges == -1).nonzero() - (edges == 1).nonzero()).flatten().tolist()
 
 
 def test_a_span_is_whole():
-    """Every run of hidden frames is at least one span long; of utterances below two spans, at least half of them."""
+    """Every run of masked frames is at least one span long; of utterances below two spans, at least half of them."""
     for seed in range(20):
         for T, is_masked in zip(EVERY_LENGTH.tolist(), draw(EVERY_LENGTH, seed)):
             found = runs(is_masked)
@@ -107,8 +107,8 @@ def test_every_place_is_equally_likely():
 
 
 @pytest.mark.parametrize("length", [50, 225, 1000])
-def test_hidden_fraction(length):
-    """The mean over many draws is what counting subsets gives: n starts out of T - 9 places leave frame t visible
+def test_masked_fraction(length):
+    """The mean over many draws is what counting subsets gives: n starts out of T - 9 places leave frame t unmasked
     with probability C(places - k, n) / C(places, n), k of the places reaching t. About 57 % of a long utterance."""
     places, number = length - 9, int(400_000 / length)
     starts = {int(0.08 * length): 1 - 0.08 * length % 1, int(0.08 * length) + 1: 0.08 * length % 1}

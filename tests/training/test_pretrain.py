@@ -344,7 +344,7 @@ def test_validation_has_fixed_masks_and_leaves_no_trace(micro, tones):
 # One update
 
 @pytest.mark.parametrize("unmasked_weight", (0.0, 0.5))
-def test_micro_batches_add_up_to_the_mean_over_all_hidden_frames(micro, tones, tmp_path, monkeypatch, unmasked_weight):
+def test_micro_batches_add_up_to_the_mean_over_all_masked_frames(micro, tones, tmp_path, monkeypatch, unmasked_weight):
     """The gradient of one update of 4 micro-batches, against one pass over all of them in plain words."""
     config = settings(batch_seconds=8, updates=1, warmup_updates=0, cache_frontend=False, valid_fraction=0,
                       unmasked_weight=unmasked_weight)
