@@ -1,4 +1,4 @@
-"""Fine-tune an encoder to recognise emotions, select an epoch, test once; an interrupted run resumes by itself.
+"""Fine-tune an encoder to recognise emotions, select an epoch, test once; run again, it resumes.
 
     bin/finetune.py --corpus corpus.tsv --session 1 --init-from runs/pretrain/encoder --preset tiny --out runs/finetune
     bin/finetune.py --train train.scp --valid valid.scp --test test.scp --init-from hubert-base-ls960 --out runs/scp
