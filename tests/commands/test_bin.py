@@ -309,9 +309,11 @@ def test_all_methods_and_two_seeds_share_stages_and_are_compared(good, tree, bas
 
 
 def test_session_on_a_table_of_real_speech(good, shared, base, tmp_path):
-    """EMO-DB's four emotions, as they come: rates, durations and a table that is not the project's."""
-    good("session", "--corpus", shared / "emodb4" / "emodb4.tsv", "--hubert", base, "--preset", "tiny", "--method",
-         "finetune", "--device", "cpu", *small.FLAGS, "--set", "finetune.epochs=1", "--out", tmp_path / "run")
+    """Every third of EMO-DB's utterances, as they come: rates, durations and a table that is not the project's."""
+    header, *lines = (shared / "emodb4" / "emodb4.tsv").read_text().splitlines(True)
+    (tmp_path / "emodb4.tsv").write_text(header + "".join(f"{shared}/emodb4/{line}" for line in lines[::3]))
+    good("session", "--corpus", tmp_path / "emodb4.tsv", "--hubert", base, "--preset", "tiny", "--method", "finetune",
+          "--device", "cpu", *small.FLAGS, "--set", "finetune.epochs=1", "--out", tmp_path / "run")
     assert files.read_json(tmp_path / "run" / "session1" / "finetune" / "results.json")["reported"]["ua"] > 0
 
 
