@@ -35,7 +35,7 @@ def wav(tmp_path) -> Path:
 def emodb() -> Path:
     path = DATA / "emodb4" / "emodb4.tsv"
     if not path.exists():
-        pytest.skip(f"{path} is not there")
+        pytest.skip(f"no sample data in {path}")
     return path
 
 

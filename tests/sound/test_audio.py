@@ -1,28 +1,23 @@
 """Sound files in, waveforms out: every format, every rate, and every file that is not what it says."""
 import io
 import math
+import resource
 import struct
 import sys
 from pathlib import Path
 
+import faults
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from framealign.runtime import log
 from framealign.sound import audio
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 FORMATS = (("wav", "PCM_16"), ("wav", "PCM_24"), ("wav", "FLOAT"), ("wav", "ULAW"), ("flac", "PCM_16"),
            ("aiff", "PCM_16"), ("au", "PCM_16"), ("w64", "PCM_16"), ("rf64", "PCM_16"), ("ogg", "VORBIS"),
            ("ogg", "OPUS"), ("mp3", "MPEG_LAYER_III"))
-
-
-@pytest.fixture(autouse=True)
-def nothing_said_yet(monkeypatch):
-    monkeypatch.setattr(audio, "_notes", {})
-    monkeypatch.setattr(log, "_said", set())
 
 
 @pytest.fixture
@@ -330,7 +325,7 @@ def test_preprocess_normalises_only_when_asked(noise):
 def test_real_speech():
     path = DATA / "hubert_fixture" / "6313-76958-0021.flac"
     if not path.exists():
-        pytest.skip(f"{path} is not there")
+        pytest.skip(f"no sample data in {path}")
     waveform = audio.load(path)
     assert audio.length(path) == len(waveform)
     assert 0.01 < waveform.abs().max() <= 1

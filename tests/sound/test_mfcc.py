@@ -78,7 +78,7 @@ def test_mfcc_is_the_definition(kind):
 
 def test_mfcc_of_speech_is_the_definition():
     if not EMODB.is_dir():
-        pytest.skip(f"{EMODB} is not there")
+        pytest.skip(f"no sample data in {EMODB}")
     samples = pytest.importorskip("soundfile").read(sorted(EMODB.glob("*.flac"))[0], dtype="float32")[0]
     waveform = torch.from_numpy(samples)[:12_345]
     expected = brute_mfcc(waveform)
