@@ -38,7 +38,7 @@ def test_forward_work_is_what_torch_counts(layer, samples):
         hubert.states(torch.randn(1, samples), layer=layer)
     D, per_frame = CONFIG.hidden_size, CONFIG.num_conv_pos_embeddings / CONFIG.num_conv_pos_embedding_groups
     assert counter.get_total_flops() == benchmark.forward_flop(CONFIG, samples, layer) + 2 * D * D * per_frame
-    features = hubert.frontend(torch.randn(1, samples)).detach()
+    features = hubert.conv_features(torch.randn(1, samples)).detach()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         next(hubert.layers(features))
     assert counter.get_total_flops() == benchmark.forward_flop(CONFIG, samples, 0, conv=False) + 2 * D * D * per_frame
