@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ranks
 import safetensors.torch
 import small
 import soundfile
@@ -184,9 +185,7 @@ def test_launched_from_the_shell(table, tmp_path):
 def test_two_ranks_of_torchrun_pretrain_as_one(good, table, units, base, tmp_path):
     args = ["--corpus", table, "--units", units, "--init-from", base, *QUICK]
     good("pretrain", *args, "--out", tmp_path / "one")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2,
-               small.ROOT / "bin" / "pretrain.py", *args, "--out", tmp_path / "two"]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=tmp_path, env=small.ENVIRONMENT)
+    done = ranks.torchrun(2, small.ROOT / "bin" / "pretrain.py", *args, "--out", tmp_path / "two", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"encoder: {tmp_path / 'two' / 'encoder'}"      # one rank prints it
     one, two = (safetensors.torch.load_file(tmp_path / name / "encoder" / "model.safetensors") for name in (

@@ -76,6 +76,7 @@ def test_mistakes_end_as_in_the_scripts(framealign, tmp_path, arguments, status,
     assert (got, out) == (status, "") and err.startswith(words.format(tmp_path)) and "Traceback" not in err
 
 
+@pytest.mark.slow                                   # test_wheel.py starts two, of an installed package
 def test_a_real_process_runs_a_verb(tmp_path):
     """`python -m framealign prepare` from another folder."""
     small.write_tree(tmp_path / "tree")

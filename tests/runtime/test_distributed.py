@@ -1,7 +1,4 @@
 """Ranks: collectives that do nothing on one process, two gloo processes that do as one, devices and precision."""
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -184,9 +181,7 @@ def test_torchrun_describes_the_ranks(tmp_path):
     That ranks which end well are a success of the whole is seen where two of them pretrain (test_bin.py).
     """
     (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*command, tmp_path / "script.py", tmp_path], capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])})
+    done = ranks.torchrun(2, tmp_path / "script.py", tmp_path, folder=tmp_path)
     assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == ["3.0 of 2"] * 2, done.stderr
     assert done.returncode != 0 and "ValueError: rank 1 fails" in done.stderr
 

@@ -108,11 +108,11 @@ def test_counts_equal_the_encoders_for_every_length():
 
 
 def test_counts_are_the_encoders_when_both_are_run(micro):
-    """For every length of three hops; all lengths to 50,000 are counted above and in test_frames.py."""
+    """For lengths of three hops, all where a frame begins; all to 50,000 are counted above and in test_frames.py."""
     hubert = Hubert(micro).eval()
     waveform = torch.randn(1360, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        for n in range(400, 1361):
+        for n in (n for n in range(400, 1361) if n % 5 == 0 or (n - 400) % 320 in (1, 318, 319)):
             assert len(mfcc(waveform[:n])) == hubert.conv_features(waveform[None, :n]).shape[1] == num_frames(n)
 
 
