@@ -1,10 +1,11 @@
-"""Run a function on several gloo ranks, each a process of its own, as torchrun would; give back what each returned.
+"""Run a function on several gloo ranks, each a process of its own, as torchrun would; or a script by torchrun itself.
 
 Every process joins one group, leaves it, writes its result and ends by `os._exit`: gloo's threads may abort an
 interpreter on its way out, after all the work is done. A rank that raised, died or hung is an error with its traceback.
 """
 import os
 import pickle
+import subprocess
 import sys
 import tempfile
 import time
@@ -14,8 +15,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import fork_server
+import small
 import torch
 import torch.distributed as dist
+import torch.distributed.run
 
 from framealign.runtime import distributed
 
@@ -68,3 +71,28 @@ def _rank(function: Callable, args: tuple, rank: int, world: int, port: int, fol
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def torchrun(number: int, script: Path, *words: object, folder: Path, seconds: float = 120
+             ) -> subprocess.CompletedProcess:
+    """What `torchrun --standalone --nproc_per_node number script words` prints in `folder`, and its status.
+
+    The launcher is a process of the fork server, which has torch already; the ranks are started as ever.
+    """
+    arguments = ["--standalone", "--nproc_per_node", str(number), str(script), *map(str, words)]
+    with tempfile.TemporaryDirectory() as place:
+        outputs = [Path(place) / "stdout", Path(place) / "stderr"]
+        process = fork_server.context().Process(target=_launch, args=(arguments, folder, outputs))
+        process.start()
+        process.join(seconds)
+        assert not process.is_alive(), "torchrun hangs"
+        return subprocess.CompletedProcess(arguments, process.exitcode, *(path.read_text() for path in outputs))
+
+
+def _launch(arguments: list[str], folder: Path, outputs: list[Path]) -> None:
+    for descriptor, path in enumerate(outputs, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(small.ENVIRONMENT)
+    torch.distributed.run.main(arguments)
