@@ -31,15 +31,18 @@ for folder in map(Path, sys.argv[1:]):
     torch.save([program(*batch) for batch in batches], folder / "answers.pt")
     print(json.loads(extra["labels.json"])["labels"])
 """
-# norm of the conv encoder: whether a waveform is normalised, pooling
-VARIANTS = {"group": (True, "attention"), "layer": (False, "mean")}
+# norm of the conv encoder: whether a waveform is normalised, pooling, what else differs from the smallest encoder (each
+# convolution takes a while to be traced)
+VARIANTS = {"group": (True, "attention", {}),
+            "layer": (False, "mean", {"conv_dim": (8,) * 3, "conv_kernel": (10, 8, 4), "conv_stride": (5, 8, 8)})}
 
 
 def recogniser_and_batches(micro, norm: str, folder: Path) -> list[list[torch.Tensor]]:
     """A recogniser with its program, and batches of 1 to 5 sounds of 25 ms to 2 s, padded: the sounds of each batch."""
     torch.manual_seed(1)
-    do_normalize, pooling = VARIANTS[norm]
-    model = EmotionModel(Hubert(dataclasses.replace(micro, feat_extract_norm=norm), do_normalize), LABELS, pooling)
+    do_normalize, pooling, changes = VARIANTS[norm]
+    config = dataclasses.replace(micro, feat_extract_norm=norm, **changes)
+    model = EmotionModel(Hubert(config, do_normalize), LABELS, pooling)
     for parameter in [*model.hubert.encoder.parameters(), *model.pooling.parameters(), *model.classifier.parameters()]:
         torch.nn.init.normal_(parameter, std=0.4)
     model.save_pretrained(folder / "recogniser")
