@@ -5,10 +5,10 @@ sums are still those of a float32 accumulator). Two places switch it on: `Hubert
 utterances of given lengths outside training, and the trainings' setting `fast`, which stands in every record. It has
 four parts:
 
-- no padding: the frames of all utterances lie end to end, (S, D), and attend to their own utterance (`attention`);
+- no padding: the frames of all utterances lie end to end, (S, D), and attend to their own utterance (`Packing`);
 - the conv encoder in chunks that stay in a CPU's caches, or as matrix products where the device's own convolutions
   are slower (`conv_features`);
-- the positional convolution by FFT (`positions`);
+- the positional convolution by FFT (`Packing.positions`);
 - on a CPU, dropout from 16 random bits an element (`dropout`; Srivastava et al. 2014).
 
 docs/BENCHMARKS.md says what each part is worth.
@@ -41,7 +41,7 @@ def states(hubert: nn.Module, waveforms: list[Tensor], layer: int | None = None)
     features = [conv_features(hubert, waveform) for waveform in waveforms]      # (t, C) each
     sizes = [len(x) for x in features]
     upto = None if layer is None else layer + 1
-    *_, state = itertools.islice(layers(hubert, torch.cat(features), sizes), upto)
+    *_, state = itertools.islice(Packing(sizes).layers(hubert, torch.cat(features)), upto)
     return list(state.split(sizes))
 
 
@@ -49,7 +49,8 @@ def all_states(hubert: nn.Module, waveforms: list[Tensor]) -> Iterator[list[Tens
     """For each layer 0 ... L what `states` gives."""
     features = [conv_features(hubert, waveform) for waveform in waveforms]
     sizes = [len(x) for x in features]
-    for state in itertools.islice(layers(hubert, torch.cat(features), sizes), hubert.config.num_hidden_layers + 1):
+    layers = Packing(sizes).layers(hubert, torch.cat(features))
+    for state in itertools.islice(layers, hubert.config.num_hidden_layers + 1):
         yield list(state.split(sizes))
 
 
@@ -60,77 +61,111 @@ def output(hubert: nn.Module, features: Tensor, num_frames: list[int], is_masked
     features (B, T, C), num_frames of each utterance, is_masked (B, T) bool or None, is_kept as in `Hubert.layers`:
     (B, T, D), zeros beyond each end.
     """
+    packing = Packing(num_frames)
     if min(num_frames) == features.shape[1]:        # nothing is padded
         flat_mask = None if is_masked is None else is_masked.flatten()
-        *_, state = layers(hubert, features.flatten(0, 1), num_frames, flat_mask, is_kept)
+        *_, state = packing.layers(hubert, features.flatten(0, 1), flat_mask, is_kept)
         return state.unflatten(0, features.shape[:2])
     frames = torch.cat([row[:size] for row, size in zip(features, num_frames)])                 # (S, C)
     mask = None if is_masked is None else torch.cat([row[:size] for row, size in zip(is_masked, num_frames)])
-    *_, state = layers(hubert, frames, num_frames, mask, is_kept)               # (S, D)
+    *_, state = packing.layers(hubert, frames, mask, is_kept)                   # (S, D)
     batch = nn.utils.rnn.pad_sequence(state.split(num_frames), batch_first=True)
     return F.pad(batch, (0, 0, 0, features.shape[1] - batch.shape[1]))
 
 
-def layers(hubert: nn.Module, features: Tensor, sizes: list[int], is_masked: Tensor | None = None,
-           is_kept: list[bool] | None = None) -> Iterator[Tensor]:
-    """`Hubert.layers` of utterances of `sizes` frames end to end: conv features (S, C), is_masked (S,): (S, D) each."""
-    projection, encoder = hubert.feature_projection, hubert.encoder
-    x = dropout(projection.projection(projection.layer_norm(features)), projection.dropout)     # (S, D)
-    if is_masked is not None:
-        x = torch.where(is_masked[:, None], hubert.masked_spec_embed.to(x), x)
-    x = x + F.gelu(positions(encoder.pos_conv_embed.conv, x, sizes))
-    x = dropout(x if encoder.pre_norm else encoder.layer_norm(x), encoder.dropout)
-    yield x
-    for index, transformer_block in enumerate(encoder.layers):
-        if is_kept is None or is_kept[index]:
-            x = block(transformer_block, x, sizes)
+class Packing:
+    """Utterances of `sizes` frames laid end to end, (S, ...), and what the modules of a `model.Hubert` make of them."""
+
+    def __init__(self, sizes: list[int]):
+        self.sizes = sizes
+
+    def layers(self, hubert: nn.Module, features: Tensor, is_masked: Tensor | None = None,
+               is_kept: list[bool] | None = None) -> Iterator[Tensor]:
+        """`Hubert.layers`: conv features (S, C), is_masked (S,) bool or None -> the states of each layer, (S, D)."""
+        projection, encoder = hubert.feature_projection, hubert.encoder
+        x = dropout(projection.projection(projection.layer_norm(features)), projection.dropout)  # (S, D)
+        if is_masked is not None:
+            x = torch.where(is_masked[:, None], hubert.masked_spec_embed.to(x), x)
+        x = x + F.gelu(self.positions(encoder.pos_conv_embed.conv, x))
+        x = dropout(x if encoder.pre_norm else encoder.layer_norm(x), encoder.dropout)
         yield x
-    if encoder.pre_norm:
-        yield encoder.layer_norm(x)
+        for index, transformer_block in enumerate(encoder.layers):
+            if is_kept is None or is_kept[index]:
+                x = self.block(transformer_block, x)
+            yield x
+        if encoder.pre_norm:
+            yield encoder.layer_norm(x)
 
+    def block(self, module: nn.Module, x: Tensor) -> Tensor:
+        """A `model.Block`: (S, D) -> (S, D)."""
+        if module.pre_norm:
+            x = x + dropout(self.self_attention(module.attention, module.layer_norm(x)), module.dropout)
+            return x + feed_forward(module.feed_forward, module.final_layer_norm(x))
+        x = module.layer_norm(x + dropout(self.self_attention(module.attention, x), module.dropout))
+        return module.final_layer_norm(x + feed_forward(module.feed_forward, x))
 
-def block(module: nn.Module, x: Tensor, sizes: list[int]) -> Tensor:
-    """A `model.Block` on frames end to end: (S, D) -> (S, D)."""
-    if module.pre_norm:
-        x = x + dropout(self_attention(module.attention, module.layer_norm(x), sizes), module.dropout)
-        return x + feed_forward(module.feed_forward, module.final_layer_norm(x))
-    x = module.layer_norm(x + dropout(self_attention(module.attention, x, sizes), module.dropout))
-    return module.final_layer_norm(x + feed_forward(module.feed_forward, x))
+    def self_attention(self, module: nn.Module, x: Tensor) -> Tensor:
+        """A `model.Attention`, each utterance to itself alone: (S, D) -> (S, D)."""
+        p = module.dropout if module.training else 0.0
+        q, k, v = (proj(x).view(len(x), module.num_heads, -1)                   # (S, H, D / H) each
+                   for proj in (module.q_proj, module.k_proj, module.v_proj))
+        return module.out_proj(self.attention(q, k, v, p).flatten(1))
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, p: float) -> Tensor:
+        """Attention of each utterance to itself, weights dropped with probability p: (S, H, d) each -> same.
+
+        Utterances of one size are a batch. Of several, a GPU has a flash kernel, in half precision and without dropout;
+        else they take turns.
+        """
+        if min(self.sizes) == max(self.sizes):
+            batch = (x.unflatten(0, (len(self.sizes), -1)).transpose(1, 2) for x in (q, k, v))  # (B, H, T, d) each
+            return attend(*batch, p).transpose(1, 2).flatten(0, 1)
+        if q.device.type == "cuda" and q.dtype in (torch.bfloat16, torch.float16) and not p:
+            return self.attention_at_once(q, k, v)
+        utterances = zip(*(x.transpose(0, 1)[None].split(self.sizes, 2) for x in (q, k, v)))  # (1, H, T, d) of each
+        return torch.cat([attend(*own, p)[0].transpose(0, 1) for own in utterances])
+
+    def attention_at_once(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """`attention` in one call of the flash kernel for several lengths."""
+        ends, longest = _ends(tuple(self.sizes), q.device), max(self.sizes)
+        return varlen.varlen_attn(q, k, v, ends, ends, longest, longest)
+
+    def positions(self, conv: nn.Module, x: Tensor) -> Tensor:
+        """The positional convolution of each utterance, with zeros around it: (S, D) -> (S, D)."""
+        weight, bias = conv.weight, conv.bias       # the weight norm is computed once
+        if x.device.type != "mps":
+            return self.convolution(x, weight, bias, conv.groups)
+        utterances = [part.T[None] for part in x.split(self.sizes)]             # (1, D, T) each
+        return torch.cat([F.conv1d(part, weight, bias, 1, conv.padding, 1, conv.groups)[0, :, :part.shape[2]].T
+                          for part in utterances])
+
+    def convolution(self, x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
+        """A grouped convolution over the frames of each utterance, by FFT: x (S, D).
+
+        weight (D, D / groups, K) and bias (D,): (S, D), what `F.conv1d` gives with padding K // 2, cut to T frames of
+        each. Windows of N >= 2 K frames overlap by K - 1; of each the N - K + 1 outputs that the circle does not reach
+        are used (overlap-save). 128 taps become one complex product at each of 129 frequencies, for 129 frames at once.
+        """
+        kernel, width, dtype = weight.shape[2], x.shape[1], x.dtype
+        size = 1 << (2 * kernel - 1).bit_length()                               # N, a power of two
+        hop, left = size - kernel + 1, kernel // 2
+        with torch.autocast(x.device.type, enabled=False):                      # an FFT needs float32
+            x, weight = (y if y.dtype == torch.float64 else y.float() for y in (x, weight))
+            numbers = [-(-frames // hop) for frames in self.sizes]              # windows of each utterance
+            windows = [F.pad(part, (0, 0, left, number * hop + kernel - 1 - left - len(part))).unfold(0, size, hop)
+                       for part, number in zip(x.split(self.sizes), numbers)]   # (n, D, N) of each
+            spectrum = torch.fft.rfft(torch.cat(windows)).unflatten(1, (groups, -1)).permute(1, 3, 0, 2)
+            taps = torch.fft.rfft(weight, size).unflatten(0, (groups, -1)).permute(0, 3, 2, 1)  # (G, f, in, out)
+            y = torch.fft.irfft((spectrum @ taps.conj()).permute(2, 0, 3, 1), size)  # (n, G, D / G, N)
+            y = y[..., :hop].flatten(1, 2).transpose(1, 2).split(numbers)       # (n, hop, D) of each
+            y = torch.cat([part.reshape(-1, width)[:frames] for part, frames in zip(y, self.sizes)])
+            return (y + bias).to(dtype)
 
 
 def feed_forward(module: nn.Module, x: Tensor) -> Tensor:
     """A `model.FeedForward` on frames end to end: (S, D) -> (S, D)."""
     x = dropout(F.gelu(module.intermediate_dense(x)), module.intermediate_dropout)
     return dropout(module.output_dense(x), module.output_dropout)
-
-
-def self_attention(module: nn.Module, x: Tensor, sizes: list[int]) -> Tensor:
-    """A `model.Attention` on frames end to end, each utterance to itself alone: (S, D) -> (S, D)."""
-    p = module.dropout if module.training else 0.0
-    q, k, v = (proj(x).view(len(x), module.num_heads, -1)                       # (S, H, D / H) each
-               for proj in (module.q_proj, module.k_proj, module.v_proj))
-    return module.out_proj(attention(q, k, v, sizes, p).flatten(1))
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, sizes: list[int], p: float) -> Tensor:
-    """Attention of utterances of `sizes` frames end to end, weights dropped with probability p: (S, H, d) each -> same.
-
-    Utterances of one size are a batch. Of several, a GPU has a flash kernel, in half precision and without dropout;
-    else they take turns.
-    """
-    if min(sizes) == max(sizes):
-        batch = (x.unflatten(0, (len(sizes), -1)).transpose(1, 2) for x in (q, k, v))           # (B, H, T, d) each
-        return attend(*batch, p).transpose(1, 2).flatten(0, 1)
-    if q.device.type == "cuda" and q.dtype in (torch.bfloat16, torch.float16) and not p:
-        return attention_at_once(q, k, v, sizes)
-    utterances = zip(*(x.transpose(0, 1)[None].split(sizes, 2) for x in (q, k, v)))             # (1, H, T, d) of each
-    return torch.cat([attend(*own, p)[0].transpose(0, 1) for own in utterances])
-
-
-def attention_at_once(q: Tensor, k: Tensor, v: Tensor, sizes: list[int]) -> Tensor:
-    """`attention` in one call of the flash kernel for several lengths."""
-    ends, longest = _ends(tuple(sizes), q.device), max(sizes)
-    return varlen.varlen_attn(q, k, v, ends, ends, longest, longest)
 
 
 @functools.lru_cache(maxsize=4)                     # all blocks ask for the same
@@ -169,39 +204,6 @@ def dropped(x: Tensor, p: float) -> Tensor:
     numbers = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-2 ** 63, None)
     bits = numbers.view(torch.int16)[:x.numel()].view(x.shape)                  # uniform in [-STEPS / 2, STEPS / 2)
     return x * (bits >= limit - STEPS // 2).to(x.dtype).mul_(STEPS / (STEPS - limit))
-
-
-def positions(conv: nn.Module, x: Tensor, sizes: list[int]) -> Tensor:
-    """The positional convolution of utterances of `sizes` frames end to end, each with zeros around: (S, D) -> same."""
-    weight, bias = conv.weight, conv.bias           # the weight norm is computed once
-    if x.device.type != "mps":
-        return convolution(x, weight, bias, conv.groups, sizes)
-    utterances = [part.T[None] for part in x.split(sizes)]                      # (1, D, T) each
-    return torch.cat([F.conv1d(part, weight, bias, 1, conv.padding, 1, conv.groups)[0, :, :part.shape[2]].T
-                      for part in utterances])
-
-
-def convolution(x: Tensor, weight: Tensor, bias: Tensor, groups: int, sizes: list[int]) -> Tensor:
-    """A grouped convolution over frames by FFT: x (S, D), utterances of `sizes` frames end to end.
-
-    weight (D, D / groups, K) and bias (D,): (S, D), what `F.conv1d` gives with padding K // 2, cut to T frames of each.
-    Windows of N >= 2 K frames overlap by K - 1; of each the N - K + 1 outputs that the circle does not reach are used
-    (overlap-save). 128 taps become one complex product at each of 129 frequencies, for 129 frames at once.
-    """
-    kernel, width, dtype = weight.shape[2], x.shape[1], x.dtype
-    size = 1 << (2 * kernel - 1).bit_length()                                   # N, a power of two
-    hop, left = size - kernel + 1, kernel // 2
-    with torch.autocast(x.device.type, enabled=False):                          # an FFT needs float32
-        x, weight = (y if y.dtype == torch.float64 else y.float() for y in (x, weight))
-        numbers = [-(-frames // hop) for frames in sizes]                       # windows of each utterance
-        windows = [F.pad(part, (0, 0, left, number * hop + kernel - 1 - left - len(part))).unfold(0, size, hop)
-                   for part, number in zip(x.split(sizes), numbers)]            # (n, D, N) of each
-        spectrum = torch.fft.rfft(torch.cat(windows)).unflatten(1, (groups, -1)).permute(1, 3, 0, 2)    # (G, f, n, in)
-        taps = torch.fft.rfft(weight, size).unflatten(0, (groups, -1)).permute(0, 3, 2, 1)      # (G, f, in, out)
-        y = torch.fft.irfft((spectrum @ taps.conj()).permute(2, 0, 3, 1), size)     # (n, G, D / G, N)
-        y = y[..., :hop].flatten(1, 2).transpose(1, 2).split(numbers)           # (n, hop, D) of each
-        y = torch.cat([part.reshape(-1, width)[:frames] for part, frames in zip(y, sizes)])
-        return (y + bias).to(dtype)
 
 
 def conv_features(hubert: nn.Module, waveform: Tensor) -> Tensor:

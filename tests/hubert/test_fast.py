@@ -83,11 +83,11 @@ def test_positions_by_fft_are_the_convolution_of_each_utterance(kernel, groups):
             return torch.cat([F.conv1d(part.T, weight, bias, 1, kernel // 2, 1, groups)[:, :len(part)].T
                               for part in x.split(sizes)])
         given = [y.clone().requires_grad_() for y in (x, weight, bias)]
-        expected, found = plain(*given), fast.convolution(*given, groups, sizes)
+        expected, found = plain(*given), fast.Packing(sizes).convolution(*given, groups)
         assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()
         pairs = zip(torch.autograd.grad(found, given, gradient), torch.autograd.grad(expected, given, gradient))
         assert all((a - b).abs().max() <= 1e-11 * b.abs().max() for a, b in pairs)
-        rounded = fast.convolution(x.float(), weight.float(), bias.float(), groups, sizes)
+        rounded = fast.Packing(sizes).convolution(x.float(), weight.float(), bias.float(), groups)
         assert rounded.dtype == torch.float32 and (rounded - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
@@ -112,8 +112,8 @@ def test_gradients_of_packed_blocks_are_the_sum_of_those_alone(device, monkeypat
     Positions by FFT, or utterance by utterance, as on MPS, where complex products may be missing.
     """
     if device == "mps":
-        monkeypatch.setattr(fast, "convolution", None)
-        monkeypatch.setattr(fast, "positions", as_on_mps)
+        monkeypatch.setattr(fast.Packing, "convolution", None)
+        monkeypatch.setattr(fast.Packing, "positions", as_on_mps)
     hubert, waveforms = make(replace(NARROW, hidden_dropout=0.0, attention_dropout=0.0, feat_proj_dropout=0.0,
                                      layerdrop=0.0)), sounds(4000, 900, 2500)
     found = torch.autograd.grad(sum(state.square().sum() for state in fast.states(hubert, waveforms)),
@@ -124,14 +124,14 @@ def test_gradients_of_packed_blocks_are_the_sum_of_those_alone(device, monkeypat
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
-def as_on_mps(conv: torch.nn.Module, x: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-    """`fast.positions` with frames that claim to be on MPS, where there is no FFT of theirs."""
+def as_on_mps(packing: fast.Packing, conv: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """`Packing.positions` with frames that claim to be on MPS, where there is no FFT of theirs."""
     class OnMps(torch.Tensor):
         device = torch.device("mps")
-    return POSITIONS(conv, x.as_subclass(OnMps), sizes).as_subclass(torch.Tensor)
+    return POSITIONS(packing, conv, x.as_subclass(OnMps)).as_subclass(torch.Tensor)
 
 
-POSITIONS = fast.positions
+POSITIONS = fast.Packing.positions
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
@@ -152,8 +152,9 @@ def test_output_is_the_last_of_the_plain_layers(lengths, mode):
 def test_the_public_states_compute_no_padding_outside_training(monkeypatch):
     """`Hubert.states`, `all_states` of given lengths go through `fast`; in training and without lengths they do not."""
     hubert, calls = make(NARROW), []
-    layers = fast.layers
-    monkeypatch.setattr(fast, "layers", lambda hubert, x, *rest: calls.append(len(x)) or layers(hubert, x, *rest))
+    layers = fast.Packing.layers
+    monkeypatch.setattr(fast.Packing, "layers", lambda packing, hubert, x, *rest: (
+        calls.append(len(x)) or layers(packing, hubert, x, *rest)))
     batch, num_samples = random_models.padded(sounds(4000, 900))
     total = int(hubert.num_frames(num_samples).sum())
     hubert.states(batch, num_samples), hubert.all_states(batch, num_samples)
@@ -175,8 +176,8 @@ def test_attention_at_once_is_that_of_each_in_turn(sizes, monkeypatch):
         return torch.cat([torch.einsum("hqk,khd->qhd", torch.softmax(
             torch.einsum("qhd,khd->hqk", query[r], key[r]) / d ** 0.5, -1), value[r]) for r in rows])
     monkeypatch.setattr(fast.varlen, "varlen_attn", contract)
-    found = fast.attention(q, k, v, sizes, 0.0)
-    assert found.shape == q.shape and (fast.attention_at_once(q, k, v, sizes) - found).abs().max() < 1e-12
+    found = fast.Packing(sizes).attention(q, k, v, 0.0)
+    assert found.shape == q.shape and (fast.Packing(sizes).attention_at_once(q, k, v) - found).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.5, 0.9, 1 / fast.STEPS])
@@ -244,7 +245,7 @@ def test_attention_is_softmax_and_a_sum_over_the_utterances_own_frames(p):
     torch.manual_seed(5)
     q, k, v = torch.randn(3, 15, 2, 4, dtype=torch.float64).unbind()            # (S, H, d): 9 frames, then 6
     torch.manual_seed(6)
-    found = fast.attention(q, k, v, [9, 6], p)
+    found = fast.Packing([9, 6]).attention(q, k, v, p)
     torch.manual_seed(6)
     for first, size in ((0, 9), (9, 6)):
         drawn = fast.dropped(torch.ones(1, 2, size, size, dtype=torch.float64), p)[0]
