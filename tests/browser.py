@@ -46,11 +46,11 @@ class Browser:
         message |= {"sessionId": self.session} if self.session else {}
         os.write(self.writes, json.dumps(message).encode() + b"\0")
         while True:
-            found = self.receive()
-            if found.get("id") == self.number:
-                if "error" in found:
-                    raise RuntimeError(f"{method}: {found['error']}")
-                return found["result"]
+            answer = self.receive()
+            if answer.get("id") == self.number:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']}")
+                return answer["result"]
 
     def receive(self, seconds: float = 60) -> dict:
         """The next message; events are noted. Raises TimeoutError where none comes."""
@@ -58,10 +58,10 @@ class Browser:
         while b"\0" not in self.rest:
             if not select.select([self.reads], [], [], max(0, end - time.monotonic()))[0]:
                 raise TimeoutError("Chromium does not answer")
-            found = os.read(self.reads, 1 << 20)
-            if not found:
+            piece = os.read(self.reads, 1 << 20)
+            if not piece:
                 raise RuntimeError("Chromium has ended")
-            self.rest += found
+            self.rest += piece
         text, _, self.rest = self.rest.partition(b"\0")
         message = json.loads(text)
         method, params = message.get("method"), message.get("params", {})
@@ -91,11 +91,11 @@ class Browser:
 
     def run(self, script: str):
         """The value of an expression in the page (of a promise: what it comes to)."""
-        found = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True,
-                          userGesture=True)
-        if "exceptionDetails" in found:
-            raise RuntimeError(json.dumps(found["exceptionDetails"])[:600])
-        return found["result"].get("value")
+        answer = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True,
+                           userGesture=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(json.dumps(answer["exceptionDetails"])[:600])
+        return answer["result"].get("value")
 
     def click(self, x: float, y: float) -> None:
         """Press and release the left button at a point of the window."""
@@ -104,7 +104,9 @@ class Browser:
 
     def screenshot(self, path: Path, whole: bool = True) -> None:
         """A PNG of the page as it is."""
-        found = self.send("Page.captureScreenshot", captureBeyondViewport=whole, **(
-            {"clip": {"x": 0, "y": 0, "scale": 1, "width": self.run("document.documentElement.clientWidth"),
-                      "height": self.run("document.documentElement.scrollHeight")}} if whole else {}))
-        path.write_bytes(base64.b64decode(found["data"]))
+        options = {}
+        if whole:
+            options["clip"] = {"x": 0, "y": 0, "scale": 1, "width": self.run("document.documentElement.clientWidth"),
+                               "height": self.run("document.documentElement.scrollHeight")}
+        answer = self.send("Page.captureScreenshot", captureBeyondViewport=whole, **options)
+        path.write_bytes(base64.b64decode(answer["data"]))

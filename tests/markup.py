@@ -17,12 +17,12 @@ class Element:
 
     def all(self, tag: str = "", kind: str = "") -> list["Element"]:
         """Elements below this one by tag and class, in order."""
-        found = []
+        elements = []
         for child in self.children:
             if tag in ("", child.tag) and (not kind or kind in (child.attributes.get("class") or "").split()):
-                found.append(child)
-            found += child.all(tag, kind)
-        return found
+                elements.append(child)
+            elements += child.all(tag, kind)
+        return elements
 
     def numbers(self, *names: str) -> list[float]:
         return [float(self.attributes[name]) for name in names]
@@ -35,10 +35,10 @@ class Reader(HTMLParser):
         self.open = [self.root]
 
     def handle_starttag(self, tag, attributes):
-        found = Element(tag, dict(attributes))
-        self.open[-1].children.append(found)
+        element = Element(tag, dict(attributes))
+        self.open[-1].children.append(element)
         if tag not in VOID:
-            self.open.append(found)
+            self.open.append(element)
 
     def handle_endtag(self, tag):
         assert self.open[-1].tag == tag, f"</{tag}> closes <{self.open[-1].tag}>"
@@ -64,6 +64,6 @@ def points(d: str) -> list[tuple[float, float]]:
 
 def fetched(page: str) -> list[str]:
     """Addresses that a page would load from elsewhere, or links that leave it."""
-    found = [value for element in read(page).all() for name, value in element.attributes.items()
-             if name in ("src", "href", "srcset", "action", "data") and not value.startswith(("data:", "#"))]
-    return found + re.findall(r"@import|url\((?!data:)[^)]*\)", page)
+    addresses = [value for element in read(page).all() for name, value in element.attributes.items()
+                 if name in ("src", "href", "srcset", "action", "data") and not value.startswith(("data:", "#"))]
+    return addresses + re.findall(r"@import|url\((?!data:)[^)]*\)", page)

@@ -43,29 +43,29 @@ def peak(script: str, *words: object) -> float:
             break
         most = max([most, *(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))])
         time.sleep(0.01)
-    _, said = process.communicate()
-    assert process.returncode == 0, said.decode()
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors.decode()
     return most / 1000
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not STATUS.exists() or "RssAnon" not in STATUS.read_text(), reason="needs Linux's /proc")
 def test_a_corpus_twenty_times_larger_takes_no_more_memory(tmp_path):
-    base, found = small.write_base(tmp_path / "base"), {}
+    base, peaks = small.write_base(tmp_path / "base"), {}
     for name, number in (("small", 20), ("large", 400)):
         table, run = write(tmp_path / name, number), tmp_path / f"{name}-run"
-        found[name] = {
+        peaks[name] = {
             "extraction and k-means": peak("units", "--corpus", table, "--model", base, "--out", run / "units", *UNITS),
             "MFCC and k-means": peak("units", "--corpus", table, "--mfcc", "--out", run / "mfcc", *UNITS),
-            "pretraining on kept frames": peak(
+            "pretraining on stored frames": peak(
                 "pretrain", "--corpus", table, "--units", run / "units" / "units.safetensors", "--init-from", base,
                 "--out", run / "pretrain", *PRETRAINING),
             "pretraining on sound": peak(
                 "pretrain", "--corpus", table, "--units", run / "units" / "units.safetensors", "--init-from", base,
                 "--no-cache-frontend", "--out", run / "sound", *PRETRAINING)}
     print()
-    for what, before in found["small"].items():
-        print(f"{what}: {before:.0f} MB, of a corpus 20 times larger {found['large'][what]:.0f} MB")
-    heard = 400 * SECONDS * 16_000 * 2 / 1e6        # sound that was read is held as int16, up to 2 GiB
-    for what, before in found["small"].items():
-        assert found["large"][what] < before + 30 + (heard if what.endswith("sound") else 0), what
+    for what, before in peaks["small"].items():
+        print(f"{what}: {before:.0f} MB, of a corpus 20 times larger {peaks['large'][what]:.0f} MB")
+    waveforms = 400 * SECONDS * 16_000 * 2 / 1e6    # MB: sound that was read is held as int16, up to 2 GiB
+    for what, before in peaks["small"].items():
+        assert peaks["large"][what] < before + 30 + (waveforms if what.endswith("sound") else 0), what
