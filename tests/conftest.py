@@ -15,6 +15,7 @@ import pytest
 import small
 import soundfile
 import torch
+from skips import pytest_addoption, pytest_make_collect_report, pytest_runtest_makereport      # noqa: F401 (hooks)
 
 from framealign.runtime import allocator, log
 from framealign.sound import audio
@@ -22,39 +23,10 @@ from framealign.corpus.utterance import CLASSES, Utterance
 from framealign.hubert.hubert_config import HubertConfig
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-EXPECTED_SKIPS = ("no CUDA device", "no sample data in ")                   # how their reasons begin
 torch.set_num_threads(1)                            # on tensors this small threads only cost; and ranks have one each
 # torchaudio makes tensors while it is imported: without data for ever after, if a test has the meta device as default.
 with contextlib.suppress(ImportError, OSError):
     import torchaudio.compliance.kaldi              # noqa: F401
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--no-unexpected-skips", action="store_true",
-                     help="a skip is a failure, unless a GPU or the sample data are missing: nothing else may be")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    report = yield
-    return fail_unexpected_skip(report, item.config)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
-    report = yield
-    return fail_unexpected_skip(report, collector.config)
-
-
-def fail_unexpected_skip(report, config: pytest.Config):
-    """The report of a test or of a whole file; of a skip that is not expected, if that was asked for, a failure."""
-    if not config.getoption("no_unexpected_skips") or not report.skipped or hasattr(report, "wasxfail"):
-        return report
-    path, line, reason = report.longrepr
-    reason = reason.removeprefix("Skipped: ")
-    if not reason.startswith(EXPECTED_SKIPS):
-        report.outcome, report.longrepr = "failed", f"{path}:{line}: skipped, which was not expected: {reason}"
-    return report
 
 
 def pytest_collection_finish() -> None:
