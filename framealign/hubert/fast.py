@@ -227,7 +227,7 @@ def conv_chunks(hubert: nn.Module, waveform: Tensor, chunk_frames: int = 0) -> T
     chunk_frames 0: by the size of the first layer's output, so that small models stay whole.
     """
     kernels, strides, hop = hubert.config.conv_kernel, hubert.config.conv_stride, math.prod(hubert.config.conv_stride)
-    first_layer, *others = hubert.feature_extractor.conv_layers
+    first_layer = hubert.feature_extractor.conv_layers[0]
     frame_bytes = 4 * hubert.config.conv_dim[0] * hop // strides[0]             # of the first layer's output
     chunk_frames = chunk_frames or max(1, CHUNK_BYTES // frame_bytes)
     num_frames = hubert.num_frames(len(waveform))
@@ -239,11 +239,8 @@ def conv_chunks(hubert: nn.Module, waveform: Tensor, chunk_frames: int = 0) -> T
     chunks = []
     for first in range(0, num_frames, chunk_frames):
         size = conv_inputs(min(chunk_frames, num_frames - first), kernels, strides)             # samples
-        x = waveform[None, None, hop * first:hop * first + size]                # (1, 1, size)
-        x = first_layer(x, group_norm=group_norm)                               # (1, C, t')
-        for layer in others:
-            x = layer(x)
-        chunks.append(x[0].T)                                                   # (t', C)
+        samples = waveform[None, hop * first:hop * first + size]                # (1, size)
+        chunks.append(hubert.feature_extractor(samples, None, group_norm)[0])   # (t', C)
     return torch.cat(chunks)
 
 

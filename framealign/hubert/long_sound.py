@@ -64,18 +64,15 @@ def features(hubert: Hubert, waveform: Tensor, device: torch.device, whole: int 
     if len(windows) == 1:
         yield windows[0].used, hubert.conv_features(waveform[None].to(device))
         return
-    first, *others = hubert.feature_extractor.conv_layers
+    first = hubert.feature_extractor.conv_layers[0]
     group_norm = None
     if first.norm == "group":
         group_norm = tuple(x.to(first.conv.weight) for x in first.scale_and_shift(*input_moments(first, waveform)))
     hop = math.prod(config.conv_stride)
     for window in windows:
         size = conv_inputs(window.stop - window.start, config.conv_kernel, config.conv_stride)      # samples
-        x = waveform[None, None, hop * window.start:hop * window.start + size].to(device)   # (1, 1, n)
-        x = first(x, group_norm=group_norm)                                     # (1, C, t)
-        for layer in others:
-            x = layer(x)
-        yield window.used, x.transpose(1, 2)                                    # (1, t, C)
+        samples = waveform[None, hop * window.start:hop * window.start + size].to(device)   # (1, n)
+        yield window.used, hubert.feature_extractor(samples, None, group_norm)  # (1, t, C)
 
 
 def states(hubert: Hubert, waveform: Tensor, layer: int | None, device: torch.device, whole: int = WHOLE,

@@ -92,10 +92,12 @@ class FeatureExtractor(nn.Module):
         super().__init__()
         self.conv_layers = nn.ModuleList(ConvLayer(config, i) for i in range(len(config.conv_dim)))
 
-    def forward(self, waveform: Tensor, num_samples: Tensor | None) -> Tensor:
+    def forward(self, waveform: Tensor, num_samples: Tensor | None = None,
+                group_norm: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """waveform (B, N), num_samples (B,) or None for all N; group_norm of the first layer, where it is known."""
         x = waveform[:, None]                                                   # (B, 1, N)
         first, *others = self.conv_layers
-        x = first(x, num_samples)                   # its group norm is over time: padding must not count
+        x = first(x, num_samples, group_norm)       # its group norm is over time: padding must not count
         for layer in others:
             x = layer(x)                            # the others see single frames: padding stays behind the end
         return x.transpose(1, 2)                                                # (B, T, C)
