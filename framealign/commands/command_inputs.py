@@ -2,6 +2,7 @@
 from pathlib import Path
 from typing import Any
 
+from framealign.runtime.settings import flag_of
 from framealign.corpus import manifest
 from framealign.corpus.importers import fairseq_list
 from framealign.corpus.utterance import CLASSES, Utterance
@@ -12,7 +13,7 @@ def required(config: Any, *names: str) -> None:
     """Raise ValueError naming the first of these flags that was not given."""
     for name in names:
         if not getattr(config, name):
-            raise ValueError(f"--{name.replace('_', '-')} is needed; --help shows an example")
+            raise ValueError(f"{flag_of(name)} is needed; --help shows an example")
 
 
 def read_corpus(path: str, classes: tuple[str, ...] | list[str] = CLASSES) -> list[Utterance]:

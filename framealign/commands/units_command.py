@@ -50,11 +50,7 @@ class UnitsInputs:
     codebook: Codebook | None
     clusters: list[int]
     device: torch.device
-
-    @property
-    def width(self) -> int:
-        """Width F of the frames that are clustered."""
-        return WIDTH if self.hubert is None else self.hubert.config.hidden_size
+    width: int                                      # F of the frames that are clustered
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -98,7 +94,7 @@ def read_inputs(config: UnitsRun) -> UnitsInputs:
     clusters = cluster_numbers(config.clusters)
     if codebook is not None and len(clusters) > 1:
         raise ValueError(f"--codebook gives one codebook, --clusters {config.clusters} asks for several")
-    return UnitsInputs(utterances, hubert, codebook, clusters, device)
+    return UnitsInputs(utterances, hubert, codebook, clusters, device, width)
 
 
 def make(config: UnitsRun, kmeans: KMeansConfig, inputs: UnitsInputs) -> None:

@@ -96,7 +96,10 @@ class EmotionModel(nn.Module):
     @torch.inference_mode()
     def over_time(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Class probabilities (B, classes), attention (B, T) and frame-wise posterior (B, T, classes)."""
-        states, is_valid = self.states(inputs, lengths)
+        return self.read_out(*self.states(inputs, lengths))
+
+    def read_out(self, states: Tensor, is_valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `over_time` gives, from what `states` gives: (B, classes), (B, T) and (B, T, classes)."""
         attention = self.pooling.attention(states, is_valid)
         pooled = weighted_mean(states, attention)                               # (B, D)
         return self.classifier(pooled).softmax(-1), attention, self.classifier(states).softmax(-1)

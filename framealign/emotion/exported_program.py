@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from framealign.runtime import files
-from framealign.emotion.emotion_model import EmotionModel, weighted_mean
+from framealign.emotion.emotion_model import EmotionModel
 from framealign.sound.frames import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, num_samples_of
 
 
@@ -35,11 +35,7 @@ class ExportedRecogniser(nn.Module):
         waveform = waveform.masked_fill(~is_sound, 0.0)
         if self.model.hubert.do_normalize:
             waveform = normalised(waveform, is_sound, num_samples)
-        states, is_valid = self.model.states(waveform, num_samples)             # (B, T, D), (B, T)
-        attention = self.model.pooling.attention(states, is_valid)              # (B, T)
-        pooled = weighted_mean(states, attention)                               # (B, D)
-        posterior = self.model.classifier(states).softmax(-1)                   # (B, T, classes)
-        return self.model.classifier(pooled).softmax(-1), attention, posterior
+        return self.model.read_out(*self.model.states(waveform, num_samples))
 
 
 def normalised(waveform: Tensor, is_sound: Tensor, num_samples: Tensor) -> Tensor:

@@ -3,7 +3,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from framealign.runtime.settings import setting
+from framealign.runtime.settings import flag_of, setting
 from framealign.corpus import manifest
 from framealign.corpus.importers import iemocap
 from framealign.corpus.protocols import SELECTIONS, class_names
@@ -53,7 +53,7 @@ class SessionConfig:
                             ("validate_on", ("session", "speaker")),
                             ("pretrain_data", ("transductive", "inductive"))):
             if getattr(self, name) not in known:
-                raise ValueError(f"--{name.replace('_', '-')} must be one of {', '.join(known)}, "
+                raise ValueError(f"{flag_of(name)} must be one of {', '.join(known)}, "
                                  f"got {getattr(self, name)}")
         if bool(self.corpus) == bool(self.iemocap):
             raise ValueError("give either --corpus (a manifest or table) or --iemocap (a folder)")
