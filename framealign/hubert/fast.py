@@ -235,7 +235,7 @@ def conv_chunks(hubert: nn.Module, waveform: Tensor, chunk_frames: int = 0) -> T
         return hubert.conv_features(waveform[None])[0]
     group_norm = None
     if first_layer.norm == "group":
-        group_norm = first_layer.scale_and_shift(*first_layer.input_moments(waveform[None, None]))
+        group_norm = first_layer.scale_and_shift(*first_layer.input_sums(waveform[None, None]))
     chunks = []
     for first in range(0, num_frames, chunk_frames):
         size = conv_inputs(min(chunk_frames, num_frames - first), kernels, strides)             # samples
@@ -277,7 +277,7 @@ def _prepare(layer: nn.Module, waveform: Tensor, dtype: torch.dtype) -> tuple[li
     """Weights of one `ConvLayer` as (taps x C_in, C) matrices of at most `stride` taps, and its bias (C,) or None."""
     weight, bias, stride = layer.conv.weight, layer.conv.bias, layer.conv.stride[0]         # (C, C_in, kernel)
     if layer.norm == "group":
-        scale, shift = layer.scale_and_shift(*layer.input_moments(waveform[None, None]))        # (1, C, 1) each
+        scale, shift = layer.scale_and_shift(*layer.input_sums(waveform[None, None]))        # (1, C, 1) each
         weight, bias = weight * scale[0, :, :, None].to(weight).reshape(-1, 1, 1), shift[0, :, 0]
     if weight.shape[1] == 1:
         stride = weight.shape[2]                    # windows of samples are small: one product of all taps

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from framealign.sound.frames import conv_inputs
+from framealign.sound.frames import conv_inputs, conv_length
 from framealign.hubert.model import ConvLayer, Hubert
 
 WHOLE = 3000                                        # frames, 60 s: of one window, its context included
@@ -67,7 +67,7 @@ def features(hubert: Hubert, waveform: Tensor, device: torch.device, whole: int 
     first = hubert.feature_extractor.conv_layers[0]
     group_norm = None
     if first.norm == "group":
-        group_norm = tuple(x.to(first.conv.weight) for x in first.scale_and_shift(*input_moments(first, waveform)))
+        group_norm = tuple(x.to(first.conv.weight) for x in first.scale_and_shift(*input_sums(first, waveform)))
     hop = math.prod(config.conv_stride)
     for window in windows:
         size = conv_inputs(window.stop - window.start, config.conv_kernel, config.conv_stride)      # samples
@@ -84,16 +84,12 @@ def states(hubert: Hubert, waveform: Tensor, layer: int | None, device: torch.de
         yield state[0, used]
 
 
-def input_moments(first: ConvLayer, waveform: Tensor) -> tuple[Tensor, Tensor]:
-    """`ConvLayer.input_moments` of a whole waveform (N,) by blocks, on the CPU: only a block's windows are held."""
+def input_sums(first: ConvLayer, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`ConvLayer.input_sums` of a whole waveform (N,) by blocks: only a block's windows are held."""
     (kernel,), (stride,) = first.conv.kernel_size, first.conv.stride
-    exact = torch.float64
-    count = (len(waveform) - kernel) // stride + 1
-    sums, squares = torch.zeros(kernel, dtype=exact), torch.zeros(kernel, kernel, dtype=exact)
+    count = conv_length(len(waveform), (kernel,), (stride,))
+    blocks = []
     for start in range(0, count, BLOCK):
-        stop = min(start + BLOCK, count)
-        samples = waveform[start * stride:(stop - 1) * stride + kernel]
-        windows = samples.to(exact).unfold(0, kernel, stride)                   # (n, kernel)
-        sums, squares = sums + windows.sum(0), squares + windows.T @ windows
-    mean = (sums / count)[None, None]                                           # (1, 1, kernel)
-    return mean, squares[None] / count - mean.transpose(1, 2) @ mean
+        size = conv_inputs(min(BLOCK, count - start), (kernel,), (stride,))     # samples
+        blocks.append(first.input_sums(waveform[None, None, start * stride:start * stride + size]))
+    return tuple(sum(parts) for parts in zip(*blocks))

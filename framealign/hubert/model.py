@@ -46,7 +46,7 @@ class ConvLayer(nn.Module):
         group_norm: scale and shift where they are known already (`long_sound.py`), else those of x itself.
         """
         if self.norm == "group":
-            scale, shift = group_norm or self.scale_and_shift(*self.input_moments(x, lengths))      # (B, C, 1) each
+            scale, shift = group_norm or self.scale_and_shift(*self.input_sums(x, lengths))      # (B, C, 1) each
             x = F.conv1d(x, self.conv.weight, None, self.conv.stride)           # (B, C, T): the shift has the bias
             return F.gelu(torch.addcmul(shift.to(x), x, scale.to(x)))
         x = self.conv(x)                                                        # (B, C, T)
@@ -54,8 +54,8 @@ class ConvLayer(nn.Module):
             x = self.layer_norm(x.transpose(1, 2)).transpose(1, 2)              # (B, C, T), normalised over C
         return F.gelu(x)
 
-    def input_moments(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean (B, 1, kernel) and covariance (B, kernel, kernel) of the kernel's windows of x (B, 1, N).
+    def input_sums(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Over the kernel's windows of x (B, 1, N): number (B, 1, 1), sum (B, 1, k) and sum of products (B, k, k).
 
         Only the windows within an utterance's own `lengths` (B,) count, so padding cannot matter.
         """
@@ -68,16 +68,16 @@ class ConvLayer(nn.Module):
             counts = conv_length(lengths, (kernel,), (stride,)).to(x.device)    # (B,)
             windows = windows.masked_fill(~valid_frames(counts, windows.shape[1])[..., None], 0.0)
             counts = counts.to(exact)[:, None, None]
-        mean = windows.sum(1, keepdim=True) / counts
-        covariance = windows.transpose(1, 2) @ windows / counts - mean.transpose(1, 2) @ mean
-        return mean, covariance
+        return counts, windows.sum(1, keepdim=True), windows.transpose(1, 2) @ windows
 
-    def scale_and_shift(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
-        """The group norm of this layer's output as scale and shift (B, C, 1), from the moments of its input windows.
+    def scale_and_shift(self, counts: Tensor, sums: Tensor, products: Tensor) -> tuple[Tensor, Tensor]:
+        """The group norm of this layer's output as scale and shift (B, C, 1), from the `input_sums` of an utterance.
 
         There is one input channel: with mean mu and covariance R of the windows, channel c of the output has mean
         w_c . mu and variance w_c' R w_c: exact, and known before that output is computed. A bias would cancel out.
         """
+        mean = sums / counts                                                    # (B, 1, kernel)
+        covariance = products / counts - mean.transpose(1, 2) @ mean            # (B, kernel, kernel)
         weight = self.conv.weight[:, 0].to(mean)                                # (C, kernel)
         mean = (mean @ weight.T).transpose(1, 2)                                # (B, C, 1)
         variance = ((weight @ covariance) * weight).sum(-1, keepdim=True).clamp(min=0)      # (B, C, 1)

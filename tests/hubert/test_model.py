@@ -403,7 +403,7 @@ def test_group_norm_folded_into_the_convolution(what, kernel, stride, bias):
     lengths = torch.tensor([500, 77, kernel + stride])      # the last: two frames
     with torch.no_grad():
         for found, scale, shift, waveform, length in zip(
-                layer(x, lengths), *layer.scale_and_shift(*layer.input_moments(x, lengths)), x, lengths.tolist()):
+                layer(x, lengths), *layer.scale_and_shift(*layer.input_sums(x, lengths)), x, lengths.tolist()):
             convolved = layer.conv(waveform[None, :, :length])                  # (1, C, T)
             expected = F.gelu(F.group_norm(convolved, 16, layer.layer_norm.weight, layer.layer_norm.bias))[0]
             assert (found[:, :expected.shape[1]] - expected).abs().max() <= 1e-9
