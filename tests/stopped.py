@@ -40,15 +40,15 @@ def finetune(hubert: Hubert, utterances: Sequence[Utterance], split: Split, clas
 @contextlib.contextmanager
 def _asked(kind: type, is_time) -> Iterator[list[int]]:
     """Within it, a training of this kind is asked to stop when it is time, and the SystemExit of that is caught."""
-    under_way, ended, advance = [], [], kind.advance
+    under_way, ended, count = [], [], kind.count
 
     def noting(training, *arguments):
         under_way[:] = [training]
-        advance(training, *arguments)
+        count(training, *arguments)
 
     def asked(steps: stopping.Steps) -> bool:
         return bool(under_way) and is_time(under_way[0])
-    with mock.patch.object(kind, "advance", noting), mock.patch.object(stopping.Steps, "asked", asked):
+    with mock.patch.object(kind, "count", noting), mock.patch.object(stopping.Steps, "asked", asked):
         try:
             yield ended
         except SystemExit as end:

@@ -5,16 +5,72 @@ No generator is saved: every random draw of training is named by (seed, what, up
 """
 import os
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from framealign.runtime import distributed, files, log
 from framealign.hubert import model_directory
 from framealign.hubert.model import Hubert
+from framealign.training.training_config import FinetuneConfig, PretrainConfig, TrainingRun
 
 PARTS = ("config.json", "model.safetensors", "state.pt")    # without which nothing can be continued
+
+
+@dataclass(kw_only=True)
+class Training:
+    """A training under way, as far as both kinds of it are alike: what the loop, its log and its checkpoints share.
+
+    model: has the encoder as `hubert`, and other parts besides.
+    """
+    model: nn.Module
+    optimizer: torch.optim.AdamW
+    config: PretrainConfig | FinetuneConfig
+    run: TrainingRun
+    record: dict                                    # what was begun: a checkpoint of another one is refused
+    update: int = 0                                 # updates done
+    skipped: list[Tensor] = field(default_factory=list)         # of each since the last line of the log: 1.0 if skipped
+    skipped_in_a_row: Tensor | None = None          # updates skipped up to the last one, (), on the device; None: 0
+
+    def __post_init__(self):
+        if self.skipped_in_a_row is None:
+            self.skipped_in_a_row = torch.zeros((), device=self.run.device)
+
+    def count(self, skipped: Tensor) -> None:
+        """One more update is done; skipped: 1.0 where its gradient was not finite, (), on the device."""
+        self.update += 1
+        self.skipped.append(skipped)
+        self.skipped_in_a_row = (self.skipped_in_a_row + 1) * skipped
+
+    def state(self) -> dict:
+        """What a checkpoint says of it, besides weights."""
+        return {"update": self.update, "optimizer": self.optimizer.state_dict(), "in_a_row": self.skipped_in_a_row,
+                "flags": [float(skipped) for skipped in self.skipped], "record": files.digest_of(self.record)}
+
+    def resume(self, differs: str) -> tuple[dict[str, Tensor], dict] | None:
+        """Continue from the newest checkpoint of the run's folder: the tensors besides the encoder's, and its state.
+
+        None where there is no checkpoint. Later ones, damaged, are dropped. differs: what another record may differ in,
+        for the message. Raises ValueError where the checkpoint was made with another record.
+        """
+        folder = self.run.folder
+        saved = latest(folder)
+        if saved is None:
+            return None
+        encoder, head, state = saved
+        if state["record"] != files.digest_of(self.record):
+            raise ValueError(f"{folder}: its checkpoint was made with another {differs}, or choose another run "
+                             "directory")
+        self.model.hubert.load(encoder, str(folder))
+        self.optimizer.load_state_dict(state["optimizer"])
+        log.say(f"{folder}: continues after update {state['update']}")
+        self.update = state["update"]
+        self.skipped = [torch.tensor(skipped, device=self.run.device) for skipped in state["flags"]]
+        self.skipped_in_a_row = state["in_a_row"].to(self.run.device)
+        prune(folder, self.update, self.config.keep_checkpoints)
+        return head, state
 
 
 def save(run: Path, update: int, hubert: Hubert, head: dict[str, Tensor], training: dict, keep: int,

@@ -28,6 +28,7 @@ from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.predictions import Predictions
 from framealign.training import checkpoint, optimiser
 from framealign.training.batches import balanced_draw, frame_source
+from framealign.training.checkpoint import Training
 from framealign.training.training_config import FinetuneConfig, TrainingRun
 
 PREDICTED_FRAMES = 3000                             # of one padded batch that is predicted: a minute
@@ -54,27 +55,14 @@ class FoldData:
         return self.test if selection == "best-test" else self.valid
 
 
-@dataclass
-class Finetuning:
-    """A fine-tuning under way: what the loop, its log and its checkpoints share."""
+@dataclass(kw_only=True)
+class Finetuning(Training):
+    """A fine-tuning under way; its updates are counted over all epochs."""
     model: EmotionModel
-    optimizer: torch.optim.AdamW
     config: FinetuneConfig
-    run: TrainingRun
     updates_per_epoch: int
-    record: dict                                    # what was begun: a checkpoint of another one is refused
-    update: int = 0                                 # updates done, over all epochs
     losses: list[Tensor] = field(default_factory=list)          # of the unfinished epoch's updates: this rank's share
-    skipped: list[Tensor] = field(default_factory=list)         # of the same: 1.0 where it was skipped
-    skipped_in_a_row: Tensor | None = None          # updates skipped up to the last one, (), on the device
     best: dict | None = None                        # the selected epoch: "epoch", "valid_ua", "update"
-
-    def advance(self, loss: Tensor, skipped: Tensor) -> None:
-        """Count an update as done. loss (): of this rank; skipped (): 1.0 where the gradient was not finite."""
-        self.update += 1
-        self.losses.append(loss)
-        self.skipped.append(skipped)
-        self.skipped_in_a_row = (self.skipped_in_a_row + 1) * skipped
 
 
 def finetune(hubert: Hubert, utterances: Sequence[Utterance], split: Split, classes: list[str],
@@ -102,7 +90,8 @@ def finetune(hubert: Hubert, utterances: Sequence[Utterance], split: Split, clas
             loss = train_step(training, model, data, crops, (epoch, index))
             lr = learning_rate(training)
             norm, skipped = optimiser.step(training.optimizer, lr, config.clip_norm)
-            training.advance(loss, skipped)
+            training.losses.append(loss)
+            training.count(skipped)
             journal.num_frames += sum(crop.frames for crop in crops)
             if index + 1 < len(batches) and steps.asked():
                 save(training)
@@ -139,8 +128,8 @@ def prepare(hubert: Hubert, split: Split, classes: list[str], config: FinetuneCo
                                 config.weight_decay)
     optimizer.add_param_group({"params": model.classifier.parameters(), "lr_factor": config.head_lr_factor})
     record = {"finetune": as_dict(config), "classes": classes, "split": split_digest(split)}
-    return Finetuning(model, optimizer, config, run, math.ceil(len(split.train) / config.batch_size), record,
-                      skipped_in_a_row=torch.zeros((), device=run.device))
+    return Finetuning(model=model, optimizer=optimizer, config=config, run=run, record=record,
+                      updates_per_epoch=math.ceil(len(split.train) / config.batch_size))
 
 
 def learning_rate(training: Finetuning) -> float:
@@ -333,9 +322,7 @@ def save(training: Finetuning) -> None:
     losses = []
     if training.losses:
         losses = distributed.all_reduce_sum(torch.stack(training.losses)).tolist()
-    state = {"update": training.update, "optimizer": training.optimizer.state_dict(), "best": training.best,
-             "in_a_row": training.skipped_in_a_row, "losses": losses,
-             "flags": [float(skipped) for skipped in training.skipped], "record": files.digest_of(training.record)}
+    state = training.state() | {"best": training.best, "losses": losses}
     checkpoint.save(training.run.folder, training.update, model.hubert, model.head(), state,
                     training.config.keep_checkpoints, model.labels)
 
@@ -348,27 +335,17 @@ def save_best(training: Finetuning) -> None:
 
 
 def restore(training: Finetuning) -> None:
-    """Continue from the newest checkpoint of the run's folder, if there is one; later ones, damaged, are dropped.
+    """Continue from the newest checkpoint of the run's folder, if there is one; as `Training.resume`.
 
-    Rank 0 goes on with the losses of all ranks. Raises ValueError where it was made with another configuration.
+    Rank 0 goes on with the losses of all ranks.
     """
-    run, model = training.run, training.model
-    saved = checkpoint.latest(run.folder)
+    saved = training.resume("configuration or split; continue with that one")
     if saved is None:
         return
-    encoder, head, state = saved
-    if state["record"] != files.digest_of(training.record):
-        raise ValueError(f"{run.folder}: its checkpoint was made with another configuration or split; continue with "
-                         "that one, or choose another run directory")
-    model.hubert.load(encoder, str(run.folder))
-    model.load_state_dict(head, strict=False)
-    training.optimizer.load_state_dict(state["optimizer"])
-    log.say(f"{run.folder}: continues after update {state['update']}")
-    training.update, training.best = state["update"], state["best"]
+    head, state = saved
+    training.model.load_state_dict(head, strict=False)
     share = 1.0 if distributed.rank() == 0 else 0.0
-    training.losses = [torch.tensor(loss * share, device=run.device) for loss in state["losses"]]
-    training.skipped = [torch.tensor(skipped, device=run.device) for skipped in state["flags"]]
-    training.skipped_in_a_row = state["in_a_row"].to(run.device)
+    training.losses = [torch.tensor(loss * share, device=training.run.device) for loss in state["losses"]]
+    training.best = state["best"]
     if training.best is not None and training.best["update"] == training.update:
         save_best(training)                         # killed between the checkpoint and what was selected by it
-    checkpoint.prune(run.folder, training.update, training.config.keep_checkpoints)

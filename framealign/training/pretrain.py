@@ -29,34 +29,23 @@ from framealign.units.units import Units
 from framealign.training import checkpoint, optimiser
 from framealign.training.batches import (ahead, batch_ids, frame_source, micro_batches_per_update,
                                          pretraining_micro_batches)
+from framealign.training.checkpoint import Training
 from framealign.training.training_config import PretrainConfig, TrainingRun
 
 SUMS = ("loss", "masked", "masked_correct", "unmasked", "unmasked_correct")     # of `sums_for_log`, each one number
 
 
-@dataclass
-class Pretraining:
-    """A pretraining under way: what the loop, its log and its checkpoints share."""
+@dataclass(kw_only=True)
+class Pretraining(Training):
+    """A pretraining under way."""
     model: MaskedPrediction
-    optimizer: torch.optim.AdamW
     config: PretrainConfig
-    run: TrainingRun
-    record: dict                                    # what was begun: a checkpoint of another one is refused
-    update: int = 0                                 # updates done
     sums: dict[str, Tensor] = field(default_factory=dict)       # `sums_for_log` since the last line of the log
-    skipped: list[Tensor] = field(default_factory=list)         # of each update since then: 1.0 where it was skipped
-    skipped_in_a_row: Tensor | None = None          # updates skipped up to the last one, (), on the device
 
     @property
     def num_clusters(self) -> list[int]:
         """K of each codebook."""
         return [len(head.codewords) for head in self.model.heads]
-
-    def advance(self, update: int, skipped: Tensor) -> None:
-        """Count `update` as done; skipped: 1.0 where its gradient was not finite, (), on the device."""
-        self.update = update
-        self.skipped.append(skipped)
-        self.skipped_in_a_row = (self.skipped_in_a_row + 1) * skipped
 
 
 def pretrain(hubert: Hubert, utterances: Sequence[Utterance], units: Units | list[Units], config: PretrainConfig,
@@ -102,7 +91,7 @@ def pretrain(hubert: Hubert, utterances: Sequence[Utterance], units: Units | lis
                 add_up(training.sums, sums_for_log(prediction, batch))
         leave_dropped(hubert, is_kept)
         norm, skipped = optimiser.step(training.optimizer, lr, config.clip_norm)
-        training.advance(update, skipped)
+        training.count(skipped)
 
         journal.audio_seconds += global_batch.audio_seconds
         if is_logged:
@@ -138,8 +127,7 @@ def prepare(hubert: Hubert, utterances: Sequence[Utterance], units: list[Units],
     record = {"pretrain": as_dict(config), "num_clusters": num_clusters,
               "units": [files.digest_bytes(of_codebook.units.int().numpy().tobytes()) for of_codebook in units],
               "utterances": files.digest_of([(u.id, u.num_samples) for u in utterances])}
-    return Pretraining(model, optimizer, config, run, record,
-                       skipped_in_a_row=torch.zeros((), device=run.device))
+    return Pretraining(model=model, optimizer=optimizer, config=config, run=run, record=record)
 
 
 def hold_out(counts: Tensor, config: PretrainConfig) -> tuple[Tensor, Tensor]:
@@ -322,32 +310,19 @@ def save(training: Pretraining) -> None:
     sums = training.sums
     if sums:
         sums = over_ranks(sums, sum(training.num_clusters), run.device)
-    state = {"update": training.update, "optimizer": training.optimizer.state_dict(), "totals": sums,
-             "flags": [float(skipped) for skipped in training.skipped], "in_a_row": training.skipped_in_a_row,
-             "record": files.digest_of(training.record)}
+    state = training.state() | {"totals": sums}
     checkpoint.save(run.folder, training.update, model.hubert, heads, state, training.config.keep_checkpoints)
 
 
 def restore(training: Pretraining) -> None:
-    """Continue from the newest checkpoint of the run's folder, if there is one; later ones, damaged, are dropped.
+    """Continue from the newest checkpoint of the run's folder, if there is one; as `Training.resume`.
 
-    Rank 0 goes on with the sums of all ranks. Raises ValueError where it was made with another configuration.
+    Rank 0 goes on with the sums of all ranks.
     """
-    run = training.run
-    saved = checkpoint.latest(run.folder)
+    saved = training.resume("configuration, other units or other utterances; continue with those")
     if saved is None:
         return
-    encoder, heads, state = saved
-    if state["record"] != files.digest_of(training.record):
-        raise ValueError(f"{run.folder}: its checkpoint was made with another configuration, other units or other "
-                         "utterances; continue with those, or choose another run directory")
-    training.model.hubert.load(encoder, str(run.folder))
+    heads, state = saved
     training.model.heads.load_state_dict({name.removeprefix("heads."): x for name, x in heads.items()})
-    training.optimizer.load_state_dict(state["optimizer"])
-    log.say(f"{run.folder}: continues after update {state['update']}")
-    training.update = state["update"]
     if distributed.rank() == 0:
-        training.sums = {name: x.to(run.device) for name, x in state["totals"].items()}
-    training.skipped = [torch.tensor(skipped, device=run.device) for skipped in state["flags"]]
-    training.skipped_in_a_row = state["in_a_row"].to(run.device)
-    checkpoint.prune(run.folder, training.update, training.config.keep_checkpoints)
+        training.sums = {name: x.to(training.run.device) for name, x in state["totals"].items()}

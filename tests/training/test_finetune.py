@@ -239,8 +239,8 @@ def test_micro_batches_change_no_gradient(micro, tones, mask_start_fraction):
     found = {}
     for size in (1, 3, 8):
         model = recogniser(micro, **QUIET)
-        training = finetune.Finetuning(model, None, dataclasses.replace(config, micro_batch_size=size),
-                                       TrainingRun(Path(), CPU), 1, {})
+        training = finetune.Finetuning(model=model, optimizer=None, run=TrainingRun(Path(), CPU), record={},
+                                       config=dataclasses.replace(config, micro_batch_size=size), updates_per_epoch=1)
         loss = finetune.train_step(training, model, data, crops, (1, 0))
         found[size] = loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     model, total = recogniser(micro, **QUIET), torch.zeros(())
