@@ -16,7 +16,7 @@ docs/BENCHMARKS.md says what each part is worth.
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -38,20 +38,27 @@ def states(hubert: nn.Module, waveforms: list[Tensor], layer: int | None = None)
 
     hubert: a `model.Hubert`. layer: as in `Hubert.states`; None: the encoder's output. Under autocast in its precision.
     """
-    features = [conv_features(hubert, waveform) for waveform in waveforms]      # (t, C) each
-    sizes = [len(x) for x in features]
     upto = None if layer is None else layer + 1
-    *_, state = itertools.islice(Packing(sizes).layers(hubert, torch.cat(features)), upto)
-    return list(state.split(sizes))
+    *_, state = itertools.islice(_layers_of(hubert, waveforms), upto)
+    return state
 
 
 def all_states(hubert: nn.Module, waveforms: list[Tensor]) -> Iterator[list[Tensor]]:
     """For each layer 0 ... L what `states` gives."""
-    features = [conv_features(hubert, waveform) for waveform in waveforms]
+    return itertools.islice(_layers_of(hubert, waveforms), hubert.config.num_hidden_layers + 1)
+
+
+def _layers_of(hubert: nn.Module, waveforms: list[Tensor]) -> Iterator[list[Tensor]]:
+    """`Packing.layers` of waveforms (n,), taken apart again: (t, D) of each utterance."""
+    features = [conv_features(hubert, waveform) for waveform in waveforms]      # (t, C) each
     sizes = [len(x) for x in features]
-    layers = Packing(sizes).layers(hubert, torch.cat(features))
-    for state in itertools.islice(layers, hubert.config.num_hidden_layers + 1):
+    for state in Packing(sizes).layers(hubert, torch.cat(features)):            # (S, D)
         yield list(state.split(sizes))
+
+
+def padded(states: Sequence[Tensor], num_frames: int) -> Tensor:
+    """States (t, D) of each utterance as one batch (B, T = num_frames, D), zeros beyond each end."""
+    return torch.stack([F.pad(state, (0, 0, 0, num_frames - len(state))) for state in states])
 
 
 def output(hubert: nn.Module, features: Tensor, num_frames: list[int], is_masked: Tensor | None = None,
@@ -69,8 +76,7 @@ def output(hubert: nn.Module, features: Tensor, num_frames: list[int], is_masked
     frames = torch.cat([row[:size] for row, size in zip(features, num_frames)])                 # (S, C)
     mask = None if is_masked is None else torch.cat([row[:size] for row, size in zip(is_masked, num_frames)])
     *_, state = packing.layers(hubert, frames, mask, is_kept)                   # (S, D)
-    batch = nn.utils.rnn.pad_sequence(state.split(num_frames), batch_first=True)
-    return F.pad(batch, (0, 0, 0, features.shape[1] - batch.shape[1]))
+    return padded(state.split(num_frames), features.shape[1])
 
 
 class Packing:

@@ -277,10 +277,10 @@ class Hubert(nn.Module):
         """
         if layer is not None and not 0 <= layer <= self.config.num_hidden_layers:
             raise ValueError(f"layer must be in [0, {self.config.num_hidden_layers}], got {layer}")
-        upto = None if layer is None else layer + 1
         if num_samples is not None and not self.training:
             waveforms = self._unpadded(waveform, num_samples)
-            return self._padded(fast.states(self, waveforms, layer), waveform.shape[1])
+            return fast.padded(fast.states(self, waveforms, layer), self.num_frames(waveform.shape[1]))
+        upto = None if layer is None else layer + 1
         *_, state = itertools.islice(self._layers_of(waveform, num_samples), upto)
         return state
 
@@ -292,7 +292,8 @@ class Hubert(nn.Module):
         """
         if num_samples is not None and not self.training:
             waveforms = self._unpadded(waveform, num_samples)
-            return tuple(self._padded(states, waveform.shape[1]) for states in fast.all_states(self, waveforms))
+            T = self.num_frames(waveform.shape[1])
+            return tuple(fast.padded(states, T) for states in fast.all_states(self, waveforms))
         layers = self._layers_of(waveform, num_samples)
         return tuple(itertools.islice(layers, self.config.num_hidden_layers + 1))
 
@@ -319,11 +320,6 @@ class Hubert(nn.Module):
             raise ValueError(f"num_samples must be long enough for one frame and at most {waveform.shape[1]}, got "
                              f"{lengths}")
         return [x[:length] for x, length in zip(waveform, lengths)]
-
-    def _padded(self, states: list[Tensor], num_samples: int) -> Tensor:
-        """States (t, D) of each utterance as one (B, T, D), T the frames of so many samples; zeros beyond each end."""
-        T = self.num_frames(num_samples)
-        return torch.stack([F.pad(state, (0, 0, 0, T - len(state))) for state in states])
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> "Hubert":
