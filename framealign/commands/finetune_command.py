@@ -6,19 +6,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from framealign.runtime import allocator, distributed, files, lock, log, settings
+from framealign.runtime import allocator, distributed, lock, log, settings
 from framealign.runtime.settings import setting
 from framealign.corpus import protocols
 from framealign.corpus.importers import scp
 from framealign.corpus.protocols import OPTIMISTIC, Split, class_names
 from framealign.corpus.utterance import CLASSES, Utterance
-from framealign.hubert.model import Hubert
-from framealign.training.finetune import both_ways, finetune
+from framealign.training.finetune import finetune_fold
 from framealign.training.training_config import FinetuneConfig, TrainingRun
 from framealign.recipe import model_card
 from framealign.recipe.presets import preset
+from framealign.recipe.recipe import load_encoder
 from framealign.recipe.stages import nothing_half_made
 from framealign.commands import command_line
 from framealign.commands.command_inputs import fresh, read_corpus, required
@@ -70,15 +68,15 @@ def run(config: FinetuneRun, training: FinetuneConfig) -> None:
     distributed.autocast(device, config.precision)  # an unknown precision is an error now
     utterances, splits = read_splits(config, training, classes)
 
-    out, results = Path(config.out), []
-    for index, split in enumerate(splits):
-        folder = out / f"way{index + 1}" if len(splits) > 1 else out
-        torch.manual_seed(training.seed)            # the mask embedding, where the directory has none
-        hubert = Hubert.from_pretrained(config.init_from)
-        with lock.held(out), nothing_half_made(out / "frontend"):
-            run = TrainingRun(folder, device, config.precision, out / "frontend")
-            results.append(finetune(hubert, utterances, split, classes, training, run))
-    finish(out, results, splits, utterances, training.selection)
+    out = Path(config.out)
+    with lock.held(out), nothing_half_made(out / "frontend"):
+        results = finetune_fold(lambda: load_encoder(config.init_from, training.seed), utterances, splits, classes,
+                                training, TrainingRun(out, device, config.precision))
+    if distributed.rank() == 0:
+        model_card.write(out / "recogniser", results, splits)
+    reported = ", ".join(f"{name} {100 * value:.1f} %" for name, value in results["reported"].items())
+    log.say(f"{results['split']}: {reported} ({training.selection} selection, epoch {results['selected_epoch']}); "
+            f"{out / 'results.json'}")
 
 
 def read_splits(config: FinetuneRun, training: FinetuneConfig, classes: list[str]
@@ -98,16 +96,3 @@ def read_splits(config: FinetuneRun, training: FinetuneConfig, classes: list[str
     split = scp.read_split(config.train, config.valid or None, config.test, overlap, classes)
     by_id = {u.id: u for part in (split.train, split.valid, split.test) for u in part}
     return list(by_id.values()), [split]
-
-
-def finish(out: Path, results: list[dict], splits: list[Split], utterances: list[Utterance], selection: str) -> None:
-    """Write what two ways give together, and the model card; print the results. The first rank alone writes."""
-    final = results[0]
-    if distributed.rank() == 0:
-        if len(splits) > 1:
-            final = both_ways(out, results, utterances)
-            files.write_json(out / "results.json", final)
-        model_card.write(out / "recogniser", final, splits)
-    reported = ", ".join(f"{name} {100 * value:.1f} %" for name, value in final["reported"].items())
-    log.say(f"{final['split']}: {reported} ({selection} selection, epoch {final['selected_epoch']}); "
-            f"{out / 'results.json'}")

@@ -31,7 +31,7 @@ from framealign.units.codebook import Codebook
 from framealign.units.extraction import mfcc_store, state_store
 from framealign.units.frame_store import FrameStore
 from framealign.units.units import Units, cluster_numbers, unit_files, write_units
-from framealign.training.finetune import both_ways, finetune
+from framealign.training.finetune import finetune_fold
 from framealign.training.pretrain import pretrain
 from framealign.training.training_config import FinetuneConfig, PretrainConfig, TrainingRun
 from framealign.recipe import model_card, preflight
@@ -59,7 +59,7 @@ def read_base(config: SessionConfig, size: Preset) -> BaseModel:
     return BaseModel(folder, hubert.config, digest)
 
 
-def load_encoder(folder: Path, seed: int) -> Hubert:
+def load_encoder(folder: str | Path, seed: int) -> Hubert:
     """An encoder; what its directory may lack (the mask embedding) is drawn from the seed."""
     torch.manual_seed(seed)
     return Hubert.from_pretrained(folder)
@@ -298,15 +298,10 @@ def fine_tuning(recipe: Recipe, name: str, start: Stage, selection: str) -> Stag
     splits, protocol = recipe.splits(selection), protocol_of(recipe, selection)
 
     def make(folder: Path) -> None:
-        results = []
-        for number, split in enumerate(splits, 1):
-            way = folder if len(splits) == 1 else folder / f"way{number}"
-            hubert = load_encoder(start.model, recipe.config.seed)
-            run = TrainingRun(way, recipe.device, recipe.config.precision, recipe.root / "frontend")
-            results.append(finetune(hubert, recipe.utterances, split, recipe.classes, config, run))
+        run = TrainingRun(folder, recipe.device, recipe.config.precision, recipe.root / "frontend")
+        result = finetune_fold(lambda: load_encoder(start.model, recipe.config.seed), recipe.utterances, splits,
+                               recipe.classes, config, run) | {"protocol": protocol}
         if distributed.rank() == 0:
-            result = results[0] if len(splits) == 1 else both_ways(folder, results, recipe.utterances)
-            result = result | {"protocol": protocol}
             files.write_json(folder / "results.json", result)
             model_card.write(folder / "recogniser", result, splits)
         distributed.barrier()

@@ -4,8 +4,8 @@ What is trained, encoder, attention pooling and classifier, is `emotion_model.Em
 """
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -255,27 +255,42 @@ def test(model: EmotionModel, data: FoldData, config: FinetuneConfig, run: Train
     return results
 
 
-def both_ways(folder: Path, results: list[dict], utterances: Sequence[Utterance]) -> dict:
+def finetune_fold(load: Callable[[], Hubert], utterances: Sequence[Utterance], splits: list[Split],
+                  classes: list[str], config: FinetuneConfig, run: TrainingRun) -> dict:
+    """`finetune` on the one split of a fold, or on each of several, in folders `way1`, `way2` ..., with one result.
+
+    load: gives the encoder that each starts from. The result of several is that of rank 0 alone.
+    """
+    if len(splits) == 1:
+        return finetune(load(), utterances, splits[0], classes, config, run)
+    ways = [replace(run, folder=run.folder / f"way{number}", frontend=run.features)
+            for number in range(1, len(splits) + 1)]
+    results = [finetune(load(), utterances, split, classes, config, way) for split, way in zip(splits, ways)]
+    return both_ways(run.folder, ways, results, utterances) if distributed.rank() == 0 else results[0]
+
+
+def both_ways(folder: Path, ways: list[TrainingRun], results: list[dict], utterances: Sequence[Utterance]) -> dict:
     """One result of the two trainings of a fold, in which each speaker is tested once: all predictions in one file.
 
     Reported are the means of both trainings' scores; recalls, confusion and intervals are those of all predictions.
     """
     by_id = {utterance.id: utterance for utterance in utterances}
-    ways = [folder / f"way{number}" for number in range(1, len(results) + 1)]
-    predictions = Predictions.joined([Predictions.read(way / "predictions.csv", by_id) for way in ways])
+    predictions = Predictions.joined([Predictions.read(way.folder / "predictions.csv", by_id) for way in ways])
     predictions.write(folder / "predictions.csv")
-    files.link(folder / "recogniser", ways[0] / "recogniser")
+    files.link(folder / "recogniser", ways[0].folder / "recogniser")
 
     first = results[0]
     reported = {name: sum(way["reported"][name] for way in results) / len(results) for name in first["reported"]}
     numbers = {part: sum(way["num_utterances"][part] for way in results) for part in ("valid", "test")}
     scores = metrics.scores(predictions.true, predictions.predicted, first["classes"], predictions.groups,
                             first["seed"])
-    return {name: value for name, value in first.items() if name != "valid"} | {
+    joined = {name: value for name, value in first.items() if name != "valid"} | {
         "split": ", ".join(way["split"] for way in results),
         "selected_epoch": [way["selected_epoch"] for way in results],
         "num_utterances": {"train": first["num_utterances"]["train"], **numbers},
         "test": scores, "reported": reported, "ways": results}
+    files.write_json(folder / "results.json", joined)
+    return joined
 
 
 class Journal:
