@@ -4,9 +4,13 @@ A verb runs as `bin/VERB.py` of a checkout, or as `framealign VERB` where the pa
 messages name the one it was started by.
 """
 import argparse
+import contextlib
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+from framealign.runtime import allocator, distributed, settings
 
 
 def program(verb: str) -> str:
@@ -44,7 +48,16 @@ def add_overrides(parser: argparse.ArgumentParser, of: str) -> None:
                         help=f"replace one setting of {of}, e.g. pretrain.updates=500 (may be repeated)")
 
 
-def add_tensorboard(parser: argparse.ArgumentParser) -> None:
-    """--tensorboard: write TensorBoard's event files too."""
+def add_training_flags(parser: argparse.ArgumentParser) -> None:
+    """What verbs that train take beside their settings: --tensorboard, and the old names of --out."""
+    settings.add_old_names(parser, "--run", "--run-folder")
     parser.add_argument("--tensorboard", action="store_true",
                         help="also write TensorBoard's event files (needs the package tensorboard)")
+
+
+@contextlib.contextmanager
+def ranks(device: str) -> Iterator[None]:
+    """The ranks of a verb that computes for long, on a device of this name; freed memory is kept for the next step."""
+    allocator.keep_freed_memory()
+    with distributed.ranks(distributed.choose_device(device)):
+        yield

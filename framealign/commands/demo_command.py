@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framealign.runtime import allocator, distributed, files, log, settings
+from framealign.runtime import distributed, files, log, settings
 from framealign.runtime.settings import setting
 from framealign.sound import audio
 from framealign.sound.frames import SAMPLE_RATE
@@ -59,9 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
     command_line.add_overrides(parser, "the preset tiny")
     args = parser.parse_args(arguments)
 
-    allocator.keep_freed_memory()
     config = settings.from_flags(args, DemoConfig())
-    with distributed.ranks(distributed.choose_device(config.device)):
+    with command_line.ranks(config.device):
         action = make_tiny_base if config.make_tiny_base else run
         action(config, presets.parse_settings(args.overrides))
 

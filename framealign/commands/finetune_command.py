@@ -6,7 +6,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from framealign.runtime import allocator, distributed, lock, log, settings
+from framealign.runtime import distributed, lock, log, settings
 from framealign.runtime.settings import setting
 from framealign.corpus import protocols
 from framealign.corpus.importers import scp
@@ -46,14 +46,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = command_line.parser("finetune", __doc__)
     settings.add_flags(parser, FinetuneRun)
     settings.add_flags(parser, FinetuneConfig)
-    settings.add_old_names(parser, "--run", "--run-folder")
-    command_line.add_tensorboard(parser)
+    command_line.add_training_flags(parser)
     args = parser.parse_args(arguments)
 
     log.use_tensorboard(args.tensorboard)
-    allocator.keep_freed_memory()
     config = settings.from_flags(args, FinetuneRun())
-    with distributed.ranks(distributed.choose_device(config.device)):
+    with command_line.ranks(config.device):
         run(config, settings.from_flags(args, preset(config.preset).finetune))
 
 

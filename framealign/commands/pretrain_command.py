@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from framealign.runtime import allocator, distributed, lock, log, settings
+from framealign.runtime import distributed, lock, log, settings
 from framealign.runtime.settings import setting
 from framealign.corpus.utterance import Utterance
 from framealign.hubert.model import Hubert
@@ -41,14 +41,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = command_line.parser("pretrain", __doc__)
     settings.add_flags(parser, PretrainRun)
     settings.add_flags(parser, PretrainConfig)
-    settings.add_old_names(parser, "--run", "--run-folder")
-    command_line.add_tensorboard(parser)
+    command_line.add_training_flags(parser)
     args = parser.parse_args(arguments)
 
     log.use_tensorboard(args.tensorboard)
-    allocator.keep_freed_memory()
     config = settings.from_flags(args, PretrainRun())
-    with distributed.ranks(distributed.choose_device(config.device)):
+    with command_line.ranks(config.device):
         run(config, settings.from_flags(args, preset_settings(config)))
 
 

@@ -8,7 +8,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from framealign.runtime import allocator, distributed, log, settings
+from framealign.runtime import distributed, log, settings
 from framealign.recipe import comparison, presets, recipe, results, session_config, stages
 from framealign.recipe.session_config import SessionConfig
 from framealign.report import fold_page
@@ -19,17 +19,15 @@ def main(arguments: list[str] | None = None) -> None:
     """Read the command line (`arguments`, or that of the process) and run the recipe."""
     parser = command_line.parser("session", __doc__)
     settings.add_flags(parser, SessionConfig)
-    settings.add_old_names(parser, "--run", "--run-folder")
     command_line.add_overrides(parser, "the preset")
     parser.add_argument("--report", action=argparse.BooleanOptionalAction, default=True,
                         help="write session<n>/report.html at the end, to be opened in a browser (default on)")
-    command_line.add_tensorboard(parser)
+    command_line.add_training_flags(parser)
     args = parser.parse_args(arguments)
 
     log.use_tensorboard(args.tensorboard)
-    allocator.keep_freed_memory()
     config = SessionConfig(**settings.given_flags(args, SessionConfig))     # has no valid default: it needs a corpus
-    with distributed.ranks(distributed.choose_device(config.device)):
+    with command_line.ranks(config.device):
         run(config, presets.parse_settings(args.overrides), args.report)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from framealign.runtime import allocator, distributed, lock, log, settings
+from framealign.runtime import distributed, lock, log, settings
 from framealign.runtime.settings import setting
 from framealign.sound.frames import FRAME_RATE
 from framealign.sound.mfcc import WIDTH
@@ -60,9 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
     settings.add_flags(parser, KMeansConfig)
     args = parser.parse_args(arguments)
 
-    allocator.keep_freed_memory()
     config = settings.from_flags(args, UnitsRun())
-    with distributed.ranks(distributed.choose_device(config.device)):
+    with command_line.ranks(config.device):
         run(config, settings.from_flags(args, KMeansConfig()))
 
 
