@@ -11,6 +11,16 @@ from framealign.hubert.parameters import shapes
 CENTROIDS = np.array([[0.25, 0.5, 1.0], [8.5, 9.0, 8.25]])
 
 
+class Call:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
 def plain(value: object) -> bytes:
     """Opcodes that push `value`: a protocol 2 pickle without its head and STOP."""
     return pickle.dumps(value, 2)[2:-1]

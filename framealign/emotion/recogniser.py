@@ -122,8 +122,8 @@ class Recogniser:
         short = [i for i, T in enumerate(num_frames) if T <= long_sound.WHOLE]
         results: dict[int, Result] = {}
         for group in groups_by_length(lengths, short, batch_samples):
-            inputs, num_samples = padded([self._preprocessed(waveforms[i]) for i in group], self.device)
-            outputs = [x.cpu() for x in self.model.over_time(inputs, num_samples)]
+            inputs, num_samples = padded([self._preprocessed(waveforms[i]) for i in group])
+            outputs = [x.cpu() for x in self.model.over_time(inputs.to(self.device), num_samples)]
             for i, probabilities, attention, posterior in zip(group, *outputs):
                 T = num_frames[i]
                 results[i] = self._result(probabilities, attention[:T], posterior[:T])

@@ -12,7 +12,7 @@ import zipfile
 
 import pytest
 import torch
-from foreign_files import SMALL, fairseq_names, random_state, settings_of
+from foreign_files import SMALL, Call, fairseq_names, random_state, settings_of
 
 from framealign.hubert import model_directory
 from framealign.hubert.hubert_config import HubertConfig
@@ -131,16 +131,6 @@ def test_fairseq_half_precision_and_views(foreign, tmp_path):
         assert torch.equal(found["encoder.layers.0.attention.k_proj.weight"], both[0])
         assert torch.equal(found["encoder.layers.0.attention.v_proj.weight"], both[1].T)
         assert {x.dtype for x in found.values()} == {torch.float16} and all(x.is_contiguous() for x in found.values())
-
-
-class Call:
-    """Pickles as a call of `function`."""
-
-    def __init__(self, function, *args):
-        self.call = function, args
-
-    def __reduce__(self):
-        return self.call
 
 
 @pytest.mark.parametrize("is_zip", (False, True), ids=("legacy", "zip"))

@@ -4,6 +4,7 @@ import random
 import time
 
 import pytest
+from foreign_files import Call
 
 from framealign.exchange.inert_pickle import Cursor, Inert, Machine, Name, mapping
 
@@ -52,16 +53,6 @@ def test_objects_stay_inert(protocol):
     found = load(pickle.dumps(argparse.Namespace(x=1), protocol))
     assert isinstance(found, Inert) and found.name == "argparse.Namespace" and found.state == {"x": 1}
     assert load(pickle.dumps(print, protocol)) == Name("builtins.print") and mapping(3) == {}
-
-
-class Call:
-    """Pickles as a call of `function`."""
-
-    def __init__(self, function, *args):
-        self.call = function, args
-
-    def __reduce__(self):
-        return self.call
 
 
 @pytest.mark.parametrize("protocol", range(6))

@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from foreign_files import CENTROIDS, array, k_means, plain
+from foreign_files import CENTROIDS, Call, array, k_means, plain
 from safetensors.torch import save
 
 from framealign.exchange import scikit_learn_codebook
@@ -115,16 +115,6 @@ def test_npy_and_safetensors(tmp_path):
 def test_an_array_of_any_other_attribute_does_no_harm(tmp_path):
     more = plain("labels_") + array((4,), "i4", bytes(16)) + plain("flags") + array((3,), "b1", bytes(3))
     assert np.array_equal(read(tmp_path, k_means(array(), more=more)), CENTROIDS)
-
-
-class Call:
-    """Pickles as a call of `function`."""
-
-    def __init__(self, function, *args):
-        self.call = function, args
-
-    def __reduce__(self):
-        return self.call
 
 
 @pytest.mark.parametrize("protocol", range(6))
