@@ -13,6 +13,7 @@ import numpy as np
 
 from framealign.runtime import files
 from framealign.corpus.utterance import Utterance
+from framealign.emotion import metrics
 
 COLUMNS = ["id", "true", "predicted"]               # then the classes, in the recogniser's order
 
@@ -86,6 +87,10 @@ class Predictions:
                    np.concatenate([part.true for part in parts]),
                    np.concatenate([part.predicted for part in parts]), probabilities,
                    [group for part in parts for group in part.groups], first.classes)
+
+    def scores(self, seed: int) -> dict:
+        """`metrics.scores`: measures with intervals over the groups, which are drawn from the seed."""
+        return metrics.scores(self.true, self.predicted, self.classes, self.groups, seed)
 
     def subset(self, places: Sequence[int]) -> "Predictions":
         """The predictions at some places, in their order."""

@@ -42,22 +42,17 @@ def collect(run: str | Path, method: str, selection: str = "") -> dict:
     subsets = {}
     for name, places in subset_places(pooled, utterances).items():
         if 0 < len(places) < len(pooled.ids):
-            subsets[name] = scores(pooled.subset(places), seed)
+            subsets[name] = pooled.subset(places).scores(seed)
 
     reference = {}
-    for session, fold in folds.items():
-        reference[session] = reference_scores(fold, utterances)
+    for (session, fold), tested in zip(folds.items(), tables):
+        reference[session] = reference_scores(fold, tested, utterances)
     if None in reference.values():
         reference = None
     protocol = {"method": method, **first["protocol"], "versions": first["stage"].get("versions", {}),
                 "optimistic": first["optimistic"]}
-    return {"protocol": protocol, "folds": folds, "pooled": scores(pooled, seed), "predictions": pooled,
+    return {"protocol": protocol, "folds": folds, "pooled": pooled.scores(seed), "predictions": pooled,
             "subsets": subsets, "reference": reference}
-
-
-def scores(predictions: Predictions, seed: int) -> dict:
-    """`metrics.scores` of some predictions."""
-    return metrics.scores(predictions.true, predictions.predicted, predictions.classes, predictions.groups, seed)
 
 
 def subset_places(predictions: Predictions, utterances: Mapping[str, Utterance]) -> dict[str, list[int]]:
@@ -68,14 +63,13 @@ def subset_places(predictions: Predictions, utterances: Mapping[str, Utterance])
             "men": [i for i, utterance in enumerate(tested) if utterance.gender == "M"]}
 
 
-def reference_scores(fold: dict, utterances: Mapping[str, Utterance]) -> dict | None:
+def reference_scores(fold: dict, tested: Predictions, utterances: Mapping[str, Utterance]) -> dict | None:
     """What the reference's selection reports of a fold's own training: {"wa", "ua", "macro_f1", "epochs"}, or None.
 
     Each speaker of the test session validates once: the epoch of this speaker's best UA is taken, and the mean of that
     score and of the other speakers' is reported; then the mean over speakers. None where no epochs were recorded or
-    there are not two speakers.
+    there are not two speakers. tested: the fold's test predictions.
     """
-    tested = Predictions.read(fold["folder"] / "predictions.csv", utterances)
     speakers = np.array([utterances[name].speaker for name in tested.ids])
     epochs, predicted = read_epochs(fold["folder"] / "epochs.jsonl")            # (E,), E times (U,)
     if not epochs or len(set(speakers)) < 2 or any(len(numbers) != len(tested.ids) for numbers in predicted):

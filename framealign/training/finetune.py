@@ -242,8 +242,7 @@ def test(model: EmotionModel, data: FoldData, config: FinetuneConfig, run: Train
         if chosen:
             probabilities = predict(model, data, chosen, config.test_max_seconds, run)
             predictions = Predictions.of([data.utterances[u] for u in chosen], model.labels, probabilities)
-            results[part] = metrics.scores(predictions.true, predictions.predicted, model.labels, predictions.groups,
-                                           config.seed)
+            results[part] = predictions.scores(config.seed)
     results["optimistic"] = config.selection in OPTIMISTIC
     reported = [results["valid"], results["test"]] if config.selection == "reference" else [results["test"]]
     results["reported"] = {name: float(np.mean([scores[name] for scores in reported]))
@@ -282,13 +281,11 @@ def both_ways(folder: Path, ways: list[TrainingRun], results: list[dict], uttera
     first = results[0]
     reported = {name: sum(way["reported"][name] for way in results) / len(results) for name in first["reported"]}
     numbers = {part: sum(way["num_utterances"][part] for way in results) for part in ("valid", "test")}
-    scores = metrics.scores(predictions.true, predictions.predicted, first["classes"], predictions.groups,
-                            first["seed"])
     joined = {name: value for name, value in first.items() if name != "valid"} | {
         "split": ", ".join(way["split"] for way in results),
         "selected_epoch": [way["selected_epoch"] for way in results],
         "num_utterances": {"train": first["num_utterances"]["train"], **numbers},
-        "test": scores, "reported": reported, "ways": results}
+        "test": predictions.scores(first["seed"]), "reported": reported, "ways": results}
     files.write_json(folder / "results.json", joined)
     return joined
 
