@@ -47,6 +47,7 @@ def run(config: SessionConfig, overrides: dict[str, str], pages: bool = True) ->
     else:
         places = {config.seed: Path(config.out)}
     redone = {seed: stages.Redo(place, config.redo) for seed, place in places.items()}
+    utterances = session_config.read_utterances(config)     # once for all seeds, methods and folds
     size = presets.with_overrides(presets.preset(config.preset), overrides)
     for seed, place in places.items():
         base = recipe.read_base(dataclasses.replace(config, seed=seed), size)   # once for all methods and folds
@@ -54,7 +55,7 @@ def run(config: SessionConfig, overrides: dict[str, str], pages: bool = True) ->
             chosen = dataclasses.replace(config.of(method), seed=seed, seeds="", out=str(place))
             if seeds:
                 log.say(f"== seed {seed}")
-            if not recipe.run_sessions(chosen, overrides, redone[seed], base):
+            if not recipe.run_sessions(chosen, overrides, redone[seed], utterances, base):
                 return                              # nothing was to be run
     for redo in redone.values():                    # at the end: a later seed's interruption redoes no earlier seed
         redo.finish()

@@ -334,13 +334,14 @@ def protocol_of(recipe: Recipe, selection: str = "") -> dict:
 
 
 def run_sessions(config: SessionConfig, overrides: dict[str, str], redo: Redo | None = None,
-                 base: BaseModel | None = None) -> dict[str, dict]:
+                 utterances: list[Utterance] | None = None, base: BaseModel | None = None) -> dict[str, dict]:
     """Run one fold, or with session = "all" every fold in turn: results by held-out session; none with `preflight`.
 
-    redo: what was made again before, for another method; who gives it calls its `finish`. base: read before; None: read
-    now, once for all folds.
+    redo: what was made again before, for another method; who gives it calls its `finish`. utterances, base: read
+    before; None: read now, once for all folds.
     """
-    utterances, again = read_utterances(config), redo or Redo(config.out, config.redo)
+    again = redo or Redo(config.out, config.redo)
+    utterances = read_utterances(config) if utterances is None else utterances
     base = base or read_base(config, with_overrides(preset(config.preset), overrides))
     sessions = [config.session]
     if config.session == "all":
