@@ -27,6 +27,7 @@ class MicroBatch:
     masked: Tensor                                  # (S,) positions of the masked frames, row by row in (B T)
     unmasked: Tensor                                # (B T - S,) positions of the others
     weight: float = 1.0                             # 0: computed again only so that every rank takes part
+    penalised_frames: float | None = None           # that the feature penalty counts for; None: those of the loss
 
     def to(self, device: torch.device) -> "MicroBatch":
         """A copy on `device`, without waiting for the transfer."""
@@ -125,8 +126,10 @@ def pretraining_loss(prediction: Prediction, batch: MicroBatch, unmasked_weight:
             of_codebook = of_codebook + unmasked_weight * masked_prediction_loss(prediction.unmasked[index], target)
         loss = loss + of_codebook / len(prediction.masked)
     if prediction.feature_square is not None:
-        weights = frame_weights(batch.is_masked, unmasked_weight)               # (B, T)
-        loss = loss + feature_penalty * prediction.feature_square * weights.sum()
+        frames = batch.penalised_frames
+        if frames is None:
+            frames = frame_weights(batch.is_masked, unmasked_weight).sum()      # (B, T) -> ()
+        loss = loss + feature_penalty * prediction.feature_square * frames
     return loss
 
 

@@ -1,5 +1,6 @@
 """Which crops make a batch: length-bucketed micro-batches of pretraining, balanced draws of fine-tuning."""
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -58,6 +59,16 @@ def batch_ids(utterances: Sequence[Utterance], counts: Tensor, config: PretrainC
 def micro_batches_per_update(config: PretrainConfig) -> int:
     """Micro-batches of one update, over all ranks."""
     return max(1, round(config.batch_seconds / config.micro_batch_seconds))
+
+
+def micro_batch_size(number: int, largest: int, world: int) -> int:
+    """Utterances of a micro-batch, where `number` of them are shared by `world` ranks: as many as `largest`, or fewer
+    where the micro-batches would not divide evenly over the ranks.
+    """
+    micro_batches = math.ceil(number / largest)
+    if micro_batches % world == 0:
+        return largest
+    return math.ceil(number / (math.ceil(micro_batches / world) * world))
 
 
 def balanced_draw(labels: Tensor, number: int, generator: torch.Generator) -> list[int]:

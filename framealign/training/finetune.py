@@ -27,7 +27,7 @@ from framealign.emotion import metrics
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.predictions import Predictions
 from framealign.training import checkpoint, optimiser
-from framealign.training.batches import balanced_draw, frame_source
+from framealign.training.batches import balanced_draw, frame_source, micro_batch_size
 from framealign.training.checkpoint import Training
 from framealign.training.training_config import FinetuneConfig, TrainingRun
 
@@ -186,11 +186,12 @@ def train_step(training: Finetuning, model: torch.nn.Module, data: FoldData, cro
     ordered = sorted(crops, key=lambda crop: crop.frames)
     counts = torch.tensor([crop.frames for crop in ordered])                    # (B,)
     is_masked = draw_mask(counts, config, *name)                                # (B, T)
-    starts = range(0, len(ordered), config.micro_batch_size)
+    size = micro_batch_size(len(ordered), config.micro_batch_size, world)
+    starts = range(0, len(ordered), size)
     total = torch.zeros((), device=device)
     for index in range(rank, math.ceil(len(starts) / world) * world, world):
         start, weight = (starts[index], 1.0) if index < len(starts) else (0, 0.0)
-        part = ordered[start:start + config.micro_batch_size]
+        part = ordered[start:start + size]
         mask = None
         if is_masked is not None:
             mask = distributed.send(is_masked[start:start + len(part), :part[-1].frames], device)

@@ -8,7 +8,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -155,22 +155,30 @@ def global_batches(source: Waveforms | FrameStore, units: list[Units], counts: T
                    first_update: int) -> Iterator[GlobalBatch]:
     """The endless stream of updates from `first_update` on.
 
-    Micro-batch i goes to rank i mod W. Where they do not divide evenly, a rank repeats one with weight 0, so that all
-    take part in the reduction.
+    Micro-batch i goes to rank i mod W. Where they do not divide evenly over W ranks, each is split by its utterances
+    into so many shares that these do; the loss is the same sum. A share that is left empty, of a micro-batch of few
+    utterances, repeats one of them with weight 0, so that all ranks take part in the reduction.
     """
     rank, world = distributed.rank(), distributed.world_size()
     per_update = micro_batches_per_update(config)
+    parts = world // math.gcd(per_update, world)    # of each micro-batch
+    shares = [(index, part) for index in range(per_update) for part in range(parts)]
     stream = itertools.islice(pretraining_micro_batches(counts, config), (first_update - 1) * per_update, None)
     for update in itertools.count(first_update):
         crops = list(itertools.islice(stream, per_update))
         masks = [draw_mask(part, config, update, index) for index, part in enumerate(crops)]
+        weighted_frames = [float(frame_weights(mask, config.unmasked_weight).sum()) for mask in masks]
         micro_batches = []
-        for index in range(rank, rank + world * math.ceil(per_update / world), world):
-            own, weight = (index, 1.0) if index < per_update else (0, 0.0)
-            micro_batches.append(micro_batch(source, units, crops[own], masks[own], weight))
-        weighted_frames = sum(float(frame_weights(mask, config.unmasked_weight).sum()) for mask in masks)
+        for index, part in shares[rank::world]:
+            own, weight = (slice(part, None, parts), 1.0) if part < len(crops[index]) else (slice(1), 0.0)
+            batch = micro_batch(source, units, crops[index][own], masks[index][own], weight)
+            share = len(batch.is_masked) / len(crops[index])
+            micro_batches.append(replace(batch, penalised_frames=share * weighted_frames[index]))
         num_frames = sum(crop.frames for part in crops for crop in part)
-        yield GlobalBatch(micro_batches, weighted_frames, num_frames / FRAME_RATE)
+        if sum(map(len, crops)) < world:
+            log.say_once(f"{world} ranks are more than --batch-seconds {config.batch_seconds:g} can employ: there are "
+                         "updates of fewer utterances; fewer ranks do the same")
+        yield GlobalBatch(micro_batches, sum(weighted_frames), num_frames / FRAME_RATE)
 
 
 def micro_batch(source: Waveforms | FrameStore, units: list[Units], crops: list[Crop], is_masked: Tensor,
@@ -307,9 +315,7 @@ def save(training: Pretraining) -> None:
     """Write the checkpoint of the update just done, with the sums of all ranks since the last line of the log."""
     model, run = training.model, training.run
     heads = {f"heads.{name}": x for name, x in model.heads.state_dict().items()}
-    sums = training.sums
-    if sums:
-        sums = over_ranks(sums, sum(training.num_clusters), run.device)
+    sums = over_ranks(training.sums, sum(training.num_clusters), run.device)    # of ranks that have none, too
     state = training.state() | {"totals": sums}
     checkpoint.save(run.folder, training.update, model.hubert, heads, state, training.config.keep_checkpoints)
 

@@ -24,7 +24,7 @@ from framealign.hubert import model_directory
 from framealign.hubert.masking import span_mask
 from framealign.hubert.model import Hubert
 from framealign.emotion.emotion_model import AttentionPooling, EmotionModel, MeanPooling
-from framealign.training import checkpoint, finetune, optimiser
+from framealign.training import batches, checkpoint, finetune, optimiser
 from framealign.training.training_config import FinetuneConfig, TrainingRun
 
 CPU, LABELS = torch.device("cpu"), list(CLASSES)
@@ -566,25 +566,40 @@ def test_another_configuration_or_split_does_not_continue_a_run(micro, tones, tm
 
 # Ranks
 
-def train(micro, tones, folder: Path) -> dict:
-    """Eight utterances in micro-batches of three do not divide over two ranks; the last batch has one micro-batch."""
+def train(micro, tones, folder: Path, changes: dict) -> dict:
+    """Eight utterances a batch, of the last one three; interrupted after two epochs and continued."""
     part = split(tones, "1", "clean")[0]
     part = dataclasses.replace(part, train=[*part.train, *part.train, *part.train[:3]])
-    results = run(micro, tones, folder, settings(freeze_conv=False), part, stop_after=2)
+    config = settings(freeze_conv=False, **changes)
+    hubert = dataclasses.replace(micro, **({} if config.dropout else QUIET))
+    results = run(hubert, tones, folder, config, part, stop_after=2)
     assert results == {}
-    return run(micro, tones, folder, settings(freeze_conv=False), part)
+    return run(hubert, tones, folder, config, part)
 
 
-def test_two_ranks_equal_one(micro, tones, tmp_path):
-    """Losses, predictions and scores, with dropout and time masking on, across an interruption."""
-    one = train(micro, tones, tmp_path / "one")
-    assert ranks.run(train, 2, micro, tones, tmp_path / "two") == [one] * 2
-    for mine, other in zip(read_log(tmp_path / "one"), read_log(tmp_path / "two"), strict=True):
+@pytest.mark.parametrize("world, changes", ((2, {"micro_batch_size": 2}), (2, {"micro_batch_size": 3, "dropout": 0.0}),
+                                            (4, {"micro_batch_size": 8, "dropout": 0.0})))
+def test_several_ranks_equal_one(micro, tones, tmp_path, world, changes):
+    """Losses, predictions and scores, with time masking on, across an interruption.
+
+    With dropout where micro-batches divide over the ranks. Where they do not, they are split, and dropout is drawn for
+    each share: four ranks on one micro-batch, or on three utterances.
+    """
+    one = train(micro, tones, tmp_path / "one", changes)
+    several = ranks.run(train, world, micro, tones, tmp_path / "several", changes)
+    assert several == [one] * world
+    for mine, other in zip(read_log(tmp_path / "one"), read_log(tmp_path / "several"), strict=True):
         assert mine == pytest.approx(other, rel=1e-5)
         assert mine["loss"] == pytest.approx(other["loss"], rel=1e-6)
-    for mine, other in zip(read_predictions(tmp_path / "one"), read_predictions(tmp_path / "two"), strict=True):
+    for mine, other in zip(read_predictions(tmp_path / "one"), read_predictions(tmp_path / "several"), strict=True):
         assert [mine[key] for key in ("id", "true", "predicted")] == [other[key] for key in ("id", "true", "predicted")]
         assert [float(mine[key]) for key in LABELS] == pytest.approx([float(other[key]) for key in LABELS], abs=2e-6)
+
+
+@pytest.mark.parametrize("number, largest, world, size", ((64, 64, 1, 64), (64, 24, 1, 24), (64, 16, 4, 16),
+                                                          (64, 64, 4, 16), (64, 16, 8, 8), (8, 3, 2, 2), (3, 8, 4, 1)))
+def test_micro_batches_divide_over_the_ranks(number, largest, world, size):
+    assert batches.micro_batch_size(number, largest, world) == size
 
 
 def test_the_head_starts_at_nothing_and_its_first_step_follows_the_labels(micro):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from small_pretraining import base, random_units, read_log, settings
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from framealign.runtime import distributed
+from framealign.runtime import distributed, log
 from framealign.runtime.seeds import derive_seed
 from framealign.sound import audio
 from framealign.sound.frames import frames_in
@@ -699,31 +699,82 @@ def test_training_on_kept_features_is_training_on_sound(micro, tones, tmp_path):
 
 # Ranks
 
-INTERRUPTED = settings(log_every_updates=3)
-UNEVEN = {"sound": settings(freeze_conv=False, updates=11), "one": settings(batch_seconds=2, updates=4)}
+INTERRUPTED = settings(log_every_updates=3, batch_seconds=8)        # four micro-batches
+# Micro-batches that are split over the ranks, without dropout, which is drawn for each share.
+UNEVEN = {"three": settings(freeze_conv=False, updates=5, unmasked_weight=0.3),
+          "one": settings(batch_seconds=2, updates=4, log_every_updates=3),
+          "few utterances": settings(batch_seconds=0.7, micro_batch_seconds=0.7, updates=4)}
 
 
 def train(micro, tones, folder: Path) -> int:
-    """Three micro-batches an update, or a single one; and halves of runs that another number of ranks completes."""
+    """Four micro-batches an update, or what must be split; and halves of runs that other numbers of ranks complete."""
     made = random_units(tones)
-    for name, config in UNEVEN.items():
-        stopped.pretrain(base(micro), tones, made, config, folder / name)
+    train_uneven(micro, tones, folder)
     for stop in (8, None):
         stopped.pretrain(base(micro), tones, made, INTERRUPTED, folder / "begun by one", stop_after=stop)
     stopped.pretrain(base(micro), tones, made, INTERRUPTED, folder / "begun by two", stop_after=4)
     return distributed.world_size()
 
 
+def train_uneven(micro, tones, folder: Path) -> None:
+    """Every run of `UNEVEN`; that of a single micro-batch is stopped between two lines of the log."""
+    hubert, made = dataclasses.replace(micro, **QUIET), random_units(tones)
+    for name, config in UNEVEN.items():
+        if name == "one":
+            stopped.pretrain(base(hubert), tones, made, config, folder / name, stop_after=2)
+        stopped.pretrain(base(hubert), tones, made, config, folder / name)
+
+
+@pytest.mark.parametrize("world", (2, 4))
+def test_more_ranks_than_micro_batches_share_them(micro, tones, tmp_path, world):
+    """The same losses and weights as one rank; a checkpoint between two lines of the log has the sums of all ranks."""
+    train_uneven(micro, tones, tmp_path / "one")
+    ranks.run(train_uneven, world, micro, tones, tmp_path / "several")
+    for name in UNEVEN:
+        compare(tmp_path / "one" / name, tmp_path / "several" / name)
+
+
+@pytest.mark.parametrize("world", range(1, 8))
+def test_every_utterance_of_an_update_has_one_rank(micro, tones, world, monkeypatch, capsys):
+    """Whatever the number of ranks: each crop once, with its own mask; all ranks have as many micro-batches."""
+    made, counts = [random_units(tones)], frame_counts(tones)
+    source = Waveforms(tones, True)
+
+    def of_rank(rank: int, world: int, config: PretrainConfig) -> pretrain.GlobalBatch:
+        monkeypatch.setattr(distributed, "rank", lambda: rank)
+        monkeypatch.setattr(distributed, "world_size", lambda: world)
+        return next(pretrain.global_batches(source, made, counts, config, first_update=3))
+
+    def rows(batches: list[pretrain.GlobalBatch]) -> list[tuple]:
+        used = [batch for whole in batches for batch in whole.micro_batches if batch.weight]
+        return sorted((x[:length].tolist(), mask.tolist(), units.tolist()) for batch in used
+                      for x, length, mask, units in zip(batch.inputs, batch.lengths, batch.is_masked, batch.units[0]))
+
+    for config in (settings(), settings(batch_seconds=2), settings(batch_seconds=0.7, micro_batch_seconds=0.7)):
+        whole = of_rank(0, 1, config)
+        log._said.clear()
+        shares = [of_rank(rank, world, config) for rank in range(world)]
+        assert rows(shares) == rows([whole])
+        assert len({len(share.micro_batches) for share in shares}) == 1
+        assert {share.weighted_frames for share in shares} == {whole.weighted_frames}
+        penalised = sum(batch.penalised_frames for share in shares for batch in share.micro_batches if batch.weight)
+        assert penalised == pytest.approx(whole.weighted_frames)
+        said = capsys.readouterr().err
+        number = sum(len(batch.inputs) for batch in whole.micro_batches)
+        assert (f"{world} ranks are more than --batch-seconds" in said) == (number < world), said
+        busy = [sum(len(batch.inputs) for batch in share.micro_batches if batch.weight) for share in shares]
+        assert max(busy) - min(busy) <= max(1, len(whole.micro_batches))
+
+
 def test_two_ranks_equal_one(micro, tones, tmp_path):
     """Losses of every update to 1e-6, with dropout and layer drop on; checkpoints continue on more ranks or fewer.
 
-    Three micro-batches do not divide over two ranks, one even less. Interruptions fall inside the log's intervals.
+    Interruptions fall inside the log's intervals.
     """
     one, two, made = tmp_path / "one", tmp_path / "two", random_units(tones)
     for folder, stop in ((one, None), (two, 4)):
         stopped.pretrain(base(micro), tones, made, INTERRUPTED, folder / "begun by one", stop_after=stop)
-    for name, config in UNEVEN.items():
-        stopped.pretrain(base(micro), tones, made, config, one / name)
+    train_uneven(micro, tones, one)
     assert ranks.run(train, 2, micro, tones, two) == [2, 2]
     stopped.pretrain(base(micro), tones, made, INTERRUPTED, two / "begun by two")
     for name in UNEVEN:
