@@ -62,8 +62,7 @@ class Redo:
             return
         self.remade.add(stage.folder)
         place = os.path.relpath(stage.folder, self.run)
-        is_begun = place in self.cleared and not outdated(stage, wanted)
-        distributed.barrier()
+        is_begun = distributed.on_rank_0(lambda: place in self.cleared and not outdated(stage, wanted))
         if distributed.rank() == 0 and not is_begun:
             discard(stage.folder)
             self.cleared.add(place)
@@ -86,9 +85,8 @@ def run_stage(stage: Stage, redo: Redo) -> None:
     wanted = json.loads(json.dumps({"settings": stage.settings,
                                     "upstream": {up.name: up.digests for up in stage.upstream}}))
     redo.clear(stage, wanted)
-    refuse(stage, outdated(stage, wanted))
-    if record_path.exists():
-        record = files.read_json(record_path)
+    record = distributed.on_rank_0(lambda: kept(stage, wanted))
+    if record is not None:
         stage.digests = record["products"]
         if distributed.rank() == 0:
             begun_path.unlink(missing_ok=True)      # of a run that was killed between the two
@@ -96,7 +94,6 @@ def run_stage(stage: Stage, redo: Redo) -> None:
         return
     began = time.monotonic()
     log.say(f"[{stage.name}] {stage.folder}")
-    distributed.barrier()
     if distributed.rank() == 0:
         files.write_json(begun_path, wanted)
     try:
@@ -117,6 +114,13 @@ def run_stage(stage: Stage, redo: Redo) -> None:
         begun_path.unlink()
     distributed.barrier()
     log.say(f"[{stage.name}] done in {log.clock(seconds)}")
+
+
+def kept(stage: Stage, wanted: dict) -> dict | None:
+    """The record of a finished stage; None where there is none. Raises ValueError for a stage that is stale."""
+    refuse(stage, outdated(stage, wanted))
+    record_path = stage.folder / "stage.json"
+    return files.read_json(record_path) if record_path.exists() else None
 
 
 def refuse(stage: Stage, reason: str) -> None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,36 +16,72 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-# gloo's messages on the ranks that are left when one of them has ended.
-_LOST = re.compile(r"Connection (?:closed|reset) by|Connection refused|Broken pipe|Socket closed|(?:Read|Write) error",
-                   re.IGNORECASE)
+Item = TypeVar("Item")
+JOINED_WITHIN, ANSWERED_WITHIN = timedelta(minutes=10), timedelta(minutes=30)  # else a rank counts as lost
+
+# gloo's messages on the ranks that are left when one of them has ended, or hangs.
+_LOST = re.compile(r"Connection (?:closed|reset) by|Connection refused|Broken pipe|Socket closed|(?:Read|Write) error|"
+                   r"Timed out", re.IGNORECASE)
 
 
 @contextmanager
 def ranks(device: torch.device) -> Iterator[None]:
     """Join the process group that torchrun describes and leave it at the end; nothing to do when launched alone.
 
-    Raises OSError where another rank has ended.
+    Raises ValueError for an environment that describes none, OSError where the ranks do not find each other or another
+    rank has ended.
     """
     if not launched():
         yield
         return
-    # A CPU group beside NCCL: what ranks agree on between steps (`on_any_rank`) must not wait for the GPU.
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    # Keys of its own for every attempt of `torchrun --max-restarts`: else torch 2.11 finds the addresses of dead ranks.
-    store, number, world = next(rendezvous("env://", timeout=timedelta(minutes=10)))
-    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    dist.init_process_group(backend, store=store, rank=number, world_size=world, timeout=timedelta(minutes=30))
+    _join("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield
         dist.barrier()
     except RuntimeError as error:
-        if _LOST.search(str(error)):
-            raise OSError(f"rank {rank()}: another rank has ended, so this one stops; what that one said is the reason "
-                          f"({str(error).splitlines()[0][:120]})") from None
+        if isinstance(error, dist.DistError) or _LOST.search(str(error)):
+            raise OSError(f"rank {rank()}: another rank has ended or does not answer, so this one stops; what that one "
+                          f"said is the reason ({_first_line(error)})") from None
         raise
     finally:
         dist.destroy_process_group()
+
+
+def _join(backend: str) -> None:
+    """Join the group that the environment describes.
+
+    backend: with a GPU, a CPU group beside NCCL: what ranks agree on between steps (`on_any_rank`) must not wait for
+    the GPU.
+    """
+    number, world, port = (_number(name) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    if number >= world:
+        raise ValueError(f"RANK {number}: ranks are counted from 0 to WORLD_SIZE - 1 = {world - 1}")
+    place = f"{os.environ.get('MASTER_ADDR', '')}:{port} (MASTER_ADDR, MASTER_PORT)"
+    try:
+        store, number, world = next(rendezvous("env://", timeout=JOINED_WITHIN))
+        # Keys of its own for every attempt of `torchrun --max-restarts`: else torch 2.11 finds addresses of dead ranks.
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group(backend, store=store, rank=number, world_size=world, timeout=ANSWERED_WITHIN)
+    except RuntimeError as error:
+        if "EADDRINUSE" in str(error):
+            raise OSError(f"rank {number}: the port of {place} is in use: choose another one, or start with torchrun "
+                          "--standalone") from None
+        what = f"not all of {world} ranks came to" if number == 0 else "cannot reach rank 0 at"
+        raise OSError(f"rank {number}: {what} {place} within {JOINED_WITHIN.total_seconds():.0f} s; are all started, "
+                      f"with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE? ({_first_line(error)})") from None
+
+
+def _number(name: str) -> int:
+    """A number that the environment gives. Raises ValueError where it does not."""
+    text = os.environ.get(name, "")
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"environment variable {name}: must be a whole number, is {text!r}; torchrun sets it, and so "
+                         "does the Slurm script of docs/CLUSTER.md (unset WORLD_SIZE to run one process)")
+    return int(text)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:120]
 
 
 def launched() -> bool:
@@ -142,6 +179,25 @@ def broadcast(x: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.broadcast(x, 0)
     return x
+
+
+def on_rank_0(make: Callable[[], Item]) -> Item:
+    """What `make()` gives on rank 0, on every rank: plain data, seen once, so that no two ranks see it differently.
+
+    A ValueError or OSError of `make` is raised on every rank, so that none waits for another.
+    """
+    if not dist.is_initialized():
+        return make()
+    outcome = None
+    if rank() == 0:
+        try:
+            outcome = make(), None
+        except (ValueError, OSError) as error:
+            outcome = None, str(error)
+    item, fault = all_gather_objects(outcome)[0]
+    if fault is not None:
+        raise ValueError(fault)
+    return item
 
 
 def all_gather_objects(item: object) -> list:

@@ -30,23 +30,19 @@ def held(folder: str | Path) -> Iterator[None]:
     """
     folder = Path(folder)
     new_folders = [place for place in (folder, *folder.parents) if not place.exists()]  # deepest first
-    refusal = ""
     release = contextlib.ExitStack()
-    if distributed.rank() == 0:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            release.enter_context(_own(folder / NAME))
-            for place in [*folder.rglob(".*.tmp"), *folder.rglob(".*.discarded")]:
-                if place.is_dir() and not place.is_symlink():
-                    shutil.rmtree(place)
-                else:
-                    place.unlink(missing_ok=True)
-        except (ValueError, OSError) as error:
-            refusal = str(error)
+
+    def take() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        release.enter_context(_own(folder / NAME))
+        for place in [*folder.rglob(".*.tmp"), *folder.rglob(".*.discarded")]:
+            if place.is_dir() and not place.is_symlink():
+                shutil.rmtree(place)
+            else:
+                place.unlink(missing_ok=True)
+
     try:
-        refusal = distributed.all_gather_objects(refusal)[0]                            # rank 0's
-        if refusal:
-            raise ValueError(refusal)
+        distributed.on_rank_0(take)
         yield
     finally:
         release.close()

@@ -128,7 +128,7 @@ def latest(run: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict] | Non
 
     Rank 0 looks which one that is, so that all ranks continue from the same.
     """
-    folder = distributed.all_gather_objects(newest(run) if distributed.rank() == 0 else None)[0]
+    folder = distributed.on_rank_0(lambda: newest(run))
     if folder is None:
         return None
     content = model_directory.read(folder)

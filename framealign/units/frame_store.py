@@ -72,14 +72,9 @@ class FrameStore:
         Raises ValueError, naming the utterance, where its frames are not as many as its samples give.
         """
         directory = Path(directory)
-        try:
-            store = cls(directory, utterances)
-            if (store.index["key"], store.index["dtype"]) == (extraction.key, extraction.dtype):
-                return store
-        except (ValueError, OSError, EOFError, KeyError):
-            pass                                    # absent, unfinished or damaged
-        distributed.barrier()                       # every rank has looked
-
+        store = cls._kept(directory, utterances, extraction)
+        if not distributed.on_any_rank(store is None):
+            return store
         if distributed.rank() == 0:
             (directory / "index.json").unlink(missing_ok=True)
             directory.mkdir(parents=True, exist_ok=True)
@@ -100,6 +95,16 @@ class FrameStore:
         note.unlink(missing_ok=True)
         distributed.barrier()
         return cls(directory, utterances)
+
+    @classmethod
+    def _kept(cls, directory: Path, utterances: Sequence[Utterance], extraction: Extraction) -> "FrameStore | None":
+        """A finished store of the very frames that are wanted; None where there is none."""
+        try:
+            store = cls(directory, utterances)
+        except (ValueError, OSError, EOFError, KeyError):
+            return None                             # absent, unfinished or damaged
+        is_wanted = (store.index["key"], store.index["dtype"]) == (extraction.key, extraction.dtype)
+        return store if is_wanted else None
 
     def read(self, utterance: int, start: int = 0, stop: int | None = None) -> Tensor:
         """Frames [start, stop) of an utterance: (T, F) float32."""

@@ -1,9 +1,13 @@
 """Ranks: collectives that do nothing on one process, two gloo processes that do as one, devices and precision."""
+import socket
+from datetime import timedelta
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import ranks
+import small
 import soundfile
 import torch
 from torch import Tensor, nn
@@ -12,6 +16,7 @@ from framealign.runtime import distributed, log
 from framealign.corpus.utterance import Utterance
 from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
+from framealign.units import frame_store
 from framealign.units.frame_store import Extraction, FrameStore
 from framealign.training import checkpoint, optimiser
 
@@ -73,6 +78,53 @@ def test_collectives_over_two_ranks(two):
         assert found["broadcast"] == [7] and found["counts"] == [2 ** 41 + 1]
         assert [item["rank"] for item in found["objects"]] == [0, 1]
         assert [item["array"].tolist() for item in found["objects"]] == [[0, 1], [0, 1, 2]]
+
+
+def seen_by_rank_0(folder: Path) -> list:
+    """What ranks see differently: rank 0's view counts, and its refusal is everybody's."""
+    rank = distributed.rank()
+    outcomes = [distributed.on_rank_0(lambda: {"seen by": rank})]
+    for error in (ValueError("not a corpus"), OSError("no room")):
+        def refuse() -> None:
+            raise error if rank == 0 else AssertionError("only rank 0 looks")
+        try:
+            distributed.on_rank_0(refuse)
+        except ValueError as refusal:
+            outcomes.append(str(refusal))
+    return outcomes
+
+
+@pytest.mark.parametrize("world", (2, 4))
+def test_what_rank_0_sees_is_what_all_ranks_see(tmp_path, world):
+    assert ranks.run(seen_by_rank_0, world, tmp_path) == [[{"seen by": 0}, "not a corpus", "no room"]] * world
+
+
+def fill_twice(utterances: list, folder: Path) -> list:
+    """A store that is finished; then one rank cannot see its index, as on a network file system that lags."""
+    made = []
+
+    def compute(waveforms: list[Tensor]) -> list[Tensor]:
+        made.append(len(waveforms))
+        return [torch.full(((len(waveform) - 80) // 320, 3), float(len(waveform))) for waveform in waveforms]
+
+    extraction = Extraction("lengths", "key", 3, compute, do_normalize=False)
+    FrameStore.fill(folder, utterances, extraction)
+    number = len(made)
+    seen = frame_store.FrameStore._kept
+    if distributed.rank() == distributed.world_size() - 1:
+        frame_store.FrameStore._kept = lambda *arguments: None
+    store = FrameStore.fill(folder, utterances, extraction)
+    frame_store.FrameStore._kept = seen
+    assert len(made) == 2 * number                  # all computed again, none waits for another
+    FrameStore.fill(folder, utterances, extraction)
+    assert len(made) == 2 * number
+    return [store.read(u).mean().item() for u in range(len(utterances))]
+
+
+def test_a_store_that_one_rank_does_not_see_is_filled_again_by_all(tones, tmp_path):
+    """Two utterances on three ranks: one has nothing to compute."""
+    lengths = [float(utterance.num_samples) for utterance in tones[:2]]
+    assert ranks.run(fill_twice, 3, tones[:2], tmp_path / "store") == [pytest.approx(lengths, rel=1e-3)] * 3
 
 
 def train_replicas(poisoned_rank: int | None) -> tuple[list[float], list[np.ndarray]]:
@@ -219,3 +271,85 @@ def test_precision_on_a_cpu(precision, dtype):
             assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == dtype
     with pytest.raises(ValueError, match="--precision must be auto, float32 or bfloat16, got half"):
         distributed.autocast(CPU, "half")
+
+
+# Ranks that do not find each other
+
+@pytest.fixture
+def alone(monkeypatch):
+    """The environment of one rank of two, at a free port; it waits for a second."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setattr(distributed, "JOINED_WITHIN", timedelta(seconds=1))
+    for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1",
+                        "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
+    return port
+
+
+def refused(capsys) -> str:
+    """The one line on stderr of a command that cannot join its ranks; its status is 2."""
+    def main() -> None:
+        with distributed.ranks(CPU):
+            raise AssertionError("they joined")
+    with mock.patch.object(distributed, "launched", side_effect=[True, False]):         # `command` would end pytest
+        assert log.command(main) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("[W")]   # torch's own warnings
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    assert not torch.distributed.is_initialized()
+    return lines[0]
+
+
+def test_a_port_in_use_is_one_line(alone, capsys):
+    with socket.socket() as taken:
+        taken.bind(("", alone))
+        taken.listen()
+        assert f"rank 0: the port of 127.0.0.1:{alone} (MASTER_ADDR, MASTER_PORT) is in use" in refused(capsys)
+
+
+def test_ranks_that_never_come_are_one_line(alone, capsys):
+    line = refused(capsys)
+    assert f"rank 0: not all of 2 ranks came to 127.0.0.1:{alone}" in line and "within 1 s" in line
+
+
+def test_a_master_that_cannot_be_reached_is_one_line(alone, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    line = refused(capsys)
+    assert f"rank 1: cannot reach rank 0 at 127.0.0.1:{alone}" in line and "within 1 s" in line
+
+
+@pytest.mark.parametrize("name, value, said", (
+    ("RANK", "", "environment variable RANK: must be a whole number, is ''"),
+    ("WORLD_SIZE", "two", "environment variable WORLD_SIZE: must be a whole number, is 'two'"),
+    ("MASTER_PORT", "-1", "environment variable MASTER_PORT: must be a whole number, is '-1'"),
+    ("RANK", "2", "RANK 2: ranks are counted from 0 to WORLD_SIZE - 1 = 1")))
+def test_an_environment_that_describes_no_ranks_is_one_line(alone, monkeypatch, capsys, name, value, said):
+    monkeypatch.setenv(name, value)
+    assert said in refused(capsys)
+
+
+def test_a_rank_that_does_not_answer_is_one_line(tmp_path):
+    """Two processes of torchrun; the first waits a second for the second one, which is asleep."""
+    script = tmp_path / "script.py"
+    script.write_text(ASLEEP)
+    ended = ranks.torchrun(2, script, small.ROOT, folder=tmp_path)
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("error: rank 0")]
+    assert ended.returncode and len(lines) == 1, ended.stderr
+    assert "another rank has ended or does not answer" in lines[0] and "Timed out" in lines[0]
+
+
+ASLEEP = """
+import sys, time
+from datetime import timedelta
+sys.path[:0] = [sys.argv[1]]
+import torch
+from framealign.runtime import distributed, log
+distributed.ANSWERED_WITHIN = timedelta(seconds=1)
+def main():
+    with distributed.ranks(torch.device("cpu")):
+        if distributed.rank() == 1:
+            time.sleep(4)
+        distributed.barrier()
+sys.exit(log.command(main))
+"""
