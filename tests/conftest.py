@@ -35,6 +35,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_remembered(tmp_path_factory) -> None:
+    """Digests that tests compute are not remembered in the home of whoever runs them."""
+    place = str(tmp_path_factory.mktemp("cache"))
+    for environment in (os.environ, small.ENVIRONMENT):
+        environment["XDG_CACHE_HOME"] = place
+
+
 @pytest.fixture(autouse=True)
 def the_same_process() -> Iterator[None]:
     """Every test begins with the same random numbers and nothing noted; what it changed of the process is set back."""

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from framealign.runtime import files, settings
+from framealign.runtime import files, log, settings
 from framealign.runtime.settings import setting
 from framealign.sound import audio
 from framealign.hubert.model import Hubert
@@ -147,7 +147,11 @@ def load(model: str, config: RecogniseRun) -> Recogniser:
     if config.codebook:
         hubert = Hubert.from_pretrained(config.codebook_model) if config.codebook_model else recogniser.model.hubert
         layer = None if config.layer == -1 else config.layer
-        recogniser.units = UnitExtractor(hubert, Codebook.read(config.codebook), layer)
+        codebook = Codebook.read(config.codebook)
+        if "encoder" not in codebook.record and not config.codebook_model:
+            log.say_once(f"{config.codebook} does not say whose states it was fitted on: those of the recogniser's own "
+                         "encoder are labelled; --codebook-model names another one")
+        recogniser.units = UnitExtractor(hubert, codebook, layer)
     return recogniser
 
 

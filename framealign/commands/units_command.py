@@ -17,7 +17,7 @@ from framealign.sound.mfcc import WIDTH
 from framealign.corpus.utterance import Utterance
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
-from framealign.units.extraction import mfcc_store, state_store
+from framealign.units.extraction import mfcc_store, source_of_states, state_store
 from framealign.units.frame_store import FrameStore
 from framealign.units.kmeans import KMeansConfig
 from framealign.units.units import cluster_numbers, unit_files, write_units
@@ -89,7 +89,7 @@ def read_inputs(config: UnitsRun) -> UnitsInputs:
 
     hubert = None if config.mfcc else Hubert.from_pretrained(config.model)
     width = WIDTH if hubert is None else hubert.config.hidden_size
-    codebook = given_codebook(config.codebook, width) if config.codebook else None
+    codebook = given_codebook(config.codebook, width, source_of(config, hubert)) if config.codebook else None
     clusters = cluster_numbers(config.clusters)
     if codebook is not None and len(clusters) > 1:
         raise ValueError(f"--codebook gives one codebook, --clusters {config.clusters} asks for several")
@@ -100,7 +100,7 @@ def make(config: UnitsRun, kmeans: KMeansConfig, inputs: UnitsInputs) -> None:
     """Make the units in `config.out`, a folder that no other process uses, and print a line for each codebook."""
     out, utterances = Path(config.out), inputs.utterances
     store, record = features(config, inputs)
-    record |= {"frame_rate": FRAME_RATE, "seed": kmeans.seed, "codebook": config.codebook or "fitted"}
+    record |= {"seed": kmeans.seed, "codebook": config.codebook or "fitted"}
     try:
         results = write_units(out, store, inputs.clusters, kmeans, inputs.codebook, record)
         if config.km and distributed.rank() == 0:
@@ -122,9 +122,14 @@ def features(config: UnitsRun, inputs: UnitsInputs) -> tuple[FrameStore, dict]:
     place = Path(config.out) / "features"
     with nothing_half_made(place):
         if inputs.hubert is None:
-            return mfcc_store(inputs.utterances, place), {"feature": "mfcc"}
+            return mfcc_store(inputs.utterances, place), source_of(config, None)
         store = state_store(inputs.hubert, config.layer, inputs.utterances, place, inputs.device, config.precision)
-        return store, {"layer": config.layer, "model": store.index["key"]}
+        return store, source_of(config, inputs.hubert)
+
+
+def source_of(config: UnitsRun, hubert: Hubert | None) -> dict:
+    """What a record says of the frames that are clustered."""
+    return {"feature": "mfcc", "frame_rate": FRAME_RATE} if hubert is None else source_of_states(hubert, config.layer)
 
 
 def drop_features(out: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from framealign.runtime import files
+from framealign.runtime import digests, files
 from framealign.sound.frames import SAMPLE_RATE
 
 CLASSES = ("neutral", "happy", "angry", "sad")
@@ -67,8 +67,13 @@ def natural_order(names: Iterable[str]) -> list[str]:
 
 
 def corpus_digest(utterances: Sequence[Utterance]) -> str:
-    """Digest of which utterances these are (id, path, length), in their order."""
-    return files.digest_of([(u.id, str(u.path), u.num_samples) for u in utterances])
+    """Digest of which utterances these are (id, content of the sound file, length), in their order.
+
+    Where the files lie is no part of it: a corpus may be moved. Every rank calls it alike. Raises ValueError naming a
+    file that cannot be read.
+    """
+    contents = digests.of_files([utterance.path for utterance in utterances])
+    return files.digest_of([(u.id, content, u.num_samples) for u, content in zip(utterances, contents)])
 
 
 def corpus_description(utterances: Sequence[Utterance]) -> str:

@@ -19,6 +19,7 @@ from framealign.corpus.cropping import groups_by_length, padded
 from framealign.hubert import long_sound
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
+from framealign.units.extraction import source_of_states
 from framealign.emotion.emotion_model import EmotionModel, weighted_mean
 
 BATCH_SECONDS = 60.0                                # of one padded batch on a GPU; a CPU takes one sound at a time
@@ -48,6 +49,8 @@ class UnitExtractor:
         if codebook.centroids.shape[1] != hubert.config.hidden_size:
             raise ValueError(f"a codebook of {codebook.centroids.shape[1]} dimensions cannot label states of "
                              f"{hubert.config.hidden_size}; give the model that it was fitted on")
+        codebook.check_source(source_of_states(hubert, layer), "give the model and the layer that it was fitted on "
+                              "(--codebook-model, --layer)")
         self.hubert, self.codebook, self.layer = hubert, codebook, layer
 
     @torch.inference_mode()

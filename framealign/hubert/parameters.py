@@ -92,6 +92,12 @@ def check_depth(state: dict[str, Tensor], config: HubertConfig, where: object) -
                          f"have {len(blocks)} blocks")
 
 
+def digest_of_encoder(state: dict[str, Tensor], do_normalize: bool) -> str:
+    """Digest of what the states of unmasked sound depend on, to tell whose states a codebook was fitted on."""
+    unmasked = {name: x for name, x in state.items() if name != MASK_EMBEDDING}
+    return files.digest_of([digest_of_state(unmasked), do_normalize])
+
+
 def digest_of_state(state: dict[str, Tensor]) -> str:
     """Digest of names and values of a state dict."""
     return files.digest_of([(name, files.digest_bytes(x.detach().cpu().contiguous().numpy().tobytes()))

@@ -49,12 +49,13 @@ def _difference(utterance: Utterance) -> str:
     return f"{utterance.path}: {num_samples} samples at 16 kHz, the manifest says {utterance.num_samples}"
 
 
-def given_codebook(path: str, width: int) -> Codebook:
-    """A codebook from a file. Raises ValueError where it does not label frames of that width."""
+def given_codebook(path: str, width: int, source: dict) -> Codebook:
+    """A codebook from a file. Raises ValueError where it does not label frames of that width from that source."""
     codebook = Codebook.read(path)
     if codebook.centroids.shape[1] != width:
         raise ValueError(f"{path}: a codebook of {codebook.centroids.shape[1]} dimensions cannot label frames of "
                          f"{width}; give one that was fitted on this model or feature")
+    codebook.check_source(source, "give one that was fitted on them, or none")
     return codebook
 
 

@@ -26,9 +26,9 @@ from framealign.corpus.protocols import Split, class_names, split_digest
 from framealign.corpus.utterance import Utterance, corpus_description
 from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
-from framealign.hubert.parameters import digest_of_state
+from framealign.hubert.parameters import digest_of_encoder, digest_of_state
 from framealign.units.codebook import Codebook
-from framealign.units.extraction import mfcc_store, state_store
+from framealign.units.extraction import mfcc_store, source_of_states, state_store
 from framealign.units.frame_store import FrameStore
 from framealign.units.units import Units, cluster_numbers, unit_files, write_units
 from framealign.training.finetune import finetune_fold
@@ -46,6 +46,7 @@ class BaseModel:
     folder: Path | None                             # None: `scratch`, to be made by the recipe
     config: HubertConfig
     digest: str                                     # of weights and configuration
+    encoder: str = ""                               # digest of what its states depend on
 
 
 def read_base(config: SessionConfig, size: Preset) -> BaseModel:
@@ -56,7 +57,7 @@ def read_base(config: SessionConfig, size: Preset) -> BaseModel:
     hubert = load_encoder(folder, config.seed)
     shape = {name: value for name, value in as_dict(hubert.config).items() if name != "extra"}
     digest = files.digest_of([digest_of_state(hubert.state_dict()), shape, hubert.do_normalize])
-    return BaseModel(folder, hubert.config, digest)
+    return BaseModel(folder, hubert.config, digest, digest_of_encoder(hubert.state_dict(), hubert.do_normalize))
 
 
 def load_encoder(folder: str | Path, seed: int) -> Hubert:
@@ -83,7 +84,7 @@ class Recipe:
         self.pretraining_utterances = protocols.pretraining_utterances(self.utterances, config.session,
                                                                        config.pretrain_data)
         self.base = read_base(config, self.preset) if base is None else base
-        check_layers(config, self.preset, self.base.config)
+        check_layers(config, self.preset, self.base)
 
         self.root = Path(config.out)
         self.fold = self.root / f"session{config.session}"
@@ -141,8 +142,9 @@ class Recipe:
         return files.read_json(tested.product("results.json"))
 
 
-def check_layers(config: SessionConfig, size: Preset, model: HubertConfig) -> None:
-    """Raise ValueError where the base model lacks a layer whose states are wanted, or a given codebook's width."""
+def check_layers(config: SessionConfig, size: Preset, base: BaseModel) -> None:
+    """Raise ValueError where the base model lacks a layer whose states are wanted, or a codebook is of other states."""
+    model = base.config
     used = {"finetune": [], "tapt": ["tapt_layer"]}.get(config.method, ["tapt_layer", "align_layer"])
     if config.hubert == "scratch":
         used = [*used, "scratch_layer"]
@@ -152,7 +154,8 @@ def check_layers(config: SessionConfig, size: Preset, model: HubertConfig) -> No
             raise ValueError(f"{name} is {layer}, the base model has blocks 1 to {model.num_hidden_layers}; choose "
                              f"the --preset of the model's size (now {config.preset}), or --set {name}=...")
     if config.codebook and config.method != "finetune":
-        preflight.given_codebook(config.codebook, model.hidden_size)
+        source = {"layer": size.tapt_layer, "encoder": base.encoder, "frame_rate": FRAME_RATE}
+        preflight.given_codebook(config.codebook, model.hidden_size, source)
 
 
 def base_stages(recipe: Recipe) -> list[Stage]:
@@ -231,8 +234,7 @@ def state_units(recipe: Recipe, name: str, model: Stage, layer: int, clusters: l
         codebook = Codebook.read(given_codebook) if given_codebook else None
         hubert = load_encoder(model.model, recipe.config.seed)
         store = state_store(hubert, layer, utterances, folder / "states", recipe.device)
-        record = {"layer": layer, "model": model.digests, "frame_rate": FRAME_RATE, "seed": recipe.config.seed,
-                  "codebook": given_codebook or "fitted"}
+        record = source_of_states(hubert, layer) | {"seed": recipe.config.seed, "codebook": given_codebook or "fitted"}
         make_units(recipe, folder, store, clusters, record, codebook)
 
     settings = recipe.common | {"pretraining_corpus": corpus_description(utterances), "layer": layer,

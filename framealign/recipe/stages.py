@@ -85,7 +85,7 @@ def run_stage(stage: Stage, redo: Redo) -> None:
     wanted = json.loads(json.dumps({"settings": stage.settings,
                                     "upstream": {up.name: up.digests for up in stage.upstream}}))
     redo.clear(stage, wanted)
-    record = distributed.on_rank_0(lambda: kept(stage, wanted))
+    record = distributed.on_rank_0(lambda: finished_record(stage, wanted))
     if record is not None:
         stage.digests = record["products"]
         if distributed.rank() == 0:
@@ -116,7 +116,7 @@ def run_stage(stage: Stage, redo: Redo) -> None:
     log.say(f"[{stage.name}] done in {log.clock(seconds)}")
 
 
-def kept(stage: Stage, wanted: dict) -> dict | None:
+def finished_record(stage: Stage, wanted: dict) -> dict | None:
     """The record of a finished stage; None where there is none. Raises ValueError for a stage that is stale."""
     refuse(stage, outdated(stage, wanted))
     record_path = stage.folder / "stage.json"

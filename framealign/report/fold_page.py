@@ -17,6 +17,7 @@ from framealign.corpus import manifest, protocols, synthetic_corpus
 from framealign.corpus.utterance import Utterance
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
+from framealign.units.extraction import source_of_states
 from framealign.units.units import Units, unit_files
 from framealign.emotion import metrics, planted_truth
 from framealign.emotion.emotion_model import EmotionModel
@@ -107,9 +108,14 @@ class FoldUnits:
         pretraining = protocols.pretraining_utterances(utterances, fold.session, settings["pretrain_data"])
         sizes = files.read_json(folder / "stage.json")["settings"]["clusters"]
         middle = sizes.index(sorted(sizes)[len(sizes) // 2])
-        codebook, units = unit_files(sizes)[middle]
-        return cls(Codebook.read(folder / codebook), Units.read(folder / units), pretraining,
-                   cls.teacher(fold, settings["hubert"]).eval())
+        codebook_name, units_name = unit_files(sizes)[middle]
+        codebook, units = Codebook.read(folder / codebook_name), Units.read(folder / units_name)
+        hubert = cls.teacher(fold, settings["hubert"]).eval()
+        units.check(pretraining, str(folder / units_name))
+        if units.record.get("codebook_digest") != codebook.digest:
+            raise ValueError(f"{folder}: {units_name} was not made with {codebook_name}; make both again with --redo")
+        codebook.check_source(source_of_states(hubert, codebook.record["layer"]), "make them again with --redo")
+        return cls(codebook, units, pretraining, hubert)
 
     @staticmethod
     def teacher(fold: Fold, base: str) -> Hubert:

@@ -19,7 +19,7 @@ from framealign.runtime.settings import as_dict
 from framealign.sound.frames import FRAME_RATE, frames_in
 from framealign.corpus.cropping import Crop, Waveforms, frame_counts, groups_by_length
 from framealign.corpus.protocols import OPTIMISTIC, Split, check_parts, split_digest
-from framealign.corpus.utterance import Utterance
+from framealign.corpus.utterance import Utterance, corpus_digest
 from framealign.hubert.masking import span_mask
 from framealign.hubert.model import Hubert
 from framealign.units.frame_store import FrameStore
@@ -127,7 +127,8 @@ def prepare(hubert: Hubert, split: Split, classes: list[str], config: FinetuneCo
     optimizer = optimiser.adamw([*hubert.parameters(), *model.pooling.parameters()], config.lr, (0.9, 0.999), 1e-8,
                                 config.weight_decay)
     optimizer.add_param_group({"params": model.classifier.parameters(), "lr_factor": config.head_lr_factor})
-    record = {"finetune": as_dict(config), "classes": classes, "split": split_digest(split)}
+    record = {"finetune": as_dict(config), "classes": classes, "split": split_digest(split),
+              "utterances": corpus_digest([*split.train, *split.valid, *split.test])}
     return Finetuning(model=model, optimizer=optimizer, config=config, run=run, record=record,
                       updates_per_epoch=math.ceil(len(split.train) / config.batch_size))
 
@@ -352,7 +353,7 @@ def restore(training: Finetuning) -> None:
 
     Rank 0 goes on with the losses of all ranks.
     """
-    saved = training.resume("configuration or split; continue with that one")
+    saved = training.resume("configuration, split or sound; continue with that one")
     if saved is None:
         return
     head, state = saved

@@ -19,7 +19,7 @@ from framealign.runtime.seeds import derive_seed
 from framealign.runtime.settings import as_dict
 from framealign.sound.frames import FRAME_RATE, frames_in
 from framealign.corpus.cropping import Crop, Waveforms, frame_counts
-from framealign.corpus.utterance import Utterance
+from framealign.corpus.utterance import Utterance, corpus_digest
 from framealign.hubert.masking import span_mask
 from framealign.hubert.model import Hubert
 from framealign.hubert.objective import (MaskedPrediction, MicroBatch, add_up, frame_weights, positions_of,
@@ -126,7 +126,7 @@ def prepare(hubert: Hubert, utterances: Sequence[Utterance], units: list[Units],
                                 config.adam_eps, config.weight_decay)
     record = {"pretrain": as_dict(config), "num_clusters": num_clusters,
               "units": [files.digest_bytes(of_codebook.units.int().numpy().tobytes()) for of_codebook in units],
-              "utterances": files.digest_of([(u.id, u.num_samples) for u in utterances])}
+              "utterances": corpus_digest(utterances)}
     return Pretraining(model=model, optimizer=optimizer, config=config, run=run, record=record)
 
 
@@ -325,7 +325,7 @@ def restore(training: Pretraining) -> None:
 
     Rank 0 goes on with the sums of all ranks.
     """
-    saved = training.resume("configuration, other units or other utterances; continue with those")
+    saved = training.resume("configuration, other units or other sound; continue with those")
     if saved is None:
         return
     heads, state = saved

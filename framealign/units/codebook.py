@@ -19,6 +19,9 @@ from framealign.units.frame_source import Chunks
 from framealign.units.kmeans import KMeansConfig
 
 
+SOURCE = ("feature", "layer", "encoder", "frame_rate")      # in a record: what kind of frames was clustered
+
+
 @dataclass(frozen=True)
 class Codebook:
     """Centroids (K, F) float32 with the frames each won (K,) int64, the mean squared distance and where it is from."""
@@ -36,6 +39,23 @@ class Codebook:
         """
         centroids, counts, inertia = kmeans.fit(frames, num_clusters, dataclasses.replace(config, seed=seed))
         return cls(centroids.cpu(), counts.cpu(), inertia, {"seed": seed, **(record or {})})
+
+    @property
+    def digest(self) -> str:
+        """Digest of the centroids, by which units name the codebook they were made with."""
+        return files.digest_bytes(self.centroids.numpy().tobytes())
+
+    def check_source(self, record: dict, what_to_do: str) -> None:
+        """Raise ValueError where frames, described by `record`, are not of the kind that the codebook was fitted on.
+
+        Compared is what both records say of feature, layer, encoder and frame rate: a file of another program says
+        nothing.
+        """
+        for name in SOURCE:
+            mine, theirs = self.record.get(name), record.get(name)
+            if mine is not None and mine != theirs:
+                raise ValueError(f"the codebook was fitted on frames of {name} {mine}, these are of {name} {theirs}: "
+                                 f"its units would mean nothing; {what_to_do}")
 
     def assign(self, frames: Tensor) -> Tensor:
         """Nearest centroid of each frame: (S, F) -> (S,) int64. Raises ValueError for another width or NaN."""

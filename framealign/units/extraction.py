@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from framealign.runtime import distributed, files
+from framealign.sound.frames import FRAME_RATE
 from framealign.sound.mfcc import WIDTH, mfcc
 from framealign.corpus.utterance import Utterance, corpus_digest
 from framealign.hubert import fast, long_sound
 from framealign.hubert.model import Hubert
-from framealign.hubert.parameters import digest_of_state
+from framealign.hubert.parameters import digest_of_encoder, digest_of_state
 from framealign.units.frame_store import Extraction, FrameStore
 
 CPU_BATCH_SECONDS, GPU_BATCH_SECONDS = 20.0, 120.0  # on a CPU longer groups leave the caches
@@ -46,13 +47,19 @@ def state_store(hubert: Hubert, layer: int, utterances: Sequence[Utterance], dir
     def of_long(waveform: Tensor) -> Iterator[Tensor]:
         return long_sound.states(hubert, waveform, layer, device)
 
-    key = files.digest_of([name, hubert.do_normalize, digest_of_state(hubert.state_dict()), corpus_digest(utterances),
+    key = files.digest_of([name, digest_of_encoder(hubert.state_dict(), hubert.do_normalize), corpus_digest(utterances),
                            precision])
     extraction = Extraction(name, key, hubert.config.hidden_size, _compute(hubert, device, of_group, of_long),
                             hubert.do_normalize, batch_seconds=_batch_seconds(device))
     # One context for all groups: weights are rounded to bfloat16 once.
     with torch.inference_mode(), distributed.autocast(device, precision)():
         return FrameStore.fill(directory, utterances, extraction)
+
+
+def source_of_states(hubert: Hubert, layer: int) -> dict:
+    """What a record says of the states that are clustered: compared by `Codebook.check_source`."""
+    return {"layer": layer, "encoder": digest_of_encoder(hubert.state_dict(), hubert.do_normalize),
+            "frame_rate": FRAME_RATE}
 
 
 def frontend_store(hubert: Hubert, utterances: Sequence[Utterance], directory: Path, device: torch.device,

@@ -51,6 +51,7 @@ class FrameStore:
         self.utterances = utterances
         self.counts = frame_counts(utterances)                                  # (U,)
         self.index = _read_index(self.directory)
+        self.dtype = self.index["dtype"]            # in which frames are read: as kept, or rounded as if kept so
         shards = self.index["shards"]
         try:
             self.maps = [np.load(self.directory / name, mmap_mode="r", allow_pickle=False) for name in shards]
@@ -103,8 +104,10 @@ class FrameStore:
             store = cls(directory, utterances)
         except (ValueError, OSError, EOFError, KeyError):
             return None                             # absent, unfinished or damaged
-        is_wanted = (store.index["key"], store.index["dtype"]) == (extraction.key, extraction.dtype)
-        return store if is_wanted else None
+        if store.index["key"] != extraction.key or store.index["dtype"] not in (extraction.dtype, "float32"):
+            return None
+        store.dtype = extraction.dtype              # of float32, in which frames are computed, any type can be read
+        return store
 
     def read(self, utterance: int, start: int = 0, stop: int | None = None) -> Tensor:
         """Frames [start, stop) of an utterance: (T, F) float32."""
@@ -115,7 +118,7 @@ class FrameStore:
         frames = self.maps[shard][first + start:first + stop]
         if not isinstance(frames, Tensor):
             frames = _typed(torch.from_numpy(np.array(frames)), self.index["dtype"])
-        return frames.float()
+        return frames.to(getattr(torch, self.dtype)).float()
 
     def pieces(self, utterances: Iterable[int], size: int = 3000) -> Iterator[Tensor]:
         """All frames of these utterances in order, (t, F) float32: at most `size`, a minute, of one at a time."""

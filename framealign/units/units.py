@@ -34,7 +34,11 @@ class Units:
         return self.units[self.offsets[utterance]:self.offsets[utterance + 1]].long()
 
     def check(self, utterances: Sequence[Utterance], where: str) -> None:
-        """Raise ValueError, with `where`, unless there is one unit for every frame of these utterances."""
+        """Raise ValueError, with `where`, unless there is one unit for every frame of these very utterances.
+
+        Their order and the content of their sound files are compared where the record tells them. Every rank calls it
+        alike.
+        """
         expected = frame_counts(utterances)
         counts = self.offsets.diff()
         if len(counts) != len(expected):
@@ -44,6 +48,10 @@ class Units:
             if count != frames:
                 raise ValueError(f"{where}: utterance {utterance.id} has {count} units but {frames} frames; make the "
                                  "units of this manifest")
+        made_of = self.record.get("manifest")       # text of fairseq's says nothing
+        if made_of is not None and made_of != corpus_digest(utterances):
+            raise ValueError(f"{where}: made of other utterances, of other sound, or in another order (their digest "
+                             f"{made_of}, the manifest's {corpus_digest(utterances)}); make the units of this manifest")
 
     def write(self, path: str | Path) -> None:
         """Write `units.safetensors`: flat int16 (or int32) units, offsets, and where they are from as metadata."""
@@ -105,13 +113,15 @@ def make_units(store: FrameStore, num_clusters: int, config: KMeansConfig, codeb
     """Units of every utterance of a store, by the codebook given or by one of K clusters fitted to its frames.
 
     Each rank reads one stretch of the utterances; all get the same units and codebook as one process would. `record`
-    says where both are from. Raises ValueError for a codebook of another width, or frames that are not finite.
+    says where both are from. Raises ValueError for a codebook fitted on other frames, or frames that are not finite.
     """
     number, world, rank = len(store.utterances), distributed.world_size(), distributed.rank()
     mine = range(number * rank // world, number * (rank + 1) // world)
     if codebook is None:
         log.say(f"k-means: {num_clusters} clusters, {int(store.counts.sum())} frames")
         codebook = Codebook.fit(lambda: store.pieces(mine), num_clusters, config.seed, config, record)
+    else:
+        codebook.check_source(record, "leave the codebook out to fit one")
 
     parts = [np.zeros(0, np.int32)]                 # where this rank has no utterance
     for frames in store.pieces(mine):
@@ -120,7 +130,7 @@ def make_units(store: FrameStore, num_clusters: int, config: KMeansConfig, codeb
     units = torch.from_numpy(np.concatenate(of_ranks))                          # (S,)
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), store.counts.cumsum(0)])
     record = {**record, "manifest": corpus_digest(store.utterances),
-              "codebook_digest": files.digest_bytes(codebook.centroids.numpy().tobytes())}
+              "codebook_digest": codebook.digest}
     return Units(units, offsets, len(codebook.centroids), record), codebook
 
 

@@ -12,6 +12,7 @@ import torch
 
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
+from framealign.units.extraction import source_of_states
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.recogniser import Recogniser
 from framealign.commands import recognise_command
@@ -126,22 +127,46 @@ def test_a_folder_of_results_has_a_file_for_each_sound(model, mixed, tmp_path, f
 def test_units_are_nearest_centroids_of_the_layer(model, mixed, tmp_path, capsys):
     """The recogniser's own encoder, or another's: as the states of the whole sound are labelled."""
     draw = torch.Generator().manual_seed(0)
-    Codebook(torch.randn(7, 16, generator=draw), torch.ones(7, dtype=torch.int64), 1.0, {"layer": 1}).write(
-        tmp_path / "codebook.safetensors")
-    codebook, recogniser = Codebook.read(tmp_path / "codebook.safetensors"), Recogniser.from_pretrained(model)
+    codebook = Codebook(torch.randn(7, 16, generator=draw), torch.ones(7, dtype=torch.int64), 1.0, {"note": "other's"})
+    codebook.write(tmp_path / "codebook.safetensors")
+    recogniser = Recogniser.from_pretrained(model)
     torch.manual_seed(5)
     other = Hubert(recogniser.model.hubert.config)
     other.save_pretrained(tmp_path / "other")
-    for given, hubert, layer in (({}, recogniser.model.hubert, 1), ({"layer": 2}, recogniser.model.hubert, 2),
-                                 ({"codebook_model": str(tmp_path / "other")}, other.eval(), 1)):
+    for given, hubert in (({"layer": 1}, recogniser.model.hubert), ({"layer": 2}, recogniser.model.hubert),
+                          ({"layer": 1, "codebook_model": str(tmp_path / "other")}, other.eval())):
         recognise_command.run(str(model), [str(mixed / "a.wav")], RecogniseRun(
             format="json", timeline=True, codebook=str(tmp_path / "codebook.safetensors"), device="cpu", **given))
-        result, = json.loads(capsys.readouterr().out)
+        said = capsys.readouterr()
+        assert ("does not say whose states it was fitted on" in said.err) == (given == {"layer": 1})
+        result, = json.loads(said.out)
         samples = torch.from_numpy(soundfile.read(mixed / "a.wav", dtype="float32")[0])
         samples = (samples - samples.mean()) / (samples.var(correction=0) + 1e-7).sqrt()
         with torch.inference_mode():
-            states = hubert.states(samples[None], layer=layer)[0]
+            states = hubert.states(samples[None], layer=given["layer"])[0]
         assert result["units"] == torch.cdist(states, codebook.centroids).argmin(1).tolist()
+
+
+def test_a_codebook_of_another_models_states_is_refused(model, mixed, tmp_path, capsys):
+    """What `bin/units.py` made names model and layer: units of other states would mean nothing."""
+    hubert = Recogniser.from_pretrained(model).model.hubert
+    torch.manual_seed(5)
+    other = Hubert(hubert.config)
+    other.save_pretrained(tmp_path / "other")
+    record = source_of_states(other, 1)
+    Codebook(torch.randn(7, 16), torch.ones(7, dtype=torch.int64), 1.0, record).write(tmp_path / "codebook.safetensors")
+
+    def recognise(**given: object) -> None:
+        recognise_command.run(str(model), [str(mixed / "a.wav")], RecogniseRun(
+            codebook=str(tmp_path / "codebook.safetensors"), device="cpu", **given))
+    with pytest.raises(ValueError, match=f"fitted on frames of encoder {record['encoder']}, these are of encoder "
+                       r".*its units would mean nothing.*--codebook-model"):
+        recognise()
+    with pytest.raises(ValueError, match="fitted on frames of layer 1, these are of layer 2"):
+        recognise(codebook_model=str(tmp_path / "other"), layer=2)
+    assert capsys.readouterr().out == ""
+    recognise(codebook_model=str(tmp_path / "other"))
+    assert "fitted" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("changes, message", [

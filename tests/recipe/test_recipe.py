@@ -310,6 +310,21 @@ def test_what_changed_is_said_and_nothing_remade(world, finished, settings, chan
     assert small.digests(finished) == before
 
 
+def test_a_corpus_that_was_moved_is_the_same_and_a_sound_of_equal_length_is_not(world, spoilt, tmp_path):
+    """Nothing is remade for another path; everything for another content, though name, size and length are the same."""
+    run, tree = world.folder / spoilt, shutil.copytree(world.tree, tmp_path / "moved")
+    before = small.digests(run, "stage.json")
+    world.run(spoilt, iemocap=str(tree))
+    assert small.digests(run, "stage.json") == before
+    sound = sorted(tree.rglob("*.wav"))[5]
+    waveform, rate = soundfile.read(sound, dtype="int16")
+    soundfile.write(sound, waveform[::-1], rate)
+    with pytest.raises(ValueError, match=r"stage tapt-units .* settings\.corpus was 24 utterances \(digest \w+\), "
+                                         r"is 24 utterances \(digest"):
+        world.run(spoilt, iemocap=str(tree))
+    assert small.digests(run, "stage.json") == before
+
+
 @pytest.fixture
 def table(world, finished, tmp_path) -> Path:
     """The finished run's manifest with absolute paths, to be changed."""

@@ -295,7 +295,7 @@ def refused(capsys) -> str:
             raise AssertionError("they joined")
     with mock.patch.object(distributed, "launched", side_effect=[True, False]):         # `command` would end pytest
         assert log.command(main) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("[W")]   # torch's own warnings
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("[W")]  # torch's warnings
     assert len(lines) == 1 and lines[0].startswith("error: "), lines
     assert not torch.distributed.is_initialized()
     return lines[0]

@@ -2,6 +2,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -559,9 +560,19 @@ def test_another_configuration_or_split_does_not_continue_a_run(micro, tones, tm
     for config, changed in ((settings(lr=2e-3), part), (settings(pooling="mean"), part),
                             (settings(), dataclasses.replace(part, train=part.train[1:])),
                             (settings(), dataclasses.replace(part, train=relabelled))):
-        with pytest.raises(ValueError, match="made with another configuration or split"):
+        with pytest.raises(ValueError, match="made with another configuration, split or sound"):
             run(micro, tones, tmp_path, config, changed)
     assert (tmp_path / "log.jsonl").read_bytes() == log and not (tmp_path / "results.json").exists()
+
+
+def test_other_sound_of_the_same_length_does_not_continue_a_run(micro, tones, tmp_path):
+    moved = [dataclasses.replace(u, path=Path(shutil.copy(u.path, tmp_path))) for u in tones]
+    part = split(moved, "1", "clean")[0]
+    run(micro, moved, tmp_path / "run", settings(), part, stop_after=1)
+    samples = soundfile.read(part.train[3].path, dtype="int16")[0]
+    soundfile.write(part.train[3].path, samples[::-1], 16_000)
+    with pytest.raises(ValueError, match="made with another configuration, split or sound"):
+        run(micro, moved, tmp_path / "run", settings(), part)
 
 
 # Ranks

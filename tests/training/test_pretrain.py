@@ -479,7 +479,7 @@ def test_another_configuration_units_or_corpus_do_not_continue_a_run(micro, tone
     for utterances, units, changed, shape in (
             (tones, made, dataclasses.replace(config, peak_lr=1e-3), {}), (tones, other, config, {}),
             (tones, dataclasses.replace(made, num_clusters=6), config, {}), (renamed, made, config, {})):
-        with pytest.raises(ValueError, match="made with another configuration, other units or other utterances"):
+        with pytest.raises(ValueError, match="made with another configuration, other units or other sound"):
             stopped.pretrain(base(micro, **shape), utterances, units, changed, tmp_path)
     with pytest.raises(ValueError, match="parameters do not fit"):
         stopped.pretrain(base(micro, hidden_size=8), tones, made, config, tmp_path)

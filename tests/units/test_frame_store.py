@@ -82,6 +82,28 @@ def test_kept_frames_are_those_computed(marked, tmp_path):
     assert index["utterances"] == len(LENGTHS) and index["frames"] == sum(map(len, expected)) and index["width"] == 2
 
 
+@pytest.mark.parametrize("dtype", ("float16", "bfloat16"))
+def test_frames_kept_in_full_serve_the_smaller_types(dtype, marked, tmp_path):
+    """Settings that differ in the type alone: the same numbers as if kept in it, and nothing is computed again."""
+    def compute(waveforms: list[Tensor]) -> list[Tensor]:
+        computed.append(len(waveforms))
+        generator = torch.Generator().manual_seed(len(waveforms[0]))
+        return [torch.randn(1 + (len(x) - 400) // 320, 2, generator=generator) for x in waveforms]
+
+    computed: list[int] = []
+    expected = fill(tmp_path / "small", marked, compute, dtype=dtype)
+    fill(tmp_path / "full", marked, compute, dtype="float32")
+    computed.clear()
+    found = fill(tmp_path / "full", marked, compute, dtype=dtype)
+    assert not computed
+    for u in range(len(marked)):
+        assert torch.equal(found.read(u), expected.read(u))
+    found.hold(torch.device("cpu"))
+    assert torch.equal(found.read(3), expected.read(3))
+    full = fill(tmp_path / "small", marked, compute, dtype="float32")           # what is lost must be computed
+    assert computed and not torch.equal(full.read(0), expected.read(0))
+
+
 @pytest.mark.parametrize("dtype, bits", [("float16", 10), ("bfloat16", 7), ("float32", 23)])
 def test_kept_types(dtype, bits, marked, tmp_path, capsys):
     """Rounded as the type rounds, on disk and held in memory; its size is said before it is computed."""

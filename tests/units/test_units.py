@@ -1,15 +1,19 @@
 """Units: written and read, as fairseq's text, refused for other utterances; made alike by one rank and by two."""
+import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import ranks
 import safetensors.torch
+import soundfile
 import torch
 
 from framealign.sound import audio
 from framealign.sound.frames import num_frames
-from framealign.corpus.utterance import corpus_digest
+from framealign.corpus.utterance import Utterance, corpus_digest
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
 from framealign.units.extraction import mfcc_store, state_store
@@ -130,6 +134,33 @@ def test_units_of_other_utterances_are_refused(tones):
         random_units(counts, 5).check(tones, "here")
 
 
+def copied(utterances: list, folder: Path) -> list:
+    """The same corpus elsewhere."""
+    folder.mkdir()
+    return [dataclasses.replace(u, path=Path(shutil.copy(u.path, folder))) for u in utterances]
+
+
+def test_units_in_another_order_or_of_other_sound_are_refused(hubert, tones, tmp_path, cpu):
+    """Sixteen files of a second each, so that every length fits every file; a corpus that was moved is the same."""
+    generator, some = np.random.default_rng(0), []
+    for number in range(16):
+        path = tmp_path / f"{number}.wav"
+        soundfile.write(path, generator.uniform(-0.5, 0.5, 16_000), 16_000)
+        some.append(Utterance(path.stem, path, 16_000))
+    made, _ = make_units(state_store(hubert, 1, some, tmp_path / "states", cpu), 4, QUICK, None, {})
+    made.write(tmp_path / "units.safetensors")
+    made = Units.read(tmp_path / "units.safetensors")
+    made.check(some, "units")
+    made.check(copied(some, tmp_path / "moved"), "units")
+    renamed = [dataclasses.replace(some[0], id="another"), *some[1:]]
+    other = copied(some, tmp_path / "other")
+    soundfile.write(other[5].path, generator.uniform(-0.5, 0.5, 16_000), 16_000)
+    for utterances in (some[::-1], [some[1], some[0], *some[2:]], renamed, other):
+        with pytest.raises(ValueError, match="here: made of other utterances, of other sound, or in another order"):
+            made.check(utterances, "here")
+    dataclasses.replace(made, record={}).check(some[::-1], "text of fairseq's, which says nothing")
+
+
 # Units of a corpus
 
 def test_units_with_a_codebook_fitted_or_given(hubert, tones, tmp_path, cpu):
@@ -147,6 +178,10 @@ def test_units_with_a_codebook_fitted_or_given(hubert, tones, tmp_path, cpu):
     other, used = make_units(store, 6, QUICK, given, {"codebook": "given"})
     assert used is given and other.num_clusters == 4 and other.record["codebook"] == "given"
     assert torch.equal(other.units.long(), torch.cdist(everything.double(), given.centroids.double()).argmin(1))
+    for mine, theirs in (({"layer": 2}, {"layer": 1}), ({"encoder": "a"}, {"encoder": "b"}), ({"feature": "mfcc"}, {}),
+                         ({"frame_rate": 25}, {"frame_rate": 50})):
+        with pytest.raises(ValueError, match="its units would mean nothing; leave the codebook out to fit one"):
+            make_units(store, 6, QUICK, dataclasses.replace(given, record=mine), theirs)
     assert other.record["codebook_digest"] != made.record["codebook_digest"]
     json.dumps(made.record)
     with pytest.raises(ValueError, match="codebook of 5 dimensions cannot label frames of 16"):
