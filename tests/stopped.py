@@ -27,8 +27,8 @@ def pretrain(hubert: Hubert, utterances: Sequence[Utterance], units: Units | lis
 
 
 def finetune(hubert: Hubert, utterances: Sequence[Utterance], split: Split, classes: list[str],
-             config: FinetuneConfig, folder: Path, stop_after: int | None = None) -> dict:
-    """Fine-tune on the CPU into `folder`; asked to stop after an epoch (None: never), the results are {}."""
+             config: FinetuneConfig, folder: Path, stop_after: float | None = None) -> dict:
+    """Fine-tune on the CPU into `folder`; asked to stop after so many epochs (None: never), the results are {}."""
     def ends(training: finetuning.Finetuning) -> bool:
         return stop_after not in (None, config.epochs) and training.update == stop_after * training.updates_per_epoch
     with _asked(finetuning.Finetuning, ends) as ended:
