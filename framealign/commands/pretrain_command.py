@@ -10,6 +10,7 @@ import torch
 
 from framealign.runtime import distributed, lock, log, settings
 from framealign.runtime.settings import setting
+from framealign.sound.frames import Framing
 from framealign.corpus.utterance import Utterance
 from framealign.hubert.model import Hubert
 from framealign.units.units import Units
@@ -67,7 +68,6 @@ def run(config: PretrainRun, training: PretrainConfig) -> None:
     distributed.autocast(device, config.precision)  # an unknown precision is an error now
 
     utterances = read_corpus(config.corpus)
-    units = read_units(config.units, utterances)
     if not config.init_from and training.freeze_conv:
         raise ValueError("from scratch the conv encoder must train too: leave out --freeze-conv, or give --init-from")
 
@@ -76,10 +76,11 @@ def run(config: PretrainRun, training: PretrainConfig) -> None:
         hubert = Hubert.from_pretrained(config.init_from)
     else:
         hubert = Hubert(chosen.model, chosen.do_normalize)
+    units = read_units(config.units, utterances, hubert.config.framing)
 
     out = Path(config.out)
     width = hubert.config.conv_dim[-1] if training.cache_frontend and training.freeze_conv else 0
-    frontend_bytes = frames_bytes(utterances, width, training.kept_type)
+    frontend_bytes = frames_bytes(utterances, width, training.kept_type, hubert.config.framing)
     check_room(out, {out: training_bytes(hubert.config, training) + frontend_bytes})
     if config.preflight:
         return
@@ -89,13 +90,13 @@ def run(config: PretrainRun, training: PretrainConfig) -> None:
     log.say(f"encoder: {encoder}")
 
 
-def read_units(names: str, utterances: list[Utterance]) -> list[Units]:
+def read_units(names: str, utterances: list[Utterance], framing: Framing) -> list[Units]:
     """The units of one file, or of several whose names are separated by commas.
 
-    Raises ValueError for a file that is not of these utterances.
+    Raises ValueError for a file that is not of these utterances, or of frames that do not lie as `framing` says.
     """
     units = []
     for path in [names] if Path(names).exists() else names.split(","):
         units.append(Units.read_km(path) if path.endswith(".km") else Units.read(path))
-        units[-1].check(utterances, path)
+        units[-1].check(utterances, path, framing)
     return units

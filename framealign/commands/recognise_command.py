@@ -35,7 +35,7 @@ SUFFIXES = frozenset((".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3",
 @dataclass(frozen=True)
 class RecogniseRun:
     """How sounds are recognised and results written."""
-    timeline: bool = setting(False, "also over time: segments, and in json, jsonl and csv 50 frames/s")
+    timeline: bool = setting(False, "also over time: segments, and in json, jsonl and csv 50 frames/s (of base)")
     format: str = setting("table", "table, json, jsonl, csv, textgrid, rttm, audacity or svg")
     smooth: float = setting(0.25, "seconds: no segment is shorter; 0: each frame for itself")
     out: str = setting("", "folder for one file per sound; without it everything goes to standard output")
@@ -151,7 +151,7 @@ def load(model: str, config: RecogniseRun) -> Recogniser:
         if "encoder" not in codebook.record and not config.codebook_model:
             log.say_once(f"{config.codebook} does not say whose states it was fitted on: those of the recogniser's own "
                          "encoder are labelled; --codebook-model names another one")
-        recogniser.units = UnitExtractor(hubert, codebook, layer)
+        return Recogniser(recogniser.model, recogniser.device, UnitExtractor(hubert, codebook, layer))
     return recogniser
 
 

@@ -1,4 +1,4 @@
-"""Turn every utterance of a manifest into units: MFCC or layer states, k-means, one unit per 20 ms frame.
+"""Turn every utterance of a manifest into units: MFCC or layer states, k-means, one unit per frame (20 ms).
 
     bin/units.py --corpus corpus.tsv --mfcc --clusters 100 --out runs/units
     bin/units.py --corpus corpus.tsv --model hubert-base-ls960 --layer 9 --codebook km500.bin --out runs/units
@@ -12,7 +12,7 @@ import torch
 
 from framealign.runtime import distributed, lock, log, settings
 from framealign.runtime.settings import setting
-from framealign.sound.frames import FRAME_RATE
+from framealign.sound.frames import EVERY_20_MS
 from framealign.sound.mfcc import WIDTH
 from framealign.corpus.utterance import Utterance
 from framealign.hubert.model import Hubert
@@ -72,7 +72,8 @@ def run(config: UnitsRun, kmeans: KMeansConfig) -> None:
     """
     inputs = read_inputs(config)
     out = Path(config.out)
-    check_room(out, {out: frames_bytes(inputs.utterances, inputs.width)})
+    framing = inputs.hubert.config.framing if inputs.hubert else EVERY_20_MS
+    check_room(out, {out: frames_bytes(inputs.utterances, inputs.width, framing=framing)})
     with lock.held(out):
         make(config, kmeans, inputs)
 
@@ -129,7 +130,9 @@ def features(config: UnitsRun, inputs: UnitsInputs) -> tuple[FrameStore, dict]:
 
 def source_of(config: UnitsRun, hubert: Hubert | None) -> dict:
     """What a record says of the frames that are clustered."""
-    return {"feature": "mfcc", "frame_rate": FRAME_RATE} if hubert is None else source_of_states(hubert, config.layer)
+    if hubert is None:
+        return {"feature": "mfcc", "frame_rate": EVERY_20_MS.rate}
+    return source_of_states(hubert, config.layer)
 
 
 def drop_features(out: Path) -> None:

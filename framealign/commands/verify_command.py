@@ -25,7 +25,7 @@ from torch import Tensor
 
 from framealign.runtime import log
 from framealign.sound import audio
-from framealign.sound.frames import FRAME_RATE
+from framealign.sound.frames import Framing
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
 from framealign.units.units import Units
@@ -120,9 +120,9 @@ def run(model: str, fixture: str, codebook: str = "", normalize: bool | None = N
     own = states[wanted.layer]                                                  # (T, D)
     for layer, state in enumerate(states):
         log.say(f"layer {layer:2d}: mean norm of a frame {state.double().norm(dim=1).mean():.6g}")
-    good = features_agree(own, wanted)
+    good = features_agree(own, wanted, hubert.config.framing)
     if centroids:
-        good = units_agree(own, wanted, centroids) and good
+        good = units_agree(own, wanted, centroids, hubert.config.framing) and good
     else:
         log.say("units: not compared (no --codebook)")
     log.say("verified: within all limits" if good else "NOT verified: beyond a limit")
@@ -148,7 +148,7 @@ def all_states(hubert: Hubert, wanted: Fixture, normalize: bool, why: str) -> li
     return [state[0] for state in hubert.all_states(waveform[None])]
 
 
-def features_agree(states: Tensor, wanted: Fixture) -> bool:
+def features_agree(states: Tensor, wanted: Fixture, framing: Framing) -> bool:
     """Print the largest and the mean difference of states (T, D); True where both are within the limit.
 
     The largest is relative to the features' largest absolute value, the mean one to their mean absolute value.
@@ -158,11 +158,11 @@ def features_agree(states: Tensor, wanted: Fixture) -> bool:
     largest, mean = (difference.max() / scale.max()).item(), (difference.mean() / scale.mean()).item()
     log.say(f"layer {wanted.layer} against fairseq's: largest relative difference {largest:.3g}, mean {mean:.3g} "
             f"(limit {FEATURE_LIMIT:g})")
-    say_first("feature", ~(difference.amax(1) <= FEATURE_LIMIT * scale.max()))  # ~(<=): NaN differs too
+    say_first("feature", ~(difference.amax(1) <= FEATURE_LIMIT * scale.max()), framing)         # ~(<=): NaN differs too
     return largest <= FEATURE_LIMIT and mean <= FEATURE_LIMIT
 
 
-def units_agree(states: Tensor, wanted: Fixture, codebook: Codebook) -> bool:
+def units_agree(states: Tensor, wanted: Fixture, codebook: Codebook, framing: Framing) -> bool:
     """Print the share of frames with fairseq's unit; True where it is at least the limit."""
     if not torch.isfinite(states).all():             # a comparison's result, not a user's mistake
         log.say("units: none, the states are not finite")
@@ -170,15 +170,15 @@ def units_agree(states: Tensor, wanted: Fixture, codebook: Codebook) -> bool:
     is_other = codebook.assign(states) != wanted.units                           # (T,)
     share = 1 - is_other.double().mean().item()
     log.say(f"units: {100 * share:.2f} % of {len(is_other)} equal fairseq's (limit {100 * UNIT_LIMIT:g} %)")
-    say_first("unit", is_other)
+    say_first("unit", is_other, framing)
     return share >= UNIT_LIMIT
 
 
-def say_first(what: str, is_other: Tensor) -> None:
+def say_first(what: str, is_other: Tensor, framing: Framing) -> None:
     """Print the first frame that differs, with its time. is_other (T,) bool."""
     if not is_other.any():
         log.say(f"no {what} differs in any frame" + (" beyond the limit" if what == "feature" else ""))
         return
     first = int(is_other.int().argmax())
-    log.say(f"first frame whose {what} differs: {first} (at {first / FRAME_RATE:.2f} s), "
+    log.say(f"first frame whose {what} differs: {first} (at {first / framing.rate:.2f} s), "
             f"{int(is_other.sum())} of {len(is_other)} in all")

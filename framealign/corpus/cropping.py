@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from framealign.sound import audio
-from framealign.sound.frames import HOP, RECEPTIVE_FIELD, num_frames, num_samples_of
+from framealign.sound.frames import EVERY_20_MS, Framing, milliseconds, num_frames, num_samples_of
 from framealign.corpus.utterance import Utterance
 
 
@@ -33,9 +33,11 @@ class Waveforms:
     channels, of more bits) is read again each time.
     """
 
-    def __init__(self, utterances: Sequence[Utterance], do_normalize: bool, cache_bytes: int = 2 ** 31):
+    def __init__(self, utterances: Sequence[Utterance], do_normalize: bool, cache_bytes: int = 2 ** 31,
+                 framing: Framing = EVERY_20_MS):
         self.utterances = utterances
         self.do_normalize = do_normalize
+        self.framing = framing                      # of the model that is given the crops
         self.cache: dict[int, Tensor] = {}          # utterance -> (N,) int16
         self.cache_bytes_left = cache_bytes
         self._readers = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
@@ -55,10 +57,10 @@ class Waveforms:
                 waveform = self.cache[crop.utterance].float() / 2 ** 15
             waveform = audio.preprocess(waveform, self.do_normalize)            # (N,) of the whole utterance
 
-            is_whole = crop.start == 0 and crop.frames == num_frames(len(waveform))
+            is_whole = crop.start == 0 and crop.frames == num_frames(len(waveform), self.framing)
             if not is_whole:
-                first = HOP * crop.start
-                waveform = waveform[first:first + num_samples_of(crop.frames)]
+                first = self.framing.hop * crop.start
+                waveform = waveform[first:first + num_samples_of(crop.frames, self.framing)]
             rows.append(waveform)
         return padded(rows)
 
@@ -101,13 +103,14 @@ def load_checked(utterance: Utterance, do_normalize: bool) -> Tensor:
     return waveform
 
 
-def frame_counts(utterances: Sequence[Utterance]) -> Tensor:
+def frame_counts(utterances: Sequence[Utterance], framing: Framing = EVERY_20_MS) -> Tensor:
     """Frames of each utterance by its manifest: (U,) int64. Raises ValueError naming one that is too short."""
+    least = framing.receptive_field
     for utterance in utterances:
-        if utterance.num_samples < RECEPTIVE_FIELD:
-            raise ValueError(f"utterance {utterance.id}: {utterance.num_samples} samples, at least {RECEPTIVE_FIELD} "
-                             "(25 ms) needed")
-    return torch.tensor([num_frames(utterance.num_samples) for utterance in utterances], dtype=torch.int64)
+        if utterance.num_samples < least:
+            raise ValueError(f"utterance {utterance.id}: {utterance.num_samples} samples, at least {least} "
+                             f"({milliseconds(least)}) needed for one frame")
+    return torch.tensor([num_frames(utterance.num_samples, framing) for utterance in utterances], dtype=torch.int64)
 
 
 def groups_by_length(lengths: Sequence[int], indices: Sequence[int], budget: int) -> list[list[int]]:

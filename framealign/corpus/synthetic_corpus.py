@@ -70,21 +70,24 @@ def write_corpus(root: str | Path, seed: int = 0, num_sessions: int = 5, utteran
     return len(jobs)
 
 
-def planted(wav_path: str | Path, num_frames: int) -> np.ndarray:
+def planted(wav_path: str | Path, num_frames: int, framing: frames.Framing = frames.EVERY_20_MS) -> np.ndarray:
     """Which frames of an utterance are emotional, from the file beside its sound: (T,) bool with T = num_frames.
 
-    Frame t is emotional if its centre, sample 320 t + 200, lies in an emotional stretch.
+    Frame t is emotional if its centre, sample 320 t + 200, lies in an emotional stretch; the file counts frames of
+    20 ms, and of another `framing` each frame is what the one with the nearest centre is.
     Raises ValueError naming file and line where the truth is missing or not `first<TAB>end<TAB>emotion`.
     """
     path = Path(wav_path).with_suffix(TRUTH_SUFFIX)
     if not path.exists():
         raise ValueError(f"{path}: no such file: {wav_path} has no planted truth (only the synthetic corpus has)")
     is_emotional = np.zeros(num_frames, bool)
+    centres = framing.hop * np.arange(num_frames) + framing.receptive_field / 2             # (T,) samples
+    places = (centres - (frames.RECEPTIVE_FIELD - frames.HOP) / 2) // frames.HOP            # (T,) in the file's frames
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         cells = line.split("\t")
         if len(cells) != 3 or not all(x.isdecimal() for x in cells[:2]) or not int(cells[0]) < int(cells[1]):
             raise ValueError(f"{path}, line {number}: must be first<TAB>end<TAB>emotion, first < end, is {line!r}")
-        is_emotional[int(cells[0]):int(cells[1])] = True
+        is_emotional |= (places >= int(cells[0])) & (places < int(cells[1]))
     return is_emotional
 
 

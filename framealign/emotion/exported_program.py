@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from framealign.runtime import files
 from framealign.emotion.emotion_model import EmotionModel
-from framealign.sound.frames import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, num_samples_of
+from framealign.sound.frames import SAMPLE_RATE, num_samples_of
 
 
 class ExportedRecogniser(nn.Module):
@@ -27,6 +27,7 @@ class ExportedRecogniser(nn.Module):
     def forward(self, waveform: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """waveform (B, N) float32 in -1..1, zero-padded, N >= 720; num_samples (B,) int64, 400 to N of each.
 
+        400 samples are one frame and 720 two; of a model with other convolutions, as many as `labels.json` says.
         torch.export takes a length of one frame for a constant, so a batch has room for two; padding changes nothing.
 
         Returns (B, classes), (B, T), (B, T, classes) as `EmotionModel.over_time`.
@@ -58,7 +59,8 @@ def export(directory: str | Path, target: str | Path) -> None:
         program = torch.export.export(ExportedRecogniser(model).eval(), example, dynamic_shapes=dynamic_shapes,
                                       strict=False)
 
-    description = {"labels": model.labels, "sample_rate": SAMPLE_RATE, "hop_samples": HOP,
-                   "least_samples": RECEPTIVE_FIELD, "least_batch_samples": num_samples_of(2)}
+    framing = model.hubert.config.framing
+    description = {"labels": model.labels, "sample_rate": SAMPLE_RATE, "hop_samples": framing.hop,
+                   "least_samples": framing.receptive_field, "least_batch_samples": num_samples_of(2, framing)}
     with files.write_atomically(target) as temporary, open(temporary, "wb") as file:
         torch.export.save(program, file, extra_files={"labels.json": json.dumps(description)})

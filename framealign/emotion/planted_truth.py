@@ -10,7 +10,6 @@ import numpy as np
 
 from framealign.runtime import log
 from framealign.corpus import synthetic_corpus
-from framealign.corpus.cropping import frame_counts
 from framealign.corpus.utterance import Utterance
 from framealign.units.units import Units
 from framealign.emotion import metrics
@@ -27,7 +26,7 @@ def frame_auc(recogniser: Recogniser, utterances: list[Utterance]) -> dict[str, 
                  and utterance.label != "neutral" and has_truth(utterance)]
     for utterance in log.progress(emotional, len(emotional), "alignment", "utterances"):
         result = recogniser(utterance.path)
-        truth = synthetic_corpus.planted(utterance.path, len(result.attention))            # (T,) bool
+        truth = synthetic_corpus.planted(utterance.path, len(result.attention), result.framing)     # (T,) bool
         if truth.any() and not truth.all():
             of_true_class = result.posterior[:, recogniser.labels.index(utterance.label)]
             attention.append(metrics.roc_auc(result.attention, truth))
@@ -47,8 +46,8 @@ def unit_emotion_nmi(units: Units, utterances: list[Utterance]) -> float:
     units.check(utterances, "units")
     labels = sorted({utterance.label for utterance in utterances})
     classes = []
-    for utterance, num_frames in zip(utterances, frame_counts(utterances).tolist()):
-        is_emotional = synthetic_corpus.planted(utterance.path, num_frames)                # (T,) bool
+    for utterance, num_frames in zip(utterances, units.offsets.diff().tolist()):
+        is_emotional = synthetic_corpus.planted(utterance.path, num_frames, units.framing)  # (T,) bool
         classes.append(labels.index(utterance.label) * 2 + is_emotional.astype(int))
     return metrics.nmi(units.units.numpy(), np.concatenate(classes))
 

@@ -1,4 +1,4 @@
-"""A trained recogniser on new sound: the emotion, its probabilities, and both over time (50 frames a second).
+"""A trained recogniser on new sound: the emotion, its probabilities, and both over time (of base 50 frames a second).
 
 Sound of up to a minute is recognised whole, longer sound in overlapping windows (`long_sound.py`): hours of it need
 memory for a few copies of their waveform, not for states. Both use the same formula: because the classifier is linear,
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from framealign.runtime import distributed
 from framealign.sound import audio
-from framealign.sound.frames import RECEPTIVE_FIELD, SAMPLE_RATE
+from framealign.sound.frames import EVERY_20_MS, SAMPLE_RATE, Framing, milliseconds
 from framealign.corpus.cropping import groups_by_length, padded
 from framealign.hubert import long_sound
 from framealign.hubert.model import Hubert
@@ -28,13 +28,14 @@ WAITING_BATCHES = 8                                 # of sound that are read bef
 
 @dataclass(frozen=True)
 class Result:
-    """What was recognised in one utterance of T frames; frame t covers samples [320 t, 320 t + 400) at 16 kHz."""
+    """What was recognised in one utterance of T frames, which lie as `framing` says."""
     emotion: str                                    # the most probable class
     probabilities: dict[str, float]                 # of each class, sum 1
     posterior: np.ndarray                           # (T, classes): the classifier applied to single frames
     attention: np.ndarray                           # (T,): how much each frame counted, sum 1
     units: np.ndarray | None = None                 # (T,) int64: nearest centroids, where a codebook was given
     seconds: float = 0.0                            # of sound
+    framing: Framing = EVERY_20_MS                  # of the recogniser's encoder
 
 
 class UnitExtractor:
@@ -65,6 +66,11 @@ class Recogniser:
     """`Recogniser.from_pretrained(directory)("a.wav")`, or with a (N,) waveform at 16 kHz as a sound file holds it."""
 
     def __init__(self, model: EmotionModel, device: torch.device | str = "cpu", units: UnitExtractor | None = None):
+        """Raises ValueError for units of another number of frames than the model's."""
+        framing = model.hubert.config.framing
+        if units is not None and units.hubert.config.framing != framing:
+            raise ValueError(f"the codebook's model has {units.hubert.config.framing}, the recogniser {framing}: its "
+                             "units would belong to other frames")
         self.model, self.device, self.units = model.eval().to(device), torch.device(device), units
 
     @classmethod
@@ -153,22 +159,27 @@ class Recogniser:
 
     def _result(self, probabilities: Tensor, attention: Tensor, posterior: Tensor) -> Result:
         by_class = dict(zip(self.labels, probabilities.tolist()))
-        return Result(max(by_class, key=by_class.get), by_class, posterior.numpy(), attention.numpy())
+        return Result(max(by_class, key=by_class.get), by_class, posterior.numpy(), attention.numpy(),
+                      framing=self.model.hubert.config.framing)
 
     def _preprocessed(self, waveform: Tensor) -> Tensor:
         return audio.preprocess(waveform, self.model.hubert.do_normalize)
 
     def _waveform(self, sound: str | Path | Tensor | np.ndarray) -> Tensor:
         """A file's or a given waveform, (N,) float32, as it is; ValueError for what is no speech."""
+        least = self.model.hubert.config.framing.receptive_field
         if isinstance(sound, (str, Path)):
-            return audio.load(sound)                # checks all that follows
+            waveform = audio.load(sound)            # checks all that follows
+            if len(waveform) < least:
+                raise ValueError(f"{sound}: {len(waveform)} samples at 16 kHz, must be >= {least} "
+                                 f"({milliseconds(least)}), one frame of this model; leave it out")
+            return waveform
         waveform = torch.as_tensor(sound)
         if not waveform.is_floating_point():
             raise ValueError(f"a waveform must hold floats in -1..1, holds {waveform.dtype}: divide by the full scale")
         waveform = waveform.float()
-        if waveform.ndim != 1 or len(waveform) < RECEPTIVE_FIELD:
-            raise ValueError(f"a waveform must be (N,), N >= {RECEPTIVE_FIELD} samples at 16 kHz, got "
-                             f"{tuple(waveform.shape)}")
+        if waveform.ndim != 1 or len(waveform) < least:
+            raise ValueError(f"a waveform must be (N,), N >= {least} samples at 16 kHz, got {tuple(waveform.shape)}")
         if not torch.isfinite(waveform).all():
             raise ValueError("a waveform must be finite, it holds NaN or infinite samples")
         if waveform.min() == waveform.max():

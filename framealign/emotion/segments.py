@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from framealign.sound.frames import FRAME_RATE
 from framealign.emotion.recogniser import Result
 
 
@@ -57,20 +56,21 @@ def runs(values: np.ndarray) -> list[tuple[int, int, int]]:
 
 
 def segments(result: Result, min_seconds: float = 0.25) -> list[Segment]:
-    """Segments of a recognised utterance, in order, without gaps: frame t counts as [t / 50, (t + 1) / 50) s.
+    """Segments of a recognised utterance, in order, without gaps: frame t counts as [t / 50, (t + 1) / 50) s, 50 being
+    the frames per second of the recogniser.
 
     The last one ends where the sound does. Raises ValueError for a negative `min_seconds`.
     """
     if not 0 <= min_seconds < np.inf:
         raise ValueError(f"--smooth must be 0 or more seconds, got {min_seconds}")
-    labels, num_frames = list(result.probabilities), len(result.attention)
-    path = smoothed(result.posterior, min_seconds * FRAME_RATE)                 # (T,)
+    labels, num_frames, rate = list(result.probabilities), len(result.attention), result.framing.rate
+    path = smoothed(result.posterior, min_seconds * rate)                       # (T,)
     segments = []
     for start, stop, label in runs(path):
-        end = stop / FRAME_RATE
+        end = stop / rate
         if stop == num_frames:
             end = max(result.seconds, end)
         confidence = float(result.posterior[start:stop, label].mean())
         attention = float(result.attention[start:stop].sum())
-        segments.append(Segment(start / FRAME_RATE, end, labels[label], confidence, attention))
+        segments.append(Segment(start / rate, end, labels[label], confidence, attention))
     return segments

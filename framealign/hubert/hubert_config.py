@@ -2,6 +2,7 @@
 from dataclasses import dataclass, field
 
 from framealign.runtime.settings import require
+from framealign.sound.frames import Framing
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class HubertConfig:
             require(getattr(self, name) == "gelu", f"{name} must be gelu (all published HuBERTs), "
                                                     f"got {getattr(self, name)}")
         require(not self.conv_pos_batch_norm, "conv_pos_batch_norm is not supported: no HuBERT uses it")
+
+    @property
+    def framing(self) -> Framing:
+        """Hop and receptive field that these convolutions have: 320 and 400 samples of every published size."""
+        return Framing.of(self.conv_kernel, self.conv_stride)
 
 
 BASE = HubertConfig()

@@ -6,9 +6,13 @@ them through `check`: a missing, unexpected or wrongly shaped parameter is named
 from torch import Tensor
 
 from framealign.runtime import files
+from framealign.runtime.settings import as_dict
 from framealign.hubert.hubert_config import HubertConfig
 
 
+# Fields of HubertConfig by which no state of a finished model changes.
+OF_TRAINING = ("feat_proj_dropout", "hidden_dropout", "activation_dropout", "attention_dropout", "layerdrop",
+               "initializer_range", "extra")
 MASK_EMBEDDING = "masked_spec_embed"
 _POSITIONAL = "encoder.pos_conv_embed.conv."
 # Weight norm g * v / |v| of the positional convolution: what older versions wrote, what torch >= 2.0 calls it.
@@ -92,10 +96,11 @@ def check_depth(state: dict[str, Tensor], config: HubertConfig, where: object) -
                          f"have {len(blocks)} blocks")
 
 
-def digest_of_encoder(state: dict[str, Tensor], do_normalize: bool) -> str:
+def digest_of_encoder(state: dict[str, Tensor], config: HubertConfig, do_normalize: bool) -> str:
     """Digest of what the states of unmasked sound depend on, to tell whose states a codebook was fitted on."""
     unmasked = {name: x for name, x in state.items() if name != MASK_EMBEDDING}
-    return files.digest_of([digest_of_state(unmasked), do_normalize])
+    shape = {name: value for name, value in as_dict(config).items() if name not in OF_TRAINING}
+    return files.digest_of([digest_of_state(unmasked), shape, do_normalize])
 
 
 def digest_of_state(state: dict[str, Tensor]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from framealign.runtime import log
 from framealign.sound import audio
+from framealign.sound.frames import EVERY_20_MS, Framing
 from framealign.corpus.cropping import frame_counts
 from framealign.corpus.protocols import Split
 from framealign.corpus.utterance import Utterance
@@ -59,9 +60,13 @@ def given_codebook(path: str, width: int, source: dict) -> Codebook:
     return codebook
 
 
-def frames_bytes(utterances: list[Utterance], width: int, dtype: str = "float16") -> int:
-    """Bytes of the frames of these utterances in a frame store, `width` numbers of that type each."""
-    return kept_bytes(frame_counts(utterances), width, dtype)
+def frames_bytes(utterances: list[Utterance], width: int, dtype: str = "float16", framing: Framing = EVERY_20_MS
+                 ) -> int:
+    """Bytes of the frames of these utterances in a frame store, `width` numbers of that type each.
+
+    framing: where they lie. Raises ValueError for an utterance that is too short for one.
+    """
+    return kept_bytes(frame_counts(utterances, framing), width, dtype)
 
 
 def training_bytes(model: HubertConfig, config: PretrainConfig | FinetuneConfig) -> int:

@@ -20,7 +20,6 @@ import torch
 
 from framealign.runtime import distributed, files, lock, log
 from framealign.runtime.settings import as_dict
-from framealign.sound.frames import FRAME_RATE
 from framealign.corpus import manifest, protocols
 from framealign.corpus.protocols import Split, class_names, split_digest
 from framealign.corpus.utterance import Utterance, corpus_description
@@ -57,7 +56,7 @@ def read_base(config: SessionConfig, size: Preset) -> BaseModel:
     hubert = load_encoder(folder, config.seed)
     shape = {name: value for name, value in as_dict(hubert.config).items() if name != "extra"}
     digest = files.digest_of([digest_of_state(hubert.state_dict()), shape, hubert.do_normalize])
-    return BaseModel(folder, hubert.config, digest, digest_of_encoder(hubert.state_dict(), hubert.do_normalize))
+    return BaseModel(folder, hubert.config, digest, digest_of_encoder(hubert.state_dict(), hubert.config, hubert.do_normalize))
 
 
 def load_encoder(folder: str | Path, seed: int) -> Hubert:
@@ -121,7 +120,8 @@ class Recipe:
                 if stage.make and not (stage.folder / "stage.json").exists()}
         settings = self.preset.finetune
         width = self.base.config.conv_dim[-1] if settings.freeze_conv and settings.cache_frontend else 0
-        room[self.root / "frontend"] = preflight.frames_bytes(self.utterances, width, settings.kept_type)
+        room[self.root / "frontend"] = preflight.frames_bytes(self.utterances, width, settings.kept_type,
+                                                                 self.base.config.framing)
         return room
 
     def run(self, redo: Redo | None = None) -> dict:
@@ -154,7 +154,7 @@ def check_layers(config: SessionConfig, size: Preset, base: BaseModel) -> None:
             raise ValueError(f"{name} is {layer}, the base model has blocks 1 to {model.num_hidden_layers}; choose "
                              f"the --preset of the model's size (now {config.preset}), or --set {name}=...")
     if config.codebook and config.method != "finetune":
-        source = {"layer": size.tapt_layer, "encoder": base.encoder, "frame_rate": FRAME_RATE}
+        source = {"layer": size.tapt_layer, "encoder": base.encoder, "frame_rate": model.framing.rate}
         preflight.given_codebook(config.codebook, model.hidden_size, source)
 
 
@@ -215,8 +215,8 @@ def mfcc_units(recipe: Recipe, place: Path) -> Stage:
     size, utterances = recipe.preset, recipe.pretraining_utterances
 
     def make(folder: Path) -> None:
-        store = mfcc_store(utterances, folder / "mfcc")
-        record = {"feature": "mfcc", "seed": recipe.config.seed, "frame_rate": FRAME_RATE}
+        store = mfcc_store(utterances, folder / "mfcc", size.model.framing)
+        record = {"feature": "mfcc", "seed": recipe.config.seed}
         make_units(recipe, folder, store, [size.scratch_clusters], record)
 
     settings = recipe.common | {"pretraining_corpus": corpus_description(utterances),
@@ -242,7 +242,8 @@ def state_units(recipe: Recipe, name: str, model: Stage, layer: int, clusters: l
                                 "codebook": files.digest(given_codebook) if given_codebook else ""}
     products = [product for names in unit_files(clusters) for product in names]
     return Stage(name, place / name, tuple(products), settings, [model], make, protocol=protocol_of(recipe),
-                 room=preflight.frames_bytes(utterances, recipe.base.config.hidden_size))
+                 room=preflight.frames_bytes(utterances, recipe.base.config.hidden_size,
+                                             framing=recipe.base.config.framing))
 
 
 def make_units(recipe: Recipe, folder: Path, store: FrameStore, clusters: list[int], record: dict,

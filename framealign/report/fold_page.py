@@ -13,6 +13,7 @@ import torch
 from framealign.runtime import files, log
 from framealign.runtime.seeds import derive_seed
 from framealign.sound import audio
+from framealign.sound.frames import milliseconds
 from framealign.corpus import manifest, protocols, synthetic_corpus
 from framealign.corpus.utterance import Utterance
 from framealign.hubert.model import Hubert
@@ -295,9 +296,10 @@ def stage_curves(folder: Path, log_path: Path, num_classes: int) -> str:
 def units_section(fold: Fold, units: FoldUnits) -> str:
     """Usage, runs, and what units say about the emotion."""
     usage, num_units = unit_analysis.unit_usage(units.units), units.units.num_clusters
-    emotions = unit_analysis.frame_emotions(units.utterances, fold.classes)
+    emotions = unit_analysis.frame_emotions(units.utterances, fold.classes, units.units.framing)
     counts = unit_analysis.co_occurrence(units.units.units.numpy(), emotions, num_units, len(fold.classes))
     bits, normalised = unit_analysis.mutual_information(counts)
+    hop = milliseconds(units.units.framing.hop)
     purity = counts.max(0).sum() / max(counts.sum(), 1)
     values = [("units in use", f"{usage.num_used} of {num_units}"), ("perplexity", f"{usage.perplexity:.1f}"),
               ("mean run", f"{usage.mean_run_frames:.1f} frames, {usage.mean_run_ms:.0f} ms"),
@@ -310,7 +312,7 @@ def units_section(fold: Fold, units: FoldUnits) -> str:
         card("Usage", charts.histogram(np.sort(usage.counts)[::-1] / usage.counts.sum(), "units, most frequent first",
                                        mean_label="all equally frequent"),
              "Normal: falls gently. A few very frequent units and a long empty tail mean a poor codebook."),
-        card("How long a unit lasts", charts.histogram(usage.run_shares(), "frames of 20 ms (12: 12 and more)", 1),
+        card("How long a unit lasts", charts.histogram(usage.run_shares(), f"frames of {hop} (12: 12 and more)", 1),
              "Normal: short runs, the more so the more units there are; a vowel lasts 50 to 150 ms. Runs of one frame "
              "only would be noise."),
         emotion_by_unit_card(counts, fold.classes, units.utterances)])
@@ -344,7 +346,8 @@ def map_section(fold: Fold, units: FoldUnits | None, utterances: Mapping[str, Ut
     drawn = np.sort(draw.permutation(len(states))[:MAP_POINTS])
 
     points, variance = unit_analysis.principal_components(states)
-    points, emotions = points.numpy()[drawn], unit_analysis.frame_emotions(tested, fold.classes)[drawn]
+    emotions = unit_analysis.frame_emotions(tested, fold.classes, model.hubert.config.framing)[drawn]
+    points = points.numpy()[drawn]
     axes = tuple(f"axis {i + 1}: {100 * float(share):.0f} % of the variance" for i, share in enumerate(variance))
     groups = [Group(name, colour, charts.MARKERS[i % len(charts.MARKERS)])
               for i, (name, colour) in enumerate(zip(fold.classes, colours(fold.classes)))]
@@ -379,7 +382,7 @@ def utterances_section(fold: Fold, units: FoldUnits | None, utterances: Mapping[
         result = recogniser(utterance.path)
         notes, truth = [example.reason], None
         if planted_truth.has_truth(utterance):
-            truth = synthetic_corpus.planted(utterance.path, len(result.attention))
+            truth = synthetic_corpus.planted(utterance.path, len(result.attention), result.framing)
             if truth.any() and not truth.all():
                 auc = metrics.roc_auc(result.attention, truth)
                 notes.append(f"attention against the planted emotional frames: AUC {auc:.2f}")

@@ -15,8 +15,8 @@ from torch import Tensor
 from framealign.runtime import files
 from framealign.runtime.seeds import derive_seed
 from framealign.sound import audio
-from framealign.sound.frames import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, num_frames
-from framealign.sound.mfcc import mfcc
+from framealign.sound.frames import SAMPLE_RATE, Framing, milliseconds, num_frames, num_samples_of
+from framealign.sound.mfcc import mfcc, mfcc_follows
 from framealign.corpus import synthetic_corpus
 from framealign.corpus.utterance import Utterance
 from framealign.hubert.masking import span_mask
@@ -65,16 +65,21 @@ class Example:
         return len(self.units)
 
     @property
+    def framing(self) -> Framing:
+        return self.pretrained.config.framing
+
+    @property
     def edges(self) -> np.ndarray:
-        return tracks.frame_edges(self.num_frames, len(self.sound))
+        return tracks.frame_edges(self.num_frames, len(self.sound), self.framing)
 
     def strip(self, values: np.ndarray, colour: str, name: str) -> str:
         """Frames (T,) where `values` is True, as named and coloured runs."""
         return tracks.coloured_runs(np.asarray(values, int), self.edges, [None, colour], ["", name])
 
     def units_track(self) -> str:
-        strip = tracks.unit_strip(self.units, self.edges, len(self.sound), lambda unit: float(self.order[unit]))
-        return track("units", strip, 26, "one every 20 ms")
+        strip = tracks.unit_strip(self.units, self.edges, len(self.sound), lambda unit: float(self.order[unit]),
+                                  self.framing)
+        return track("units", strip, 26, f"one every {milliseconds(self.framing.hop)}")
 
     def truth_tracks(self) -> list[str]:
         """The planted truth where it is known."""
@@ -119,7 +124,9 @@ def read_example(fold: fold_page.Fold, utterance: Utterance, utterances: list[Ut
     pretrained = Hubert.from_pretrained(folder / "encoder").eval()
     sound = audio.load(utterance.path)
     units = fold_units.of(utterance)
-    truth = synthetic_corpus.planted(utterance.path, len(units)) if planted_truth.has_truth(utterance) else None
+    truth = None
+    if planted_truth.has_truth(utterance):
+        truth = synthetic_corpus.planted(utterance.path, len(units), pretrained.config.framing)
     settings = files.read_json(folder / "stage.json")["settings"]["pretrain"]
     return Example(sound=sound.numpy(), waveform=audio.preprocess(sound, pretrained.do_normalize), units=units,
                    order=unit_analysis.unit_order(fold_units.codebook.centroids), pretrained=pretrained,
@@ -145,33 +152,36 @@ def steps(example: Example) -> Iterator[Step]:
     """The steps of the method, in their order."""
     yield waveform_step(example)
     yield conv_step(example)
-    yield mfcc_step(example)
+    if mfcc_follows(example.framing):
+        yield mfcc_step(example)
     yield units_step(example)
     yield from masked_prediction_steps(example)
     yield from recognition_steps(example)
 
 
 def waveform_step(example: Example) -> Step:
-    num_samples = len(example.sound)
+    num_samples, framing = len(example.sound), example.framing
     wave = tracks.stretched(tracks.waveform_shapes(example.sound))
     return Step("Waveform to frames", "HuBERT, Sec. II-E; wav2vec 2.0, Sec. 2", "frames.py: num_frames; audio.py: load",
                 f"{num_samples:,} samples at 16 kHz are {example.num_frames} frames = floor(({num_samples:,} - "
-                f"{RECEPTIVE_FIELD}) / {HOP}) + 1. Above, {SHOWN_FRAMES} of them at the loudest place, enlarged: "
-                "each covers 25 ms and starts 20 ms after the one before.",
-                [track("frames", receptive_fields(example.sound), 110, "enlarged"), track("sound", wave, 62, "whole")])
+                f"{framing.receptive_field}) / {framing.hop}) + 1. Above, {SHOWN_FRAMES} of them at the loudest place, "
+                f"enlarged: each covers {milliseconds(framing.receptive_field)} and starts "
+                f"{milliseconds(framing.hop)} after the one before.",
+                [track("frames", receptive_fields(example.sound, framing), 110, "enlarged"),
+                 track("sound", wave, 62, "whole")])
 
 
 def conv_step(example: Example) -> Step:
     features = example.pretrained.conv_features(example.waveform[None])[0]      # (T, C)
-    T, C = features.shape
+    (T, C), number = features.shape, len(example.pretrained.config.conv_dim)
     return Step("Convolutions", "wav2vec 2.0, Sec. 2", "model.py: FeatureExtractor, ConvLayer",
-                f"Seven convolutions turn the waveform (1, {len(example.sound)}) into conv features (1, {T}, {C}). "
+                f"{number} convolutions turn the waveform (1, {len(example.sound)}) into conv features (1, {T}, {C}). "
                 "Each row is a channel, light where it is more active than usual.",
                 [track("conv features", standardised_image(features), 120, f"{C} channels")])
 
 
 def mfcc_step(example: Example) -> Step:
-    features = mfcc(torch.from_numpy(example.sound))                            # (T, 39)
+    features = mfcc(torch.from_numpy(example.sound), example.framing)           # (T, 39)
     return Step("MFCC", "HuBERT, Sec. IV-B", "mfcc.py: mfcc",
                 f"The features of the first codebook of a HuBERT trained from scratch: ({len(features)}, 39), 13 "
                 "coefficients, their deltas and the deltas of these, one row for each frame of the encoder.",
@@ -255,20 +265,21 @@ def percent(is_true: Tensor) -> str:
     return f"{100 * float(is_true.float().mean()):.0f} %" if len(is_true) else "none"
 
 
-def receptive_fields(sound: np.ndarray) -> str:
+def receptive_fields(sound: np.ndarray, framing: Framing) -> str:
     """A loud place of the waveform with the samples that each of some frames covers."""
-    last_start = max(1, len(sound) - RECEPTIVE_FIELD - SHOWN_FRAMES * HOP)
+    hop, size = framing.hop, framing.receptive_field
+    last_start = max(1, len(sound) - size - SHOWN_FRAMES * hop)
     loudest = int(np.abs(sound[:last_start]).argmax())
-    first = max(0, loudest // HOP - 2)                                          # the first frame that is shown
-    piece = sound[HOP * first:HOP * (first + SHOWN_FRAMES - 1) + RECEPTIVE_FIELD]
+    first = max(0, loudest // hop - 2)                                          # the first frame that is shown
+    piece = sound[hop * first:hop * first + num_samples_of(SHOWN_FRAMES, framing)]
     scale = WIDTH / len(piece)
     wave = path(np.arange(len(piece)) * scale, 62 - 34 * piece / max(np.abs(piece).max(), 1e-6))
     shapes, words = [element("path", "", d=wave, class_="curve s0")], []
-    for t in range(num_frames(len(piece))):
-        left, width, y = HOP * t * scale, RECEPTIVE_FIELD * scale, 6 + 11 * (t % 2)
+    for t in range(num_frames(len(piece), framing)):
+        left, width, y = hop * t * scale, size * scale, 6 + 11 * (t % 2)
         shapes += [rect(left + 1, y, width - 2, 8, fill=shade(0.2 + 0.12 * t)),
                    line(left, y, left, 100, class_="gridline")]
-        place = f"left:{100 * (HOP * t + 40) / len(piece):.2f}%;width:{100 * HOP / len(piece):.2f}%"
+        place = f"left:{100 * (hop * t + (size - hop) / 2) / len(piece):.2f}%;width:{100 * hop / len(piece):.2f}%"
         words.append(element("span", f"frame {first + t}", class_="word wide-only",
                              style=f"{place};top:auto;bottom:2px;color:var(--soft)"))
     return tracks.stretched(shapes) + "".join(words)

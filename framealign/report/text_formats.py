@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from framealign.sound import audio
-from framealign.sound.frames import FRAME_RATE
 from framealign.emotion.recogniser import Result
 from framealign.emotion.segments import Segment, runs
 from framealign.report import timeline_svg
@@ -42,7 +41,7 @@ def json_content(path: object, result: Result, segments: list[Segment], timeline
     content = {"path": shown(path), "seconds": result.seconds, "emotion": result.emotion,
                "probabilities": result.probabilities}
     if timeline:
-        content |= {"labels": list(result.probabilities), "frames_per_second": FRAME_RATE,
+        content |= {"labels": list(result.probabilities), "frames_per_second": result.framing.rate,
                     "segments": [_rounded(segment) for segment in segments],
                     "posterior": _significant(result.posterior), "attention": _significant(result.attention),
                     "units": None if result.units is None else result.units.tolist()}
@@ -68,13 +67,14 @@ def csv_rows(path: object, result: Result, segments: list[Segment], timeline: bo
     if not timeline:
         shares = [f"{share:.6f}" for share in result.probabilities.values()]
         return _csv([[shown(path), f"{result.seconds:.3f}", result.emotion, *shares]])
-    num_frames = len(result.attention)
+    num_frames, rate = len(result.attention), result.framing.rate
+    digits = 2 if 100 % rate == 0 else 4            # of the seconds: hundredths tell frames of 20 ms apart exactly
     units = [""] * num_frames if result.units is None else result.units.tolist()
-    emotions = [segment.emotion for segment in segments for _ in range(_frames(segment, num_frames))]
+    emotions = [segment.emotion for segment in segments for _ in range(_frames(segment, num_frames, rate))]
     rows = []
     for t in range(num_frames):
         posterior = [f"{share:.4f}" for share in result.posterior[t].tolist()]
-        rows.append([shown(path), f"{t / FRAME_RATE:.2f}", emotions[t], f"{result.attention[t]:.4e}", units[t],
+        rows.append([shown(path), f"{t / rate:.{digits}f}", emotions[t], f"{result.attention[t]:.4e}", units[t],
                      *posterior])
     return _csv(rows)
 
@@ -90,11 +90,11 @@ def textgrid(path: object, result: Result, segments: list[Segment], timeline: bo
 
     Source: the Praat manual, "TextGrid file formats".
     """
-    end = segments[-1].end
+    end, rate = segments[-1].end, result.framing.rate
     tiers = {"emotion": [(one.start, one.end, one.emotion) for one in segments],
              "confidence": [(one.start, one.end, f"{one.confidence:.3f}") for one in segments]}
     if result.units is not None:
-        tiers["unit"] = [(start / FRAME_RATE, end if stop == len(result.units) else stop / FRAME_RATE, str(unit))
+        tiers["unit"] = [(start / rate, end if stop == len(result.units) else stop / rate, str(unit))
                          for start, stop, unit in runs(result.units)]
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {end:.6f}",
              "tiers? <exists>", f"size = {len(tiers)}", "item []:"]
@@ -158,9 +158,9 @@ FORMATS = {"table": Format(".txt", table), "json": Format(".json", json_text, js
            "audacity": Format(".txt", audacity, single=True), "svg": Format(".svg", svg, single=True)}
 
 
-def _frames(segment: Segment, num_frames: int) -> int:
-    """Frames of a segment; the last one's end is the sound's, a little after its last frame."""
-    return min(num_frames, round(segment.end * FRAME_RATE)) - round(segment.start * FRAME_RATE)
+def _frames(segment: Segment, num_frames: int, rate: float) -> int:
+    """Frames of a segment, `rate` a second; the last one's end is the sound's, a little after its last frame."""
+    return min(num_frames, round(segment.end * rate)) - round(segment.start * rate)
 
 
 def _significant(x: np.ndarray) -> list:

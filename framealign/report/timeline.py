@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import soundfile
 
-from framealign.sound.frames import FRAME_RATE, RECEPTIVE_FIELD, SAMPLE_RATE
+from framealign.sound.frames import SAMPLE_RATE, milliseconds
 from framealign.emotion.recogniser import Result
 from framealign.report import html_document, tracks
 from framealign.report.svg import colours, data_uri, element, escape, ink, number
@@ -54,7 +54,7 @@ def picture(waveform: np.ndarray, result: Result, annotation: Annotation = Annot
     waveform = np.asarray(waveform, np.float32)
     labels, num_frames = list(result.probabilities), len(result.attention)
     check_lengths(waveform, result, annotation, units)
-    edges = tracks.frame_edges(num_frames, len(waveform))
+    edges = tracks.frame_edges(num_frames, len(waveform), result.framing)
     seconds = len(waveform) / SAMPLE_RATE
 
     rows = [track("sound", tracks.stretched(tracks.waveform_shapes(waveform)), 62),
@@ -69,8 +69,8 @@ def picture(waveform: np.ndarray, result: Result, annotation: Annotation = Annot
              track("posterior", posterior, 96, "of each class"),
              track("attention", attention, 56, "dashed: equal weights")]
     if units is not None:
-        strip = tracks.unit_strip(units.units, edges, len(waveform), units.position)
-        rows.append(track("units", strip, 26, "one every 20 ms"))
+        strip = tracks.unit_strip(units.units, edges, len(waveform), units.position, result.framing)
+        rows.append(track("units", strip, 26, f"one every {milliseconds(result.framing.hop)}"))
 
     cursor = element("div", "", class_="cursor")
     slider = element("div", [*rows, tracks.axis(seconds), cursor], class_="tracks", tabindex="0", role="slider",
@@ -89,8 +89,9 @@ def check_lengths(waveform: np.ndarray, result: Result, annotation: Annotation, 
                          ("truth", annotation.truth)):
         if values is not None and len(values) != num_frames:
             raise ValueError(f"{name} has {len(values)} frames, attention has {num_frames}")
-    if waveform.ndim != 1 or len(waveform) < RECEPTIVE_FIELD:
-        raise ValueError(f"a waveform must be (N,), N >= {RECEPTIVE_FIELD}, got {waveform.shape}")
+    least = result.framing.receptive_field
+    if waveform.ndim != 1 or len(waveform) < least:
+        raise ValueError(f"a waveform must be (N,), N >= {least}, got {waveform.shape}")
 
 
 def emotion_strip(result: Result, edges: np.ndarray) -> str:
@@ -104,7 +105,7 @@ def emotion_strip(result: Result, edges: np.ndarray) -> str:
 def numbers(result: Result, units: UnitTrack | None, seconds: float) -> str:
     """What `web/page.js` shows at the cursor: posterior in per cent, attention (1: equal weights), units."""
     step = -(-len(result.attention) // MAX_FRAMES)
-    content = {"seconds": round(seconds, 4), "labels": list(result.probabilities), "rate": FRAME_RATE / step,
+    content = {"seconds": round(seconds, 4), "labels": list(result.probabilities), "rate": result.framing.rate / step,
                "posterior": np.round(100 * result.posterior[::step]).astype(int).tolist(),
                "attention": np.round(result.attention[::step] * len(result.attention), 2).tolist(),
                "units": None if units is None else units.units[::step].tolist()}

@@ -30,7 +30,7 @@ def picture(waveform: np.ndarray, result: Result, segments: Sequence[Segment], t
     waveform = np.asarray(waveform, np.float32)
     check_lengths(waveform, result, Annotation(title), None)
     labels = list(result.probabilities)
-    edges = tracks.frame_edges(len(result.attention), len(waveform))
+    edges = tracks.frame_edges(len(result.attention), len(waveform), result.framing)
     seconds = len(waveform) / SAMPLE_RATE
 
     shapes = [rect(0.5, 0.5, WIDTH - 1, HEIGHT - 1, class_="back", rx=10), *heading(result, title)]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from framealign.sound.frames import HOP, RECEPTIVE_FIELD, SAMPLE_RATE
+from framealign.sound.frames import EVERY_20_MS, SAMPLE_RATE, Framing
 from framealign.emotion.segments import runs
 from framealign.report.svg import (band, colours, data_uri, element, escape, ink, number, path, png, rect, rgb, shade,
                                    ticks)
@@ -49,9 +49,9 @@ def stretched(shapes: str | Iterable[str], box_height: float = HEIGHT, **attribu
                    aria_hidden="true", **attributes)
 
 
-def frame_edges(num_frames: int, num_samples: int) -> np.ndarray:
+def frame_edges(num_frames: int, num_samples: int, framing: Framing = EVERY_20_MS) -> np.ndarray:
     """Where frames begin and end, (T + 1,) in 0..1 of the sound: frame t from sample 320 t + 40 to 320 t + 360."""
-    inside = (HOP * np.arange(1, num_frames) + (RECEPTIVE_FIELD - HOP) / 2) / num_samples
+    inside = (framing.hop * np.arange(1, num_frames) + (framing.receptive_field - framing.hop) / 2) / num_samples
     return np.concatenate([[0.0], inside, [1.0]])
 
 
@@ -112,13 +112,15 @@ def coloured_runs(values: np.ndarray, edges: np.ndarray, fills: Sequence[str | N
     return stretched(shapes, 10) + "".join(words)
 
 
-def unit_strip(units: np.ndarray, edges: np.ndarray, num_samples: int, position: Callable[[int], float]) -> str:
+def unit_strip(units: np.ndarray, edges: np.ndarray, num_samples: int, position: Callable[[int], float],
+               framing: Framing = EVERY_20_MS) -> str:
     """Units (T,) as an image of one pixel per frame, with the number where a run has room for it.
 
     position: of a unit among the others, 0..1, which gives its colour.
     """
     pixels = np.array([rgb(shade(position(unit))) for unit in units], np.uint8)[None]       # (1, T, 3)
-    left, width = 100 * (RECEPTIVE_FIELD - HOP) / 2 / num_samples, 100 * HOP * len(units) / num_samples
+    left = 100 * (framing.receptive_field - framing.hop) / 2 / num_samples
+    width = 100 * framing.hop * len(units) / num_samples
     words = [_word(str(unit), edges[start], edges[stop] - edges[start], ink(shade(position(unit))))
              for start, stop, unit in runs(units)]
     return pixel_image(pixels, "units", class_="strip", style=f"left:{left:.3f}%;width:{width:.3f}%") + "".join(words)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from framealign.runtime.seeds import derive_seed
 from framealign.sound import audio
-from framealign.sound.frames import FRAME_RATE
+from framealign.sound.frames import EVERY_20_MS, Framing
 from framealign.corpus import synthetic_corpus
 from framealign.corpus.cropping import frame_counts
 from framealign.corpus.utterance import Utterance
@@ -64,6 +64,7 @@ class UnitUsage:
     counts: np.ndarray                              # (K,)
     perplexity: float
     run_lengths: np.ndarray                         # (R,) frames of every run of equal units
+    framing: Framing = EVERY_20_MS                  # of these frames
 
     @property
     def num_used(self) -> int:
@@ -75,7 +76,7 @@ class UnitUsage:
 
     @property
     def mean_run_ms(self) -> float:
-        return 1000 * self.mean_run_frames / FRAME_RATE
+        return 1000 * self.mean_run_frames / self.framing.rate
 
     def run_shares(self, longest: int = 12) -> np.ndarray:
         """Shares of runs of 1, 2, ... frames, (longest,); the last includes longer ones."""
@@ -88,20 +89,21 @@ def unit_usage(units: Units) -> UnitUsage:
     run_lengths = [stop - start for utterance in range(len(units.offsets) - 1)
                    for start, stop, _ in runs(units.of(utterance).numpy())]
     counts = np.bincount(units.units.numpy(), minlength=units.num_clusters)
-    return UnitUsage(counts, metrics.perplexity(counts), np.array(run_lengths, np.int64))
+    return UnitUsage(counts, metrics.perplexity(counts), np.array(run_lengths, np.int64), units.framing)
 
 
-def frame_emotions(utterances: Sequence[Utterance], classes: Sequence[str]) -> np.ndarray:
+def frame_emotions(utterances: Sequence[Utterance], classes: Sequence[str], framing: Framing = EVERY_20_MS
+                   ) -> np.ndarray:
     """The emotion of every frame of all utterances, (S,) class numbers; -1 where the label is none of the classes.
 
     It is the utterance's label; where emotional frames are known (`synthetic_corpus`), the others are neutral.
     """
     emotions = [np.zeros(0, int)]
-    for utterance, num_frames in zip(utterances, frame_counts(utterances).tolist()):
+    for utterance, num_frames in zip(utterances, frame_counts(utterances, framing).tolist()):
         label = classes.index(utterance.label) if utterance.label in classes else -1
         own = np.full(num_frames, label)
         if label >= 0 and OUTSIDE in classes and planted_truth.has_truth(utterance):
-            own[~synthetic_corpus.planted(utterance.path, num_frames)] = classes.index(OUTSIDE)
+            own[~synthetic_corpus.planted(utterance.path, num_frames, framing)] = classes.index(OUTSIDE)
         emotions.append(own)
     return np.concatenate(emotions)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from framealign.runtime.seeds import derive_seed
-from framealign.sound.frames import frames_in
+from framealign.sound.frames import EVERY_20_MS, Framing, frames_in
 from framealign.corpus.cropping import Crop, Waveforms
 from framealign.corpus.utterance import Utterance
 from framealign.hubert.model import Hubert
@@ -17,15 +17,18 @@ from framealign.units.frame_store import FrameStore
 from framealign.training.training_config import FinetuneConfig, PretrainConfig, TrainingRun
 
 
-def pretraining_micro_batches(counts: Tensor, config: PretrainConfig) -> Iterator[list[Crop]]:
+def pretraining_micro_batches(counts: Tensor, config: PretrainConfig, framing: Framing = EVERY_20_MS
+                              ) -> Iterator[list[Crop]]:
     """The endless stream of micro-batches of pretraining: a pure function of the frame counts (U,) and the config.
+
+    framing: of the model, by which seconds become frames.
 
     Every epoch is a permutation of the utterances between `min_seconds` and any length: sorted by length times a random
     factor in 1 +- 0.1, cut into groups of `micro_batch_seconds`, cropped at random to the shortest of the group (and to
     `max_seconds`), the groups shuffled. torchaudio's recipe buckets and crops alike.
     """
-    shortest, longest = frames_in(config.min_seconds), frames_in(config.max_seconds)
-    budget = frames_in(config.micro_batch_seconds)
+    shortest, longest, budget = (frames_in(seconds, framing) for seconds in (config.min_seconds, config.max_seconds,
+                                                                             config.micro_batch_seconds))
     usable = torch.nonzero(counts >= shortest).flatten()
     if len(usable) == 0:
         raise ValueError(f"no utterance is as long as --min-seconds {config.min_seconds}; lower it")
@@ -46,10 +49,10 @@ def pretraining_micro_batches(counts: Tensor, config: PretrainConfig) -> Iterato
             yield [Crop(u, start, size) for u, start in zip(groups[index], starts)]
 
 
-def batch_ids(utterances: Sequence[Utterance], counts: Tensor, config: PretrainConfig, updates: list[int]
-              ) -> Iterator[tuple[int, list[str]]]:
+def batch_ids(utterances: Sequence[Utterance], counts: Tensor, config: PretrainConfig, updates: list[int],
+              framing: Framing = EVERY_20_MS) -> Iterator[tuple[int, list[str]]]:
     """Which utterances were in the global batches of these (few) updates: drawn again, as all draws are named."""
-    per_update, stream, done = micro_batches_per_update(config), pretraining_micro_batches(counts, config), 0
+    per_update, stream, done = micro_batches_per_update(config), pretraining_micro_batches(counts, config, framing), 0
     for update in updates:
         batch = itertools.islice(stream, (update - 1 - done) * per_update, (update - done) * per_update)
         yield update, sorted({utterances[crop.utterance].id for crops in batch for crop in crops})
@@ -96,4 +99,4 @@ def frame_source(hubert: Hubert, utterances: Sequence[Utterance], config: Pretra
     if config.freeze_conv and config.cache_frontend:
         store = frontend_store(hubert, utterances, run.features, run.device, config.kept_type)
         return store.hold(run.device) if run.device.type == "cuda" else store       # else the system's cache holds them
-    return Waveforms(utterances, hubert.do_normalize)
+    return Waveforms(utterances, hubert.do_normalize, framing=hubert.config.framing)

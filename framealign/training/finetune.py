@@ -16,7 +16,7 @@ from torch import Tensor
 from framealign.runtime import distributed, files, log, stopping
 from framealign.runtime.seeds import derive_seed
 from framealign.runtime.settings import as_dict
-from framealign.sound.frames import FRAME_RATE, frames_in
+from framealign.sound.frames import EVERY_20_MS, Framing, frames_in
 from framealign.corpus.cropping import Crop, Waveforms, frame_counts, groups_by_length
 from framealign.corpus.protocols import OPTIMISTIC, Split, check_parts, split_digest
 from framealign.corpus.utterance import Utterance, corpus_digest
@@ -44,7 +44,8 @@ class FoldData:
         self.train = [place[utterance.id] for utterance in split.train]
         self.valid = [place[utterance.id] for utterance in split.valid]
         self.test = [place[utterance.id] for utterance in split.test]
-        self.counts = frame_counts(utterances)                                  # (U,) int64
+        self.framing = source.framing               # of the model that is trained
+        self.counts = frame_counts(utterances, self.framing)                    # (U,) int64
         self.labels = torch.tensor([classes.index(utterance.label) if utterance.label in classes else -1
                                     for utterance in utterances])               # (U,) int64, -1: none of the classes
 
@@ -154,14 +155,16 @@ def training_batches(data: FoldData, config: FinetuneConfig, epoch: int) -> Iter
         drawn = balanced_draw(labels, len(labels), generator)
     else:
         drawn = torch.randperm(len(labels), generator=generator).tolist()
-    crops = [crop_at_random(int(train[i]), int(counts[i]), config.max_seconds, generator) for i in drawn]
+    crops = [crop_at_random(int(train[i]), int(counts[i]), config.max_seconds, generator, data.framing)
+             for i in drawn]
     for first in range(0, len(crops), config.batch_size):
         yield crops[first:first + config.batch_size]
 
 
-def crop_at_random(utterance: int, num_frames: int, max_seconds: float, generator: torch.Generator) -> Crop:
+def crop_at_random(utterance: int, num_frames: int, max_seconds: float, generator: torch.Generator,
+                   framing: Framing = EVERY_20_MS) -> Crop:
     """A crop of at most `max_seconds` (0: no limit), its start uniform over frames."""
-    size = min(num_frames, frames_in(max_seconds)) if max_seconds else num_frames
+    size = min(num_frames, frames_in(max_seconds, framing)) if max_seconds else num_frames
     return Crop(utterance, int(torch.randint(num_frames - size + 1, (), generator=generator)), size)
 
 
@@ -213,7 +216,7 @@ def predict(model: EmotionModel, data: FoldData, chosen: list[int], max_seconds:
     """Class probabilities of the chosen utterances, (len(chosen), classes) float64, whole unless `max_seconds` > 0."""
     model.eval()
     autocast = distributed.autocast(run.device, run.precision)
-    limit = frames_in(max_seconds) if max_seconds else int(data.counts.max())
+    limit = frames_in(max_seconds, data.framing) if max_seconds else int(data.counts.max())
     sizes = data.counts.clamp(max=limit).tolist()
     probabilities = {}
     groups = groups_by_length(sizes, chosen, PREDICTED_FRAMES)
@@ -318,7 +321,7 @@ class Journal:
 
         loss = distributed.all_reduce_sum(torch.stack(training.losses)).mean()
         elapsed = time.monotonic() - self.began
-        rate = self.num_frames / FRAME_RATE / elapsed
+        rate = self.num_frames / self.data.framing.rate / elapsed
         left = elapsed / (epoch - self.first) * (config.epochs - epoch)
         line = {"update": epoch, "epoch": epoch, "loss": float(loss), "skipped_updates": len(skipped), **measures,
                 "audio_seconds_per_second": round(rate, 1), "seconds_left": round(left)}

@@ -17,7 +17,7 @@ from torch import Tensor
 from framealign.runtime import distributed, files, log, stopping
 from framealign.runtime.seeds import derive_seed
 from framealign.runtime.settings import as_dict
-from framealign.sound.frames import FRAME_RATE, frames_in
+from framealign.sound.frames import EVERY_20_MS, Framing, frames_in
 from framealign.corpus.cropping import Crop, Waveforms, frame_counts
 from framealign.corpus.utterance import Utterance, corpus_digest
 from framealign.hubert.masking import span_mask
@@ -58,15 +58,15 @@ def pretrain(hubert: Hubert, utterances: Sequence[Utterance], units: Units | lis
     """
     units = [units] if isinstance(units, Units) else units
     for of_codebook in units:
-        of_codebook.check(utterances, "units")
-    training = prepare(hubert, utterances, units, config, run)
-    train_counts, valid_counts = hold_out(frame_counts(utterances), config)
+        of_codebook.check(utterances, "units", hubert.config.framing)
+    training, framing = prepare(hubert, utterances, units, config, run), hubert.config.framing
+    train_counts, valid_counts = hold_out(frame_counts(utterances, framing), config, framing)
     source = frame_source(hubert, utterances, config, run)
     restore(training)
 
     model = distributed.replicate(training.model, run.device)
     autocast = distributed.autocast(run.device, run.precision)
-    batches = ahead(global_batches(source, units, train_counts, config, first_update=training.update + 1))
+    batches = ahead(global_batches(source, units, train_counts, config, training.update + 1, framing))
     journal = Journal(training, utterances, train_counts)
     steps = stopping.Steps(range(training.update + 1, config.updates + 1))
     training.model.train()
@@ -130,12 +130,12 @@ def prepare(hubert: Hubert, utterances: Sequence[Utterance], units: list[Units],
     return Pretraining(model=model, optimizer=optimizer, config=config, run=run, record=record)
 
 
-def hold_out(counts: Tensor, config: PretrainConfig) -> tuple[Tensor, Tensor]:
+def hold_out(counts: Tensor, config: PretrainConfig, framing: Framing = EVERY_20_MS) -> tuple[Tensor, Tensor]:
     """Frame counts for training and for validation: an utterance of the other part counts 0 frames. (U,) each.
 
     Only utterances of `min_seconds` or more are held out, and never the last of them.
     """
-    usable = torch.nonzero(counts >= frames_in(config.min_seconds)).flatten()
+    usable = torch.nonzero(counts >= frames_in(config.min_seconds, framing)).flatten()
     number = min(round(len(usable) * config.valid_fraction), max(0, len(usable) - 1))
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "valid"))
     is_valid = torch.zeros(len(counts), dtype=torch.bool)
@@ -152,7 +152,7 @@ class GlobalBatch:
 
 
 def global_batches(source: Waveforms | FrameStore, units: list[Units], counts: Tensor, config: PretrainConfig,
-                   first_update: int) -> Iterator[GlobalBatch]:
+                   first_update: int, framing: Framing = EVERY_20_MS) -> Iterator[GlobalBatch]:
     """The endless stream of updates from `first_update` on.
 
     Micro-batch i goes to rank i mod W. Where they do not divide evenly over W ranks, each is split by its utterances
@@ -163,7 +163,8 @@ def global_batches(source: Waveforms | FrameStore, units: list[Units], counts: T
     per_update = micro_batches_per_update(config)
     parts = world // math.gcd(per_update, world)    # of each micro-batch
     shares = [(index, part) for index in range(per_update) for part in range(parts)]
-    stream = itertools.islice(pretraining_micro_batches(counts, config), (first_update - 1) * per_update, None)
+    stream = pretraining_micro_batches(counts, config, framing)
+    stream = itertools.islice(stream, (first_update - 1) * per_update, None)
     for update in itertools.count(first_update):
         crops = list(itertools.islice(stream, per_update))
         masks = [draw_mask(part, config, update, index) for index, part in enumerate(crops)]
@@ -178,7 +179,7 @@ def global_batches(source: Waveforms | FrameStore, units: list[Units], counts: T
         if sum(map(len, crops)) < world:
             log.say_once(f"{world} ranks are more than --batch-seconds {config.batch_seconds:g} can employ: there are "
                          "updates of fewer utterances; fewer ranks do the same")
-        yield GlobalBatch(micro_batches, sum(weighted_frames), num_frames / FRAME_RATE)
+        yield GlobalBatch(micro_batches, sum(weighted_frames), num_frames / framing.rate)
 
 
 def micro_batch(source: Waveforms | FrameStore, units: list[Units], crops: list[Crop], is_masked: Tensor,
@@ -245,11 +246,11 @@ def validate(training: Pretraining, source: Waveforms | FrameStore, units: list[
     counts (U,): frames of those held out, 0 for the others. Returns `ratios` by the names valid_loss, ...
     """
     model, config, device = training.model, training.config, training.run.device
-    autocast = distributed.autocast(device, training.run.precision)
+    autocast, framing = distributed.autocast(device, training.run.precision), model.hubert.config.framing
     model.eval()
     totals = {}
     for u in torch.nonzero(counts).flatten().tolist()[distributed.rank()::distributed.world_size()]:
-        crops = [Crop(u, 0, min(int(counts[u]), frames_in(config.max_seconds)))]
+        crops = [Crop(u, 0, min(int(counts[u]), frames_in(config.max_seconds, framing)))]
         batch = micro_batch(source, units, crops, draw_mask(crops, config, "valid", u)).to(device)
         with autocast():
             prediction = model(batch, with_unmasked=True)
@@ -293,7 +294,8 @@ class Journal:
         """The line of the update just done; begins the sums anew. Raises ValueError where all updates are skipped."""
         training, config = self.training, self.training.config
         skipped = optimiser.skipped_steps(training.skipped, training.update)
-        for number, ids in batch_ids(self.utterances, self.train_counts, config, skipped):
+        for number, ids in batch_ids(self.utterances, self.train_counts, config, skipped,
+                                     training.model.hubert.config.framing):
             self.log.write({"update": training.update, "skipped_update": number, "utterances": ids})
         optimiser.stop_if_skipping(training.skipped_in_a_row, training.update)
         elapsed = time.monotonic() - self.began

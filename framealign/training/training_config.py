@@ -29,7 +29,7 @@ class PretrainConfig:
     max_seconds: float = setting(15.625, "seconds; longer utterances are cropped")
     mask_start_fraction: float = setting(
         0.08, "share of the frames that start a masked span; with spans of 10 frames, 57 % end up masked")
-    mask_span_frames: int = setting(10, "frames of a masked span, 20 ms each")
+    mask_span_frames: int = setting(10, "frames of a masked span, 20 ms each in all published sizes")
     mask_min_spans: int = setting(2, "fewest masked spans of an utterance, where they fit")
     unmasked_weight: float = setting(0.0, "weight of an unmasked frame's loss; HuBERT's alpha is 1 / (1 + this)")
     temperature: float = setting(0.1, "the cosines are divided by it to give the logits")
@@ -97,7 +97,7 @@ class FinetuneConfig:
     test_every_epoch: bool = setting(False, "also record the test results of each epoch; they select nothing")
     mask_start_fraction: float = setting(
         0.08, "share of the frames that start a masked span (time masking) in training")
-    mask_span_frames: int = setting(10, "frames of a masked span, 20 ms each")
+    mask_span_frames: int = setting(10, "frames of a masked span, 20 ms each in all published sizes")
     mask_min_spans: int = setting(0, "fewest masked spans of an utterance, where they fit")
     dropout: float = setting(0.1, "probability of dropout before pooling and before the classifier")
     balanced: bool = setting(True, "draw the classes equally often, with replacement")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from framealign.runtime import distributed, files
-from framealign.sound.frames import FRAME_RATE
-from framealign.sound.mfcc import WIDTH, mfcc
+from framealign.sound.frames import EVERY_20_MS, Framing
+from framealign.sound.mfcc import WIDTH, check_framing, mfcc
 from framealign.corpus.utterance import Utterance, corpus_digest
 from framealign.hubert import fast, long_sound
 from framealign.hubert.model import Hubert
@@ -21,13 +21,19 @@ from framealign.units.frame_store import Extraction, FrameStore
 CPU_BATCH_SECONDS, GPU_BATCH_SECONDS = 20.0, 120.0  # on a CPU longer groups leave the caches
 
 
-def mfcc_store(utterances: Sequence[Utterance], directory: Path) -> FrameStore:
-    """13 MFCC with deltas and delta-deltas (F = 39) of every utterance, of the waveform as it is in the file."""
-    def compute(waveforms: list[Tensor]) -> list[Tensor]:
-        return [mfcc(waveform) for waveform in waveforms]
+def mfcc_store(utterances: Sequence[Utterance], directory: Path, framing: Framing = EVERY_20_MS) -> FrameStore:
+    """13 MFCC with deltas and delta-deltas (F = 39) of every utterance, of the waveform as it is in the file.
 
-    key = files.digest_of(["mfcc", corpus_digest(utterances)])
-    return FrameStore.fill(directory, utterances, Extraction("MFCC", key, WIDTH, compute, do_normalize=False))
+    framing: of the model that will predict their units. Raises ValueError for one that MFCC cannot follow.
+    """
+    check_framing(framing)
+
+    def compute(waveforms: list[Tensor]) -> list[Tensor]:
+        return [mfcc(waveform, framing) for waveform in waveforms]
+
+    key = files.digest_of(["mfcc", str(framing), corpus_digest(utterances)])
+    return FrameStore.fill(directory, utterances, Extraction("MFCC", key, WIDTH, compute, do_normalize=False,
+                                                             framing=framing))
 
 
 def state_store(hubert: Hubert, layer: int, utterances: Sequence[Utterance], directory: Path, device: torch.device,
@@ -47,10 +53,10 @@ def state_store(hubert: Hubert, layer: int, utterances: Sequence[Utterance], dir
     def of_long(waveform: Tensor) -> Iterator[Tensor]:
         return long_sound.states(hubert, waveform, layer, device)
 
-    key = files.digest_of([name, digest_of_encoder(hubert.state_dict(), hubert.do_normalize), corpus_digest(utterances),
-                           precision])
+    encoder = digest_of_encoder(hubert.state_dict(), hubert.config, hubert.do_normalize)
+    key = files.digest_of([name, encoder, corpus_digest(utterances), precision])
     extraction = Extraction(name, key, hubert.config.hidden_size, _compute(hubert, device, of_group, of_long),
-                            hubert.do_normalize, batch_seconds=_batch_seconds(device))
+                            hubert.do_normalize, batch_seconds=_batch_seconds(device), framing=hubert.config.framing)
     # One context for all groups: weights are rounded to bfloat16 once.
     with torch.inference_mode(), distributed.autocast(device, precision)():
         return FrameStore.fill(directory, utterances, extraction)
@@ -58,8 +64,8 @@ def state_store(hubert: Hubert, layer: int, utterances: Sequence[Utterance], dir
 
 def source_of_states(hubert: Hubert, layer: int) -> dict:
     """What a record says of the states that are clustered: compared by `Codebook.check_source`."""
-    return {"layer": layer, "encoder": digest_of_encoder(hubert.state_dict(), hubert.do_normalize),
-            "frame_rate": FRAME_RATE}
+    return {"layer": layer, "encoder": digest_of_encoder(hubert.state_dict(), hubert.config, hubert.do_normalize),
+            "frame_rate": hubert.config.framing.rate}
 
 
 def frontend_store(hubert: Hubert, utterances: Sequence[Utterance], directory: Path, device: torch.device,
@@ -78,9 +84,9 @@ def frontend_store(hubert: Hubert, utterances: Sequence[Utterance], directory: P
             yield features[0, used]                                             # (t, C)
 
     key = files.digest_of(["frontend", hubert.do_normalize, digest_of_state(hubert.feature_extractor.state_dict()),
-                           corpus_digest(utterances), "float32"])
+                           hubert.config.conv_stride, corpus_digest(utterances), "float32"])
     extraction = Extraction("frontend", key, hubert.config.conv_dim[-1], _compute(hubert, device, of_group, of_long),
-                            hubert.do_normalize, dtype, _batch_seconds(device))
+                            hubert.do_normalize, dtype, _batch_seconds(device), hubert.config.framing)
     with torch.inference_mode(), distributed.autocast(device, "float32")():
         return FrameStore.fill(directory, utterances, extraction)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from framealign.runtime import distributed, files, log
-from framealign.sound.frames import HOP, SAMPLE_RATE
+from framealign.sound.frames import EVERY_20_MS, SAMPLE_RATE, Framing
 from framealign.corpus.cropping import Crop, frame_counts, groups_by_length, load_checked, padded
 from framealign.corpus.utterance import Utterance
 
@@ -35,6 +35,7 @@ class Extraction:
     do_normalize: bool                              # whether waveforms are given zero mean and unit variance first
     dtype: str = "float16"                          # one of `KEPT_TYPES`
     batch_seconds: float = 60.0                     # of sound computed at once, padding included
+    framing: Framing = EVERY_20_MS                  # where the frames lie
 
 
 class FrameStore:
@@ -49,8 +50,9 @@ class FrameStore:
     def __init__(self, directory: str | Path, utterances: Sequence[Utterance]):
         self.directory = Path(directory)
         self.utterances = utterances
-        self.counts = frame_counts(utterances)                                  # (U,)
         self.index = _read_index(self.directory)
+        self.framing = Framing(self.index["hop"], self.index["receptive_field"])
+        self.counts = frame_counts(utterances, self.framing)                    # (U,)
         self.dtype = self.index["dtype"]            # in which frames are read: as kept, or rounded as if kept so
         shards = self.index["shards"]
         try:
@@ -81,7 +83,7 @@ class FrameStore:
             directory.mkdir(parents=True, exist_ok=True)
         distributed.barrier()
 
-        counts = frame_counts(utterances)
+        counts = frame_counts(utterances, extraction.framing)
         size = kept_bytes(counts, extraction.width, extraction.dtype)
         log.say(f"{extraction.name}: {int(counts.sum())} frames of {extraction.width} x {extraction.dtype}, "
                 f"{size / 1e9:.3g} GB in {directory}")
@@ -92,6 +94,7 @@ class FrameStore:
             shards = [_shard_name(shard, distributed.world_size()) for shard in range(distributed.world_size())]
             files.write_json(directory / "index.json", {
                 "key": extraction.key, "width": extraction.width, "dtype": extraction.dtype, "shards": shards,
+                "hop": extraction.framing.hop, "receptive_field": extraction.framing.receptive_field,
                 "group_frames": _group_frames(extraction), "utterances": len(utterances), "frames": int(counts.sum())})
         note.unlink(missing_ok=True)
         distributed.barrier()
@@ -153,8 +156,10 @@ def _read_index(directory: Path) -> dict:
     if not isinstance(shards, list) or not shards or not all(
             isinstance(name, str) and re.fullmatch(r"[\w.-]{1,100}\.npy", name) for name in shards):
         raise ValueError(f"{directory}: its index.json names no shards; delete it and run again")
-    if type(index.get("group_frames")) is not int or index.get("dtype") not in KEPT_TYPES:
-        raise ValueError(f"{directory}: its index.json says no group_frames or dtype; delete it and run again")
+    numbers = [index.get(name) for name in ("group_frames", "hop", "receptive_field")]
+    if not all(type(number) is int and number >= 0 for number in numbers) or not index["hop"] \
+            or index.get("dtype") not in KEPT_TYPES:
+        raise ValueError(f"{directory}: its index.json says no group_frames, hop or dtype; delete it and run again")
     return index
 
 
@@ -195,7 +200,7 @@ def _fill_shard(directory: Path, utterances: Sequence[Utterance], counts: Tensor
             number_of_frames = _put(shard[place:place + expected], frames, getattr(torch, extraction.dtype))
             if number_of_frames != expected:
                 raise ValueError(f"utterance {utterances[utterance].id}: the model gives {number_of_frames} frames, "
-                                 f"{expected} were expected (one every 320 samples)")
+                                 f"{expected} were expected (one every {extraction.framing.hop} samples)")
     shard.flush()
     return note
 
@@ -240,7 +245,7 @@ def _shard_name(shard: int, world: int) -> str:
 
 def _group_frames(extraction: Extraction) -> int:
     """Hops of sound that are computed at once."""
-    return round(extraction.batch_seconds * SAMPLE_RATE) // HOP
+    return round(extraction.batch_seconds * SAMPLE_RATE) // extraction.framing.hop
 
 
 def _groups(counts: Tensor, group_frames: int) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Frames -> units (HuBERT, Sec. II-A): each 20 ms frame gets the index of its nearest centroid.
+"""Frames -> units (HuBERT, Sec. II-A): each frame (of 20 ms) gets the index of its nearest centroid.
 
 A codebook is fitted or given; `make_units` assigns every frame of a store. The same step makes the units of
 task-adaptive pretraining (alignment paper, Sec. 2.1) and its pseudo-emotion units (Sec. 2.2).
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from framealign.runtime import distributed, files, log
+from framealign.sound.frames import HOP, RECEPTIVE_FIELD, Framing
 from framealign.corpus.cropping import frame_counts
 from framealign.corpus.utterance import Utterance, corpus_digest
 from framealign.units.codebook import Codebook
@@ -33,13 +34,22 @@ class Units:
         """Units of one utterance, (T,) int64."""
         return self.units[self.offsets[utterance]:self.offsets[utterance + 1]].long()
 
-    def check(self, utterances: Sequence[Utterance], where: str) -> None:
+    @property
+    def framing(self) -> Framing:
+        """Where the frames lie that were labelled: as the record says; 20 ms apart where it says nothing (`.km`)."""
+        return Framing(self.record.get("hop", HOP), self.record.get("receptive_field", RECEPTIVE_FIELD))
+
+    def check(self, utterances: Sequence[Utterance], where: str, framing: Framing | None = None) -> None:
         """Raise ValueError, with `where`, unless there is one unit for every frame of these very utterances.
 
-        Their order and the content of their sound files are compared where the record tells them. Every rank calls it
-        alike.
+        Their order and the content of their sound files are compared where the record tells them. framing: of the
+        model that is to predict them; None: the units' own. Every rank calls it alike.
         """
-        expected = frame_counts(utterances)
+        framing = framing or self.framing
+        if "hop" in self.record and self.framing != framing:
+            raise ValueError(f"{where}: its units were made for {self.framing}, the model has {framing}; make units "
+                             "with a model of the same convolutions")
+        expected = frame_counts(utterances, framing)
         counts = self.offsets.diff()
         if len(counts) != len(expected):
             raise ValueError(f"{where}: units of {len(counts)} utterances, the manifest has {len(expected)}; make the "
@@ -70,6 +80,9 @@ class Units:
                 offsets = file.get_tensor("offsets")
             num_clusters = int(metadata["num_clusters"])
             record = dict(json.loads(metadata["record"]))
+            sizes = [record.get(name, 1) for name in ("hop", "receptive_field")]
+            if not all(type(size) is int and size > 0 for size in sizes):
+                raise ValueError("its record's hop and receptive_field must be whole numbers of samples")
         except FileNotFoundError:
             raise ValueError(f"{path}: no such file") from None
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RecursionError, OSError) as error:
@@ -115,6 +128,8 @@ def make_units(store: FrameStore, num_clusters: int, config: KMeansConfig, codeb
     Each rank reads one stretch of the utterances; all get the same units and codebook as one process would. `record`
     says where both are from. Raises ValueError for a codebook fitted on other frames, or frames that are not finite.
     """
+    framing = store.framing
+    record = {**record, "frame_rate": framing.rate, "hop": framing.hop, "receptive_field": framing.receptive_field}
     number, world, rank = len(store.utterances), distributed.world_size(), distributed.rank()
     mine = range(number * rank // world, number * (rank + 1) // world)
     if codebook is None:

@@ -109,6 +109,53 @@ def finished(folder, tree, base) -> Path:
     return folder / "finished"
 
 
+# A model of another hop
+
+def test_a_model_of_25_hz_from_the_preflight_to_emotions_over_time(good, script, tones, table, units, tmp_path):
+    """Every frame that is written, read or told the time of is one of the model's own, 40 ms from the next."""
+    base = small.write_base(tmp_path / "base", **small.CONVOLUTIONS_25_HZ)
+    hubert = Hubert.from_pretrained(base)
+    counts = [(u.num_samples - 720) // 640 + 1 for u in tones]
+    assert counts == [hubert.states(torch.zeros(1, u.num_samples)).shape[1] for u in tones]
+    good("session", "--corpus", table, "--hubert", base, "--preset", "tiny", "--out", tmp_path / "session",
+         "--preflight", *small.FLAGS)
+    good("units", "--corpus", table, "--model", base, "--layer", "1", "--clusters", "5", "--km", "--device", "cpu",
+         "--out", tmp_path / "units")
+    found = Units.read(tmp_path / "units" / "units.safetensors")
+    assert found.offsets.diff().tolist() == counts and found.record["frame_rate"] == 25
+
+    for name, more in (("kept", []), ("sound", ["--no-cache-frontend"]), ("trained", ["--no-freeze-conv"])):
+        for form in ("safetensors", "km"):
+            good("pretrain", "--corpus", table, "--units", tmp_path / "units" / f"units.{form}", "--init-from", base,
+                 "--out", tmp_path / f"{name}-{form}", *QUICK, *more)
+        from_record, from_text = (safetensors.torch.load_file(tmp_path / f"{name}-{form}/encoder/model.safetensors")
+                                  for form in ("safetensors", "km"))
+        assert all(torch.equal(x, from_text[key]) for key, x in from_record.items())
+        good("finetune", "--corpus", table, "--session", "1", "--init-from", tmp_path / f"{name}-km" / "encoder",
+             "--out", tmp_path / f"tuned-{name}", "--max-seconds", "0.5", *TUNED, *more)
+    wrong = script("pretrain", "--corpus", table, "--units", units, "--init-from", base, *QUICK,
+                   "--out", tmp_path / "x")
+    assert wrong.status == 2 and f"has {(tones[0].num_samples - 400) // 320 + 1} units but {counts[0]} fr" in wrong.err
+    assert not (tmp_path / "x").exists()
+
+    recogniser = tmp_path / "tuned-kept" / "recogniser"
+    said = good("recognise", recogniser, *(u.path for u in tones[:3]), "--timeline", "--format", "jsonl",
+                "--codebook", tmp_path / "units" / "codebook.safetensors", "--device", "cpu",
+                "--html", tmp_path / "page.html")
+    for line, utterance, count in zip(said.splitlines(), tones, counts, strict=False):
+        content = json.loads(line)
+        assert content["frames_per_second"] == 25
+        assert [len(content[name]) for name in ("posterior", "attention", "units")] == [count] * 3
+        assert content["segments"][-1]["end"] == pytest.approx(utterance.num_samples / 16_000, abs=1e-6)
+    assert "one every 40 ms" in (tmp_path / "page.html").read_text()
+    other = script("recognise", recogniser, tones[0].path, "--codebook", tmp_path / "units" / "codebook.safetensors",
+                   "--codebook-model", small.write_base(tmp_path / "50 hz"), "--device", "cpu")
+    assert other.status == 2 and "frame of 25 ms every 20 ms, the recogniser a frame of 45 ms every 40 ms" in other.err
+    soundfile.write(tmp_path / "short.wav", np.random.default_rng(0).normal(0, 0.1, 719), 16_000)
+    short = script("recognise", recogniser, tmp_path / "short.wav", "--device", "cpu")
+    assert short.status == 2 and "short.wav: 719 samples at 16 kHz, must be >= 720 (45 ms)" in short.err
+
+
 # Help and launch
 
 @pytest.mark.parametrize("name", SCRIPTS)

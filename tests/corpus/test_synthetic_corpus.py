@@ -133,6 +133,12 @@ def test_planted_frames_are_those_whose_centre_lies_in_a_stretch(corpus):
         expected = [any(start <= 320 * t + 200 < end for start, end in stretches) for t in range(T)]
         assert planted(path, T).dtype == bool and planted(path, T).tolist() == expected
         assert planted(path, 10).tolist() == expected[:10]
+        for framing in (frames.Framing(640, 720), frames.Framing(441, 600)):   # to half a frame of the file's
+            found = planted(path, frames.num_frames(len(sound), framing), framing)
+            for t, is_emotional in enumerate(found):
+                centre = framing.hop * t + framing.receptive_field / 2
+                if min([abs(centre - edge) for pair in stretches for edge in pair], default=1000) > 320:
+                    assert is_emotional == any(start <= centre < end for start, end in stretches)
         rows = [line.split("\t") for line in path.with_suffix(".emotional.tsv").read_text().splitlines()]
         assert len(rows) == len(stretches) and {row[2] for row in rows} <= {emotion}
         assert bool(rows) == (emotion != "neutral")

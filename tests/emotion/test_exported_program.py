@@ -32,9 +32,9 @@ for folder in map(Path, sys.argv[1:]):
     print(json.loads(extra["labels.json"])["labels"])
 """
 # norm of the conv encoder: whether a waveform is normalised, pooling, what else differs from the smallest encoder (each
-# convolution takes a while to be traced)
+# convolution takes a while to be traced; this one has a frame every 40 ms)
 VARIANTS = {"group": (True, "attention", {}),
-            "layer": (False, "mean", {"conv_dim": (8,) * 3, "conv_kernel": (10, 8, 4), "conv_stride": (5, 8, 8)})}
+            "layer": (False, "mean", {"conv_dim": (8,) * 3, "conv_kernel": (10, 8, 16), "conv_stride": (5, 8, 16)})}
 
 
 def recogniser_and_batches(micro, norm: str, folder: Path) -> list[list[torch.Tensor]]:
@@ -48,11 +48,13 @@ def recogniser_and_batches(micro, norm: str, folder: Path) -> list[list[torch.Te
     model.save_pretrained(folder / "recogniser")
     exported_program.export(folder / "recogniser", folder / "recogniser.pt2")
     draw, batches, sounds = np.random.default_rng(0), [], []
+    least, hop = config.framing.receptive_field, config.framing.hop
     for size in (1, 1, 2, 3, 5, 1):
-        lengths = [400] if not batches else draw.integers(400, 32_000, size=size).tolist()
+        lengths = [least] if not batches else draw.integers(least, 32_000, size=size).tolist()
         sounds.append([0.1 * torch.randn(n) + 0.05 for n in lengths])
         padded = torch.nn.utils.rnn.pad_sequence(sounds[-1], batch_first=True)
-        batches.append((torch.nn.functional.pad(padded, (0, max(0, 720 - max(lengths)))), torch.tensor(lengths)))
+        room_for_two = max(0, least + hop - max(lengths))
+        batches.append((torch.nn.functional.pad(padded, (0, room_for_two)), torch.tensor(lengths)))
     torch.save(batches, folder / "batches.pt")
     return sounds
 

@@ -1,5 +1,6 @@
 """The fast path of the encoder against the plain one, utterance by utterance alone; and what its dropout draws."""
 import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import random_models
 import torch
 import torch.nn.functional as F
 
+from framealign.sound.frames import num_frames
 from framealign.hubert import fast
 from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
@@ -55,6 +57,27 @@ def test_features_in_chunks_are_the_plain_conv_encoders(name, samples):
             chunks = fast.conv_chunks(hubert, waveform, chunk)
             assert chunks.shape == expected.shape
             assert (chunks - expected).abs().max() <= 1e-12 * expected.abs().max()
+
+
+def test_features_of_any_convolutions_are_the_plain_conv_encoders():
+    """Of kernels, strides and lengths drawn at random, and of 25 Hz; as many frames as the framing says."""
+    draw = random.Random(0)
+    stacks = [((10, 3, 3, 3, 3, 2, 2, 2), (5, 2, 2, 2, 2, 2, 2, 2))]
+    for depth in [1, 2, 3, 4, 5] * 4:
+        stacks.append(tuple(tuple(draw.randint(1, most) for _ in range(depth)) for most in (9, 6)))
+    for index, (kernels, strides) in enumerate(stacks):
+        shape = SHAPES["layer, pre-norm, biases" if index % 2 else "group, biases"]
+        hubert = make(replace(shape, conv_dim=(6,) * len(kernels), conv_kernel=kernels, conv_stride=strides))
+        framing = hubert.config.framing
+        waveform, = sounds(framing.receptive_field + draw.randrange(60 * framing.hop))
+        with torch.inference_mode():
+            expected = hubert.conv_features(waveform[None])[0]
+            assert len(expected) == hubert.num_frames(len(waveform)) == num_frames(len(waveform), framing)
+            for chunk in (1, 7, 10_000):
+                for found in (fast.conv_chunks(hubert, waveform, chunk),
+                              fast.conv_products(hubert.feature_extractor.conv_layers, waveform, torch.float64, chunk)):
+                    assert found.shape == expected.shape
+                    assert (found - expected).abs().max() <= 1e-11 * expected.abs().max()
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -66,6 +66,20 @@ def test_conv_features_and_layer_0_are_the_whole_sounds(hubert, extra, monkeypat
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("kernels, strides", [
+    ((10, 3, 3, 3, 3, 2, 2, 2), (5, 2, 2, 2, 2, 2, 2, 2)), ((7, 5, 1), (3, 2, 4)), ((2, 9), (5, 7))])
+def test_windows_follow_the_models_own_hop(micro, kernels, strides):
+    for norm in ("group", "layer"):
+        model = Hubert(dataclasses.replace(micro, feat_extract_norm=norm, conv_dim=(8,) * len(kernels),
+                                           conv_kernel=kernels, conv_stride=strides)).eval()
+        framing = model.config.framing
+        waveform = sound(framing.receptive_field + 149 * framing.hop + 1)
+        whole = model.conv_features(waveform[None])[0]
+        found = torch.cat([x[0, used] for used, x in long_sound.features(model, waveform, CPU, 40, 4)])
+        assert found.shape == whole.shape == (150, 8) and (found - whole).abs().max() < 2e-5 * whole.abs().max()
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize("layer", [0, 1, 2, None])
 def test_what_fits_is_never_cut(hubert, layer):
     waveform = sound(320 * 30 + 80)

@@ -11,15 +11,18 @@ import markup
 import numpy as np
 import pytest
 import small
+import soundfile
 import torch
 from recognised_noise import noise, recognised
 
 from framealign.runtime import files
-from framealign.corpus import manifest
+from framealign.sound.frames import Framing
+from framealign.corpus import manifest, synthetic_corpus
 from framealign.units.codebook import Codebook
+from framealign.units.units import Units
 from framealign.emotion.recogniser import Recogniser
 from framealign.recipe import recipe, results, session_config
-from framealign.report import fold_page, html_document, svg, timeline, unit_analysis
+from framealign.report import fold_page, html_document, lesson, svg, timeline, unit_analysis
 from framealign.report.timeline import UnitTrack
 
 needs_browser = pytest.mark.skipif(not browser.CHROMIUM, reason="no Chromium (chromium, google-chrome) on the PATH")
@@ -61,6 +64,26 @@ def test_every_part_is_there_and_nothing_comes_from_elsewhere(run):
             ["#result", "#training", "#units", "#map", "#utterances"]
     assert markup.fetched((run / "report.html").read_text(encoding="utf-8")) == \
         ["session1/report.html", "session2/report.html"]
+
+
+def test_a_run_of_25_hz_is_shown_with_its_own_frames(small_tree, folder, monkeypatch):
+    """The recipe from a base of 25 Hz to its pages: units, planted truth, map and lesson count the same frames."""
+    base = small.write_base(folder / "base 25 hz", **small.CONVOLUTIONS_25_HZ)
+    recipe.run_sessions(small.config(small_tree, base, folder / "25 hz"), small.SETTINGS)
+    counted = []
+    planted = synthetic_corpus.planted
+    monkeypatch.setattr(synthetic_corpus, "planted", lambda path, frames, framing: counted.append(
+        (path, frames, framing)) or planted(path, frames, framing))
+    fold_page.write_all(folder / "25 hz", "align", device="cpu")
+    page = lesson.write(folder / "25 hz")
+    for path, frames, framing in counted:
+        assert framing == Framing(640, 720) and frames == (soundfile.info(path).frames - 720) // 640 + 1
+    text = opened(folder / "25 hz" / "session1" / "report.html").text
+    assert counted and "frames of 40 ms (12: 12 and more)" in text and "one every 40 ms" in text
+    assert "- 720) / 640) + 1" in opened(page).text and "8 convolutions turn" in opened(page).text
+    found = Units.read(folder / "25 hz" / "session1" / "align-units" / "units.safetensors")
+    run_ms = float(re.search(r"mean run[\d.]+ frames, (\d+) ms", text)[1])
+    assert run_ms == pytest.approx(40 * unit_analysis.unit_usage(found).mean_run_frames, abs=0.5)
 
 
 def test_numbers_are_those_of_the_results(run):

@@ -3,10 +3,12 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from framealign.sound.frames import Framing
 from framealign.report.text_formats import FORMATS, shown
 from framealign.emotion.recogniser import Result
 from framealign.emotion.segments import segments
@@ -77,6 +79,24 @@ def test_a_quotation_mark_in_a_class_name_is_doubled():
     result = Result('so "happy"', {'so "happy"': 1.0}, np.ones((9, 1)), np.full(9, 1 / 9), None, 0.2)
     text = FORMATS["textgrid"].write("a.wav", result, segments(result), True)
     assert parse_textgrid(text)["emotion"] == [(0, 0.2, 'so "happy"')]
+
+
+def test_time_follows_the_recognisers_own_frames():
+    """Of 25 Hz, and of a hop that is no whole number of milliseconds: every format gives the same places."""
+    for framing, stamp in ((Framing(640, 720), "0.04"), (Framing(441, 600), "0.0276")):
+        result = replace(made(90, 4), framing=framing, seconds=(framing.hop * 89 + framing.receptive_field) / 16_000)
+        parts, rate = segments(result, 0.1), 16_000 / framing.hop
+        assert parts[-1].end == result.seconds and len(parts) > 1
+        assert all(one.start * rate == pytest.approx(round(one.start * rate)) for one in parts)
+        rows = list(csv.reader(io.StringIO(FORMATS["csv"].write("a.wav", result, parts, True))))
+        assert len(rows) == 90 and rows[1][1] == stamp
+        for one, following in zip(parts, parts[1:]):
+            assert rows[round(following.start * rate)][2] == following.emotion != one.emotion
+            assert rows[round(following.start * rate) - 1][2] == one.emotion
+        assert json.loads(FORMATS["json"].write("a.wav", result, parts, True))["frames_per_second"] == rate
+        tiers = parse_textgrid(FORMATS["textgrid"].write("a.wav", result, parts, True))
+        again = [int(unit) for first, last, unit in tiers["unit"] for _ in range(round((last - first) * rate))]
+        assert again[:90] == result.units.tolist()
 
 
 def test_json_and_json_lines_say_the_same():

@@ -4,24 +4,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from framealign.sound.frames import (FRAME_RATE, HOP, RECEPTIVE_FIELD, SAMPLE_RATE, conv_inputs, conv_length, frames_in,
-                                     num_frames, num_samples_of, valid_frames)
+from framealign.sound.frames import (EVERY_20_MS, HOP, RECEPTIVE_FIELD, SAMPLE_RATE, Framing, conv_inputs, conv_length,
+                                     frames_in, num_frames, num_samples_of, valid_frames)
 from framealign.hubert.hubert_config import HubertConfig
 
 KERNELS, STRIDES = HubertConfig().conv_kernel, HubertConfig().conv_stride
 LENGTHS = np.arange(400, 50_001)
 
 
-def stack(waveform: torch.Tensor) -> torch.Tensor:
-    """HuBERT's seven convolutions with weights of 1, no non-linearity: (N,) -> (T,)."""
+def stack(waveform: torch.Tensor, kernels=KERNELS, strides=STRIDES) -> torch.Tensor:
+    """HuBERT's seven convolutions, or others, with weights of 1, no non-linearity: (N,) -> (T,)."""
     x = waveform[None, None]
-    for kernel, stride in zip(KERNELS, STRIDES):
+    for kernel, stride in zip(kernels, strides):
         x = F.conv1d(x, torch.ones(1, 1, kernel, dtype=x.dtype), stride=stride)
     return x[0, 0]
 
 
 def test_constants_are_those_of_the_convolutions():
-    assert HOP == np.prod(STRIDES) and FRAME_RATE == SAMPLE_RATE / HOP == 50
+    assert HOP == np.prod(STRIDES) and EVERY_20_MS.rate == SAMPLE_RATE / HOP == 50
     reach = 1
     for kernel, stride in zip(reversed(KERNELS), reversed(STRIDES)):
         reach = (reach - 1) * stride + kernel
@@ -89,6 +89,40 @@ def test_frames_in_seconds():
     assert [frames_in(s) for s in (0, 0.01, 0.025, 0.045, 1, 6, 15.625)] == [1, 1, 1, 2, 49, 299, 781]
     for frames in range(1, 3000):                                               # the seconds of n frames hold n frames
         assert frames_in(num_samples_of(frames) / SAMPLE_RATE) == frames
+
+
+def random_stacks(number: int = 40):
+    """Kernels and strides of conv encoders as nobody publishes them, and 25 Hz as is published."""
+    yield (10, 3, 3, 3, 3, 2, 2, 2), (5, 2, 2, 2, 2, 2, 2, 2)
+    draw = np.random.default_rng(0)
+    for _ in range(number):
+        depth = draw.integers(1, 6)
+        yield tuple(draw.integers(1, 9, depth).tolist()), tuple(draw.integers(1, 6, depth).tolist())
+
+
+def test_frames_of_any_convolutions_are_those_that_they_give():
+    """Counts, the shortest crop and what a frame sees, for drawn lengths, against convolutions that are run."""
+    draw = np.random.default_rng(1)
+    for kernels, strides in random_stacks():
+        framing = Framing.of(kernels, strides)
+        for length in draw.integers(framing.receptive_field, framing.receptive_field + 40 * framing.hop, 5).tolist():
+            frames = len(stack(torch.ones(length), kernels, strides))
+            assert num_frames(length, framing) == conv_length(length, kernels, strides) == frames
+        assert num_samples_of(frames, framing) == conv_inputs(frames, kernels, strides) <= length
+        waveform = torch.zeros(length, dtype=torch.float64, requires_grad=True)
+        t = int(draw.integers(frames))
+        stack(waveform, kernels, strides)[t].backward()
+        seen = waveform.grad.nonzero().flatten()
+        assert (int(seen[0]), int(seen[-1]) + 1) == (framing.hop * t, framing.hop * t + framing.receptive_field)
+        with pytest.raises(ValueError, match=f"num_samples must be >= {framing.receptive_field} "):
+            num_frames(framing.receptive_field - 1, framing)
+
+
+def test_frames_of_25_hz():
+    framing = Framing.of((10, 3, 3, 3, 3, 2, 2, 2), (5, 2, 2, 2, 2, 2, 2, 2))
+    assert framing == Framing(640, 720) and framing.rate == 25 and type(framing.rate) is int
+    assert str(framing) == "a frame of 45 ms every 40 ms" and Framing(441, 600).rate == 16_000 / 441
+    assert [frames_in(seconds, framing) for seconds in (0, 0.045, 0.085, 1)] == [1, 1, 2, 24]
 
 
 def test_valid_frames():

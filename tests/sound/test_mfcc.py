@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from framealign.sound import mfcc as module
-from framealign.sound.frames import num_frames
+from framealign.sound.frames import Framing, num_frames
 from framealign.sound.mfcc import mfcc
 from framealign.hubert.model import Hubert
 
@@ -105,6 +105,25 @@ def test_counts_equal_the_encoders_for_every_length():
     waveform = torch.randn(50_000, generator=torch.Generator().manual_seed(0))
     for n in [400, 401, 559, 560, 719, 720, 721, 879, 880, 1039, 1040, 7919, 20_079, 20_080, 49_999, 50_000]:
         assert mfcc(waveform[:n]).shape == (num_frames(n), 39)
+
+
+def test_rows_stand_where_frames_begin_whatever_the_hop():
+    """One row for each frame of an encoder of another hop: every n-th window of 10 ms, from where the frame begins."""
+    waveform = torch.randn(30_000, generator=torch.Generator().manual_seed(0))
+    every_window = mfcc(waveform, Framing(160, 400))
+    assert torch.equal(every_window[::2], mfcc(waveform))
+    for framing in (Framing(640, 720), Framing(640, 1040), Framing(480, 400), Framing(1600, 5000)):
+        for n in (framing.receptive_field, 29_999, 30_000):
+            found = mfcc(waveform[:n], framing)
+            assert found.shape == (num_frames(n, framing), 39)
+        assert torch.equal(found, every_window[::framing.hop // 160][:len(found)])
+
+
+@pytest.mark.parametrize("framing, what", [(Framing(320, 399), "24.9375 ms every 20 ms"),
+                                           (Framing(441, 600), "37.5 ms every 27.5625 ms")])
+def test_frames_that_mfcc_cannot_follow_are_refused(framing, what):
+    with pytest.raises(ValueError, match=f"windows of 25 ms every 10 ms: the model has a frame of {what}"):
+        mfcc(torch.randn(16_000), framing)
 
 
 def test_counts_are_the_encoders_when_both_are_run(micro):

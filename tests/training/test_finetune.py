@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from framealign.runtime.seeds import derive_seed
 from framealign.sound import audio
-from framealign.sound.frames import frames_in, num_samples_of
+from framealign.sound.frames import EVERY_20_MS, frames_in, num_samples_of
 from framealign.corpus.cropping import Crop, Waveforms, frame_counts
 from framealign.corpus.protocols import SELECTIONS, Split, split
 from framealign.corpus.utterance import CLASSES
@@ -59,7 +59,7 @@ def run(micro, tones, folder: Path, config: FinetuneConfig, part: Split | None =
 
 def drawn_from(counts: torch.Tensor, labels: torch.Tensor) -> SimpleNamespace:
     """What batches are drawn from: all of these utterances train."""
-    return SimpleNamespace(train=list(range(len(counts))), counts=counts, labels=labels)
+    return SimpleNamespace(train=list(range(len(counts))), counts=counts, labels=labels, framing=EVERY_20_MS)
 
 
 def fold_data(tones: list) -> finetune.FoldData:

@@ -12,7 +12,7 @@ import soundfile
 import torch
 
 from framealign.sound import audio
-from framealign.sound.frames import num_frames
+from framealign.sound.frames import Framing, num_frames
 from framealign.corpus.utterance import Utterance, corpus_digest
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
@@ -52,6 +52,42 @@ def test_units_write_then_read_is_the_identity(num_clusters, stored, tmp_path):
     assert equal(found, made) and found.num_clusters == num_clusters and found.record == made.record
     for u, (start, stop) in enumerate(zip(made.offsets, made.offsets[1:])):
         assert torch.equal(found.of(u), made.units[start:stop].long()) and found.of(u).dtype == torch.int64
+
+
+def test_units_know_where_their_frames_lie(tones, micro, tmp_path):
+    """The record says it, a model of other frames is refused with both, and text without a record takes the model's."""
+    framing = Framing(640, 720)
+    counts = [num_frames(u.num_samples, framing) for u in tones]
+    made = random_units(counts, 5)
+    made.record.update(hop=640, receptive_field=720)
+    made.write(tmp_path / "units.safetensors")
+    made.write_km(tmp_path / "units.km")
+    found = Units.read(tmp_path / "units.safetensors")
+    found.check(tones, "u", framing)
+    found.check(tones, "u")
+    with pytest.raises(ValueError, match="u: .* for a frame of 45 ms every 40 ms, the model has a frame of 25 ms"):
+        found.check(tones, "u", micro.framing)
+    text = Units.read_km(tmp_path / "units.km")
+    text.check(tones, "u", framing)
+    with pytest.raises(ValueError, match=r"has \d+ units but \d+ frames"):
+        text.check(tones, "u", micro.framing)
+    for record in ({"hop": 0, "receptive_field": 400}, {"hop": "320"}, {"receptive_field": True}):
+        made.record.update(record)
+        made.write(tmp_path / "bad.safetensors")
+        with pytest.raises(ValueError, match="bad.safetensors: not a units file: its record's hop"):
+            Units.read(tmp_path / "bad.safetensors")
+
+
+def test_units_are_made_of_a_models_own_frames(tones, micro, cpu, tmp_path):
+    slow = dataclasses.replace(micro, conv_dim=(8,) * 8, conv_kernel=(*micro.conv_kernel, 2),
+                               conv_stride=(*micro.conv_stride, 2))
+    hubert = Hubert(slow).eval()
+    for name, store in (("states", state_store(hubert, 1, tones, tmp_path / "states", cpu)),
+                        ("mfcc", mfcc_store(tones, tmp_path / "mfcc", slow.framing))):
+        made, _ = make_units(store, 4, QUICK, None, {})
+        made.check(tones, name, slow.framing)
+        assert made.record["frame_rate"] == 25 and made.framing == slow.framing
+        assert [len(made.of(u)) for u in range(len(tones))] == [int(hubert.num_frames(u.num_samples)) for u in tones]
 
 
 def test_km_text_is_fairseqs_and_round_trips(tmp_path):
