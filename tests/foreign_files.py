@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from framealign.hubert.hubert_config import HubertConfig
-from framealign.hubert.parameters import shapes
+from framealign.hubert.parameters import BATCHES_SEEN, shapes
 
 CENTROIDS = np.array([[0.25, 0.5, 1.0], [8.5, 9.0, 8.25]])
 
@@ -53,7 +53,8 @@ CONV_LAYERS = "[(8,10,5)] + [(8,3,2)] * 4 + [(8,2,2)] * 2"
 
 def random_state(config: HubertConfig, seed: int = 0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(shape, generator=generator) for name, shape in shapes(config).items()}
+    state = {name: torch.randn(shape, generator=generator) for name, shape in shapes(config).items()}
+    return {name: x.long() if name == BATCHES_SEEN else x for name, x in state.items()}
 
 
 def fairseq_names(config: HubertConfig, state: dict, head: dict) -> dict:
@@ -69,7 +70,9 @@ def fairseq_names(config: HubertConfig, state: dict, head: dict) -> dict:
         elif part[0] == "feature_projection":
             new = f"{'layer_norm' if part[1] == 'layer_norm' else 'post_extract_proj'}.{part[2]}"
         elif part[1] == "pos_conv_embed":
-            new = "encoder.pos_conv.0." + {"original0": "weight_g", "original1": "weight_v", "bias": "bias"}[part[-1]]
+            place = "1" if config.conv_pos_batch_norm and part[2] == "conv" else "0"        # a batch norm stands first
+            own = {"original0": "weight_g", "original1": "weight_v"}.get(part[-1], part[-1])
+            new = f"encoder.pos_conv.{place}.{own}"
         elif part[1] == "layer_norm":
             new = name
         else:

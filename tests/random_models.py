@@ -12,17 +12,22 @@ NARROW = HubertConfig(conv_dim=(16,) * 7, hidden_size=24, num_hidden_layers=3, n
                       initializer_range=0.3)    # with 0.02 so narrow a block would hardly change its input
 NARROW_PRE = replace(NARROW, feat_extract_norm="layer", conv_bias=True, do_stable_layer_norm=True)
 NARROWS = {"group, post-norm": NARROW, "layer, pre-norm": NARROW_PRE}
+BATCH_NORM = replace(NARROW, conv_pos_batch_norm=True)
 DROPOUTS = ("feat_proj_dropout", "hidden_dropout", "activation_dropout", "attention_dropout")
 
 
 def make(config: HubertConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> Hubert:
-    """A model in evaluation mode whose norms and biases are random too; of float64, the same weights exactly."""
+    """A model in evaluation mode whose norms, statistics and biases are random too; of float64, the same weights."""
     torch.manual_seed(seed)
     hubert = Hubert(config, do_normalize=False)
     with torch.no_grad():
         for parameter in hubert.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
+        if config.conv_pos_batch_norm:
+            norm = hubert.encoder.pos_conv_embed.batch_norm
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
     return hubert.to(dtype).eval()
 
 

@@ -47,8 +47,10 @@ def write_base(directory: Path, seed: int = 0, **changes) -> Path:
     return directory
 
 
-# A frame of 45 ms every 40 ms, by one convolution more: what makes `model` one of 25 Hz.
-CONVOLUTIONS_25_HZ = {"conv_dim": (8,) * 8, "conv_kernel": (10, 3, 3, 3, 3, 2, 2, 2), "conv_stride": (5,) + (2,) * 7}
+# A frame of 45 ms every 40 ms, by one convolution more, and a batch norm of positions, as slprl/mhubert-base-25hz has:
+# what makes `model` one of 25 Hz.
+MODEL_25_HZ = {"conv_dim": (8,) * 8, "conv_kernel": (10, 3, 3, 3, 3, 2, 2, 2), "conv_stride": (5,) + (2,) * 7,
+               "conv_pos_batch_norm": True}
 
 
 def config(tree: Path, base: Path | str, run: Path, **changes) -> session_config.SessionConfig:

@@ -7,7 +7,7 @@ settings are picked out of it, and every other object is dropped.
 import re
 from pathlib import Path
 
-from framealign.hubert.parameters import MASK_EMBEDDING
+from framealign.hubert.parameters import BATCH_NORM, MASK_EMBEDDING
 from framealign.exchange import torch_file
 from framealign.exchange.imported_weights import Imported, as_hubert, renamed
 from framealign.exchange.inert_pickle import Inert, mapping
@@ -20,7 +20,7 @@ NAMES = (
     ("layer_norm.", "feature_projection.layer_norm."),
     ("post_extract_proj.", "feature_projection.projection."),
     ("mask_emb", MASK_EMBEDDING),
-    ("encoder.pos_conv.0.", "encoder.pos_conv_embed.conv."),
+    ("encoder.pos_conv.0.", "encoder.pos_conv_embed.conv."),    # with a batch norm: `BATCH_NORM_NAMES`
     ("encoder.layer_norm.", "encoder.layer_norm."),
     ("encoder.layers.{i}.self_attn.", "encoder.layers.{i}.attention."),
     ("encoder.layers.{i}.self_attn_layer_norm.", "encoder.layers.{i}.layer_norm."),
@@ -30,6 +30,7 @@ NAMES = (
     ("final_proj.", "final_proj."),
     ("label_embs_concat", "codewords"),
     ("proj.", "lm_head."))
+BATCH_NORM_NAMES = (("encoder.pos_conv.0.", f"{BATCH_NORM}."), ("encoder.pos_conv.1.", "encoder.pos_conv_embed.conv."))
 _CTC_PREFIXES = ("w2v_encoder.w2v_model.", "w2v_encoder.")          # of the encoder's and the head's names
 
 # fairseq's setting -> ours, and the types that its value may have.
@@ -64,7 +65,8 @@ def read(path: str | Path) -> Imported:
     for name, tensor in state.items():
         prefix = next((prefix for prefix in _CTC_PREFIXES if name.startswith(prefix)), "")
         plain[name.removeprefix(prefix)] = tensor
-    return as_hubert(renamed(plain, NAMES, path), known, do_normalize, path)
+    names = (*BATCH_NORM_NAMES, *NAMES) if "encoder.pos_conv.0.running_mean" in plain else NAMES
+    return as_hubert(renamed(plain, names, path), known, do_normalize, path)
 
 
 def _settings(checkpoint: dict) -> tuple[dict[str, object], bool | None]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from framealign.hubert.hubert_config import BASE, LARGE, HubertConfig
-from framealign.hubert.parameters import check, current_names, shapes
+from framealign.hubert.parameters import BATCH_NORM, check, current_names, shapes
 
 HEAD = ("final_proj.", "codewords", "lm_head.")
 _HEADS_OF_WIDTH = {768: 12, 1024: 16, 1280: 16}     # attention heads of the published models; a state dict does not say
@@ -74,7 +74,9 @@ def _infer(state: dict[str, Tensor], known: dict[str, object], where: str | Path
         convolutions.append((weight.shape[0], weight.shape[2]))
         weight = state.get(f"{conv_layers}.{len(convolutions)}.conv.weight")
     projection = state.get("feature_projection.projection.weight")
-    position = state.get("encoder.pos_conv_embed.conv.parametrizations.weight.original1")
+    batch_norm = f"{BATCH_NORM}.weight" in state
+    weight = "weight" if batch_norm else "parametrizations.weight.original1"
+    position = state.get(f"encoder.pos_conv_embed.conv.{weight}")
     inner = state.get("encoder.layers.0.feed_forward.intermediate_dense.weight")
     if not convolutions or projection is None or projection.ndim != 2 or inner is None or inner.ndim != 2 \
             or position is None or position.ndim != 3 or not position.shape[1]:
@@ -95,7 +97,8 @@ def _infer(state: dict[str, Tensor], known: dict[str, object], where: str | Path
         "num_hidden_layers": len(blocks),
         "intermediate_size": len(inner),
         "num_conv_pos_embeddings": position.shape[2],
-        "num_conv_pos_embedding_groups": width // position.shape[1]}
+        "num_conv_pos_embedding_groups": width // position.shape[1],
+        "conv_pos_batch_norm": batch_norm}
     if "num_attention_heads" not in known:
         if width not in _HEADS_OF_WIDTH:
             raise ValueError(f"{where}: num_attention_heads is not known for width {width}: it must be given")

@@ -2,7 +2,7 @@
 from torch import Tensor
 
 from framealign.hubert.hubert_config import HubertConfig
-from framealign.hubert.parameters import MASK_EMBEDDING
+from framealign.hubert.parameters import BATCH_NORM, MASK_EMBEDDING
 from framealign.exchange.imported_weights import Imported, as_hubert, renamed
 
 # Beginnings of names: torchaudio's, ours. The first row that fits counts.
@@ -30,9 +30,13 @@ def from_torchaudio(state: dict[str, Tensor], **known: object) -> Imported:
 def to_torchaudio(state: dict[str, Tensor], head: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The same tensors in torchaudio's names: HuBERTPretrainModel's where `head` has codewords, else Wav2Vec2Model's.
 
-    Wav2Vec2Model has no mask embedding, which is then left out; so is a head that is not `lm_head`.
+    Wav2Vec2Model has no mask embedding, which is then left out; so is a head that is not `lm_head`. Raises ValueError
+    for a model with `conv_pos_batch_norm`, which torchaudio cannot build.
     """
     head = head or {}
+    if f"{BATCH_NORM}.weight" in state:
+        raise ValueError("torchaudio has no HuBERT with a batch norm before the positional convolution "
+                         "(conv_pos_batch_norm); export it in the huggingface format")
     is_pretraining = "codewords" in head
     result = {}
     for name, tensor in {**state, **head}.items():

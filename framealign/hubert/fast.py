@@ -92,7 +92,7 @@ class Packing:
         x = dropout(projection.projection(projection.layer_norm(features)), projection.dropout)  # (S, D)
         if is_masked is not None:
             x = torch.where(is_masked[:, None], hubert.masked_spec_embed.to(x), x)
-        x = x + F.gelu(self.positions(encoder.pos_conv_embed.conv, x))
+        x = x + F.gelu(self.positions(encoder.pos_conv_embed, x))
         x = dropout(x if encoder.pre_norm else encoder.layer_norm(x), encoder.dropout)
         yield x
         for index, transformer_block in enumerate(encoder.layers):
@@ -136,8 +136,11 @@ class Packing:
         ends, longest = _ends(tuple(self.sizes), q.device), max(self.sizes)
         return varlen.varlen_attn(q, k, v, ends, ends, longest, longest)
 
-    def positions(self, conv: nn.Module, x: Tensor) -> Tensor:
-        """The positional convolution of each utterance, with zeros around it: (S, D) -> (S, D)."""
+    def positions(self, module: nn.Module, x: Tensor) -> Tensor:
+        """A `model.PositionalConvolution` without GELU, of each utterance with zeros around it: (S, D) -> (S, D)."""
+        conv = module.conv
+        if module.batch_norm is not None:
+            x = module.normalised(x)
         weight, bias = conv.weight, conv.bias       # the weight norm is computed once
         if x.device.type != "mps":
             return self.convolution(x, weight, bias, conv.groups)

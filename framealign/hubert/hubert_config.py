@@ -29,7 +29,7 @@ class HubertConfig:
     initializer_range: float = 0.02
     num_conv_pos_embeddings: int = 128              # kernel of the positional convolution, frames
     num_conv_pos_embedding_groups: int = 16
-    conv_pos_batch_norm: bool = False
+    conv_pos_batch_norm: bool = False               # of its input, instead of weight norm (a published 25 Hz model)
     do_stable_layer_norm: bool = False              # True: pre-norm blocks (large, xlarge)
     extra: dict = field(default_factory=dict, compare=False)    # Hugging Face's other fields, kept for the round trip
 
@@ -55,7 +55,6 @@ class HubertConfig:
         for name in ("hidden_act", "feat_extract_activation"):
             require(getattr(self, name) == "gelu", f"{name} must be gelu (all published HuBERTs), "
                                                     f"got {getattr(self, name)}")
-        require(not self.conv_pos_batch_norm, "conv_pos_batch_norm is not supported: no HuBERT uses it")
 
     @property
     def framing(self) -> Framing:

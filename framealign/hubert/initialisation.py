@@ -12,7 +12,7 @@ def initialise(hubert: nn.Module) -> None:
     mask embedding: uniform in [0, 1); convolutions: normal, He et al. 2015 (variance 2 / fan-in), a bias (large only)
     uniform in +-1/sqrt(fan-in); projection: uniform in +-1/sqrt(C), bias too; positional convolution: normal with
     variance 4 / (kernel x D), its weight-norm gain the norm that gives, bias 0; linear maps of the blocks: normal with
-    standard deviation 0.02 (`initializer_range`), biases 0; norms: 1 and 0.
+    standard deviation 0.02 (`initializer_range`), biases 0; norms: 1 and 0, the statistics of a batch norm 0 and 1.
     """
     config = hubert.config
     hubert.masked_spec_embed.uniform_()
@@ -26,7 +26,10 @@ def initialise(hubert: nn.Module) -> None:
     hubert.feature_projection.projection.bias.uniform_(-bound, bound)
     position = hubert.encoder.pos_conv_embed.conv
     weight = torch.randn_like(position.weight) * math.sqrt(4 / (config.num_conv_pos_embeddings * config.hidden_size))
-    position.weight = weight                        # sets both parts of the weight norm: gain and direction
+    if config.conv_pos_batch_norm:
+        position.weight.copy_(weight)
+    else:
+        position.weight = weight                    # sets both parts of the weight norm: gain and direction
     position.bias.zero_()
     for block in hubert.encoder.layers:
         for module in block.modules():

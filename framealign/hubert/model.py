@@ -116,17 +116,33 @@ class FeatureProjection(nn.Sequential):
 
 
 class PositionalConvolution(nn.Module):
-    """Relative positions by a grouped, weight-normed convolution over frames. wav2vec 2.0, Sec. 2."""
+    """Relative positions by a grouped, weight-normed convolution over frames. wav2vec 2.0, Sec. 2.
+
+    With `conv_pos_batch_norm` the weights are plain, and a batch norm stands before the convolution. Its mean and
+    variance are the model's own, in training too (its scale and shift are trained): those of a batch would depend on
+    padding, on masks and on the rank, and training and recognition would not be the same function.
+    """
 
     def __init__(self, config: HubertConfig):
         super().__init__()
         kernel = config.num_conv_pos_embeddings
-        conv = nn.Conv1d(config.hidden_size, config.hidden_size, kernel, padding=kernel // 2,
-                         groups=config.num_conv_pos_embedding_groups)
-        self.conv = nn.utils.parametrizations.weight_norm(conv, dim=2)
+        self.conv = nn.Conv1d(config.hidden_size, config.hidden_size, kernel, padding=kernel // 2,
+                              groups=config.num_conv_pos_embedding_groups)
+        self.batch_norm = nn.BatchNorm1d(config.hidden_size) if config.conv_pos_batch_norm else None
+        if self.batch_norm is None:
+            self.conv = nn.utils.parametrizations.weight_norm(self.conv, dim=2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, T, D) -> (B, T, D)."""
+    def normalised(self, x: Tensor) -> Tensor:
+        """The batch norm, where there is one, of any frames (..., D): (..., D)."""
+        norm = self.batch_norm
+        y = F.batch_norm(x.flatten(0, -2), norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0,
+                         norm.eps)                                              # (frames, D)
+        return y.view_as(x)
+
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        """x (B, T, D), zero where `padding` (B, T, 1) is true -> (B, T, D)."""
+        if self.batch_norm is not None:
+            x = zero_where(padding, self.normalised(x))                         # around an utterance there are zeros
         y = self.conv(x.transpose(1, 2))[..., :x.shape[1]]      # (B, D, T); an even kernel gives T + 1: one is trimmed
         return F.gelu(y).transpose(1, 2)                                        # (B, T, D)
 
@@ -257,7 +273,7 @@ class Hubert(nn.Module):
             padding = ~is_valid[..., None]                                      # (B, T, 1)
             x = x.masked_fill(padding, 0.0)         # the positional convolution must see zeros there, as at the ends
 
-        x = x + encoder.pos_conv_embed(x)
+        x = x + encoder.pos_conv_embed(x, padding)
         x = encoder.dropout(x if encoder.pre_norm else encoder.layer_norm(x))
         yield zero_where(padding, x)                                            # layer 0
         for index, block in enumerate(encoder.layers):

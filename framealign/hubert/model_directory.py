@@ -19,7 +19,7 @@ from torch import Tensor
 from framealign.runtime import files
 from framealign.sound.frames import SAMPLE_RATE
 from framealign.hubert.hubert_config import HubertConfig
-from framealign.hubert.parameters import MASK_EMBEDDING, check, check_depth, current_names, shapes
+from framealign.hubert.parameters import BATCHES_SEEN, MASK_EMBEDDING, check, check_depth, current_names, shapes
 
 PREFIX = "hubert."
 _ENCODER = ("feature_extractor.", "feature_projection.", "encoder.", MASK_EMBEDDING)
@@ -64,7 +64,7 @@ def read(directory: str | Path) -> Directory:
     check_depth(state, config, where)
     check(state, shapes(config), where)
     for name, x in state.items():
-        if not x.is_floating_point():
+        if not x.is_floating_point() and name != BATCHES_SEEN:
             raise ValueError(f"{where}: {name} must hold floats, holds {x.dtype}")
     do_normalize, preprocessor = _read_preprocessor(directory)
     return Directory(config, state, head, do_normalize, preprocessor, _labels(config.extra, head, directory))
@@ -90,7 +90,7 @@ def write(directory: str | Path, config: HubertConfig, state: dict[str, Tensor],
                     "label2id": {label: i for i, label in enumerate(labels)}}
     if allowed_missing:                             # without a mask embedding transformers must not mask either,
         content |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}        # and then does not look for one
-    written = str(next(iter(state.values())).dtype).removeprefix("torch.")
+    written = str(next(x.dtype for x in state.values() if x.is_floating_point())).removeprefix("torch.")
     content |= {key: written for key in ("dtype", "torch_dtype") if key in content}     # transformers converts to it
     directory.mkdir(parents=True, exist_ok=True)
     _write_weights(directory / "model.safetensors", weights)

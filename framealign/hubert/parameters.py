@@ -15,13 +15,15 @@ OF_TRAINING = ("feat_proj_dropout", "hidden_dropout", "activation_dropout", "att
                "initializer_range", "extra")
 MASK_EMBEDDING = "masked_spec_embed"
 _POSITIONAL = "encoder.pos_conv_embed.conv."
+BATCH_NORM = "encoder.pos_conv_embed.batch_norm"    # of a model with `conv_pos_batch_norm`
+BATCHES_SEEN = f"{BATCH_NORM}.num_batches_tracked"  # the one tensor of whole numbers; nothing is computed from it
 # Weight norm g * v / |v| of the positional convolution: what older versions wrote, what torch >= 2.0 calls it.
 _WEIGHT_NORM = {_POSITIONAL + "weight_g": _POSITIONAL + "parametrizations.weight.original0",     # g (1, 1, kernel)
                 _POSITIONAL + "weight_v": _POSITIONAL + "parametrizations.weight.original1"}  # v (D, D/groups, kernel)
 
 
 def shapes(config: HubertConfig) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every parameter of the encoder that `config` describes, in Hugging Face's names."""
+    """Name -> shape of every parameter and statistic of the encoder that `config` describes, in Hugging Face's names."""
     table: dict[str, tuple[int, ...]] = {MASK_EMBEDDING: (config.hidden_size,)}
 
     def affine(name: str, outputs: int, *weight: int) -> None:
@@ -41,9 +43,15 @@ def shapes(config: HubertConfig) -> dict[str, tuple[int, ...]]:
     width = config.hidden_size
     affine("feature_projection.projection", width, channels[-1])
     kernel = config.num_conv_pos_embeddings
-    table[_POSITIONAL + "bias"] = (width,)
-    table[_WEIGHT_NORM[_POSITIONAL + "weight_g"]] = (1, 1, kernel)
-    table[_WEIGHT_NORM[_POSITIONAL + "weight_v"]] = (width, width // config.num_conv_pos_embedding_groups, kernel)
+    position = (width, width // config.num_conv_pos_embedding_groups, kernel)
+    if config.conv_pos_batch_norm:
+        affine(_POSITIONAL.removesuffix("."), *position)
+        affine(BATCH_NORM, width)
+        table |= {f"{BATCH_NORM}.running_mean": (width,), f"{BATCH_NORM}.running_var": (width,), BATCHES_SEEN: ()}
+    else:
+        table[_POSITIONAL + "bias"] = (width,)
+        table[_WEIGHT_NORM[_POSITIONAL + "weight_g"]] = (1, 1, kernel)
+        table[_WEIGHT_NORM[_POSITIONAL + "weight_v"]] = position
     affine("encoder.layer_norm", width)
     for i in range(config.num_hidden_layers):
         name = f"encoder.layers.{i}"

@@ -56,7 +56,8 @@ def read_base(config: SessionConfig, size: Preset) -> BaseModel:
     hubert = load_encoder(folder, config.seed)
     shape = {name: value for name, value in as_dict(hubert.config).items() if name != "extra"}
     digest = files.digest_of([digest_of_state(hubert.state_dict()), shape, hubert.do_normalize])
-    return BaseModel(folder, hubert.config, digest, digest_of_encoder(hubert.state_dict(), hubert.config, hubert.do_normalize))
+    of_encoder = digest_of_encoder(hubert.state_dict(), hubert.config, hubert.do_normalize)
+    return BaseModel(folder, hubert.config, digest, of_encoder)
 
 
 def load_encoder(folder: str | Path, seed: int) -> Hubert:

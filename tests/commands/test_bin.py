@@ -113,7 +113,7 @@ def finished(folder, tree, base) -> Path:
 
 def test_a_model_of_25_hz_from_the_preflight_to_emotions_over_time(good, script, tones, table, units, tmp_path):
     """Every frame that is written, read or told the time of is one of the model's own, 40 ms from the next."""
-    base = small.write_base(tmp_path / "base", **small.CONVOLUTIONS_25_HZ)
+    base = small.write_base(tmp_path / "base", **small.MODEL_25_HZ)
     hubert = Hubert.from_pretrained(base)
     counts = [(u.num_samples - 720) // 640 + 1 for u in tones]
     assert counts == [hubert.states(torch.zeros(1, u.num_samples)).shape[1] for u in tones]
@@ -139,16 +139,19 @@ def test_a_model_of_25_hz_from_the_preflight_to_emotions_over_time(good, script,
     assert not (tmp_path / "x").exists()
 
     recogniser = tmp_path / "tuned-kept" / "recogniser"
+    good("units", "--corpus", table, "--model", recogniser, "--layer", "1", "--clusters", "5", "--device", "cpu",
+         "--out", tmp_path / "emotion")
+    codebook = tmp_path / "emotion" / "codebook.safetensors"
     said = good("recognise", recogniser, *(u.path for u in tones[:3]), "--timeline", "--format", "jsonl",
-                "--codebook", tmp_path / "units" / "codebook.safetensors", "--device", "cpu",
-                "--html", tmp_path / "page.html")
+                "--codebook", codebook, "--device", "cpu", "--html", tmp_path / "page.html")
     for line, utterance, count in zip(said.splitlines(), tones, counts, strict=False):
         content = json.loads(line)
         assert content["frames_per_second"] == 25
         assert [len(content[name]) for name in ("posterior", "attention", "units")] == [count] * 3
         assert content["segments"][-1]["end"] == pytest.approx(utterance.num_samples / 16_000, abs=1e-6)
     assert "one every 40 ms" in (tmp_path / "page.html").read_text()
-    other = script("recognise", recogniser, tones[0].path, "--codebook", tmp_path / "units" / "codebook.safetensors",
+    np.save(tmp_path / "other.npy", safetensors.torch.load_file(codebook)["centroids"].numpy())
+    other = script("recognise", recogniser, tones[0].path, "--codebook", tmp_path / "other.npy", "--layer", "1",
                    "--codebook-model", small.write_base(tmp_path / "50 hz"), "--device", "cpu")
     assert other.status == 2 and "frame of 25 ms every 20 ms, the recogniser a frame of 45 ms every 40 ms" in other.err
     soundfile.write(tmp_path / "short.wav", np.random.default_rng(0).normal(0, 0.1, 719), 16_000)

@@ -1,5 +1,6 @@
 """fairseq's checkpoints without fairseq: every layout it wrote, hostile and broken files."""
 import argparse
+import dataclasses
 import enum
 import os
 import pickle
@@ -23,6 +24,7 @@ from framealign.commands import export_command
 PRE_NORM = HubertConfig(conv_dim=(8,) * 7, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, conv_bias=True,
                         intermediate_size=20, num_conv_pos_embeddings=6, num_conv_pos_embedding_groups=2,
                         feat_extract_norm="layer", do_stable_layer_norm=True, layerdrop=0.0)
+BATCH_NORM = dataclasses.replace(SMALL, conv_pos_batch_norm=True)
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def save(checkpoint: dict, path, is_zip: bool) -> None:
 
 
 @pytest.mark.parametrize("is_zip", (False, True), ids=("legacy", "zip"))
-@pytest.mark.parametrize("config", (SMALL, PRE_NORM), ids=("post-norm", "pre-norm"))
+@pytest.mark.parametrize("config", (SMALL, PRE_NORM, BATCH_NORM), ids=("post-norm", "pre-norm", "batch norm"))
 @pytest.mark.parametrize("kind", ("args", "dictionary", "omegaconf", "ctc"))
 def test_fairseq_checkpoints(kind, config, is_zip, foreign, tmp_path, monkeypatch):
     state = random_state(config)

@@ -1,4 +1,6 @@
 """torchaudio's state dicts: names, configurations, equal states. fairseq's are in test_fairseq_checkpoint.py."""
+import dataclasses
+
 import pytest
 import torch
 
@@ -81,6 +83,11 @@ def test_older_torchaudio_spelling():
         "parametrizations.weight.original1", "weight_v"): x for name, x in to_torchaudio(state).items()}
     found = from_torchaudio(theirs, **KNOWN)
     assert found.state.keys() == state.keys() - {"masked_spec_embed"}
+
+
+def test_a_batch_norm_of_positions_is_nothing_that_torchaudio_has():
+    with pytest.raises(ValueError, match="torchaudio has no HuBERT with a batch norm"):
+        to_torchaudio(random_state(dataclasses.replace(SMALL, conv_pos_batch_norm=True)))
 
 
 def test_what_shapes_do_not_tell_must_be_given():

@@ -20,6 +20,7 @@ SHAPES = {"group, post-norm": NARROW,
                                              do_stable_layer_norm=True),
           "group, biases": replace(NARROW, conv_bias=True),
           "odd positional kernel": replace(NARROW, num_conv_pos_embeddings=5, num_conv_pos_embedding_groups=24),
+          "positional batch norm": random_models.BATCH_NORM,
           "other convolutions": replace(NARROW, conv_dim=(12, 20, 8), conv_kernel=(11, 4, 3), conv_stride=(7, 3, 1)),
           "a stride beyond the kernel": replace(NARROW, conv_dim=(9, 5), conv_kernel=(10, 2), conv_stride=(5, 4)),
           "one convolution": replace(NARROW, conv_dim=(9,), conv_kernel=(400,), conv_stride=(320,))}
@@ -147,11 +148,11 @@ def test_gradients_of_packed_blocks_are_the_sum_of_those_alone(device, monkeypat
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
-def as_on_mps(packing: fast.Packing, conv: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+def as_on_mps(packing: fast.Packing, module: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     """`Packing.positions` with frames that claim to be on MPS, where there is no FFT of theirs."""
     class OnMps(torch.Tensor):
         device = torch.device("mps")
-    return POSITIONS(packing, conv, x.as_subclass(OnMps)).as_subclass(torch.Tensor)
+    return POSITIONS(packing, module, x.as_subclass(OnMps)).as_subclass(torch.Tensor)
 
 
 POSITIONS = fast.Packing.positions
@@ -159,10 +160,11 @@ POSITIONS = fast.Packing.positions
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("lengths", [(31, 9, 17), (12, 12), (5, 5, 5, 40)])
-def test_output_is_the_last_of_the_plain_layers(lengths, mode):
+@pytest.mark.parametrize("shape", [NARROW, random_models.BATCH_NORM], ids=["weight norm", "batch norm"])
+def test_output_is_the_last_of_the_plain_layers(shape, lengths, mode):
     """Of a padded batch of conv features, with masked frames and dropped blocks; longer padding than any utterance."""
     generator = torch.Generator().manual_seed(len(lengths))
-    hubert = make(replace(NARROW, **{key: 0.0 for key in random_models.DROPOUTS})).train(mode == "train")
+    hubert = make(replace(shape, **{key: 0.0 for key in random_models.DROPOUTS})).train(mode == "train")
     T = max(lengths) + 3 * (len(set(lengths)) > 1)
     features = torch.randn(len(lengths), T, 16, generator=generator, dtype=torch.float64)
     is_masked, counts = torch.rand(len(lengths), T, generator=generator) < 0.4, torch.tensor(lengths)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from random_models import DROPOUTS, NARROW, NARROWS, make, padded, sound
+from random_models import BATCH_NORM, DROPOUTS, NARROW, NARROWS, make, padded, sound
 from torch import Tensor
 
 from framealign.sound import audio
@@ -20,9 +20,10 @@ from framealign.recipe.presets import PRESETS
 
 BASE, LARGE = PRESETS["base"].model, PRESETS["large"].model
 XLARGE = replace(LARGE, hidden_size=1280, intermediate_size=5120)       # and 48 blocks
+WITH_BATCH_NORM = {**NARROWS, "positional batch norm": BATCH_NORM}
 SHAPES = {
     "base": replace(BASE, num_hidden_layers=2), "large": replace(LARGE, num_hidden_layers=1),
-    "xlarge": replace(XLARGE, num_hidden_layers=1), **NARROWS,
+    "xlarge": replace(XLARGE, num_hidden_layers=1), **WITH_BATCH_NORM,
     "group, pre-norm, biases": replace(NARROW, do_stable_layer_norm=True, conv_bias=True, layer_norm_eps=1e-3),
     "layer, post-norm, no biases": replace(NARROW, feat_extract_norm="layer", num_attention_heads=8),
     "no projection norm": replace(NARROW, feat_proj_layer_norm=False, num_attention_heads=1, intermediate_size=7),
@@ -139,13 +140,14 @@ def test_and_back_from_transformers(name, tmp_path):
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", NARROWS)
+@pytest.mark.parametrize("name", WITH_BATCH_NORM)
 def test_gradients_are_transformers(name, training, tmp_path):
     """Of every parameter, of a random function of the output, masked frames included: 1e-10 in float64.
 
-    In training without dropout, too, where the positional convolution goes another way.
+    In training without dropout, too, where the positional convolution goes another way (theirs is in evaluation mode:
+    in training a batch norm of theirs takes the statistics of the batch).
     """
-    hubert = make(replace(NARROWS[name], **{key: 0.0 for key in DROPOUTS}), dtype=torch.float64)
+    hubert = make(replace(WITH_BATCH_NORM[name], **{key: 0.0 for key in DROPOUTS}), dtype=torch.float64)
     theirs = in_transformers(hubert.train(training), tmp_path)
     waveform, direction = sound(2, 4000, dtype=torch.float64), sound(2, 12, 24, seed=1, dtype=torch.float64)
     is_masked = sound(2, 12) > 0
@@ -277,11 +279,11 @@ def test_padding_never_changes_a_result_of_the_whole_base(base, capsys):
         assert drift > 2e-5                         # otherwise the README's sentence about peers is outdated
 
 
-@pytest.mark.parametrize("name", NARROWS)
+@pytest.mark.parametrize("name", WITH_BATCH_NORM)
 @pytest.mark.parametrize("number", [1, 2, 5, 32])
 def test_padding_in_float64(name, number):
     """States to 1e-9, in any order, and whatever stands in the padding, even numbers that are none."""
-    hubert = make(NARROWS[name], dtype=torch.float64)
+    hubert = make(WITH_BATCH_NORM[name], dtype=torch.float64)
     lengths = torch.randint(400, 9000, (number,), generator=torch.Generator().manual_seed(number)).tolist()
     waveforms = of_lengths(*lengths, dtype=torch.float64)
     check_batch_equals_alone(hubert, waveforms, 1e-9)
@@ -294,10 +296,10 @@ def test_padding_in_float64(name, number):
 
 @pytest.mark.parametrize("lengths", [(1999, 7000, 400, 4321),
                                      pytest.param((400, 480_000, 16_001, 123_456), marks=pytest.mark.slow)], ids=str)
-@pytest.mark.parametrize("name", NARROWS)
+@pytest.mark.parametrize("name", WITH_BATCH_NORM)
 def test_gradients_of_a_padded_batch_are_the_sum_of_those_alone(name, lengths):
     """Of every parameter and of the waveforms, masked frames included: 1e-9 in float64, of a largest one above 1."""
-    hubert = make(NARROWS[name], dtype=torch.float64)
+    hubert = make(WITH_BATCH_NORM[name], dtype=torch.float64)
     waveforms = [x.requires_grad_() for x in of_lengths(*lengths, dtype=torch.float64)]
     counts = hubert.num_frames(torch.tensor([len(x) for x in waveforms]))
     directions = [sound(T, 24, seed=i, dtype=torch.float64) for i, T in enumerate(counts.tolist())]
@@ -314,6 +316,22 @@ def test_gradients_of_a_padded_batch_are_the_sum_of_those_alone(name, lengths):
     together = gradients(*padded(waveforms), padded(masks)[0], padded(directions)[0])
     for found, parts in zip(together, expected):
         assert (found - parts).abs().max() <= 1e-9 * max(1, parts.abs().max())
+
+
+def test_a_batch_norm_keeps_its_statistics_in_training():
+    """Training and recognition are the same function, whatever else is in the batch; scale and shift are trained."""
+    hubert = make(replace(BATCH_NORM, **{key: 0.0 for key in DROPOUTS}), dtype=torch.float64)
+    before = {key: x.clone() for key, x in hubert.state_dict().items()}
+    batch, num_samples = padded(of_lengths(5000, 1234, 400, dtype=torch.float64))
+    expected = hubert(batch, num_samples)
+    found = hubert.train()(batch, num_samples)
+    assert torch.equal(found, expected)
+    found.square().sum().backward()
+    norm = hubert.encoder.pos_conv_embed.batch_norm
+    assert norm.weight.grad.abs().min() > 0 and norm.bias.grad.abs().min() > 0
+    assert all(torch.equal(x, before[key]) for key, x in hubert.state_dict().items())
+    norm.running_mean.add_(1)                       # and they are used
+    assert not torch.allclose(hubert(batch, num_samples), expected)
 
 
 def test_padding_with_masks_and_dropped_blocks():

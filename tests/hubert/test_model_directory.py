@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from framealign.hubert import model_directory
 from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model_directory import check, config_from_json, config_to_json
-from framealign.hubert.parameters import shapes
+from framealign.hubert.parameters import BATCHES_SEEN, shapes
 
 SMALL = {"conv_dim": (8, 6), "conv_kernel": (10, 3), "conv_stride": (5, 2), "hidden_size": 12, "num_hidden_layers": 2,
          "num_attention_heads": 3, "intermediate_size": 20, "num_conv_pos_embeddings": 5,
@@ -20,6 +20,7 @@ SMALL = {"conv_dim": (8, 6), "conv_kernel": (10, 3), "conv_stride": (5, 2), "hid
 CONFIGS = {
     "post-norm": HubertConfig(**SMALL),
     "pre-norm": HubertConfig(**SMALL, feat_extract_norm="layer", conv_bias=True, do_stable_layer_norm=True),
+    "positional batch norm": HubertConfig(**SMALL, conv_pos_batch_norm=True),
     "no projection norm": HubertConfig(**SMALL, feat_proj_layer_norm=False, layer_norm_eps=1e-6)}
 LABELS = ["neutral", "happy", "angry", "sad"]
 HEAD = {"pooling.weight": torch.randn(12), "classifier.weight": torch.randn(4, 12), "classifier.bias": torch.randn(4)}
@@ -27,7 +28,8 @@ HEAD = {"pooling.weight": torch.randn(12), "classifier.weight": torch.randn(4, 1
 
 def random_state(config: HubertConfig, seed: int = 0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(shape, generator=generator) for name, shape in shapes(config).items()}
+    state = {name: torch.randn(shape, generator=generator) for name, shape in shapes(config).items()}
+    return {name: x.long() if name == BATCHES_SEEN else x for name, x in state.items()}
 
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -138,7 +140,7 @@ BAD_FIELDS = {
     "model_type": ["wav2vec2", 3], "hidden_size": [0, -1, 12.0, "12", True, [12], 10 ** 30],
     "num_hidden_layers": [10 ** 9, 3], "conv_dim": [8, "88", [8], [8, 6.0], [8, True], [], [8, 0]],
     "conv_bias": [0, "false"], "layerdrop": ["0.1", float("nan"), float("inf"), 1.0, -0.1, True, 10 ** 400],
-    "feat_extract_norm": ["batch", 1, []], "hidden_act": ["relu", 4], "conv_pos_batch_norm": [True],
+    "feat_extract_norm": ["batch", 1, []], "hidden_act": ["relu", 4], "conv_pos_batch_norm": [1],
     "num_attention_heads": [5], "intermediate_size": [21]}
 
 

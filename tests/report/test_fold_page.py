@@ -68,7 +68,7 @@ def test_every_part_is_there_and_nothing_comes_from_elsewhere(run):
 
 def test_a_run_of_25_hz_is_shown_with_its_own_frames(small_tree, folder, monkeypatch):
     """The recipe from a base of 25 Hz to its pages: units, planted truth, map and lesson count the same frames."""
-    base = small.write_base(folder / "base 25 hz", **small.CONVOLUTIONS_25_HZ)
+    base = small.write_base(folder / "base 25 hz", **small.MODEL_25_HZ)
     recipe.run_sessions(small.config(small_tree, base, folder / "25 hz"), small.SETTINGS)
     counted = []
     planted = synthetic_corpus.planted

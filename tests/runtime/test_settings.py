@@ -37,7 +37,7 @@ BAD = {
         "conv_stride": [(5,) * 8, (-1,) * 7], "hidden_size": [0, -8, 1.5, 770], "num_hidden_layers": [0],
         "num_attention_heads": [0, 5], "intermediate_size": [0], "num_conv_pos_embeddings": [0],
         "num_conv_pos_embedding_groups": [5, 0], "feat_extract_norm": ["batch", ""], "hidden_act": ["relu"],
-        "feat_extract_activation": ["gelu_new"], "conv_pos_batch_norm": [True],
+        "feat_extract_activation": ["gelu_new"],
         **{name: [-0.1, 1.0, math.nan] for name in ("feat_proj_dropout", "hidden_dropout", "activation_dropout",
                                                     "attention_dropout", "layerdrop")}},
     PretrainConfig: {
