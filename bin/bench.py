@@ -37,7 +37,8 @@ from framealign.emotion.emotion_model import EmotionModel
 from framealign.training import optimiser
 from framealign.training.training_config import PretrainConfig
 from framealign.recipe import presets
-from framealign.commands import benchmark, command_inputs
+from framealign.recipe import preflight
+from framealign.commands import benchmark
 from framealign.commands.benchmark import Contender
 
 
@@ -77,7 +78,7 @@ class Bench:
         """Real sound spread over a corpus by length, or noise of lengths from --shortest to --longest, geometric."""
         number, low, high = self.args.utterances, self.args.shortest, self.args.longest
         if self.args.corpus:
-            utterances = [u for u in command_inputs.read_corpus(self.args.corpus)
+            utterances = [u for u in preflight.read_corpus(self.args.corpus)
                           if low <= u.num_samples / 16_000 <= high]
             utterances.sort(key=lambda u: u.num_samples)
             picked = [utterances[i * (len(utterances) - 1) // max(1, number - 1)]

@@ -15,11 +15,12 @@ from framealign.corpus.utterance import CLASSES, Utterance
 from framealign.training.finetune import finetune_fold
 from framealign.training.training_config import FinetuneConfig, TrainingRun
 from framealign.recipe import model_card
+from framealign.recipe.preflight import read_corpus
 from framealign.recipe.presets import preset
 from framealign.recipe.recipe import load_encoder
 from framealign.recipe.stages import nothing_half_made
 from framealign.commands import command_line
-from framealign.commands.command_inputs import fresh, read_corpus, required
+from framealign.commands.command_inputs import fresh, required
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def read_splits(config: FinetuneRun, training: FinetuneConfig, classes: list[str
     if bool(config.corpus) == bool(config.train):
         raise ValueError("give either --corpus (with --session) or --train, --valid and --test")
     if config.corpus:
-        utterances = read_corpus(config.corpus, classes)
+        utterances = protocols.of_classes(read_corpus(config.corpus), classes)
         return utterances, protocols.split(utterances, config.session, training.selection, config.validate_on, classes)
 
     required(config, "test")

@@ -16,11 +16,11 @@ from framealign.hubert.model import Hubert
 from framealign.units.units import Units
 from framealign.training.pretrain import pretrain
 from framealign.training.training_config import PretrainConfig, TrainingRun
-from framealign.recipe.preflight import check_room, frames_bytes, training_bytes
+from framealign.recipe.preflight import check_room, frames_bytes, read_corpus, training_bytes
 from framealign.recipe.presets import preset
 from framealign.recipe.stages import nothing_half_made
 from framealign.commands import command_line
-from framealign.commands.command_inputs import fresh, read_corpus, required
+from framealign.commands.command_inputs import fresh, required
 
 
 @dataclass(frozen=True)

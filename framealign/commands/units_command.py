@@ -21,10 +21,10 @@ from framealign.units.extraction import mfcc_store, source_of_states, state_stor
 from framealign.units.frame_store import FrameStore
 from framealign.units.kmeans import KMeansConfig
 from framealign.units.units import cluster_numbers, unit_files, write_units
-from framealign.recipe.preflight import check_room, frames_bytes, given_codebook
+from framealign.recipe.preflight import check_room, frames_bytes, given_codebook, read_corpus
 from framealign.recipe.stages import nothing_half_made, remove_empty
 from framealign.commands import command_line
-from framealign.commands.command_inputs import read_corpus, required
+from framealign.commands.command_inputs import required
 
 
 @dataclass(frozen=True)

@@ -1,64 +1,69 @@
 """The manifest `corpus.tsv`, and any other table of sound files: read and written, every line checked.
 
 Every reader of a corpus, here and in `importers/`, gives `Utterance`s with an id that is unique and safe as a file
-name, an absolute path, the number of samples at 16 kHz and a label out of the known classes ("" where there is none).
-Each raises ValueError naming file and line of anything else. What they share is the second half of this module.
+name, an absolute path that no other has, the number of samples at 16 kHz and the label as the corpus calls it (""
+where there is none). Each raises ValueError naming file and line of anything else. What they share is the second half
+of this module. Which labels are classes is chosen later: `protocols.of_classes`.
 """
 import csv
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from framealign.runtime import files
+from framealign.runtime import files, log
 from framealign.sound import audio
 from framealign.sound.frames import RECEPTIVE_FIELD
-from framealign.corpus.utterance import CLASSES, Utterance
+from framealign.corpus.utterance import Utterance
 
 T = TypeVar("T")
 COLUMNS = ("id", "path", "num_samples", "session", "speaker", "gender", "label", "style")
-SPELLINGS = {"neu": "neutral", "hap": "happy", "happiness": "happy", "joy": "happy", "exc": "happy", "excited": "happy",
-             "excitement": "happy", "ang": "angry", "anger": "angry", "sadness": "sad"}
+DELIMITERS = "\t,;"
+ALTERNATIVES = {"label": "emotion", "style": "sentence"}    # column -> another name of it
 GENDERS = {"female": "F", "male": "M", "f": "F", "m": "M"}
 MAX_LINE, MAX_NAME, MAX_PATH = 65_536, 200, 4096    # bytes of a line of text, of an id; characters of a path
+MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")   # what a line of a manifest cannot hold
 
 
-def read(path: str | Path, classes: Sequence[str] = CLASSES) -> list[Utterance]:
-    """Utterances of a manifest, or of any table with a header that names `path` and `label` (or `emotion`).
+def read(path: str | Path) -> list[Utterance]:
+    """Utterances of a manifest, or of any table with a header that names `path`.
 
-    Columns are separated by tabs, commas or semicolons; paths are absolute or relative to the table's folder. Of the
-    other columns those that are there are used: id (else the file's stem), num_samples at 16 kHz (else from the sound
-    file's header), session, speaker, gender, style (or sentence). An empty label means unlabelled.
+    Columns are separated by tabs, commas or semicolons and may stand in any order; paths are absolute or relative to
+    the table's folder. Of the other columns those that are there are used: id (else the file's stem), num_samples at
+    16 kHz (else from the sound file's header), session, speaker, gender, label (or emotion), style (or sentence); a
+    note names the others. Labels are kept as they are written; an empty one means unlabelled.
 
     Raises ValueError, with file and line, for text that is no such table, a line with too few or too many columns, a
-    duplicate or unsafe id, num_samples that is no number or below 400, and a label outside `classes`.
+    duplicate or unsafe id, a sound file that was named before, and num_samples that is no number or below 400.
     """
     rows = _rows(path)
     line, header = next(rows, (1, []))
-    header = [name.strip().lower() for name in header]
-    if "path" not in header or not {"label", "emotion"} & set(header) or len(set(header)) != len(header):
-        raise ValueError(f"{path}:{line}: the header must name a column path and a column label or emotion, each once, "
-                         f"got {excerpt(', '.join(header))}; a manifest has {' '.join(COLUMNS)}")
-    label_column = "label" if "label" in header else "emotion"
-    style_column = "style" if "style" in header else "sentence"
+    header = _column_names(header)
+    if "path" not in header:
+        raise ValueError(f"{path}:{line}: the first line must be a header that names a column path, and label or "
+                         f"emotion where there are labels, or the root folder of a fairseq .tsv with path<TAB>samples "
+                         f"in the lines below; got {excerpt(', '.join(header))}; a manifest has {' '.join(COLUMNS)}")
+    used = [column if column in header else ALTERNATIVES.get(column, column) for column in COLUMNS]
+    for column in used:
+        if header.count(column) > 1:
+            raise ValueError(f"{path}:{line}: the header names the column {column} {header.count(column)} times; "
+                             "rename or remove the others")
+    others = [name or "(no name)" for name in header if name not in used]
+    if others:
+        log.say_once(f"{path}: columns that are not used: {', '.join(others)}")
 
-    known = spellings(classes)
     utterances = UtteranceList(Path(path).parent)
     for line, row in rows:
         where = f"{path}:{line}"
         if len(row) != len(header):
             raise ValueError(f"{where}: {len(row)} columns, the header has {len(header)}: {excerpt(', '.join(header))}")
         cell = dict(zip(header, row))
-        utterances.add(where, cell["path"], cell.get("num_samples", ""),
-                       id=cell.get("id"),
-                       session=cell.get("session", ""),
-                       speaker=cell.get("speaker", ""),
-                       gender=cell.get("gender", ""),
-                       label=label_of(cell[label_column], known, where),
-                       style=cell.get(style_column, ""))
+        id, place, num_samples, session, speaker, gender, label, style = (cell.get(column, "") for column in used)
+        utterances.add(where, place, num_samples, id=id if "id" in cell else None, session=session, speaker=speaker,
+                       gender=gender, label=label.strip(), style=style)
     return not_empty(utterances.items, path)
 
 
@@ -69,7 +74,7 @@ def write(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """
     folder = Path(os.path.abspath(path)).parent
     lines = ["\t".join(COLUMNS)]
-    used_at: dict[str, str] = {}
+    used_at: dict[str | Path, str] = {}
     for number, utterance in enumerate(utterances, 1):
         _check(utterance, f"utterance number {number}", used_at)
         place = utterance.path
@@ -88,14 +93,15 @@ class UtteranceList:
     def __init__(self, folder: Path):
         self.folder = folder
         self.items: list[Utterance] = []
-        self._used_at: dict[str, str] = {}          # id -> file:line
+        self._used_at: dict[str | Path, str] = {}   # id, or path of a sound file -> file:line
 
     def add(self, where: str, path: str, num_samples: str = "", *, id: str | None = None, gender: str = "",
             **fields: str) -> None:
         """Add an utterance out of the text of its fields, which stands at `where` (file:line).
 
         Without `num_samples` the sound file's header is read; without `id` it is the file's stem. Raises ValueError,
-        with `where`, for a field that a manifest cannot hold, an id used before, or a sound file that cannot be read.
+        with `where`, for a field that a manifest cannot hold, an id used or a sound file named before, or a sound file
+        that cannot be read.
         """
         if not path or _CONTROL.search(path) or len(path) > MAX_PATH:
             raise ValueError(f"{where}: path must be that of a sound file, got {excerpt(path)}")
@@ -104,7 +110,7 @@ class UtteranceList:
         place = Path(os.path.abspath(self.folder / path))
         try:
             length = int(num_samples) if num_samples else audio.length(place)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise ValueError(f"{where}: {error}") from None
 
         if id is None:
@@ -114,8 +120,8 @@ class UtteranceList:
         self.items.append(utterance)
 
 
-def _check(utterance: Utterance, where: str, used_at: dict[str, str]) -> None:
-    """Raise ValueError for what must not stand in a manifest. `used_at` (id -> where) grows by this utterance."""
+def _check(utterance: Utterance, where: str, used_at: dict[str | Path, str]) -> None:
+    """Raise ValueError for what must not stand in a manifest. `used_at` (id, path -> where) grows by this one."""
     for name, value in vars(utterance).items():
         if _CONTROL.search(str(value)):
             raise ValueError(f"{where}: {name} {excerpt(str(value))} has a control character; take it out")
@@ -131,43 +137,48 @@ def _check(utterance: Utterance, where: str, used_at: dict[str, str]) -> None:
     if first != where:
         raise ValueError(f"{where}: id {utterance.id} was used before, at {first}; ids must be unique: "
                          "give them in a column id")
+    first = used_at.setdefault(utterance.path, where)
+    if first != where:
+        raise ValueError(f"{where}: the sound file {utterance.path} was named before, at {first}; an utterance is a "
+                         "whole sound file, named once (parts of a file: cut them out)")
 
 
-def spellings(classes: Sequence[str]) -> dict[str, str]:
-    """Known spelling, in lower case -> class. Spellings of classes that are not asked for are left out."""
-    known = {name.lower(): name for name in classes}
-    for spelling, name in SPELLINGS.items():
-        if name in classes and spelling not in classes:
-            known[spelling] = name
-    return known
+def text_lines(path: str | Path, checked: bool = True) -> Iterator[tuple[int, str]]:
+    """(line, text with its line end) of a text file: UTF-8, with or without a mark, lines ended by LF, CR LF or CR.
 
-
-def label_of(text: str, known: dict[str, str], where: str) -> str:
-    """The class that `text` names; "" for nothing. Raises ValueError for a label outside the known ones."""
-    text = text.strip()
-    if text and text.lower() not in known:
-        raise ValueError(f"{where}: label {excerpt(text)} is not known; known are {', '.join(known)}; "
-                         "take the line out or rename the label")
-    return known.get(text.lower(), "")
-
-
-def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """(line, text with its line end) of a text file. Raises ValueError for what is no UTF-8 text or has no lines."""
+    Raises ValueError for what is no such text. Not checked: lines in other encodings come too, what UTF-8 does not have
+    as surrogates; UTF-16 and UTF-32 are refused all the same.
+    """
     if not os.path.isfile(path):
         raise ValueError(f"{path}: " + ("a folder, not a text file" if os.path.isdir(path) else "no such file"))
     with open(path, "rb") as file:
+        start = file.read(4)
+    for mark, encoding in MARKS.items():
+        if start.startswith(mark):
+            raise ValueError(f"{path}:1: saved as {encoding}, not UTF-8 text; save it as UTF-8")
+
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         for line in itertools.count(1):
-            raw = file.readline(MAX_LINE + 1)       # bounded: a sound file given by mistake may be one line of 1 GB
-            if not raw:
+            text = file.readline(MAX_LINE + 1)      # bounded: a sound file given by mistake may be one line of 1 GB
+            if not text:
                 return
-            try:
-                text = raw.decode("utf-8-sig" if line == 1 else "utf-8")
-            except UnicodeDecodeError:
-                text = "\0"
-            if len(raw) > MAX_LINE or "\0" in text:
-                raise ValueError(f"{path}:{line}: not UTF-8 text in lines of at most {MAX_LINE} bytes; "
-                                 "give a text file, saved as UTF-8")
+            if checked:
+                _check_text(text, f"{path}:{line}")
             yield line, text
+
+
+def _check_text(text: str, where: str) -> None:
+    """Raise ValueError, with `where`, for a line too long, or one with bytes that no text in UTF-8 has."""
+    bad = re.search("[\0\udc80-\udcff]", text)     # NUL, or a byte that could not be decoded
+    if not bad and len(text.encode("utf-8")) <= MAX_LINE:
+        return
+    if not bad:
+        reason = f"lines have at most {MAX_LINE} bytes"
+    elif bad[0] == "\0":
+        reason = "it has NUL bytes, as UTF-16 and files that are no text"
+    else:
+        reason = f"it has the byte 0x{ord(bad[0]) - 0xdc00:02x}, perhaps Latin-1 or another encoding"
+    raise ValueError(f"{where}: not UTF-8 text: {reason}; give a text file, saved as UTF-8")
 
 
 def not_empty(items: list[T], path: str | Path) -> list[T]:
@@ -182,12 +193,23 @@ def excerpt(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:60] + "...")
 
 
+def names_path(line: str) -> bool:
+    """Whether this first line of a text is the header of a table: it names a column `path`."""
+    return any("path" in _column_names(line.split(delimiter)) for delimiter in DELIMITERS)
+
+
+def _column_names(cells: list[str]) -> list[str]:
+    return [cell.strip(' \r\n"').lower() for cell in cells]
+
+
 def _rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells) of a table. What separates them is the first of tab, comma, semicolon that its first line has."""
+    """(line, cells) of a table. What separates them is the one of tab, comma, semicolon by which its first line names
+    `path`. Between tabs a quotation mark is one like other characters, unless the first line has them too.
+    """
     lines = (text for _, text in text_lines(path))
     first = next(lines, "")
-    delimiter = next((character for character in "\t,;" if character in first), "\t")
-    has_quotes = delimiter != "\t"
+    delimiter = next((one for one in DELIMITERS if "path" in _column_names(first.split(one))), "\t")
+    has_quotes = delimiter != "\t" or '"' in first
     reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True, skipinitialspace=has_quotes,
                         quoting=csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE)
     try:

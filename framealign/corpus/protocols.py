@@ -1,16 +1,21 @@
 """Which utterances a protocol trains, selects and tests on, one session held out at a time.
 
-Pure lists, no files: `manifest.py` reads and writes them. The five protocols (`--selection`) differ in what the number
-means, so each says here in one place which utterances it looks at before the test.
+Pure lists, no files: `manifest.py` reads and writes them. Which labels are classes is chosen here. The five protocols
+(`--selection`) differ in what the number means, so each says here in one place which utterances it looks at before the
+test.
 """
+import dataclasses
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from framealign.runtime import files
-from framealign.corpus.utterance import CLASSES, Utterance, natural_order
+from framealign.runtime import files, log
+from framealign.corpus.utterance import CLASSES, Utterance, class_of, natural_order
 
 SELECTIONS = ("clean", "last", "speaker", "reference", "best-test")
 OPTIMISTIC = ("reference", "best-test")             # protocols that look at the test session before the test
+MAX_NAMED = 10                                      # labels in a note
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,8 @@ def split(utterances: Iterable[Utterance], session: str, selection: str, validat
       once while the session's others test, so two splits for a session of two speakers.
 
     Raises ValueError for an unknown session or selection; too few sessions or speakers; utterances without a session,
-    or without a speaker where the protocol needs one; a class that a part has no utterance of; and, outside
-    `reference` and `best-test`, a speaker in two parts.
+    or without a speaker where the protocol needs one; two sessions or speakers whose names differ in spelling alone; a
+    class that a part has no utterance of; and, outside `reference` and `best-test`, a speaker in two parts.
     """
     if selection not in SELECTIONS or validate_on not in ("session", "speaker"):
         raise ValueError(f"selection must be one of {', '.join(SELECTIONS)} and validate_on session or speaker, "
@@ -50,6 +55,7 @@ def split(utterances: Iterable[Utterance], session: str, selection: str, validat
         raise ValueError("no utterance has a label, nothing to train or test on; fill in the manifest's column label")
     needs_three = selection == "clean" and validate_on == "session"
     sessions = _sessions(labelled, session, at_least=3 if needs_three else 2)
+    _check_spelling(labelled)
     held_out = [utterance for utterance in labelled if utterance.session == session]
     others = [utterance for utterance in labelled if utterance.session != session]
     name = f"session{session}"
@@ -101,6 +107,27 @@ def class_names(text: str) -> list[str]:
     return names
 
 
+def of_classes(utterances: Sequence[Utterance], classes: Sequence[str]) -> list[Utterance]:
+    """The same utterances, each with the class that its label names, and no label where it names none of them.
+
+    Those are left out of fine-tuning and test, as unlabelled ones are; a note counts them. Raises ValueError where no
+    label names a class.
+    """
+    chosen = [dataclasses.replace(utterance, label=class_of(utterance.label, classes)) for utterance in utterances]
+    others = Counter(u.label for u, one in zip(utterances, chosen) if u.label and not one.label)
+    if not others:
+        return chosen
+    listed = ", ".join(f"{label} {count}" for label, count in others.most_common(MAX_NAMED))
+    if len(others) > MAX_NAMED:
+        listed += f" and {len(others) - MAX_NAMED} more labels"
+    if not any(utterance.label for utterance in chosen):
+        raise ValueError(f"no label is one of the classes {', '.join(classes)}; there are: {listed}; "
+                         "choose others with --classes")
+    log.say_once(f"{others.total()} utterances with labels that are no class ({listed}) are left out of fine-tuning "
+                 f"and test; classes: {', '.join(classes)}")
+    return chosen
+
+
 def check_speakers(split: Split) -> None:
     """Raise ValueError naming a speaker (where speakers are known) who is in two of train, valid and test."""
     first_use: dict[str, tuple[str, Utterance]] = {}
@@ -134,6 +161,18 @@ def check_parts(split: Split, classes: Sequence[str], selection: str) -> None:
 def split_digest(split: Split) -> str:
     """Digest of who is in which part of a split, with which label."""
     return files.digest_of([[(u.id, u.label) for u in part] for part in (split.train, split.valid, split.test)])
+
+
+def _check_spelling(utterances: Sequence[Utterance]) -> None:
+    """Raise ValueError where two sessions or two speakers are one but for case, blanks or leading zeros: 1 and 01."""
+    for kind in ("session", "speaker"):
+        spelt: dict[str, str] = {}                  # plain name -> name as written
+        for name in sorted({getattr(utterance, kind) for utterance in utterances}):
+            plain = re.sub("(?<![0-9])0+(?=[0-9])", "", name.strip().casefold())
+            other = spelt.setdefault(plain, name)
+            if other != name:
+                raise ValueError(f"{kind} {other!r} and {kind} {name!r} differ in spelling alone, and would be two: "
+                                 "write one of them as the other, or rename it")
 
 
 def _sessions(utterances: Sequence[Utterance], session: str, at_least: int) -> list[str]:

@@ -9,6 +9,10 @@ from framealign.runtime import digests, files
 from framealign.sound.frames import SAMPLE_RATE
 
 CLASSES = ("neutral", "happy", "angry", "sad")
+# What a label that is no class counts as. Excited is happy, as usual for IEMOCAP, unless it is a class of its own.
+SPELLINGS = {"neu": "neutral", "hap": "happy", "happiness": "happy", "joy": "happy", "excited": "happy",
+             "exc": "excited", "excitement": "excited", "ang": "angry", "anger": "angry", "sadness": "sad"}
+MAX_COLUMNS = 12                                    # of labels that have one of their own in a summary
 _TURN = re.compile(r"(\w+)_[FM](?:\d{3}|XX\d)", re.ASCII)
 
 
@@ -26,8 +30,10 @@ class Utterance:
 
     @property
     def dialogue(self) -> str:
-        """The dialogue of an IEMOCAP-like id, Ses01F_impro01 of Ses01F_impro01_M013; "" for other ids."""
-        turn = _TURN.fullmatch(self.id)
+        """The dialogue of an IEMOCAP-like id, Ses01F_impro01 of Ses01F_impro01_M013 (folders before it, as in ids of
+        fairseq's lists, make no difference); "" for other ids.
+        """
+        turn = _TURN.fullmatch(self.id.rpartition("~")[2])
         return turn[1] if turn else ""
 
     @property
@@ -36,17 +42,34 @@ class Utterance:
         return self.dialogue or self.speaker or self.id
 
 
-def summary(utterances: Sequence[Utterance], classes: Sequence[str] = CLASSES) -> str:
-    """A table of utterances by session and class, with hours of sound: a row per session and one for all."""
+def class_of(label: str, classes: Sequence[str] = CLASSES) -> str:
+    """The class that a label names, in any known spelling, upper or lower case; "" where it names none."""
+    by_name = {name.lower(): name for name in classes}
+    name = label.lower()
+    while name not in by_name and name in SPELLINGS:
+        name = SPELLINGS[name]
+    return by_name.get(name, "")
+
+
+def summary(utterances: Sequence[Utterance]) -> str:
+    """A table of utterances by session and label, with hours of sound: a row per session and one for all.
+
+    Columns are the labels that there are: first the four usual classes, in their order and any spelling, then the
+    others by name. Of very many labels the rarest share a column.
+    """
+    labels = Counter(utterance.label for utterance in utterances if utterance.label)
+    frequent = {label for label, _ in labels.most_common(MAX_COLUMNS)}
     counts, hours = Counter(), Counter()            # by session; "" stands for all of them
     for utterance in utterances:
+        column = utterance.label or "unlabelled"
+        if utterance.label and utterance.label not in frequent:
+            column = f"{len(labels) - len(frequent)} others"
         for row in (utterance.session or "unknown", ""):
-            counts[row, utterance.label or "unlabelled"] += 1
+            counts[row, column] += 1
             hours[row] += utterance.num_samples / SAMPLE_RATE / 3600
 
-    columns = list(classes)
-    if counts["", "unlabelled"]:
-        columns.append("unlabelled")
+    columns = sorted(frequent, key=_class_order)
+    columns += sorted({column for _, column in counts} - frequent)              # others, unlabelled
 
     lines = [["session", *columns, "total", "hours"]]
     for row in [*natural_order(hours.keys() - {""}), ""]:
@@ -55,6 +78,12 @@ def summary(utterances: Sequence[Utterance], classes: Sequence[str] = CLASSES) -
 
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
+
+
+def _class_order(label: str) -> tuple[int, str]:
+    """Where a label's column stands in a summary."""
+    name = class_of(label)
+    return (CLASSES.index(name) if name else len(CLASSES), label)
 
 
 def natural_order(names: Iterable[str]) -> list[str]:

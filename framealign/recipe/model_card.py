@@ -79,4 +79,4 @@ def data_lines(results: dict, split: Split) -> list[str]:
     hours = sum(utterance.num_samples for utterance in split.train) / SAMPLE_RATE / 3600
     return [f"Utterances: {', '.join(parts)}; {hours:.2f} hours and {len(train_speakers) or 'unknown'} speakers in "
             f"training, {len(test_speakers) or 'unknown'} others in the test. Trained on:", "",
-            "```", summary(split.train, results["classes"]), "```"]
+            "```", summary(split.train), "```"]

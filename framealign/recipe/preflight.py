@@ -13,7 +13,9 @@ from pathlib import Path
 from framealign.runtime import log
 from framealign.sound import audio
 from framealign.sound.frames import EVERY_20_MS, Framing
+from framealign.corpus import manifest
 from framealign.corpus.cropping import frame_counts
+from framealign.corpus.importers import fairseq_list
 from framealign.corpus.protocols import Split
 from framealign.corpus.utterance import Utterance
 from framealign.hubert.hubert_config import HubertConfig
@@ -23,6 +25,16 @@ from framealign.units.frame_store import kept_bytes
 from framealign.training.training_config import FinetuneConfig, PretrainConfig
 
 WEIGHT_BYTES = 4                                    # of a parameter (float32)
+
+
+def read_corpus(path: str | Path) -> list[Utterance]:
+    """The utterances of a manifest, of a table (its header names `path`) or of a fairseq .tsv, sound files checked.
+
+    Raises ValueError for what is none of these, or where sound files are not as the corpus says.
+    """
+    utterances = fairseq_list.read(path) if fairseq_list.is_fairseq_list(path) else manifest.read(path)
+    check_files(utterances)
+    return utterances
 
 
 def check_files(utterances: Sequence[Utterance]) -> None:
@@ -47,7 +59,8 @@ def _difference(utterance: Utterance) -> str:
         return str(error)
     if num_samples == utterance.num_samples:
         return ""
-    return f"{utterance.path}: {num_samples} samples at 16 kHz, the manifest says {utterance.num_samples}"
+    return (f"{utterance.path}: {num_samples} samples at 16 kHz, the manifest says {utterance.num_samples} "
+            "(num_samples counts at 16 kHz, whatever the file's rate)")
 
 
 def given_codebook(path: str, width: int, source: dict) -> Codebook:

@@ -22,7 +22,7 @@ from framealign.runtime import distributed, files, lock, log
 from framealign.runtime.settings import as_dict
 from framealign.corpus import manifest, protocols
 from framealign.corpus.protocols import Split, class_names, split_digest
-from framealign.corpus.utterance import Utterance, corpus_description
+from framealign.corpus.utterance import Utterance, class_of, corpus_description
 from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
 from framealign.hubert.parameters import digest_of_encoder, digest_of_state
@@ -331,7 +331,8 @@ def protocol_of(recipe: Recipe, selection: str = "") -> dict:
         protocol["selection"] = selection
         if selection == "clean":
             protocol["validate_on"] = config.validate_on
-        protocol |= {"classes": recipe.classes, "merged": "excited into happy" if config.iemocap else "none",
+        merges = class_of("excited", recipe.classes) == "happy"
+        protocol |= {"classes": recipe.classes, "merged": "excited into happy" if merges else "none",
                      "training_crop_seconds": settings.max_seconds or "none",
                      "test_crop_seconds": settings.test_max_seconds or "none"}
     return protocol

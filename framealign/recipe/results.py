@@ -34,8 +34,8 @@ def collect(run: str | Path, method: str, selection: str = "") -> dict:
     """
     folds = finished_folds(run, method, selection)
     first = next(iter(folds.values()))
-    classes, seed = first["classes"], first["seed"]
-    utterances = {utterance.id: utterance for utterance in manifest.read(Path(run) / "corpus.tsv", classes)}
+    seed = first["seed"]
+    utterances = {utterance.id: utterance for utterance in manifest.read(Path(run) / "corpus.tsv")}
     tables = [Predictions.read(fold["folder"] / "predictions.csv", utterances) for fold in folds.values()]
     pooled = Predictions.joined(tables)
 

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from framealign.runtime.settings import flag_of, setting
-from framealign.corpus import manifest
 from framealign.corpus.importers import iemocap
-from framealign.corpus.protocols import SELECTIONS, class_names
+from framealign.corpus.protocols import SELECTIONS, class_names, of_classes
 from framealign.corpus.utterance import CLASSES, Utterance
 from framealign.units.units import cluster_numbers
 from framealign.recipe import preflight
@@ -23,7 +22,7 @@ class SessionConfig:
     """What is run: corpus, base model, method and protocol."""
     corpus: str = setting("", "manifest, or table with a header")
     iemocap: str = setting("", "folder that holds Session1 ... Session5")
-    allow_partial: bool = setting(False, "take an IEMOCAP tree whose counts are not the published ones")
+    allow_partial: bool = setting(False, "take what is there of an IEMOCAP, and say what is not")
     hubert: str = setting("", "base model: a model directory, `tiny` (comes with the project) or `scratch`")
     codebook: str = setting("", "codebook of tapt-units, e.g. the released 500 clusters; without it one is fitted")
     preset: str = setting("base", "size and settings: tiny, small, base or large")
@@ -73,14 +72,14 @@ def method_of(clusters: str) -> str:
 
 
 def read_utterances(config: SessionConfig) -> list[Utterance]:
-    """The corpus, its sound files' headers checked. IEMOCAP's utterances of a class left out become unlabelled."""
-    classes = class_names(config.classes)
+    """The corpus, its sound files' headers checked. Utterances of another label than the classes' become unlabelled:
+    pretraining takes their sound, fine-tuning and test leave them out.
+    """
     if config.iemocap:
         utterances = iemocap.read(config.iemocap, config.allow_partial)
-        return [u if u.label in classes else dataclasses.replace(u, label="") for u in utterances]
-    utterances = manifest.read(config.corpus, classes)
-    preflight.check_files(utterances)
-    return utterances
+    else:
+        utterances = preflight.read_corpus(config.corpus)
+    return of_classes(utterances, class_names(config.classes))
 
 
 def tested_stage(method: str, selection: str) -> str:

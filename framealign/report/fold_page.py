@@ -86,7 +86,7 @@ class Fold:
 
     def utterances(self) -> dict[str, Utterance]:
         """The corpus, by id."""
-        return {utterance.id: utterance for utterance in manifest.read(self.run / "corpus.tsv", self.classes)}
+        return {utterance.id: utterance for utterance in manifest.read(self.run / "corpus.tsv")}
 
 
 @dataclass

@@ -110,39 +110,70 @@ def test_write_refuses_what_read_would_and_leaves_the_old_file(tmp_path, bad, wo
 def test_a_folder_and_a_table(tmp_path, wav, delimiter):
     """Only path and emotion are needed; the length is read from the sound, the id is the file's stem."""
     path = table(tmp_path, f"Path{delimiter}Emotion\nsound/a.wav{delimiter}Anger\n", "table.csv")
-    assert manifest.read(path) == [Utterance("a", wav, 400, label="angry")]
+    assert manifest.read(path) == [Utterance("a", wav, 400, label="Anger")]
 
 
 def test_other_columns_quotes_and_line_ends(tmp_path):
     path = table(tmp_path, b"\xef\xbb\xbfsentence,gender,path,label,num_samples,text\r\n"
                            b's1,female,"x, y.wav",exc,500,"two\r\nlines, one ""cell"""\r\n\r\ns2,M,z.wav,,400,\r\n')
     assert manifest.read(path) == [
-        Utterance("x, y", tmp_path / "x, y.wav", 500, gender="F", label="happy", style="s1"),
+        Utterance("x, y", tmp_path / "x, y.wav", 500, gender="F", label="exc", style="s1"),
         Utterance("z", tmp_path / "z.wav", 400, gender="M", style="s2")]
 
 
-@pytest.mark.parametrize("spelling, name", [
-    ("neu", "neutral"), ("Neutral", "neutral"), ("hap", "happy"), ("happiness", "happy"), ("exc", "happy"),
-    ("EXCITED", "happy"), ("ang", "angry"), ("anger", "angry"), ("sadness", "sad"), (" sad ", "sad"), ("", "")])
-def test_spellings(tmp_path, spelling, name):
-    path = table(tmp_path, f"path\tnum_samples\tlabel\na.wav\t400\t{spelling}\n")
-    assert manifest.read(path)[0].label == name
+def test_columns_are_known_by_their_names(tmp_path):
+    """30 random orders of the columns, of separators, line ends, marks and last lines: always the same utterances."""
+    draw = random.Random(1)
+    rows = [{"id": f"u{number}", "path": f"{number}.wav", "num_samples": str(400 + number), "session": str(number % 3),
+             "speaker": f"s{number}", "gender": "F", "label": draw.choice(("neutral", "fear", "")), "style": "impro",
+             "text": "what was said"} for number in range(9)]
+    expected = [Utterance(row["id"], tmp_path / row["path"], int(row["num_samples"]), row["session"], row["speaker"],
+                          "F", row["label"], "impro") for row in rows]
+    for _ in range(30):
+        columns = draw.sample(list(rows[0]), len(rows[0]))
+        separator, end = draw.choice("\t,;"), draw.choice(("\n", "\r\n", "\r", "\n\n", "\r\r\n"))
+        quote = draw.choice(("", '"'))
+        lines = [separator.join(f"{quote}{cell}{quote}" for cell in cells) for cells in
+                 [columns, *([row[column] for column in columns] for row in rows)]]
+        text = draw.choice(("", "\ufeff")) + end.join(lines) + draw.choice(("", end, 3 * end))
+        assert manifest.read(table(tmp_path, text.encode())) == expected, (separator, end, quote)
 
 
-def test_other_classes(tmp_path):
-    path = table(tmp_path, "path,num_samples,label\na.wav,400,exc\nb.wav,400,Excited\n")
-    refused(lambda: manifest.read(path, ("sad", "Excited")), f"{path}:2", "'exc'", "known are sad, excited, sadness;")
-    path = table(tmp_path, "path,num_samples,label\nb.wav,400,excited\n")
-    assert manifest.read(path, ("sad", "Excited"))[0].label == "Excited"
+def test_a_column_that_is_not_used_is_named(tmp_path, capsys):
+    path = table(tmp_path, "path,num_samples,sesion,emotion,label\na.wav,400,1,joy,happy\n")
+    assert manifest.read(path)[0].label == "happy"
+    assert capsys.readouterr().err == f"{path}: columns that are not used: sesion, emotion\n"
+
+
+def test_what_separates_columns_is_what_names_path(tmp_path):
+    path = table(tmp_path, 'path;num_samples;label;"text, raw"\na.wav;400;sad;"x, y; z"\n')
+    assert manifest.read(path) == [Utterance("a", tmp_path / "a.wav", 400, label="sad")]
+
+
+@pytest.mark.parametrize("encoding, words", [("utf-16", "UTF-16"), ("utf-32", "UTF-32"), ("utf-16-le", "as UTF-16"),
+                                             ("latin-1", "perhaps Latin-1")])
+def test_a_text_in_another_encoding_is_named(tmp_path, encoding, words):
+    for reader, text in ((manifest.read, "path,num_samples,label\nü.wav,400,sad\n"),
+                         (fairseq_list.read, "/dätä für\nü.wav\t400\n"),
+                         (lambda path: scp.read_split(path, None, path), "a ü.wav sad\n")):
+        refused(lambda: reader(table(tmp_path, text.encode(encoding))), "corpus.tsv:", words, "UTF-8")
+
+
+def test_a_sound_file_is_named_once(tmp_path, wav):
+    """As where a table names parts of a file, which would all be the whole file."""
+    path = table(tmp_path, "path,start,end,id\nsound/a.wav,0,1,x\nsound/./a.wav,1,2,y\n")
+    refused(lambda: manifest.read(path), f"{path}:3:", wav, "was named before", f"{path}:2", "whole sound file")
 
 
 def test_emodb_is_read_directly(emodb):
     utterances = manifest.read(emodb)
     assert len(utterances) == 339 and all(u.path.is_file() for u in utterances)
-    assert Counter(u.label for u in utterances) == {"angry": 127, "neutral": 79, "happy": 71, "sad": 62}
-    assert utterances[0] == Utterance("03a01Wa", emodb.parent / "audio/03a01Wa.flac", 30_045, "1", "03", "M", "angry",
+    assert Counter(u.label for u in utterances) == {"anger": 127, "neutral": 79, "happiness": 71, "sadness": 62}
+    assert utterances[0] == Utterance("03a01Wa", emodb.parent / "audio/03a01Wa.flac", 30_045, "1", "03", "M", "anger",
                                       "a01")
     preflight.check_files(utterances)
+    utterances = protocols.of_classes(utterances, utterance.CLASSES)
+    assert Counter(u.label for u in utterances) == {"angry": 127, "neutral": 79, "happy": 71, "sad": 62}
     for session in "12345":
         part, = protocols.split(utterances, session, "clean")
         assert {u.session for u in part.test} == {session}
@@ -152,17 +183,18 @@ LINE = "b\tb.wav\t400\t1\ts\tF\tsad\tx\n"
 
 
 @pytest.mark.parametrize("text, line, words", [
-    ("", 1, ["header must name", "path", "label or emotion"]),
-    ("a.wav\tsad\n", 1, ["header must name", "'a.wav, sad'"]),
-    ("path\tid\nx.wav\tx\n", 1, ["header must name", "label or emotion"]),
-    ("path,path,label\n", 1, ["each once"]),
-    ("/data/wav\nx.wav\t16000\n", 1, ["header must name"]),
+    ("", 1, ["header that names", "path", "label or emotion"]),
+    ("a.wav\tsad\n", 1, ["header that names", "'a.wav, sad'"]),
+    ("file\tlabel\nx.wav\tx\n", 1, ["header that names a column path", "'file, label'"]),
+    ("path label\nx.wav sad\n", 1, ["header that names", "'path label'"]),
+    ("path,path,label\n", 1, ["names the column path 2 times"]),
+    ("path,label,label\n", 1, ["names the column label 2 times"]),
+    ("/data/wav\nx.wav\t16000\n", 1, ["header that names", "fairseq"]),
     (HEADER + LINE + "a\ta.wav\t400\t1\ts\tF\tsad\n", 3, ["7 columns, the header has 8"]),
     (HEADER + LINE + "a\ta.wav\t400\t1\ts\tF\tsad\tx\ty\n", 3, ["9 columns"]),
     ('path,label,"two\nlines"\na.wav,sad\n', 3, ["2 columns, the header has 3", "lines"]),
     (HEADER + LINE + LINE, 3, ["id b was used before", ":2", "unique"]),
     ("path,num_samples,label\na/x.wav,400,sad\nb/x.wav,400,sad\n", 3, ["id x was used before", "column id"]),
-    (HEADER + LINE.replace("sad", "disgust"), 2, ["label 'disgust'", "neutral, happy, angry, sad, neu"]),
     (HEADER + LINE.replace("400", "many"), 2, ["num_samples must be a whole number", "'many'"]),
     (HEADER + LINE.replace("400", "-400"), 2, ["num_samples", "'-400'"]),
     (HEADER + LINE.replace("400", "4e2"), 2, ["num_samples", "'4e2'"]),
@@ -227,18 +259,65 @@ def test_mutated_text_gives_utterances_or_a_value_error(tmp_path):
 
 def test_a_fairseq_list(tmp_path, wav):
     path = table(tmp_path, f"{tmp_path}\nsound/a.wav\t400\n\ndeep/b b/c.flac\t16000\n", "train.tsv")
-    assert fairseq_list.read(path) == [Utterance("a", wav, 400), Utterance("c", tmp_path / "deep/b b/c.flac", 16_000)]
+    assert fairseq_list.read(path) == [Utterance("sound~a", wav, 400),
+                                       Utterance("deep~b b~c", tmp_path / "deep/b b/c.flac", 16_000)]
 
 
-def test_a_fairseq_list_whose_root_is_relative(tmp_path, wav):
-    path = table(tmp_path, "sound\r\na.wav\t400\r\n", "train.tsv")
-    assert fairseq_list.read(path) == [Utterance("a", wav, 400)]
+def test_a_fairseq_list_whose_root_is_relative(tmp_path, wav, monkeypatch):
+    """Beside the list, or as fairseq has it in the working directory; never one of two that differ."""
+    (tmp_path / "lists").mkdir()
+    beside = table(tmp_path, "sound\r\na.wav\t400\r\n", "train.tsv")
+    below = table(tmp_path, "sound\ra.wav\t400\r", "lists/train.tsv")
+    monkeypatch.chdir(tmp_path)
+    for path in (beside, below, "train.tsv", "lists/train.tsv"):
+        assert fairseq_list.read(path) == [Utterance("a", wav, 400)]
+    (tmp_path / "lists" / "sound").mkdir()
+    refused(lambda: fairseq_list.read(below), f"{below}:1:", "'sound'", "both", "absolute path")
+    assert fairseq_list.read(beside) == [Utterance("a", wav, 400)]
+    monkeypatch.chdir("/")
+    assert fairseq_list.read(beside) == [Utterance("a", wav, 400)]
+    assert fairseq_list.read(below)[0].path == tmp_path / "lists/sound/a.wav"
+    (tmp_path / "lists" / "sound").rmdir()
+    refused(lambda: fairseq_list.read(below), f"{below}:1:", "'sound'", "neither", "absolute path")
+
+
+def test_ids_of_paths_differ_where_paths_do():
+    """2,000 random paths of names that look alike: different ids, safe as file names, and each line's own."""
+    draw, ids = random.Random(3), {}
+    for _ in range(2000):
+        names = ["".join(draw.choices("a~%_.\\E7", k=draw.randint(1, 4))) for _ in range(draw.randint(1, 3))]
+        path = os.path.normpath("/".join(names) + ".wav")
+        id = fairseq_list.id_of(path)
+        assert ids.setdefault(id, path) == path
+        assert not set("/\\") & set(id) and not id.startswith(".")
+    examples = {"x.wav": "x", "a/x.wav": "a~x", "./b//x.v1.wav": "b~x.v1", "a_b/x": "a_b~x", "a/b_x": "a~b_x",
+                "../x.wav": "%2E.~x", "a~b/x.wav": "a%7Eb~x"}
+    assert {path: fairseq_list.id_of(path) for path in examples} == examples
+
+
+def test_equal_names_in_two_folders(tmp_path):
+    path = table(tmp_path, "/data\na/Ses01F_impro01_M013.wav\t400\nb/Ses01F_impro01_M013.wav\t400\n")
+    both = fairseq_list.read(path)
+    assert [u.id for u in both] == ["a~Ses01F_impro01_M013", "b~Ses01F_impro01_M013"]
+    assert {u.dialogue for u in both} == {"Ses01F_impro01"}
+    manifest.write(tmp_path / "again.tsv", both)
+    assert manifest.read(tmp_path / "again.tsv") == both
+
+
+@pytest.mark.parametrize("text, is_list", [
+    ("/data\na.wav\t400\n", True), ("\ufeff/data\r\na.wav\t400\r\n", True), ("/da,ta; x\ra b.wav\t400", True),
+    ("sound\na.wav\t400\n", True), ("path\na.wav\t400\n", True), ("/data\na.wav 400\n", True), ("/data", True),
+    ("path\na.wav\nb.wav\n", False), ("path,num_samples\na.wav,400\n", False), ("label\tpath\nsad\ta.wav\n", False),
+    ("file,label\na.wav,sad\n", False), ("", False)])
+def test_a_fairseq_list_is_recognised(tmp_path, text, is_list):
+    assert fairseq_list.is_fairseq_list(table(tmp_path, text)) == is_list
 
 
 @pytest.mark.parametrize("text, line, words", [
     ("", 1, ["root folder"]), ("a.wav\t400\n", 1, ["root folder"]), ("/data\na.wav 400\n", 2, ["path<TAB>samples"]),
     ("/data\na.wav\t\n", 2, ["path<TAB>samples"]), ("/data\na.wav\tx\n", 2, ["num_samples"]),
-    ("/data\na.wav\t300\n", 2, [">= 400"]), ("/data\na/x.wav\t400\n\nb/x.wav\t400\n", 4, ["id x was used before"])])
+    ("/data\na.wav\t300\n", 2, [">= 400"]), ("/data\na/x.wav\t400\n\na/./x.wav\t400\n", 4, ["id a~x was used before"]),
+    ("/data\na/x.wav\t400\n\na/x.flac\t400\n", 4, ["id a~x was used before"]), ("/data\n\t400\n", 2, ["path must be"])])
 def test_malformed_fairseq(tmp_path, text, line, words):
     path = table(tmp_path, text)
     refused(lambda: fairseq_list.read(path), f"{path}:{line}:", *words)
@@ -249,18 +328,26 @@ def test_fairseq_without_utterances(tmp_path):
 
 
 def scp_list(tmp_path: Path, wav: Path, name: str, *lines: str) -> Path:
-    return table(tmp_path, "".join(line.replace("WAV", str(wav)) + "\n" for line in lines), name)
+    """A list whose WAVs stand for sound files of their own, beside `wav` and of the line's name."""
+    for line in filter(None, lines):
+        place = wav.with_name(f"{line.split()[0].strip('./')}.wav")
+        if not place.exists():
+            os.link(wav, place)
+    named = (line.replace("WAV", str(wav.with_name(f"{line.split()[0].strip('./')}.wav"))) if line else ""
+             for line in lines)
+    return table(tmp_path, "".join(line + "\n" for line in named), name)
 
 
 @pytest.mark.parametrize("labels", [("ang", "sadness", "neutral"), ("2", "3", "0")])
 def test_scp(tmp_path, wav, labels):
     """Names, or positions in the classes; the speaker is known for names as in IEMOCAP."""
     train = scp_list(tmp_path, wav, "train.scp", f"Ses02F_script01_1_M003 WAV {labels[0]}", "",
-                f"x  sound/a.wav\t{labels[2]}")
+                     f"x  sound/a.wav\t{labels[2]}")
     valid = scp_list(tmp_path, wav, "valid.scp", f"Ses01F_impro01_F000 WAV {labels[1]}")
     test = scp_list(tmp_path, wav, "ses1.scp", f"Ses01F_impro01_M000 WAV {labels[1]}")
     split = scp.read_split(train, valid, test)
-    assert split.train == [Utterance("Ses02F_script01_1_M003", wav, 400, "2", "Ses02M", "M", "angry", "script"),
+    name = "Ses02F_script01_1_M003"
+    assert split.train == [Utterance(name, wav.with_name(f"{name}.wav"), 400, "2", "Ses02M", "M", "angry", "script"),
                            Utterance("x", wav, 400, label="neutral")]
     assert [u.label for u in split.valid + split.test] == ["sad", "sad"] and split.name == "ses1"
     assert scp.read_split(train, None, test).valid == []
@@ -270,13 +357,27 @@ def test_scp_path_with_blanks(tmp_path, wav):
     spaced = tmp_path / "a folder" / "a b.wav"
     spaced.parent.mkdir()
     shutil.copy(wav, spaced)
-    path = scp_list(tmp_path, spaced, "a.scp", "a WAV sad")
-    other = scp_list(tmp_path, spaced, "b.scp", "b WAV sad")
+    path = scp_list(tmp_path, wav, "a.scp", f"a {spaced} sad")
+    other = scp_list(tmp_path, wav, "b.scp", "b WAV sad")
     assert scp.read_split(path, None, other).train[0].path == spaced
 
 
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\n\n"])
+def test_scp_lists_of_other_labels_marks_and_line_ends(tmp_path, wav, capsys, end):
+    lists = []
+    for name, label in (("a", "sad"), ("b", "Fear"), ("c", "exc"), ("d", "fear"), ("e", "neu"), ("f", "xxx")):
+        path = scp_list(tmp_path, wav, f"{name}.scp", f"{name} WAV {label}")
+        lists.append(path.read_text().replace("\n", end))
+    train = table(tmp_path, "\ufeff" + "".join(lists[:4]) + end, "train.scp")
+    test = table(tmp_path, "".join(lists[4:]), "test.scp")
+    split = scp.read_split(train, None, test)
+    assert [(u.id, u.label) for u in split.train] == [("a", "sad"), ("c", "happy")]
+    assert [(u.id, u.label) for u in split.test] == [("e", "neutral")]
+    assert "3 utterances with labels that are no class (Fear 1, fear 1, xxx 1)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("lines, line, words", [
-    (["a WAV"], 1, ["name path label"]), (["a"], 1, ["name path label"]), (["a WAV sad", "b WAV fear"], 2, ["'fear'"]),
+    (["a WAV"], 1, ["name path label"]), (["a"], 1, ["name path label"]),
     (["a WAV sad", "b WAV 3"], 2, ["label '3'", "neutral, happy"]), (["a WAV 4"], 1, ["label '4'", "0, 1, 2, 3"]),
     (["a WAV sad", "a WAV sad"], 2, ["id a was used before"]), (["a no.wav sad"], 1, ["no.wav", "no such file"]),
     (["../a WAV sad"], 1, ["not safe"])])
@@ -293,7 +394,9 @@ def test_scp_lists_that_overlap(tmp_path, wav):
     same = scp_list(tmp_path, wav, "same.scp", "x WAV sad")
     speaker = scp_list(tmp_path, wav, "speaker.scp", "Ses01M_impro02_F001 WAV sad")
     for lists in ((train, None, same), (train, same, speaker)):
-        refused(lambda: scp.read_split(*lists, allow_overlap=True), train, "utterance x is also in")
+        refused(lambda: scp.read_split(*lists, allow_overlap=True), train, "utterance x", "is also in")
+    renamed = scp_list(tmp_path, wav, "renamed.scp", f"y {wav.with_name('x.wav')} sad")
+    refused(lambda: scp.read_split(train, None, renamed, allow_overlap=True), train, "utterance y", "x.wav")
     refused(lambda: scp.read_split(train, None, speaker), "speaker Ses01F", "training part", "test part")
     assert len(scp.read_split(train, speaker, speaker, allow_overlap=True).test) == 1
     refused(lambda: scp.read_split(train, None, scp_list(tmp_path, wav, "empty.scp")), "empty.scp: holds no utterance")
@@ -400,19 +503,78 @@ def test_iemocap_files_that_are_missing(tmp_path, wav):
     evaluation = small_tree(tmp_path, wav)
     lost = tmp_path / "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_M000.wav"
     lost.unlink()
-    refused(lambda: iemocap.read(tmp_path, allow_partial=True), f"{evaluation}:8:", lost, "no such file")
+    refused(lambda: iemocap.read(tmp_path), tmp_path, "1 that cannot be used", f"{evaluation}:8:", lost, "no such file",
+            "--allow-partial")
 
 
-@pytest.mark.parametrize("old, new, line, words", [
+BAD_LINES = [
     ("\tneu\t", "\tjoyful\t", 3, ["IEMOCAP's labels", "Ses01F_impro01_F000"]),
     ("\tneu\t", "\timprovised\t", 3, ["IEMOCAP's labels", "improvised"]),
     ("\tneu\t", " neu ", 3, ["[start - end]<TAB>utterance<TAB>label"]),
     ("Ses01F_impro01_F000", "Ses02F_impro01_F000", 3, ["Ses02F_impro01_F000", "session 1"]),
     ("Ses01F_impro01_F000", "../../../evil", 3, ["'../../../evil'", "not named as in IEMOCAP"]),
-    ("Ses01F_impro01_M000", "Ses01F_impro01_F000", 8, ["Ses01F_impro01_F000 was used before", ":3"])])
-def test_malformed_evaluations(tmp_path, wav, old, new, line, words):
-    evaluation = small_tree(tmp_path, wav, SUMMARY.replace(old, new))
-    refused(lambda: iemocap.read(tmp_path, allow_partial=True), f"{evaluation}:{line}:", *words)
+    ("\tneu\t", "\xff\tneu\t", 3, ["not named as in IEMOCAP"]),
+    ("Ses01F_impro01_M000", "Ses01F_impro01_F000", 8, ["Ses01F_impro01_F000 was used before", ":3"])]
+
+
+@pytest.mark.parametrize("old, new, line, words", BAD_LINES)
+def test_malformed_evaluations(tmp_path, wav, old, new, line, words, capsys):
+    """Refused with the line; with --allow-partial that line is left out, named, and the other utterance stays."""
+    evaluation = small_tree(tmp_path, wav)
+    evaluation.write_bytes(SUMMARY.replace(old, new).encode("latin-1"))
+    refused(lambda: iemocap.read(tmp_path), "1 that cannot be used", f"{evaluation}:{line}:", *words, "--allow-partial")
+    other, = iemocap.read(tmp_path, allow_partial=True)
+    assert other.label == ("neutral" if line == 8 else "happy")
+    note = capsys.readouterr().err.splitlines()[0]
+    assert f"1 that cannot be used ({evaluation}:{line}:" in note and all(word in note for word in words)
+
+
+@pytest.mark.parametrize("spoil", ["missing", "empty", "no sound", "cut", "short", "folder", "link"])
+def test_a_partial_iemocap_leaves_out_what_cannot_be_used(tmp_path, wav, spoil, capsys):
+    small_tree(tmp_path, wav)
+    bad = tmp_path / "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav"
+    bad.unlink()
+    if spoil == "folder":
+        bad.mkdir()
+    elif spoil == "link":
+        bad.symlink_to("nowhere.wav")
+    elif spoil == "short":
+        soundfile.write(bad, np.ones(399), 16_000)
+    elif spoil != "missing":
+        bad.write_bytes({"empty": b"", "no sound": b"no sound" * 999, "cut": wav.read_bytes()[:-99]}[spoil])
+    assert [u.id for u in iemocap.read(tmp_path, allow_partial=True)] == ["Ses01F_impro01_M000"]
+    note, others = capsys.readouterr().err.splitlines()
+    assert "1 that cannot be used" in note and str(bad) in note
+    assert "session 1, neu: found 0, expected 384" in note and "more cells" in note
+    assert others == f"{tmp_path}: left out, being of none of the four classes: 1 utterances (fru 1)"
+    refused(lambda: iemocap.read(tmp_path), "1 that cannot be used", bad, "--allow-partial")
+
+
+def test_comments_in_any_encoding_and_a_whole_file_in_another(tmp_path, wav, capsys):
+    """Evaluators' comments are not looked at; a dialogue in UTF-16 is left out, named; the others stay."""
+    evaluation = small_tree(tmp_path, wav)
+    evaluation.write_bytes(SUMMARY.replace("Neutral;", "Neutral; très \0").encode("latin-1"))
+    both = iemocap.read(tmp_path, allow_partial=True)
+    assert len(both) == 2 and "cannot be used" not in capsys.readouterr().err
+    evaluation.write_bytes(SUMMARY.replace("\n", "\r\n").encode("utf-8-sig"))
+    assert iemocap.read(tmp_path, allow_partial=True) == both
+    other = evaluation.with_name("Ses01F_impro02.txt")
+    other.write_text(SUMMARY.replace("impro01", "impro02"), encoding="utf-16")
+    assert iemocap.read(tmp_path, allow_partial=True) == both
+    assert f"1 that cannot be used ({other}:1: saved as UTF-16" in capsys.readouterr().err
+    evaluation.unlink()
+    refused(lambda: iemocap.read(tmp_path, allow_partial=True), tmp_path, "holds no utterance", "UTF-16")
+
+
+def test_a_partial_iemocap_names_the_first_and_counts_all(tmp_path, wav, capsys):
+    root = golden_tree(tmp_path / "IEMOCAP", wav)
+    shutil.rmtree(root / "Session4")
+    shutil.rmtree(next((root / "Session5/sentences/wav").iterdir()))
+    part = iemocap.read(root, allow_partial=True)
+    assert {u.session for u in part} == set("1235") and len(part) < 5531 - 1031
+    note = capsys.readouterr().err.splitlines()[0]
+    assert f"{5531 - 1031 - len(part)} that cannot be used" in note and note.count("no such file") == 3
+    assert "session 4, neu: found 0, expected 258" in note and "cells" in note
 
 
 def test_an_iemocap_without_the_four_labels(tmp_path, wav):
@@ -444,7 +606,7 @@ def test_prepare_as_a_command(tmp_path, wav, monkeypatch, capsys):
     status, printed, errors = prepare(monkeypatch, capsys, "--iemocap", tmp_path / "IEMOCAP", "--allow-partial",
                                       "--out", tmp_path / "corpus.tsv")
     assert status == 0, errors
-    assert printed.splitlines()[1].split() == ["1", "1", "1", "0", "0", "2", "0.00"]
+    assert printed.splitlines()[1].split() == ["1", "1", "1", "2", "0.00"]
     assert len(manifest.read(tmp_path / "corpus.tsv")) == 2
 
 
@@ -456,6 +618,24 @@ def test_prepare_options(tmp_path, wav, monkeypatch, capsys):
     assert errors.startswith("error: ") and errors.count("\n") == 1 and "--allow-partial" in errors
     status, printed, _ = prepare(monkeypatch, capsys, *iemocap, "--allow-partial", "--no-excited")
     assert status == 0 and len(manifest.read(tmp_path / "corpus.tsv")) == 1
+
+
+def test_prepare_keeps_every_label(tmp_path, wav, monkeypatch, capsys):
+    labels = ("surprise", "exc", "Neutral", "", "fear", "neu", "happy")
+    lines = ["path,num_samples,emotion,session"]
+    for number, label in enumerate(labels):
+        os.link(wav, tmp_path / f"{number}.wav")
+        lines.append(f"{number}.wav,400,{label},{number % 2}")
+    path = table(tmp_path, "\n".join(lines), "t.csv")
+    status, printed, errors = prepare(monkeypatch, capsys, "--table", path, "--out", tmp_path / "corpus.tsv")
+    assert (status, errors) == (0, "")
+    assert [u.label for u in manifest.read(tmp_path / "corpus.tsv")] == list(labels)
+    header, *rows, _ = printed.splitlines()
+    assert header.split() == ["session", "Neutral", "neu", "exc", "happy", "fear", "surprise", "unlabelled", "total",
+                              "hours"]
+    assert [row.split()[:-1] for row in rows] == [
+        ["0", "1", "0", "0", "1", "1", "1", "0", "4"], ["1", "0", "1", "1", "0", "0", "0", "1", "3"],
+        ["all", "1", "1", "1", "1", "1", "1", "1", "7"]]
 
 
 def test_prepare_from_lists(tmp_path, wav, monkeypatch, capsys):

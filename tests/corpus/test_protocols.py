@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from framealign.corpus.protocols import OPTIMISTIC, SELECTIONS, Split, check_speakers, pretraining_utterances, split
+from framealign.corpus.protocols import (OPTIMISTIC, SELECTIONS, Split, check_speakers, of_classes,
+                                         pretraining_utterances, split)
 from framealign.corpus.utterance import CLASSES, Utterance, summary
 
 
@@ -32,6 +33,53 @@ def speakers(utterances: list[Utterance]) -> set[str]:
     ("Ses01F_script02_2_FXX0", "Ses01F_script02_2"), ("03a01Wa", ""), ("Ses01F_impro01", ""), ("_M013", "")])
 def test_dialogue(name, dialogue):
     assert Utterance(name, Path("/a.wav"), 400).dialogue == dialogue
+
+
+def labelled(*labels: str) -> list[Utterance]:
+    return [Utterance(f"u{number}", Path(f"/{number}.wav"), 400, label=label) for number, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize("spelling, name", [
+    ("neu", "neutral"), ("Neutral", "neutral"), ("hap", "happy"), ("happiness", "happy"), ("exc", "happy"),
+    ("EXCITED", "happy"), ("ang", "angry"), ("anger", "angry"), ("sadness", "sad"), ("", ""), ("saddish", "")])
+def test_spellings(spelling, name):
+    assert [u.label for u in of_classes(labelled(spelling, "sad"), CLASSES)] == [name, "sad"]
+
+
+def test_classes_that_are_not_the_usual_ones(capsys):
+    """What is a class of its own is merged with none; other labels are left out, counted and named in one note."""
+    utterances = labelled("exc", "Excited", "joy", "happy", "fear", "", "FEAR", "fear", "sad")
+    assert [u.label for u in of_classes(utterances, ("happy", "Excited"))] == [
+        "Excited", "Excited", "happy", "happy", "", "", "", "", ""]
+    assert capsys.readouterr().err == ("4 utterances with labels that are no class (fear 2, FEAR 1, sad 1) are "
+                                       "left out of fine-tuning and test; classes: happy, Excited\n")
+    chosen = of_classes(utterances, ("fear", "joy"))
+    assert [u.label for u in chosen] == ["", "", "joy", "", "fear", "", "fear", "fear", ""]
+    assert [replace(u, label="") for u in chosen] == [replace(u, label="") for u in utterances]
+    with pytest.raises(ValueError, match="no label is one of the classes calm, bored; there are: fear 2, exc 1.*"
+                                         "choose others with --classes"):
+        of_classes(utterances, ("calm", "bored"))
+
+
+def test_other_labels_change_no_fold_and_stay_in_pretraining():
+    """Labels beside the four classes: the same parts as without those utterances, whose sound is pretrained on."""
+    others = [replace(u, id=u.id + "x", label="fear") for u in corpus()[::3]]
+    chosen = of_classes([*corpus(), *others], CLASSES)
+    for selection in SELECTIONS:
+        assert split(chosen, "2", selection) == split(corpus(), "2", selection)
+    assert len(pretraining_utterances(chosen, "2", "transductive")) == len(corpus()) + len(others)
+
+
+@pytest.mark.parametrize("kind, first, second", [("session", "1", "01"), ("session", "a", "A "),
+                                                 ("speaker", "Ses01F", "ses1f"), ("speaker", "s10", "S010")])
+def test_names_that_differ_in_spelling_alone(kind, first, second):
+    """They would be two sessions, or a speaker in training and test."""
+    names = [first, second]
+    utterances = [replace(u, **{kind: names[number % 2]}) if u.session == "1" else u
+                  for number, u in enumerate(corpus())]
+    for selection in SELECTIONS:
+        with pytest.raises(ValueError, match=f"{kind} .* and {kind} .* differ in spelling alone"):
+            split(utterances, "2", selection)
 
 
 @pytest.mark.parametrize("session, validation", [("1", "2"), ("2", "3"), ("5", "1")])
@@ -178,3 +226,13 @@ def test_summary_counts_and_hours():
                     ["1", "4", "4", "4", "4", "0", "16", "0.00"], ["2", "4", "4", "4", "4", "0", "16", "0.00"],
                     ["unknown", "0", "0", "0", "0", "1", "1", "1.00"], ["all", "8", "8", "8", "8", "1", "33", "1.01"]]
     assert "unlabelled" not in summary(corpus(2))
+
+
+def test_summary_of_many_labels_and_spellings():
+    """The four classes first, in their order, however they are spelt; the rarest of many labels share a column."""
+    assert summary(labelled("sad", "fear", "ang", "Neutral", "bored", "exc", "neu", "hap")).split()[:9] == [
+        "session", "Neutral", "neu", "exc", "hap", "ang", "sad", "bored", "fear"]
+    many = [f"label{number:02d}" for number in range(20) for _ in range(20 - number)]
+    header, *_, row = (line.split() for line in summary(labelled(*many)).splitlines())
+    assert header == ["session", *(f"label{number:02d}" for number in range(12)), "8", "others", "total", "hours"]
+    assert row == ["all", *map(str, range(20, 8, -1)), "36", "210", "0.00"]

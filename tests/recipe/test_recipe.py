@@ -19,6 +19,7 @@ import torch
 
 from framealign.runtime import files
 from framealign.corpus import manifest
+from framealign.corpus.importers import iemocap
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
 from framealign.units.units import Units
@@ -614,25 +615,41 @@ def test_a_codebook_of_another_width_is_refused(world, tmp_path):
     assert not (world.folder / "refused").exists()
 
 
+def fill(path: Path, value: float) -> None:
+    """Every sample of a sound file becomes `value`."""
+    soundfile.write(path, np.full(soundfile.info(path).frames, value), 16_000, subtype="FLOAT")
+
+
 @pytest.mark.parametrize("spoil, message", [
     (lambda path: path.unlink(), "no such file"),
     (lambda path: path.write_bytes(b""), "empty file"),
     (lambda path: path.write_bytes(path.read_bytes()[:5000]), "truncated"),
     (lambda path: path.write_text("not sound" * 100), "not a sound file"),
     (lambda path: soundfile.write(path, np.zeros(399), 16_000), "400"),
-    (lambda path: soundfile.write(path, np.zeros(16_000), 16_000), "nothing to hear"),
-    (lambda path: soundfile.write(path, np.full(16_000, np.nan), 16_000, subtype="FLOAT"), "NaN"),
-    (lambda path: soundfile.write(path, np.full(16_000, np.inf), 16_000, subtype="FLOAT"), "infinite"),
+    (lambda path: fill(path, 0), "nothing to hear"),
+    (lambda path: fill(path, np.nan), "NaN"),
+    (lambda path: fill(path, np.inf), "infinite"),
 ])
 @pytest.mark.parametrize("method", ["finetune", "align"])
 def test_a_rotten_file_is_named_and_nothing_left(world, tmp_path, spoil, message, method):
-    tree = shutil.copytree(world.tree, tmp_path / "tree")
-    wav = sorted(tree.rglob("*.wav"))[13]
+    utterances = iemocap.read(shutil.copytree(world.tree, tmp_path / "tree"), allow_partial=True)
+    manifest.write(tmp_path / "corpus.tsv", utterances)
+    wav = utterances[13].path
     spoil(wav)
     with pytest.raises(ValueError, match=message) as error:
-        world.run("refused", iemocap=str(tree), method=method)
+        world.run("refused", corpus=str(tmp_path / "corpus.tsv"), method=method)
     assert str(wav) in str(error.value) and "\n" not in str(error.value)
     assert not (world.folder / "refused").exists()
+
+
+def test_allow_partial_leaves_a_rotten_file_out_of_every_stage(world, tmp_path, capsys):
+    tree = shutil.copytree(world.tree, tmp_path / "tree")
+    wav = sorted(tree.rglob("Ses02*.wav"))[3]
+    wav.unlink()
+    results = world.run("partial", iemocap=str(tree), session="1", method="finetune", selection="last")
+    assert results["1"]["num_utterances"] == {"train": 15, "valid": 0, "test": 8}
+    note = capsys.readouterr().err
+    assert "1 that cannot be used" in note and str(wav) in note
 
 
 def test_a_session_without_a_class_is_refused_for_every_fold_at_once(world, finished, table):
@@ -643,6 +660,18 @@ def test_a_session_without_a_class_is_refused_for_every_fold_at_once(world, fini
                                          "labelled angry"):
         world.run("refused", corpus=str(table), session="all", selection="last")
     assert not (world.folder / "refused").exists()
+
+
+def test_labels_that_are_no_class_stay_in_pretraining_alone(world, finished, table, capsys):
+    """A fifth emotion in a table: its sound is pretrained on, as unlabelled sound is; folds, and results, lack it."""
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join(line.replace("\tsad\t", "\tfear\t") for line in lines) + "\n")
+    chosen = world.recipe("five", corpus=str(table), iemocap="", method="tapt", classes="neutral,happy,angry")
+    assert len(chosen.pretraining_utterances) == len(chosen.utterances) == 24
+    split, = chosen.splits("clean")
+    assert {u.label for part in (split.train, split.valid, split.test) for u in part} == {"neutral", "happy", "angry"}
+    assert len(split.train + split.valid + split.test) == 18
+    assert "6 utterances with labels that are no class (fear 6)" in capsys.readouterr().err
 
 
 def test_a_table_without_labels_or_sessions_is_refused(world, finished, table):

@@ -1,14 +1,22 @@
 """fairseq's `.tsv`: a first line with the root folder, then a relative path and a number of samples in each line."""
+import itertools
+import os
+import re
 from pathlib import Path
 
-from framealign.corpus.manifest import UtteranceList, excerpt, not_empty, text_lines
+from framealign.corpus.manifest import UtteranceList, excerpt, names_path, not_empty, text_lines
 from framealign.corpus.utterance import Utterance
 
 
 def read(path: str | Path) -> list[Utterance]:
     """Unlabelled utterances of a fairseq .tsv: a first line with the root folder, then `relative path<TAB>samples`.
 
-    The id is the file's stem. Raises ValueError, with file and line, for a line of another form or a duplicate id.
+    A relative root is looked for in the list's folder and, as fairseq does, in the working directory. The id is the
+    path without its suffix, folders separated by `~`: so equal names in two folders differ, and a line's id depends on
+    nothing else (`id_of`).
+
+    Raises ValueError, with file and line, for a line of another form, a duplicate id, or a relative root that is in
+    neither place, or in both.
     """
     lines = text_lines(path)
     _, first = next(lines, (1, ""))
@@ -16,12 +24,50 @@ def read(path: str | Path) -> list[Utterance]:
     if not root or "\t" in root:
         raise ValueError(f"{path}:1: the first line of a fairseq .tsv must be the root folder, got {excerpt(root)}")
 
-    utterances = UtteranceList(Path(path).parent / root)
+    utterances = UtteranceList(_root(Path(path), root))
     for line, text in lines:
         cells = text.rstrip("\r\n").split("\t")
         if cells == [""]:
             continue
         if len(cells) != 2 or not cells[1]:
             raise ValueError(f"{path}:{line}: must read path<TAB>samples, got {excerpt(text.strip())}")
-        utterances.add(f"{path}:{line}", *cells)
+        utterances.add(f"{path}:{line}", *cells, id=id_of(cells[0]))
     return not_empty(utterances.items, path)
+
+
+def is_fairseq_list(path: str | Path) -> bool:
+    """Whether a text is a fairseq .tsv and no table: by its first line, a folder, and the line below it.
+
+    Raises ValueError for a file that is no text.
+    """
+    lines = (text.rstrip("\r\n") for _, text in text_lines(path))
+    first, second = [*itertools.islice(lines, 2), "", ""][:2]
+    if "\t" in first:
+        return False
+    return bool(re.fullmatch(r"[^\t]+\t[0-9]+", second)) or os.path.isabs(first) and not names_path(first)
+
+
+def id_of(path: str) -> str:
+    """The id of a relative path: folders and the file's stem, separated by `~`; x.wav has x, a/x.wav has a~x.
+
+    Different paths without their suffix have different ids: `~`, `%`, `\\` and a leading dot in a name are written
+    %7E, %25, %5C and %2E.
+    """
+    stem, _ = os.path.splitext(os.path.normpath(path))
+    text = re.sub(r"[%~\\]|^\.", lambda match: f"%{ord(match[0]):02X}", stem)
+    return text.replace("/", "~")
+
+
+def _root(path: Path, root: str) -> Path:
+    """The root folder that a list names. Raises ValueError where it is relative and not in one place alone."""
+    if os.path.isabs(root):
+        return Path(root)
+    beside, working = path.parent / root, Path(root)
+    places = [place for place in (beside, working) if place.is_dir()]
+    if not places:
+        raise ValueError(f"{path}:1: the root folder {excerpt(root)} is neither in the list's folder nor in the "
+                         "working directory; write its absolute path")
+    if len(places) == 2 and not os.path.samefile(*places):
+        raise ValueError(f"{path}:1: the root folder {excerpt(root)} is both in the list's folder and in the working "
+                         "directory; write its absolute path")
+    return places[0]

@@ -1,16 +1,17 @@
 """IEMOCAP (Busso et al. 2008): the folder that holds Session1 to Session5, checked against the published counts.
 
 Four classes, as usual for this corpus: neutral, angry, sad, and happy with excited. Whatever carries another label is
-left out.
+left out: what the paper pretrains on, too, is these 5,531 utterances.
 """
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from framealign.runtime import log
-from framealign.corpus.manifest import UtteranceList, excerpt, not_empty, spellings, text_lines
-from framealign.corpus.utterance import CLASSES, Utterance
+from framealign.corpus.manifest import UtteranceList, excerpt, text_lines
+from framealign.corpus.utterance import Utterance, class_of
 
 # Utterances of each session: by label, in improvised dialogues, by women, by men.
 LABELS = ("neu", "ang", "sad", "hap", "exc")
@@ -32,8 +33,9 @@ def read(root: str | Path, allow_partial: bool = False, with_excited: bool = Tru
     Labels are the summary lines' of `Session*/dialog/EmoEvaluation/*.txt`, sound is `Session*/sentences/wav/<dialogue>/
     <utterance>.wav`. Files whose name begins with a dot are left behind by file managers and ignored.
 
-    Raises ValueError naming file and line of what cannot be read, the wav file that is missing, or the cells (session,
-    column) whose count is not the published corpus's, unless `allow_partial`.
+    Raises ValueError naming file and line of what cannot be read (a line, a sound file that is missing or not in order,
+    an evaluation file in another encoding), and the cells (session, column) whose count is not the published corpus's.
+    With `allow_partial` such utterances are left out instead, and a note says the same; ValueError where none is left.
     """
     root = Path(root)
     sessions = _sessions(root)
@@ -42,25 +44,49 @@ def read(root: str | Path, allow_partial: bool = False, with_excited: bool = Tru
         raise ValueError(f"{root}: no Session1 to Session5 with dialog/EmoEvaluation/*.txt; "
                          "give the folder that holds Session1")
 
-    known = spellings(CLASSES)
     utterances = UtteranceList(root)
     counts: Counter[tuple[str, str]] = Counter()    # by session and column
+    others: Counter[str] = Counter()                # by label
+    unusable: list[str] = []
     for session, file in log.progress(evaluations, len(evaluations), "reading IEMOCAP", "dialogues"):
-        for where, name, label in _summaries(file):
-            turn = _TURN.fullmatch(name)
-            if not turn or int(turn[2]) != int(session):
-                raise ValueError(f"{where}: utterance {excerpt(name)} is not named as in IEMOCAP's session "
-                                 f"{session}, such as Ses{int(session):02d}F_impro01_M013")
-            for column in _columns(label, style=turn[3], gender=turn[4]):
-                counts[session, column] += 1
-            if label == "exc" and not with_excited:
-                continue
-            wav = f"Session{session}/sentences/wav/{file.stem}/{name}.wav"
-            utterances.add(where, wav, id=name, label=known[label], **fields_of_name(name))
+        with _noting(unusable):
+            for line, text in text_lines(file, checked=False):      # evaluators' comments may be in any encoding
+                if not text.startswith("["):
+                    continue
+                with _noting(unusable):
+                    where = f"{file}:{line}"
+                    name, label = _summary(text, session, where)
+                    if label in OTHER_LABELS:
+                        others[label] += 1
+                        continue
+                    fields = fields_of_name(name)
+                    if label != "exc" or with_excited:
+                        wav = f"Session{session}/sentences/wav/{file.stem}/{name}.wav"
+                        utterances.add(where, wav, id=name, label=class_of(label), **fields)
+                    for column in _columns(label, fields["style"], fields["gender"]):
+                        counts[session, column] += 1
 
-    if not allow_partial:
-        _check_counts(counts, sessions, root)
-    return not_empty(utterances.items, root)
+    differences = _differences(counts, sessions, unusable)
+    if differences and not allow_partial:
+        raise ValueError(f"{root}: not the whole IEMOCAP: {differences}; copy the corpus again, or use what is there "
+                         "with --allow-partial")
+    if not utterances.items:
+        raise ValueError(f"{root}: holds no utterance of the four classes that can be used: {differences}")
+    if differences:
+        log.say_once(f"{root}: not the whole IEMOCAP: {differences}")
+    if others:
+        listed = ", ".join(f"{label} {number}" for label, number in others.most_common())
+        log.say_once(f"{root}: left out, being of none of the four classes: {others.total()} utterances ({listed})")
+    return utterances.items
+
+
+@contextlib.contextmanager
+def _noting(unusable: list[str]) -> Iterator[None]:
+    """What the block raises as a ValueError is added to `unusable` as text."""
+    try:
+        yield
+    except ValueError as error:
+        unusable.append(str(error))
 
 
 def published_counts() -> dict[tuple[str, str], int]:
@@ -95,17 +121,17 @@ def _evaluations(root: Path, session: str) -> list[Path]:
     return [file for file in files if not file.name.startswith(".")]
 
 
-def _summaries(path: Path) -> Iterator[tuple[str, str, str]]:
-    """(file:line, utterance, label) of an evaluation file's summary lines; those of other labels are left out."""
-    for line, text in text_lines(path):
-        if not text.startswith("["):
-            continue
-        summary = _SUMMARY.fullmatch(text)
-        if not summary or summary[2] not in LABELS + OTHER_LABELS:
-            raise ValueError(f"{path}:{line}: must read [start - end]<TAB>utterance<TAB>label<TAB>[V, A, D] with one "
-                             f"of IEMOCAP's labels, got {excerpt(text.strip())}")
-        if summary[2] in LABELS:
-            yield f"{path}:{line}", summary[1], summary[2]
+def _summary(text: str, session: str, where: str) -> tuple[str, str]:
+    """Utterance and label of a summary line. Raises ValueError for another line or a name of another session."""
+    summary = _SUMMARY.fullmatch(text)
+    if not summary or summary[2] not in LABELS + OTHER_LABELS:
+        raise ValueError(f"{where}: must read [start - end]<TAB>utterance<TAB>label<TAB>[V, A, D] with one of "
+                         f"IEMOCAP's labels, got {excerpt(text.strip())}")
+    turn = _TURN.fullmatch(summary[1])
+    if summary[2] in LABELS and (not turn or int(turn[2]) != int(session)):
+        raise ValueError(f"{where}: utterance {excerpt(summary[1])} is not named as in IEMOCAP's session {session}, "
+                         f"such as Ses{int(session):02d}F_impro01_M013")
+    return summary[1], summary[2]
 
 
 def _columns(label: str, style: str, gender: str) -> list[str]:
@@ -118,16 +144,24 @@ def _columns(label: str, style: str, gender: str) -> list[str]:
     return columns
 
 
-def _check_counts(counts: Counter[tuple[str, str]], sessions: list[str], root: Path) -> None:
-    """Raise ValueError naming the first cells whose count is not the published one, and other sessions."""
-    wrong = []
+def _differences(counts: Counter[tuple[str, str]], sessions: list[str], unusable: list[str]) -> str:
+    """What is not as in the published corpus, in words; "" where nothing is.
+
+    How many utterances or files cannot be used, and the first; the first cells whose count is another; other sessions.
+    """
+    cells = []
     for (session, column), number in published_counts().items():
         if counts[session, column] != number:
-            wrong.append(f"session {session}, {column}: found {counts[session, column]}, expected {number}")
+            cells.append(f"session {session}, {column}: found {counts[session, column]}, expected {number}")
     for session in sessions:
         if session not in COUNTS:
-            wrong.append(f"session {session}: not one of the corpus")
-    if wrong:
-        more = f"; and {len(wrong) - 4} more cells" if len(wrong) > 4 else ""
-        raise ValueError(f"{root}: not the whole IEMOCAP: {'; '.join(wrong[:4])}{more}; "
-                         "copy the corpus again, or use what is there with --allow-partial")
+            cells.append(f"session {session}: not one of the corpus")
+
+    parts = []
+    if unusable:
+        more = " | ..." if len(unusable) > 3 else ""
+        parts.append(f"{len(unusable)} that cannot be used ({' | '.join(unusable[:3])}{more})")
+    parts += cells[:4]
+    if len(cells) > 4:
+        parts.append(f"and {len(cells) - 4} more cells")
+    return "; ".join(parts)

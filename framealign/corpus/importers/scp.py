@@ -1,12 +1,13 @@
 """The reference's three lists of a fold (train, validation, test): `name path label` in each line."""
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from framealign.corpus.importers.iemocap import fields_of_name
-from framealign.corpus.manifest import UtteranceList, excerpt, label_of, not_empty, spellings, text_lines
-from framealign.corpus.protocols import Split, check_speakers
+from framealign.corpus.manifest import UtteranceList, excerpt, not_empty, text_lines
+from framealign.corpus.protocols import Split, check_speakers, of_classes
 from framealign.corpus.utterance import CLASSES
 
 
@@ -22,35 +23,47 @@ def read_split(train: str | Path, valid: str | Path | None, test: str | Path, al
                classes: Sequence[str] = CLASSES) -> Split:
     """The reference's three lists, one `name path label` per line: a Split named after the test list.
 
-    Labels are names or, where all three lists hold numbers only, positions in `classes`. Session, speaker and gender
-    are known for names as in IEMOCAP. Paths are absolute or relative to the list's folder.
+    Labels are names or, where all three lists hold numbers only, positions in `classes`. Utterances of another label
+    are left out, with a note. Session, speaker and gender are known for names as in IEMOCAP. Paths are absolute or
+    relative to the list's folder.
 
-    Raises ValueError, with file and line, for a line that cannot be read; for an utterance that is both trained on and
-    tested (or selected) on; and for a speaker in two lists, unless `allow_overlap` (protocols marked optimistic).
+    Raises ValueError, with file and line, for a line that cannot be read; for an utterance or a sound file that is both
+    trained on and tested (or selected) on; and for a speaker in two lists, unless `allow_overlap` (protocols marked
+    optimistic).
     """
     paths = (train, valid, test)
     lists = [_lines(path) if path else [] for path in paths]
-    known = spellings(classes)
-    if all(re.fullmatch("[0-9]+", line.label) for lines in lists for line in lines):
-        known = {str(number): name for number, name in enumerate(classes)}
+    only_numbers = all(_is_number(line.label) for lines in lists for line in lines)
+    positions = {str(number): name for number, name in enumerate(classes)} if only_numbers else {}
 
     parts = []
     for path, lines in zip(paths, lists):
         utterances = UtteranceList(Path(path).parent if path else Path())
         for line in lines:
-            utterances.add(line.where, line.path, id=line.name, label=label_of(line.label, known, line.where),
+            if _is_number(line.label) and line.label not in positions:
+                raise ValueError(f"{line.where}: label {excerpt(line.label)} must be " + (
+                    f"a position in {', '.join(classes)}: {', '.join(positions)}" if positions else
+                    f"a name such as {', '.join(classes)}, as other labels of these lists are"))
+            utterances.add(line.where, line.path, id=line.name, label=positions.get(line.label, line.label),
                            **fields_of_name(line.name))
         parts.append(utterances.items)
+
+    every = iter(of_classes([utterance for part in parts for utterance in part], classes))
+    parts = [[utterance for utterance in itertools.islice(every, len(part)) if utterance.label] for part in parts]
     split = Split(*parts, name=Path(test).stem)
 
-    train_ids = {utterance.id for utterance in split.train}
+    trained = {name for utterance in split.train for name in (utterance.id, utterance.path)}
     for utterance in split.valid + split.test:
-        if utterance.id in train_ids:
-            raise ValueError(f"{train}: utterance {utterance.id} is also in the validation or test list; "
-                             "take it out of one of them")
+        if utterance.id in trained or utterance.path in trained:
+            raise ValueError(f"{train}: utterance {utterance.id} ({utterance.path}) is also in the validation or test "
+                             "list; take it out of one of them")
     if not allow_overlap:
         check_speakers(split)
     return split
+
+
+def _is_number(label: str) -> bool:
+    return bool(re.fullmatch("[0-9]+", label))
 
 
 def _lines(path: str | Path) -> list[_Line]:
