@@ -104,7 +104,9 @@ class Readers:
         wav = sound("wav", "PCM_16")
         (root / "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav").write_bytes(wav)
         (root / "a.wav").write_bytes(wav)
-        (root / "other.scp").write_text("b a.wav sad\n")
+        for name in "bc":
+            (root / f"{name}.wav").write_bytes(wav)
+        (root / "other.scp").write_text("b b.wav sad\n")
         torch.manual_seed(0)
         Hubert(small.model()).save_pretrained(root / "model")
         weights = safetensors.torch.load_file(root / "model" / "model.safetensors")
@@ -127,7 +129,7 @@ class Readers:
                          "corpus.tsv", read_tables),
             "table": ([b'path,label\n"a.wav",sad\n', b"path;emotion;num_samples\na.wav;joy;900\n"], "t.csv",
                       read_tables),
-            "scp": ([b"a a.wav sad\nc a.wav ang\n"], "l.scp", read_scp),
+            "scp": ([b"a a.wav sad\nc c.wav ang\n"], "l.scp", read_scp),
             "fairseq tsv": ([b"/data\na.wav\t900\nb/c.wav\t500\n"], "f.tsv", fairseq_list.read),
             "km": ([b"1 2 3\n0 0 7\n"], "u.km", Units.read_km),
             "IEMOCAP": ([b"% [START - END]\n\n[6.2 - 8.2]\tSes01F_impro01_F000\tneu\t[2.5, 2.5, 2.5]\nC-E2:\tx;\n"],

@@ -272,12 +272,14 @@ def test_a_fairseq_list_whose_root_is_relative(tmp_path, wav, monkeypatch):
     for path in (beside, below, "train.tsv", "lists/train.tsv"):
         assert fairseq_list.read(path) == [Utterance("a", wav, 400)]
     (tmp_path / "lists" / "sound").mkdir()
-    refused(lambda: fairseq_list.read(below), f"{below}:1:", "'sound'", "both", "absolute path")
+    assert fairseq_list.read(below) == [Utterance("a", wav, 400)]               # though there is a folder of that name
+    shutil.copy(wav, tmp_path / "lists" / "sound" / "a.wav")
+    refused(lambda: fairseq_list.read(below), f"{below}:1:", "'sound'", "'a.wav'", "both", "absolute path")
     assert fairseq_list.read(beside) == [Utterance("a", wav, 400)]
     monkeypatch.chdir("/")
     assert fairseq_list.read(beside) == [Utterance("a", wav, 400)]
     assert fairseq_list.read(below)[0].path == tmp_path / "lists/sound/a.wav"
-    (tmp_path / "lists" / "sound").rmdir()
+    shutil.rmtree(tmp_path / "lists" / "sound")
     refused(lambda: fairseq_list.read(below), f"{below}:1:", "'sound'", "neither", "absolute path")
 
 

@@ -626,7 +626,7 @@ def fill(path: Path, value: float) -> None:
     (lambda path: path.write_bytes(path.read_bytes()[:5000]), "truncated"),
     (lambda path: path.write_text("not sound" * 100), "not a sound file"),
     (lambda path: soundfile.write(path, np.zeros(399), 16_000), "400"),
-    (lambda path: fill(path, 0), "nothing to hear"),
+    (lambda path: fill(path, 0.0), "nothing to hear"),
     (lambda path: fill(path, np.nan), "NaN"),
     (lambda path: fill(path, np.inf), "infinite"),
 ])

@@ -11,12 +11,12 @@ from framealign.corpus.utterance import Utterance
 def read(path: str | Path) -> list[Utterance]:
     """Unlabelled utterances of a fairseq .tsv: a first line with the root folder, then `relative path<TAB>samples`.
 
-    A relative root is looked for in the list's folder and, as fairseq does, in the working directory. The id is the
-    path without its suffix, folders separated by `~`: so equal names in two folders differ, and a line's id depends on
-    nothing else (`id_of`).
+    A relative root is the one of the list's folder or, as fairseq has it, of the working directory: the one that holds
+    the first file. The id is the path without its suffix, folders separated by `~`: so equal names in two folders
+    differ, and a line's id depends on nothing else (`id_of`).
 
-    Raises ValueError, with file and line, for a line of another form, a duplicate id, or a relative root that is in
-    neither place, or in both.
+    Raises ValueError, with file and line, for a line of another form, a duplicate id, or where neither of these roots
+    holds the first file, or both do.
     """
     lines = text_lines(path)
     _, first = next(lines, (1, ""))
@@ -24,15 +24,20 @@ def read(path: str | Path) -> list[Utterance]:
     if not root or "\t" in root:
         raise ValueError(f"{path}:1: the first line of a fairseq .tsv must be the root folder, got {excerpt(root)}")
 
-    utterances = UtteranceList(_root(Path(path), root))
+    rows = []
     for line, text in lines:
         cells = text.rstrip("\r\n").split("\t")
         if cells == [""]:
             continue
         if len(cells) != 2 or not cells[1]:
             raise ValueError(f"{path}:{line}: must read path<TAB>samples, got {excerpt(text.strip())}")
-        utterances.add(f"{path}:{line}", *cells, id=id_of(cells[0]))
-    return not_empty(utterances.items, path)
+        rows.append((line, *cells))
+    _, first_file, _ = not_empty(rows, path)[0]
+
+    utterances = UtteranceList(_root(Path(path), root, first_file))
+    for line, place, num_samples in rows:
+        utterances.add(f"{path}:{line}", place, num_samples, id=id_of(place))
+    return utterances.items
 
 
 def is_fairseq_list(path: str | Path) -> bool:
@@ -58,16 +63,17 @@ def id_of(path: str) -> str:
     return text.replace("/", "~")
 
 
-def _root(path: Path, root: str) -> Path:
-    """The root folder that a list names. Raises ValueError where it is relative and not in one place alone."""
+def _root(path: Path, root: str, first_file: str) -> Path:
+    """The root folder that a list names. Raises ValueError where it is relative and could not be found, or be two."""
     if os.path.isabs(root):
         return Path(root)
     beside, working = path.parent / root, Path(root)
-    places = [place for place in (beside, working) if place.is_dir()]
-    if not places:
-        raise ValueError(f"{path}:1: the root folder {excerpt(root)} is neither in the list's folder nor in the "
-                         "working directory; write its absolute path")
-    if len(places) == 2 and not os.path.samefile(*places):
-        raise ValueError(f"{path}:1: the root folder {excerpt(root)} is both in the list's folder and in the working "
-                         "directory; write its absolute path")
+    places = [place for place in (beside, working) if os.path.exists(place / first_file)]
+    if len(places) == 2 and os.path.samefile(*(place / first_file for place in places)):
+        return beside
+    if len(places) != 1:
+        where = "both in" if places else "neither in"
+        raise ValueError(f"{path}:1: of the root folder {excerpt(root)}, {excerpt(first_file)} is {where} that of the "
+                         f"list's folder {'and' if places else 'nor in'} that of the working directory; write the "
+                         "root's absolute path")
     return places[0]
