@@ -43,9 +43,9 @@ def read(path: str | Path) -> list[Utterance]:
     line, header = next(rows, (1, []))
     header = _column_names(header)
     if "path" not in header:
-        raise ValueError(f"{path}:{line}: the first line must be a header that names a column path, and label or "
-                         f"emotion where there are labels, or the root folder of a fairseq .tsv with path<TAB>samples "
-                         f"in the lines below; got {excerpt(', '.join(header))}; a manifest has {' '.join(COLUMNS)}")
+        raise ValueError(f"{path}:{line}: the header must name a column path, and label or emotion where there are "
+                         f"labels (or be the root folder of a fairseq .tsv, with path<TAB>samples below it), got "
+                         f"{excerpt(', '.join(header))}; a manifest has {' '.join(COLUMNS)}")
     used = [column if column in header else ALTERNATIVES.get(column, column) for column in COLUMNS]
     for column in used:
         if header.count(column) > 1:

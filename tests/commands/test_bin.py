@@ -456,7 +456,7 @@ def changed_row(column: str, value: str) -> Callable[[list[list[str]]], None]:
 
 
 @pytest.mark.parametrize("change, words", [
-    (changed_row("label", "joyous"), [r"corpus.tsv:5: label 'joyous' is not known", "take the line out or rename"]),
+    (changed_row("label", "joy\x01ous"), [r"corpus.tsv:5: label 'joy.x01ous' has a control character"]),
     (lambda rows: rows.append(rows[1]), [r"corpus.tsv:26: id Ses01F_impro00_F000 was used before, at .*corpus.tsv:2"]),
     (lambda rows: rows[4].pop(), [r"corpus.tsv:5: 7 columns, the header has 8"]),
     (changed_row("id", "../../etc"), [r"corpus.tsv:5: id '../../etc' is not safe as a file name"]),
@@ -519,7 +519,7 @@ def test_rotten_models(script, table, units, base, tmp_path, name, how, words):
 @pytest.mark.parametrize("name, args, words", [
     ("prepare", ["--iemocap", "/wrong", "--out", "{}/a.tsv"], ["/wrong: no Session1 to Session5", "holds Session1"]),
     ("prepare", ["--iemocap", "{tree}", "--out", "{}/a.tsv"], ["not the whole IEMOCAP", "--allow-partial"]),
-    ("prepare", ["--fairseq", "{table}", "--out", "{}/a.tsv"], ["the first line of a fairseq .tsv must be the root"]),
+    ("prepare", ["--fairseq", "{units}", "--out", "{}/a.tsv"], ["the header must name a column path", "fairseq"]),
     ("session", ["--iemocap", "/wrong", "--hubert", "{base}", "--out", "{}/r"], ["/wrong: no Session1 to Session5"]),
     ("session", ["--corpus", "{table}", "--hubert", "/does/not/exist", "--out", "{}/r"],
      ["/does/not/exist: no such directory"]),

@@ -183,13 +183,13 @@ LINE = "b\tb.wav\t400\t1\ts\tF\tsad\tx\n"
 
 
 @pytest.mark.parametrize("text, line, words", [
-    ("", 1, ["header that names", "path", "label or emotion"]),
-    ("a.wav\tsad\n", 1, ["header that names", "'a.wav, sad'"]),
-    ("file\tlabel\nx.wav\tx\n", 1, ["header that names a column path", "'file, label'"]),
-    ("path label\nx.wav sad\n", 1, ["header that names", "'path label'"]),
+    ("", 1, ["header must name", "path", "label or emotion"]),
+    ("a.wav\tsad\n", 1, ["header must name", "'a.wav, sad'"]),
+    ("file\tlabel\nx.wav\tx\n", 1, ["header must name a column path", "'file, label'"]),
+    ("path label\nx.wav sad\n", 1, ["header must name", "'path label'"]),
     ("path,path,label\n", 1, ["names the column path 2 times"]),
     ("path,label,label\n", 1, ["names the column label 2 times"]),
-    ("/data/wav\nx.wav\t16000\n", 1, ["header that names", "fairseq"]),
+    ("/data/wav\nx.wav\t16000\n", 1, ["header must name", "fairseq"]),
     (HEADER + LINE + "a\ta.wav\t400\t1\ts\tF\tsad\n", 3, ["7 columns, the header has 8"]),
     (HEADER + LINE + "a\ta.wav\t400\t1\ts\tF\tsad\tx\ty\n", 3, ["9 columns"]),
     ('path,label,"two\nlines"\na.wav,sad\n', 3, ["2 columns, the header has 3", "lines"]),
