@@ -8,8 +8,10 @@
 
 Exit status: 0, 1 (some sounds could not be recognised: a line for each on stderr) or 2 (none could).
 """
+import codecs
 import glob
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -120,8 +122,7 @@ def sound_files(names: Iterable[str], lines: Iterable[bytes] = ()) -> Iterator[s
     """
     for name in names:
         if name == "-":
-            yield from sound_files(os.fsdecode(line).rstrip("\r\n") for line in lines
-                                   if line.strip() not in (b"", b"-"))
+            yield from sound_files(_listed(lines))
         elif os.path.isdir(name):
             inside = list(_below(name))
             yield from inside or [ValueError(f"{shown(name)}: holds no sound file")]
@@ -130,6 +131,20 @@ def sound_files(names: Iterable[str], lines: Iterable[bytes] = ()) -> Iterator[s
             yield from matches or [ValueError(f"{shown(name)}: no file matches")]
         else:
             yield name
+
+
+def _listed(lines: Iterable[bytes]) -> Iterator[str]:
+    """The names in a list. A mark of UTF-8 (BOM), line ends (LF, CR LF, CR; NUL as of find -print0) and blank lines are
+    no part of them. Raises ValueError for a list in UTF-16.
+    """
+    for number, line in enumerate(lines):
+        if number == 0 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ValueError("the list of sounds is saved as UTF-16; save it as UTF-8")
+        if number == 0:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        for name in re.split(rb"[\r\n\0]", line):
+            if name.strip() not in (b"", b"-"):
+                yield os.fsdecode(name)
 
 
 def _below(folder: str) -> Iterator[str]:

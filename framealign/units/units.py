@@ -109,7 +109,7 @@ class Units:
     def read_km(cls, path: str | Path, num_clusters: int | None = None) -> "Units":
         """Read fairseq's `.km` text. num_clusters: None for the largest unit + 1. Raises ValueError with the line."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8-sig").rstrip()
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not readable as text: {error}") from None
 

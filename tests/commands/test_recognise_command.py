@@ -1,4 +1,5 @@
 """A folder of mixed material: which sounds, in what order, what one rotten file costs, and what is written where."""
+import codecs
 import csv
 import io
 import json
@@ -86,6 +87,13 @@ def test_names_stand_for_sound_files_in_this_order(mixed, monkeypatch):
     listed = list(sound_files(names, [b"mixed/a.wav\n", b"\n", b"mixed/sub\r\n", b"-\n"]))
     assert listed == ["mixed/sub/stereo.wav", "mixed/sub/text.wav", "mixed/d.flac", "mixed/b.mp3", "mixed/c.ogg",
                       "mixed/sub/stereo.wav", "mixed/a.wav", "mixed/sub/stereo.wav", "mixed/sub/text.wav"]
+    plain = list(sound_files(["-"], [b"a.wav\n", b" b c.wav\n", b"d.wav"]))
+    for end in (b"\r\n", b"\r", b"\0", b"\n\n"):
+        text = codecs.BOM_UTF8 + end.join((b"a.wav", b" b c.wav", b"d.wav")) + end
+        assert list(sound_files(["-"], text.splitlines(keepends=True))) == plain == ["a.wav", " b c.wav", "d.wav"]
+        assert list(sound_files(["-"], io.BytesIO(text))) == plain              # lines end in LF alone there
+    with pytest.raises(ValueError, match="list of sounds is saved as UTF-16"):
+        list(sound_files(["-"], io.BytesIO("a.wav\n".encode("utf-16"))))
     nothing = [str(error) for error in sound_files(["mixed/empty", "mixed/*.xyz", "mixed/gone.wav"])]
     assert nothing == ["mixed/empty: holds no sound file", "mixed/*.xyz: no file matches", "mixed/gone.wav"]
     (mixed / "take [1].wav").touch()

@@ -100,6 +100,15 @@ def test_km_text_is_fairseqs_and_round_trips(tmp_path):
     assert Units.read_km(tmp_path / "train.km").num_clusters == int(made.units.max()) + 1
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_km_text_with_a_mark_other_line_ends_and_blank_lines_after_it(tmp_path, end):
+    made = random_units([3, 1, 40], 20)
+    made.write_km(tmp_path / "train.km")
+    text = "\ufeff" + (tmp_path / "train.km").read_text().replace("\n", end) + 2 * end
+    (tmp_path / "train.km").write_bytes(text.encode())
+    assert equal(Units.read_km(tmp_path / "train.km", 20), made)
+
+
 def test_the_published_example_of_km_text_round_trips(shared, tmp_path):
     path = shared / "hubert_fixture" / "sample.base.L9.km500.km"
     found = Units.read_km(path, 500)
