@@ -505,7 +505,7 @@ def test_iemocap_files_that_are_missing(tmp_path, wav):
     evaluation = small_tree(tmp_path, wav)
     lost = tmp_path / "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_M000.wav"
     lost.unlink()
-    refused(lambda: iemocap.read(tmp_path), tmp_path, "1 that cannot be used", f"{evaluation}:8:", lost, "no such file",
+    refused(lambda: iemocap.read(tmp_path), tmp_path, "1 utterances or files cannot", f"{evaluation}:8:", lost, "no such file",
             "--allow-partial")
 
 
@@ -524,11 +524,11 @@ def test_malformed_evaluations(tmp_path, wav, old, new, line, words, capsys):
     """Refused with the line; with --allow-partial that line is left out, named, and the other utterance stays."""
     evaluation = small_tree(tmp_path, wav)
     evaluation.write_bytes(SUMMARY.replace(old, new).encode("latin-1"))
-    refused(lambda: iemocap.read(tmp_path), "1 that cannot be used", f"{evaluation}:{line}:", *words, "--allow-partial")
+    refused(lambda: iemocap.read(tmp_path), "1 utterances or files cannot", f"{evaluation}:{line}:", *words, "--allow-partial")
     other, = iemocap.read(tmp_path, allow_partial=True)
     assert other.label == ("neutral" if line == 8 else "happy")
     note = capsys.readouterr().err.splitlines()[0]
-    assert f"1 that cannot be used ({evaluation}:{line}:" in note and all(word in note for word in words)
+    assert f"1 utterances or files cannot be used ({evaluation}:{line}:" in note and all(word in note for word in words)
 
 
 @pytest.mark.parametrize("spoil", ["missing", "empty", "no sound", "cut", "short", "folder", "link"])
@@ -546,10 +546,10 @@ def test_a_partial_iemocap_leaves_out_what_cannot_be_used(tmp_path, wav, spoil, 
         bad.write_bytes({"empty": b"", "no sound": b"no sound" * 999, "cut": wav.read_bytes()[:-99]}[spoil])
     assert [u.id for u in iemocap.read(tmp_path, allow_partial=True)] == ["Ses01F_impro01_M000"]
     note, others = capsys.readouterr().err.splitlines()
-    assert "1 that cannot be used" in note and str(bad) in note
+    assert "1 utterances or files cannot be used" in note and str(bad) in note
     assert "session 1, neu: found 0, expected 384" in note and "more cells" in note
     assert others == f"{tmp_path}: left out, being of none of the four classes: 1 utterances (fru 1)"
-    refused(lambda: iemocap.read(tmp_path), "1 that cannot be used", bad, "--allow-partial")
+    refused(lambda: iemocap.read(tmp_path), "1 utterances or files cannot be used", bad, "--allow-partial")
 
 
 def test_comments_in_any_encoding_and_a_whole_file_in_another(tmp_path, wav, capsys):
@@ -563,7 +563,7 @@ def test_comments_in_any_encoding_and_a_whole_file_in_another(tmp_path, wav, cap
     other = evaluation.with_name("Ses01F_impro02.txt")
     other.write_text(SUMMARY.replace("impro01", "impro02"), encoding="utf-16")
     assert iemocap.read(tmp_path, allow_partial=True) == both
-    assert f"1 that cannot be used ({other}:1: saved as UTF-16" in capsys.readouterr().err
+    assert f"1 utterances or files cannot be used ({other}:1: saved as UTF-16" in capsys.readouterr().err
     evaluation.unlink()
     refused(lambda: iemocap.read(tmp_path, allow_partial=True), tmp_path, "holds no utterance", "UTF-16")
 
@@ -575,7 +575,7 @@ def test_a_partial_iemocap_names_the_first_and_counts_all(tmp_path, wav, capsys)
     part = iemocap.read(root, allow_partial=True)
     assert {u.session for u in part} == set("1235") and len(part) < 5531 - 1031
     note = capsys.readouterr().err.splitlines()[0]
-    assert f"{5531 - 1031 - len(part)} that cannot be used" in note and note.count("no such file") == 3
+    assert f"{5531 - 1031 - len(part)} utterances or files cannot be used" in note and note.count("no such file") == 3
     assert "session 4, neu: found 0, expected 258" in note and "cells" in note
 
 

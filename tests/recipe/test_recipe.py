@@ -649,7 +649,7 @@ def test_allow_partial_leaves_a_rotten_file_out_of_every_stage(world, tmp_path, 
     results = world.run("partial", iemocap=str(tree), session="1", method="finetune", selection="last")
     assert results["1"]["num_utterances"] == {"train": 15, "valid": 0, "test": 8}
     note = capsys.readouterr().err
-    assert "1 that cannot be used" in note and str(wav) in note
+    assert "1 utterances or files cannot be used" in note and str(wav) in note
 
 
 def test_a_session_without_a_class_is_refused_for_every_fold_at_once(world, finished, table):

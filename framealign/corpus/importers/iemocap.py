@@ -160,7 +160,7 @@ def _differences(counts: Counter[tuple[str, str]], sessions: list[str], unusable
     parts = []
     if unusable:
         more = " | ..." if len(unusable) > 3 else ""
-        parts.append(f"{len(unusable)} that cannot be used ({' | '.join(unusable[:3])}{more})")
+        parts.append(f"{len(unusable)} utterances or files cannot be used ({' | '.join(unusable[:3])}{more})")
     parts += cells[:4]
     if len(cells) > 4:
         parts.append(f"and {len(cells) - 4} more cells")
