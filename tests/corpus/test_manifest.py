@@ -505,8 +505,8 @@ def test_iemocap_files_that_are_missing(tmp_path, wav):
     evaluation = small_tree(tmp_path, wav)
     lost = tmp_path / "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_M000.wav"
     lost.unlink()
-    refused(lambda: iemocap.read(tmp_path), tmp_path, "1 utterances or files cannot", f"{evaluation}:8:", lost, "no such file",
-            "--allow-partial")
+    refused(lambda: iemocap.read(tmp_path), tmp_path, "1 utterances or files cannot be used", f"{evaluation}:8:", lost,
+            "no such file", "--allow-partial")
 
 
 BAD_LINES = [
@@ -524,7 +524,8 @@ def test_malformed_evaluations(tmp_path, wav, old, new, line, words, capsys):
     """Refused with the line; with --allow-partial that line is left out, named, and the other utterance stays."""
     evaluation = small_tree(tmp_path, wav)
     evaluation.write_bytes(SUMMARY.replace(old, new).encode("latin-1"))
-    refused(lambda: iemocap.read(tmp_path), "1 utterances or files cannot", f"{evaluation}:{line}:", *words, "--allow-partial")
+    refused(lambda: iemocap.read(tmp_path), "1 utterances or files cannot be used", f"{evaluation}:{line}:", *words,
+            "--allow-partial")
     other, = iemocap.read(tmp_path, allow_partial=True)
     assert other.label == ("neutral" if line == 8 else "happy")
     note = capsys.readouterr().err.splitlines()[0]
