@@ -1,8 +1,8 @@
 """Sound file -> mono 16 kHz float32 waveform, the only way sound enters the project; one preprocessing for all stages.
 
 soundfile (libsndfile) reads every format; torchaudio is imported for resampling alone. A header is believed only as far
-as the file bears it out: what it claims is checked against the file's size, and sound is read in bounded blocks.
-Left out: enhancement, silence trimming, channel selection (channels are averaged).
+as the file bears it out (`containers.py`), and sound is read in bounded blocks. Channels are averaged; where they
+cancel each other (one is the inverse of the other), the first one is taken. Left out: enhancement, silence trimming.
 """
 import contextlib
 import math
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from framealign.runtime import log
+from framealign.sound import containers, unread
 from framealign.sound.frames import RECEPTIVE_FIELD, SAMPLE_RATE
 
 LOWEST_RATE, HIGHEST_RATE = 4_000, 1_000_000        # Hz: outside, the header is wrong or the file is no speech
@@ -24,12 +25,10 @@ ZERO_CROSSINGS, ROLL_OFF = 6, 0.99                  # torchaudio's resampling fi
 MAX_KERNEL = 1 << 22                                # elements of its table, phases x taps: 16 MiB in float32
 BLOCK = 1 << 22                                     # samples, all channels together, decoded at a time
 MAX_SAMPLES_PER_BYTE = 8192                         # silence in FLAC, Vorbis or Opus stays below it
+CANCELLED = 1e-3                                    # power of the channels' mean over their own: -30 dB
 SEEKABLE = ("PCM", "FLOAT", "DOUBLE", "ULAW", "ALAW")   # encodings that seek to the exact sample (FLAC holds PCM)
 
-# libsndfile reads what is left of a cut file in silence, but notes it: WAV and AU "data", AIFF "SSND", Wave64 "riff",
-# RF64 "ds64", Ogg's last page. FLAC and MP3 show when they are read; of NIST SPHERE a cut is not seen.
-_CLAIM = re.compile(r"^ *(?:data|Data Size|SSND|riff) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
-_CUT = re.compile(r"does not match value from 'ds64'|Ogg ?: (?:Last page lacks|Junk after)")
+_CUT = re.compile(r"Ogg ?: (?:Last page lacks|Junk after)")       # what libsndfile notes of a cut Ogg
 
 _notes: dict[str, str] = {}                         # subject -> the first note on it, the only one that is printed
 
@@ -44,16 +43,22 @@ def load(path: str | Path, start: int = 0, num_samples: int | None = None) -> Te
     speech has, or shorter than 400 samples; where it has NaN or infinite samples, or nothing but silence (of a crop
     only its own samples are checked, and silence is no error); and where the crop is not inside the file.
     """
-    with _opened(path) as file:
-        total = _length(file, path)
+    with _opened(path) as (file, frames, _):
+        total = _length(file, frames, path)
         if num_samples is None:
             num_samples = total - start
         if not (0 <= start and 0 < num_samples <= total - start):
             raise ValueError(f"{path}: samples [{start}, {start + num_samples}) asked for, the file has {total}")
-        if num_samples < total and file.samplerate == SAMPLE_RATE and file.subtype.startswith(SEEKABLE):
+        can_seek = file.samplerate == SAMPLE_RATE and file.channels == 1 and file.subtype.startswith(SEEKABLE)
+        if num_samples < total and can_seek:
             file.seek(start)
-            return torch.from_numpy(_read(file, path, num_samples))
-        samples = _read(file, path, file.frames)                            # (file.frames,)
+            return torch.from_numpy(_read(file, path, num_samples)[0])
+        samples, cancelled = _read(file, path, frames)                      # (frames,)
+        if cancelled:
+            _note("cancelled", f"{path}: its channels cancel each other (one is the inverse of the other), so the "
+                               "first is taken instead of their mean (likewise in every such file; reported once)")
+            with _opened(path) as (again, frames, _):
+                samples, _ = _read(again, path, frames, channel=0)
         if num_samples == total and samples.min() == samples.max():
             raise ValueError(f"{path}: all samples are equal, nothing to hear; record it again or leave it out")
         waveform = _resample(torch.from_numpy(samples), file.samplerate, path)      # (total,)
@@ -61,13 +66,18 @@ def load(path: str | Path, start: int = 0, num_samples: int | None = None) -> Te
 
 
 def length(path: str | Path) -> int:
-    """Samples at 16 kHz that `load` will give, from the header alone: ceil(samples x 16,000 / rate).
+    """Samples at 16 kHz that `load` will give, without decoding: ceil(samples x 16,000 / rate).
 
-    Raises ValueError, naming the file, where it is missing, empty, no sound, shorter than 400 samples, of a sampling
-    rate that no speech has, or where the header claims more than the file holds.
+    Of Ogg alone the end is decoded. Raises ValueError, naming the file, where it is missing, empty, no sound, shorter
+    than 400 samples, of a sampling rate that no speech has, or where header and sound differ so that `load` could not
+    give all of it.
     """
-    with _opened(path) as file:
-        return _length(file, path)
+    with _opened(path) as (file, frames, unsure):
+        total = _length(file, frames, path)
+        if unsure:
+            file.seek(frames - min(frames, unsure))
+            _read(file, path, min(frames, unsure))
+        return total
 
 
 def preprocess(waveform: Tensor, do_normalize: bool) -> Tensor:
@@ -89,40 +99,47 @@ def preprocess(waveform: Tensor, do_normalize: bool) -> Tensor:
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
-    """Open a sound file. Errors of libsndfile, now or while the file is read, become one ValueError."""
+def _opened(path: str | Path) -> Iterator[tuple[soundfile.SoundFile, int, int]]:
+    """Open a sound file: it, its samples per channel, and how many of them, at the end, only decoding can confirm.
+
+    Errors of libsndfile, now or while the file is read, become one ValueError.
+    """
     if not os.path.isfile(path):                    # a pipe or device could be read for ever
         what = "a folder, not a sound file" if os.path.isdir(path) else "no such file"
         raise ValueError(f"{path}: {what}")
     if os.path.getsize(path) == 0:
         raise ValueError(f"{path}: empty file (0 bytes); copy it again or leave it out")
-    if str(path).lower().endswith(".raw"):
+    if str(path).lower().endswith((".raw", ".pcm")):
         raise ValueError(f"{path}: raw samples without a header say neither rate nor encoding; convert it to WAV")
     try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:                # bytes: any name the disk can hold
-            yield file
+        with open(path, "rb", buffering=0) as raw:
+            whole = containers.whole(raw, path)
+            source = whole.stream or os.fsencode(path)                      # bytes: any name the disk can hold
+            with soundfile.SoundFile(source) as file:
+                if file.format == "MP3" and whole.num_samples is None:
+                    raise ValueError(f"{path}: MPEG sound whose frames cannot be counted; "
+                                     f"convert it: {unread.conversion(path)}")
+                yield file, file.frames if whole.num_samples is None else whole.num_samples, whole.unsure
     except soundfile.SoundFileError as error:
+        known = unread.reason(path)
+        if known:
+            raise ValueError(f"{path}: not a sound file that libsndfile can read: {known}") from None
         reason = (getattr(error, "error_string", "") or "unknown error").strip().rstrip(".")
         raise ValueError(f"{path}: truncated, or not a sound file libsndfile can read ({reason}); "
                          "copy or convert it again, or leave it out") from None
 
 
-def _length(file: soundfile.SoundFile, path: str | Path) -> int:
-    """Samples at 16 kHz of an opened file, after its header is checked (see `length`)."""
+def _length(file: soundfile.SoundFile, frames: int, path: str | Path) -> int:
+    """Samples at 16 kHz of an opened file of `frames` samples per channel, after a check (see `length`)."""
     size, rate = os.path.getsize(path), file.samplerate
-    report = file.extra_info
-    claim = next((match for match in _CLAIM.finditer(report) if int(match[1]) > int(match[2])), None)
-    if claim:
-        raise ValueError(f"{path}: truncated: the header claims {claim[1]} bytes of sound, the file has {claim[2]}; "
-                         "copy or convert it again")
-    if _CUT.search(report):
+    if _CUT.search(file.extra_info):
         raise ValueError(f"{path}: truncated: the end of the sound is missing; copy or convert it again")
-    if file.frames > size * MAX_SAMPLES_PER_BYTE:
-        raise ValueError(f"{path}: the header claims {file.frames} samples, more than {size} bytes can hold, "
+    if frames > size * MAX_SAMPLES_PER_BYTE:
+        raise ValueError(f"{path}: the header claims {frames} samples, more than {size} bytes can hold, "
                          "or does not know how many there are; convert it again")
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise ValueError(f"{path}: {rate} Hz, must be {LOWEST_RATE} to {HIGHEST_RATE} Hz; convert it to 16000 Hz")
-    total = _resampled_length(file.frames, rate)
+    total = _resampled_length(frames, rate)
     if total < RECEPTIVE_FIELD:
         raise ValueError(f"{path}: {total} samples at 16 kHz, must be >= {RECEPTIVE_FIELD} (25 ms); leave it out")
     if rate != SAMPLE_RATE:
@@ -132,25 +149,33 @@ def _length(file: soundfile.SoundFile, path: str | Path) -> int:
     return total
 
 
-def _read(file: soundfile.SoundFile, path: str | Path, num_samples: int) -> np.ndarray:
-    """Read samples at the file's own rate from where it stands, channels averaged: (num_samples,) float32.
+def _read(file: soundfile.SoundFile, path: str | Path, num_samples: int, channel: int | None = None
+          ) -> tuple[np.ndarray, bool]:
+    """Read samples at the file's own rate from where it stands, and whether the channels cancel each other.
 
-    Block by block, so that memory follows what is really there. Raises ValueError where that is less, or not finite.
+    channel: None for the mean of all. Returns (num_samples,) float32, read block by block, so that memory follows what
+    is really there. Raises ValueError where that is less, or not finite.
     """
     blocks, missing = [], num_samples
+    power_of_channels = power_of_mean = 0.0         # sums of squares about the mean of each block
     while missing:
         block = file.read(min(missing, max(1, BLOCK // file.channels)), dtype="float32", always_2d=True)
         if not len(block):
-            raise ValueError(f"{path}: truncated: the header says {num_samples} samples, only "
+            raise ValueError(f"{path}: truncated: of {num_samples} samples that should follow, only "
                              f"{num_samples - missing} are there; copy or convert it again")
-        blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1))    # (block, channels) -> (block,)
         missing -= len(block)
+        if file.channels == 1 or channel is not None:
+            blocks.append(block[:, channel or 0])                           # (block, channels) -> (block,)
+        else:
+            blocks.append(block.mean(axis=1))                               # (block, channels) -> (block,)
+            power_of_channels += len(block) * block.var(axis=0, dtype=np.float64).mean()
+            power_of_mean += len(block) * blocks[-1].var(dtype=np.float64)
     samples = np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
     bad = samples.size - np.count_nonzero(np.isfinite(samples))
     if bad:
         raise ValueError(f"{path}: {bad} of {samples.size} samples are NaN or infinite; convert it again "
                          "or leave it out")
-    return np.ascontiguousarray(samples)
+    return np.ascontiguousarray(samples), power_of_mean < CANCELLED * power_of_channels
 
 
 def _resample(waveform: Tensor, rate: int, path: str | Path) -> Tensor:
