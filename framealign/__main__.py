@@ -7,6 +7,7 @@ import importlib
 import sys
 
 from framealign import __version__
+from framealign.runtime import terminal
 
 VERBS = {
     "demo": "the whole method on a synthetic corpus, in minutes on a CPU, with a report to look at",
@@ -28,13 +29,13 @@ def main() -> int:
     """Run the verb that the command line names: its exit status. Only that verb's module is imported."""
     verb, *arguments = sys.argv[1:] or ["--help"]
     if verb in ("-h", "--help"):
-        print(listing())
+        terminal.put(listing() + "\n")
         return 0
     if verb == "--version":
-        print(f"framealign {__version__}")
+        terminal.put(f"framealign {__version__}\n")
         return 0
     if verb not in VERBS:
-        print(f"error: {refusal(verb)}", file=sys.stderr)
+        terminal.put(f"error: {refusal(verb)}\n", sys.stderr)
         return 2
 
     from framealign.runtime import log

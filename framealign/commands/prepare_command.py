@@ -4,8 +4,9 @@
     bin/prepare.py --table emodb.tsv --out corpus.tsv
 """
 import argparse
+from pathlib import Path
 
-from framealign.runtime import log
+from framealign.runtime import files, log
 from framealign.corpus import manifest, utterance
 from framealign.corpus.importers import iemocap
 from framealign.corpus.utterance import Utterance
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
                         help="IEMOCAP's excited counts as happy, 5531 utterances (default), or is left out, 4490")
     args = parser.parse_args(arguments)
 
+    files.check_writable(Path(args.out).absolute().parent)                  # before headers are read for minutes
     utterances = read(args)
     manifest.write(args.out, utterances)
     log.say(utterance.summary(utterances))

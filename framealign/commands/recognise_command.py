@@ -6,20 +6,22 @@
     bin/recognise.py runs/demo/session1/recogniser talks --format textgrid --out grids      # for Praat
     bin/recognise.py runs/demo/session1/recogniser a.wav --html a.html          # a picture that can be played
 
-Exit status: 0, 1 (some sounds could not be recognised: a line for each on stderr) or 2 (none could).
+Exit status: 0, 1 (some sounds could not be recognised, or their results not be written: a line for each on stderr) or
+2 (none could).
 """
 import codecs
 import glob
 import os
 import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from framealign.runtime import files, log, settings
+from framealign.runtime import files, log, settings, terminal
 from framealign.runtime.settings import setting
-from framealign.sound import audio
+from framealign.sound import audio, unread
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
 from framealign.emotion.recogniser import Recogniser, Result, UnitExtractor
@@ -28,7 +30,7 @@ from framealign.report import timeline
 from framealign.report.text_formats import FORMATS, shown
 from framealign.commands import command_line
 
-# What a folder is searched for; a file that is named itself may be called anything.
+# What a folder is searched for, beside what `unread.py` names; a file that is named itself may be called anything.
 SUFFIXES = frozenset((".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au",
                       ".snd", ".caf", ".w64", ".rf64", ".voc", ".sph", ".nist", ".svx", ".iff", ".avr", ".paf", ".pvf",
                       ".sf", ".ircam", ".wve", ".htk", ".xi", ".sd2"))
@@ -66,8 +68,9 @@ def main(arguments: list[str] | None = None) -> None:
 def run(model: str, names: list[str], config: RecogniseRun) -> int:
     """Recognise the named sounds and write the results as they come: the exit status.
 
-    0, or 1 where some sounds could not be recognised, or 2 where none could. Raises ValueError, before anything is
-    recognised, for a model or flag that is wrong.
+    0, or 1 where some sounds could not be recognised or their results not be written, or 2 where none could. Where
+    nobody reads standard output any more (`| head`), what is left is not recognised, and that is no error. Raises
+    ValueError, before anything is recognised, for a model, flag or folder that is wrong, and OSError for a full disk.
     """
     check(config)
     recogniser = load(model, config)
@@ -80,39 +83,69 @@ def run(model: str, names: list[str], config: RecogniseRun) -> int:
                              "folder for them with --out")
 
     first = form.first(recogniser.labels, config.timeline)
-    number, failed, names_in_use, figures = 0, [], set(), []
+    number, failed, names_in_use, figures, is_read = 0, [], set(), [], True
     for path, result in recognised(recogniser, sounds, failed):
-        text = form.write(path, result, segments(result, config.smooth), config.timeline)
-        if config.out:
-            place = Path(config.out) / name_for(path, form.suffix, names_in_use)
-            files.write_text(place, first + text + form.last)
-            print(f"{shown(path)}\t{result.emotion}\t{shown(place)}", flush=True)
-        else:
-            sys.stdout.write((form.between if number else first) + text)
-            sys.stdout.flush()
+        try:
+            text = form.write(path, result, segments(result, config.smooth), config.timeline)
+            figure = picture(path, result) if config.html else ""
+            if config.out:
+                place = Path(config.out) / name_for(path, form.suffix, names_in_use)
+                files.write_text(place, first + text + form.last)
+                log.say(f"{shown(path)}\t{result.emotion}\t{shown(place)}")
+            else:
+                text = (form.between if number else first) + text
+                check_encoding(text)
+                is_read = terminal.put(text)
+        except (ValueError, OSError) as error:
+            if getattr(error, "errno", None) in files.FULL:
+                raise
+            fail(failed, error, path)
+            continue
         number += 1
-        if config.html:                             # the sound is read again: results of hours do not wait in memory
-            units = None if result.units is None else timeline.UnitTrack(result.units)
-            figures.append(timeline.picture(audio.load(path).numpy(), result, timeline.Annotation(shown(path)), units))
+        if config.html:
+            figures.append(figure)
+        elif not is_read:
+            break
     if number and not config.out:
-        sys.stdout.write(form.last)
+        terminal.put(form.last)
 
     if figures:
         files.write_text(config.html, timeline.page("Recognised", figures, f"{number} sounds by {shown(model)}"))
-        print(f"{config.html}: open it in a browser", file=sys.stderr)
+        terminal.put(f"{config.html}: open it in a browser\n", sys.stderr)
     if failed and len(failed) + number > 1:
-        print(f"{len(failed)} of {len(failed) + number} could not be recognised", file=sys.stderr)
+        terminal.put(f"{len(failed)} of {len(failed) + number} could not be recognised\n", sys.stderr)
     if not number:
         return 2
     return 1 if failed else 0
 
 
 def check(config: RecogniseRun) -> None:
-    """Raise ValueError for a format that does not exist or a shortest segment below 0 s."""
+    """Raise ValueError for a format that does not exist, a shortest segment below 0 s, a place that is not writable."""
     if config.format not in FORMATS:
         raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {config.format}")
     if not 0 <= config.smooth < float("inf"):
         raise ValueError(f"--smooth must be 0 or more seconds, got {config.smooth}")
+    if config.out:
+        files.check_writable(config.out)
+    if config.html:
+        if os.path.isdir(config.html):
+            raise ValueError(f"--html {config.html}: a folder, must be a file; give a name such as "
+                             f"{os.path.join(config.html, 'page.html')}")
+        files.check_writable(Path(config.html).absolute().parent)
+
+
+def check_encoding(text: str) -> None:
+    """Raise ValueError where standard output's encoding lacks a character of a result: another would be a false one."""
+    encoding = terminal.lacks(text)
+    if encoding:
+        raise ValueError(f"the result has characters that {encoding}, the encoding of standard output, lacks; set "
+                         "PYTHONIOENCODING=utf-8, or give a folder with --out")
+
+
+def picture(path: str, result: Result) -> str:
+    """A figure of a sound for a page. The sound is read again: those of hours do not wait in memory."""
+    units = None if result.units is None else timeline.UnitTrack(result.units)
+    return timeline.picture(audio.load(path).numpy(), result, timeline.Annotation(shown(path)), units)
 
 
 def sound_files(names: Iterable[str], lines: Iterable[bytes] = ()) -> Iterator[str | ValueError]:
@@ -147,13 +180,27 @@ def _listed(lines: Iterable[bytes]) -> Iterator[str]:
                 yield os.fsdecode(name)
 
 
-def _below(folder: str) -> Iterator[str]:
-    """Every sound file below a folder, by its suffix, sorted."""
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+def _below(folder: str) -> Iterator[str | ValueError]:
+    """Every sound file below a folder, by its suffix, sorted; also such as cannot be read. Links are followed once.
+
+    A folder that cannot be listed gives a ValueError.
+    """
+    closed: list[ValueError] = []
+
+    def refuse(error: OSError) -> None:
+        closed.append(ValueError(f"{shown(error.filename)}: cannot be listed ({error.strerror}); what is in it is "
+                                 "left out"))
+
+    entered = set()
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in entered else sorted(name for name in folders if not name.startswith("."))
+        names = [] if real in entered else sorted(names)
+        entered.add(real)
+        for name in names:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES | unread.SUFFIXES:
                 yield os.path.join(place, name)
+    yield from closed
 
 
 def load(model: str, config: RecogniseRun) -> Recogniser:
@@ -173,31 +220,36 @@ def load(model: str, config: RecogniseRun) -> Recogniser:
 def recognised(recogniser: Recogniser, sounds: Iterable[str | ValueError], failed: list[str]
                ) -> Iterator[tuple[str, Result]]:
     """Each sound and its result. What cannot be recognised gets a line on stderr and is added to `failed`."""
-    def fail(error: Exception, path: str = "") -> None:
-        text = shown(error)
-        failed.append(text if not path or shown(path) in text else f"{shown(path)}: {text}")
-        print(f"error: {failed[-1]}", file=sys.stderr, flush=True)
-
     def paths() -> Iterator[str]:
         for sound in sounds:
             if isinstance(sound, ValueError):
-                fail(sound)
+                fail(failed, sound)
             else:
                 yield sound
 
     for path, result in recogniser.recognise_each(paths()):
         if isinstance(result, Exception):
-            fail(result, path)
+            fail(failed, result, path)
         else:
             yield path, result
 
 
+def fail(failed: list[str], error: Exception, path: str = "") -> None:
+    """Print a line on stderr that says what is wrong with a sound or its result, and add it to `failed`."""
+    text = shown(error)
+    failed.append(text if not path or shown(path) in text else f"{shown(path)}: {text}")
+    terminal.put(f"error: {failed[-1]}\n", sys.stderr)
+
+
 def name_for(path: str, suffix: str, names_in_use: set[str]) -> str:
-    """A file name for a sound's result: the sound's own, with a number where another sound has it already."""
+    """A file name for a sound's result: the sound's own, with a number where another sound has it already.
+
+    Names that differ in upper and lower case alone, or in how a letter is composed, are one on some disks.
+    """
     stem, number = Path(path).stem, 1
     name = f"{stem}{suffix}"
-    while name in names_in_use:
+    while unicodedata.normalize("NFC", name).casefold() in names_in_use:
         number += 1
         name = f"{stem}-{number}{suffix}"
-    names_in_use.add(name)
+    names_in_use.add(unicodedata.normalize("NFC", name).casefold())
     return name

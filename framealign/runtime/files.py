@@ -17,6 +17,7 @@ from torch import Tensor
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)    # the disk is full, the user's share of it, or a file's limit
+LONGEST_NAME = 255                                  # bytes, on the disks of today
 
 
 @contextlib.contextmanager
@@ -27,19 +28,38 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
-    except OSError as error:
-        if error.errno in FULL and error.filename is None:      # a failed write does not name its file
+    except OSError as error:                        # a failed write does not name its file, others the temporary one
+        if error.errno in FULL and error.filename is None or error.filename == str(temporary):
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):          # a name that is too long
+            temporary.unlink()
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` of this process's own; where that would be too long for the disk, out of a digest."""
+    name = f".{path.name}.{os.getpid()}.tmp"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = f".{digest_bytes(os.fsencode(path.name))}.{os.getpid()}.tmp"
+    return path.with_name(name)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raise ValueError where no file can be written in `folder`, which need not exist yet."""
+    folder = Path(folder).absolute()
+    place = next(place for place in (folder, *folder.parents) if place.exists())
+    if not place.is_dir():
+        raise ValueError(f"{place}: a file, not a folder that results could be written to; choose another name")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(f"{place}: no right to write there; choose another folder")
 
 
 @contextlib.contextmanager
@@ -140,7 +160,7 @@ def safetensors_bytes(content: dict[str, Tensor], metadata: dict[str, str]) -> b
 
 def link(name: Path, target: Path) -> None:
     """Point the relative symbolic link `name` at `target`, replacing what it pointed at."""
-    temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(name)
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(os.path.relpath(target, name.parent), target_is_directory=True)
     os.replace(temporary, name)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from framealign.runtime import distributed
+from framealign.runtime import distributed, terminal
 
 ASKED_TO_STOP = 75                                  # exit status: EX_TEMPFAIL of sysexits.h, "try again"
 _said: set[str] = set()
@@ -32,7 +32,7 @@ def use_tensorboard(wanted: bool) -> None:
 def say(text: str) -> None:
     """Print one line, on rank 0 only."""
     if distributed.rank() == 0:
-        print(text, flush=True)
+        terminal.put(text + "\n")
 
 
 def say_once(text: str) -> None:
@@ -40,7 +40,7 @@ def say_once(text: str) -> None:
     if text not in _said:
         _said.add(text)
         if distributed.rank() == 0:
-            print(text, file=sys.stderr, flush=True)
+            terminal.put(text + "\n", sys.stderr)
 
 
 def clock(seconds: float) -> str:
@@ -56,18 +56,18 @@ def clock(seconds: float) -> str:
 def progress(items: Iterable, total: int, what: str, unit: str = "") -> Iterator:
     """Pass `items` through; on a terminal one line that is rewritten, in a log one line every 30 s, with time left."""
     start = printed = time.monotonic()
-    terminal = sys.stderr.isatty()
-    interval = 0.5 if terminal else 30.0            # seconds
+    is_terminal = sys.stderr.isatty()
+    interval = 0.5 if is_terminal else 30.0            # seconds
     for done, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
         if distributed.rank() == 0 and now - printed > interval and done < total:
             printed = now
             left = clock((now - start) / done * (total - done))
-            print(f"{what}: {done}/{total}{unit and ' ' + unit}, {left} left", file=sys.stderr,
-                  end="\x1b[K\r" if terminal else "\n", flush=True)
-    if terminal and distributed.rank() == 0 and printed != start:
-        print("\x1b[K", file=sys.stderr, end="\r", flush=True)
+            end = "\x1b[K\r" if is_terminal else "\n"
+            terminal.put(f"{what}: {done}/{total}{unit and ' ' + unit}, {left} left{end}", sys.stderr)
+    if is_terminal and distributed.rank() == 0 and printed != start:
+        terminal.put("\x1b[K\r", sys.stderr)
 
 
 # What a record's numbers are called on the screen, in this order: (key, words, how it is written).
@@ -109,7 +109,7 @@ class Log:
         if self.total and sys.stdout.isatty() and sys.stderr.isatty():
             last = record.get("update", 0) >= self.total and "seconds_left" in record
             words = self.words(record)[:shutil.get_terminal_size().columns - 1]
-            print(words, file=sys.stderr, end="\x1b[K\n" if last else "\x1b[K\r", flush=True)
+            terminal.put(words + ("\x1b[K\n" if last else "\x1b[K\r"), sys.stderr)
         elif show:
             say(self.words(record) if self.total else
                 "  ".join(f"{key} {_short(value)}" for key, value in record.items()))
@@ -172,7 +172,8 @@ def command(main: Callable[[], None]) -> int:
     """Run a script's `main`: its exit status.
 
     A user's mistake (ValueError, OSError) becomes one line on stderr and status 2; Ctrl-C 130; SIGTERM, and whatever
-    ended training when it was asked to stop, 75: the same command continues. As a rank of several the process ends
+    ended training when it was asked to stop, 75: the same command continues. A reader of standard output that has left
+    (`| head`) is no error. As a rank of several the process ends
     here, flushed: gloo's threads may abort an interpreter on its way out, after all the work is done and saved.
     """
     ended_by: list[int] = []
@@ -189,15 +190,15 @@ def command(main: Callable[[], None]) -> int:
         main()
         status = 0
     except BaseException as error:
-        status = _status(error, ended_by)
+        is_unread = isinstance(error, BrokenPipeError) and not terminal.flush()
+        status = 0 if is_unread else _status(error, ended_by)
         if status is None:
             raise
     finally:
+        terminal.flush()
         for number, handler in before.items():
             signal.signal(number, handler)
     if distributed.launched():
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(status)
     return status
 
@@ -217,5 +218,5 @@ def _status(error: BaseException, ended_by: list[int]) -> int | None:
     elif isinstance(error, SystemExit) and distributed.launched() and isinstance(error.code, int):
         status = error.code
     if line:
-        print(line, file=sys.stderr, flush=True)
+        terminal.put(line + "\n", sys.stderr)
     return status

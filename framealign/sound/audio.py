@@ -123,7 +123,7 @@ def _opened(path: str | Path) -> Iterator[tuple[soundfile.SoundFile, int, int]]:
     except soundfile.SoundFileError as error:
         known = unread.reason(path)
         if known:
-            raise ValueError(f"{path}: not a sound file that libsndfile can read: {known}") from None
+            raise ValueError(f"{path}: {known}") from None
         reason = (getattr(error, "error_string", "") or "unknown error").strip().rstrip(".")
         raise ValueError(f"{path}: truncated, or not a sound file libsndfile can read ({reason}); "
                          "copy or convert it again, or leave it out") from None

@@ -10,7 +10,7 @@ from framealign.sound import mpeg
 SUFFIXES = frozenset((".m4a", ".m4b", ".m4p", ".m4r", ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".3ga", ".aac",
                       ".adts", ".alac", ".webm", ".weba", ".mkv", ".mka", ".wma", ".asf", ".wmv", ".amr", ".awb",
                       ".ac3", ".eac3", ".dts", ".ape", ".wv", ".tta", ".mpc", ".spx", ".ra", ".rm", ".ram", ".avi",
-                      ".flv", ".f4a", ".mpg", ".mpeg", ".ts", ".silk", ".slk", ".shn", ".dss", ".ds2", ".dsf", ".dff",
+                      ".flv", ".f4a", ".mpg", ".mpeg", ".silk", ".shn", ".dss", ".ds2", ".dsf", ".dff",
                       ".qcp", ".g722", ".g729", ".gsm", ".vox", ".raw", ".pcm", ".ogv", ".ogx", ".mp2", ".mpga"))
 
 # First bytes -> what the file is; sound, which ffmpeg converts.
@@ -26,10 +26,10 @@ OTHER = ((rb"\s*<(!doctype html|html|head|body|\?xml|!--)",
           "a page (HTML or XML) that was saved in place of the sound; download it again"),
          (rb"version https://git-lfs", "a pointer of Git LFS; fetch the sound with git lfs pull"),
          (rb"/annex/objects|\.\./\.git/annex", "a pointer of git-annex; fetch the sound with git annex get"),
-         (rb"PK\x03\x04", "a zip archive; unpack it"), (rb"\x1f\x8b", "gzip; unpack it"),
+         (rb"PK\x03\x04", "a zip archive; unpack it"), (rb"\x1f\x8b", "a gzip archive; unpack it"),
          (rb"BZh[1-9]|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd", "a compressed archive; unpack it"),
          (rb"%PDF|\x89PNG|\xff\xd8\xff|GIF8", "a picture or document; leave it out"),
-         (rb"MThd", "MIDI: notes, not sound; leave it out"),
+         (rb"MThd", "MIDI, that is notes; leave it out"),
          (rb"\x00\x05\x16\x07", "what macOS keeps beside a file; leave it out"),
          (rb"\x00{512}", "nothing but zeros; copy it again"))
 WAVE_CODECS = {0x50: "MPEG", 0x55: "MP3", 0xFF: "AAC", 0x160: "WMA", 0x161: "WMA", 0x162: "WMA", 0x1600: "AAC",
@@ -46,16 +46,16 @@ def reason(path: str | Path) -> str:
             head = file.read(1024)
     for pattern, what in SOUND:
         if re.match(pattern, head, re.DOTALL):
-            return f"{what}, which libsndfile does not read; convert it: {conversion(path)}"
+            return f"{what}, which is not read; convert it: {conversion(path)}"
     for pattern, what in OTHER:
         if re.match(pattern, head, re.DOTALL | re.IGNORECASE):
-            return what
+            return f"not a sound file but {what}"
     codec = re.search(rb"^RIFF....WAVE.*?fmt .{4}(..)", head, re.DOTALL)
     name = codec and WAVE_CODECS.get(int.from_bytes(codec[1], "little"))
     if name:
-        return f"WAV with {name} inside, which libsndfile does not read; convert it: {conversion(path)}"
+        return f"WAV with {name} inside, which is not read; convert it: {conversion(path)}"
     if head and re.fullmatch(rb"[\t\n\r\x1b -~\x80-\xff]+", head) and head.isascii():
-        return "text, no sound; leave it out"
+        return "not a sound file but text; leave it out"
     return ""
 
 

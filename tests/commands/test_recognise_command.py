@@ -1,13 +1,18 @@
 """A folder of mixed material: which sounds, in what order, what one rotten file costs, and what is written where."""
 import codecs
 import csv
+import errno
 import io
 import json
 import os
+import subprocess
+import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
+import small
 import soundfile
 import torch
 
@@ -202,3 +207,97 @@ def test_a_page_has_a_picture_of_each_sound_that_was_recognised(model, mixed, tm
     assert text.count("<figure") == text.count("<audio") == len(GOOD)
     assert all(Path(name).name in text for name in GOOD) and "text.wav" not in text
     assert "http://" not in text.replace("http://www.w3.org", "") and "https://" not in text
+
+
+def test_one_result_that_cannot_be_written_costs_one_line(model, mixed, tmp_path, capsys):
+    """A name too long, a folder where the result should be, a disk's other refusals: the rest is written."""
+    out, long = tmp_path / "out", "y" * 248 + ".wav"
+    (mixed / long).write_bytes((mixed / "a.wav").read_bytes())
+    (out / "d.TextGrid").mkdir(parents=True)
+    paths = [str(mixed / name) for name in ("a.wav", "d.flac", long, "e.aiff")]
+    assert recognise_command.run(str(model), paths, RecogniseRun(format="textgrid", out=str(out), device="cpu")) == 1
+    assert sorted(path.name for path in out.iterdir() if path.is_file()) == ["a.TextGrid", "e.TextGrid"]
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2 and all(".tmp" not in line for line in errors)
+    assert str(mixed / "d.flac") in errors[0] and "d.TextGrid" in errors[0] and str(mixed / long) in errors[1]
+
+
+def test_a_full_disk_ends_the_run(model, mixed, tmp_path, monkeypatch):
+    def full(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    monkeypatch.setattr(recognise_command.files, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        recognise_command.run(str(model), [str(mixed)], RecogniseRun(out=str(tmp_path / "out"), device="cpu"))
+
+
+@pytest.mark.parametrize("form", ["table", "json", "jsonl", "csv", "rttm"])
+def test_a_name_that_the_encoding_lacks_costs_one_line(model, mixed, form, monkeypatch, capsys):
+    """Standard output in ASCII, as with PYTHONIOENCODING=ascii: the others are written as without it."""
+    name = mixed / "\u00fc\u65e5.wav"
+    name.write_bytes((mixed / "a.wav").read_bytes())
+    paths, config = [str(mixed / "a.wav"), str(name), str(mixed / "d.flac")], RecogniseRun(format=form, device="cpu")
+    recognise_command.run(str(model), [paths[0], paths[2]], config)
+    expected = capsys.readouterr().out
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert recognise_command.run(str(model), paths, config) == 1
+    assert stdout.buffer.getvalue().decode("ascii") == expected
+    errors = capsys.readouterr().err
+    assert "has characters that ascii, the encoding of standard output, lacks" in errors
+    assert errors.splitlines()[-1] == "1 of 3 could not be recognised"
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"out": "{}/mixed/a.wav"}, "a file, not a folder"), ({"html": "{}/mixed"}, "a folder, must be a file"),
+    ({"html": "{}/mixed/a.wav/b.html"}, "a file, not a folder")])
+def test_places_that_cannot_be_written_are_one_line_before(model, mixed, tmp_path, capsys, changes, message):
+    changes = {name: value.format(tmp_path) for name, value in changes.items()}
+    with pytest.raises(ValueError, match=message):
+        recognise_command.run(str(model), [str(mixed / "a.wav")], RecogniseRun(device="cpu", **changes))
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "jsonl", "json"])
+def test_a_reader_that_leaves_is_no_error(model, mixed, form):
+    """As `| head -1` does: status 0, not a word, and the sounds that are left are not recognised."""
+    command = [sys.executable, "-m", "framealign", "recognise", model, "-", "--format", form, "--device", "cpu",
+               "--timeline"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env=os.environ | {"PYTHONPATH": str(small.ROOT)})
+    process.stdout.close()
+    _, errors = process.communicate(f"{mixed / 'a.wav'}\n".encode() * 500, timeout=120)
+    assert (process.returncode, errors) == (0, b"")
+
+
+def test_results_of_like_names_have_files_of_their_own():
+    in_use: set[str] = set()
+    names = [recognise_command.name_for(path, ".txt", in_use)
+             for path in ("a.wav", "x/a.wav", "A.wav", "a-2.wav", "\u00fc.wav", "u\u0308.wav")]
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in names}) == 6 and names[0] == "a.txt"
+
+
+def test_sounds_of_a_folder_that_are_not_read_are_named(model, mixed, capsys):
+    """With what to do; what is no sound is passed over without a word; the status says that something was left out."""
+    folder = mixed / "phone"
+    folder.mkdir()
+    (folder / "a.wav").write_bytes((mixed / "a.wav").read_bytes())
+    for name, content in (("b.m4a", b"\0\0\0\x20ftypM4A "), ("c.AAC", b"\xff\xf1\x50\x80"),
+                          ("d.webm", b"\x1aE\xdf\xa3")):
+        (folder / name).write_bytes(content + bytes(500))
+    for name in ("notes.txt", "list.json", "._a.wav", "table.csv", "page.html", ".DS_Store"):
+        (folder / name).write_bytes(b"\0\5\x16\7 no sound")
+    assert recognise_command.run(str(model), [str(folder)], RecogniseRun(device="cpu")) == 1
+    printed = capsys.readouterr()
+    assert printed.out.count("\n") == 1 and printed.out.startswith(str(folder / "a.wav"))
+    lines = printed.err.splitlines()
+    assert lines[-1] == "3 of 4 could not be recognised" and len(lines) == 4
+    for name, line in zip(("b.m4a", "c.AAC", "d.webm"), lines):
+        assert f"{folder / name}: " in line and f"convert it: ffmpeg -i {name} {name[0]}.wav" in line
+
+
+def test_folders_behind_links_are_entered_once(mixed, tmp_path):
+    inside = tmp_path / "links"
+    inside.mkdir()
+    (inside / "talks").symlink_to(mixed / "sub", target_is_directory=True)
+    (inside / "round").symlink_to(inside, target_is_directory=True)
+    assert list(sound_files([str(inside)])) == [str(inside / "talks" / name) for name in ("stereo.wav", "text.wav")]

@@ -52,6 +52,37 @@ def test_the_old_content_is_there_until_the_block_ends(tmp_path):
     assert path.read_text() == "new"
 
 
+@pytest.mark.parametrize("name", ["x" * 255, "x" * 251 + ".txt", "\u00fc" * 127, "x" * 240])
+def test_the_longest_names_can_be_written(tmp_path, name):
+    files.write_text(tmp_path / name, "whole")
+    assert entries(tmp_path) == [name] and (tmp_path / name).read_text() == "whole"
+    files.link(tmp_path / ("l" * 255), tmp_path / name)
+    assert (tmp_path / ("l" * 255)).read_text() == "whole"
+
+
+def test_what_cannot_be_written_is_named_by_its_own_name(tmp_path):
+    """Not by that of the temporary file; and nothing is left behind."""
+    (tmp_path / "folder").mkdir()
+    for name in ("x" * 256, "folder"):
+        with pytest.raises(OSError) as caught:
+            files.write_text(tmp_path / name, "whole")
+        assert caught.value.filename == str(tmp_path / name) and ".tmp" not in str(caught.value)
+    assert entries(tmp_path) == ["folder"]
+
+
+def test_a_place_where_nothing_can_be_written_is_refused_before(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path, tmp_path / "new" / "er"):
+        files.check_writable(folder)
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match="file: a file, not a folder"):
+            files.check_writable(folder)
+    assert entries(tmp_path) == ["file"]
+    if os.path.exists("/proc/self") and not os.access("/proc", os.W_OK):
+        with pytest.raises(ValueError, match="no right to write"):
+            files.check_writable("/proc/x")
+
+
 def test_data_are_flushed_before_the_rename(tmp_path, monkeypatch):
     order = []
     fsync, replace = os.fsync, os.replace

@@ -21,7 +21,7 @@ KINDS = {
     "c.wav": (b"\n<!DOCTYPE html>\n<html><head>", "a page (HTML or XML)", "download it again"),
     "d.wav": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS", "git lfs pull"),
     "e.wav": (b"PK\x03\x04" + bytes(99), "a zip archive", "unpack it"),
-    "f.wav": (b"0 1 2 neutral\n" * 50, "text, no sound", "leave it out"),
+    "f.wav": (b"0 1 2 neutral\n" * 50, "not a sound file but text", "leave it out"),
     "g.wav": (bytes(4096), "nothing but zeros", "copy it again")}
 
 
