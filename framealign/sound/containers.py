@@ -20,7 +20,7 @@ import soundfile
 
 from framealign.runtime import log
 from framealign.sound import mpeg
-from framealign.sound.unread import conversion
+from framealign.sound.unread import conversion, reason
 
 AGAIN = "copy or convert it again"
 TAIL = 1 << 16                                      # bytes at a file's end that are searched for chunks
@@ -415,7 +415,8 @@ def _mpeg(file: BinaryIO, path: str | Path) -> Whole:
     except ValueError as error:
         raise ValueError(f"{path}: {error}, and decoders end there; convert it: {conversion(path)}") from None
     if stream is None:
-        return Whole()
+        known = reason(path) or f"truncated, or holds no frames of MPEG sound that can be counted; {AGAIN}"
+        raise ValueError(f"{path}: {known}")
     claim = stream.tagged or 0
     if claim > stream.num_frames + 1 or claim > stream.num_frames and stream.is_cut:
         raise _truncated(path, claim, stream.num_frames, "frames")

@@ -27,13 +27,14 @@ KINDS = {
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("reads", [audio.load, audio.length])
-def test_the_message_says_what_the_file_is_and_what_to_do(tmp_path, name, reads):
+def test_the_message_says_what_the_file_is_and_what_to_do(tmp_path, name, reads, capfd):
     content, what, advice = KINDS[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError) as caught:
         reads(tmp_path / name)
     text = str(caught.value)
     assert text.startswith(f"{tmp_path / name}: ") and what in text and advice in text and "\n" not in text
+    assert capfd.readouterr() == ("", "")           # decoders have a word of their own to say on stderr
 
 
 def test_what_is_unknown_is_not_guessed(tmp_path):
