@@ -105,7 +105,9 @@ def whole(file: BinaryIO, path: str | Path) -> Whole:
 
 
 def _at(file: BinaryIO, place: int, number: int) -> bytes:
-    """So many bytes from `place` on, fewer at the end of the file."""
+    """So many bytes from `place` on, fewer at the end of the file; a header may name any place."""
+    if place >> 43:                                 # 8 TiB: disks refuse places beyond their own limit
+        return b""
     file.seek(place)
     return file.read(number)
 

@@ -253,6 +253,18 @@ def test_prepare_preflight_and_training_agree_to_the_sample(tmp_path, seed):
     assert len(load_checked(utterances[0], False)) == utterances[0].num_samples
 
 
+def test_a_chunk_beyond_all_places_is_no_crash(tmp_path):
+    """64 bits can name places that no file has."""
+    path = tmp_path / "a.bin"
+    for form, claim in (("CAF", (1 << 63) - 5), ("W64", (1 << 63) + 99), ("CAF", (1 << 64) - 3), ("W64", 1 << 62), ("CAF", 1 << 50)):
+        content = with_length(form, claim, b"free" + b"\xf0" * 40)
+        path.write_bytes(content)
+        try:
+            assert audio.length(path) == len(audio.load(path))
+        except ValueError as error:
+            assert str(path) in str(error)
+
+
 def test_pieces_are_one_file():
     """Random reads of pieces are those of the bytes put together."""
     draw, other = random.Random(0), bytes(range(256)) * 4
