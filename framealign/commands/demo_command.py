@@ -24,7 +24,7 @@ from framealign.corpus import protocols, synthetic_corpus
 from framealign.corpus.utterance import Utterance
 from framealign.units.extraction import state_store
 from framealign.units.units import make_units
-from framealign.emotion import metrics, planted_truth
+from framealign.emotion import diarization, metrics, planted_truth
 from framealign.emotion.recogniser import Recogniser
 from framealign.recipe import presets, session_config
 from framealign.recipe.recipe import Recipe, base_stages
@@ -98,7 +98,8 @@ def recipe_config(config: DemoConfig, tree: Path, method: str) -> SessionConfig:
 def alignment(recipe: Recipe, place: Path) -> dict[str, float]:
     """How well the recogniser in `place` aligns with the planted truth, on the test session and by its own units."""
     test = [u for u in recipe.utterances if u.session == recipe.config.session]
-    scores = planted_truth.frame_auc(Recogniser.from_pretrained(place, recipe.config.device), test)
+    recognised = planted_truth.recognised(Recogniser.from_pretrained(place, recipe.config.device), test)
+    scores = planted_truth.frame_auc(recognised) | {"over_time": diarization.scores(recognised)}
     return scores | {"units_nmi": units_nmi(recipe, place, recipe.root / "alignment-states")}
 
 

@@ -2,7 +2,7 @@
 
 The utterances are those of `synthetic_utterance.py`, in dialogues of two speakers who take turns; labels are balanced
 over four classes, with some of IEMOCAP's other labels in between. Which frames of an utterance are emotional is written
-beside its sound file, and read by `planted`. What it leaves out: overlapping speech.
+beside its sound file (`frame_truth`). What it leaves out: overlapping speech.
 """
 import os
 import shutil
@@ -17,6 +17,7 @@ import soundfile
 from framealign.runtime import log
 from framealign.runtime.seeds import derive_seed
 from framealign.sound import frames
+from framealign.corpus import frame_truth
 from framealign.corpus.synthetic_utterance import SHORTEST_SECONDS, synthesise
 
 LABELS = {                                          # IEMOCAP label: emotion, evaluators' word, valence etc. (1 to 5)
@@ -29,7 +30,6 @@ LABEL_CYCLE = ("neu", "ang", "sad", "hap", "neu", "ang", "sad", "exc")      # fo
 OTHER_LABELS = ("fru", "xxx", "sur")                # importers leave them out; spoken neutrally
 OTHER_EVERY = 12                                    # one such utterance more for so many
 DIALOGUE_UTTERANCES = 12                            # of each speaker
-TRUTH_SUFFIX = ".emotional.tsv"                     # rows first_frame<TAB>end_frame<TAB>emotion; empty: neutral
 
 
 def write_corpus(root: str | Path, seed: int = 0, num_sessions: int = 5, utterances_per_speaker: int = 48,
@@ -37,7 +37,7 @@ def write_corpus(root: str | Path, seed: int = 0, num_sessions: int = 5, utteran
     """Write a corpus of two speakers per session as an IEMOCAP tree; returns the number of utterances written.
 
     Another seed has other speakers. Same arguments, same bytes, with any number of `workers` (None: one per core).
-    Beside each sound file lies its planted truth (`planted`). `root` appears whole or not at all.
+    Beside each sound file lies its planted truth (`frame_truth`). `root` appears whole or not at all.
     Raises ValueError where a number is out of range, or `root` already holds something.
     """
     root = Path(root)
@@ -68,27 +68,6 @@ def write_corpus(root: str | Path, seed: int = 0, num_sessions: int = 5, utteran
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return len(jobs)
-
-
-def planted(wav_path: str | Path, num_frames: int, framing: frames.Framing = frames.EVERY_20_MS) -> np.ndarray:
-    """Which frames of an utterance are emotional, from the file beside its sound: (T,) bool with T = num_frames.
-
-    Frame t is emotional if its centre, sample 320 t + 200, lies in an emotional stretch; the file counts frames of
-    20 ms, and of another `framing` each frame is what the one with the nearest centre is.
-    Raises ValueError naming file and line where the truth is missing or not `first<TAB>end<TAB>emotion`.
-    """
-    path = Path(wav_path).with_suffix(TRUTH_SUFFIX)
-    if not path.exists():
-        raise ValueError(f"{path}: no such file: {wav_path} has no planted truth (only the synthetic corpus has)")
-    is_emotional = np.zeros(num_frames, bool)
-    centres = framing.hop * np.arange(num_frames) + framing.receptive_field / 2             # (T,) samples
-    places = (centres - (frames.RECEPTIVE_FIELD - frames.HOP) / 2) // frames.HOP            # (T,) in the file's frames
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        cells = line.split("\t")
-        if len(cells) != 3 or not all(x.isdecimal() for x in cells[:2]) or not int(cells[0]) < int(cells[1]):
-            raise ValueError(f"{path}, line {number}: must be first<TAB>end<TAB>emotion, first < end, is {line!r}")
-        is_emotional |= (places >= int(cells[0])) & (places < int(cells[1]))
-    return is_emotional
 
 
 @dataclass(frozen=True)
@@ -146,8 +125,7 @@ def _write_utterance(job: _Job) -> int:
     sound, stretches = synthesise(job.seed, job.speaker, job.utterance, emotion, job.mean_seconds)
     soundfile.write(job.path, np.round(sound * 32767).astype(np.int16), frames.SAMPLE_RATE, subtype="PCM_16")
     edges = np.ceil((stretches - frames.RECEPTIVE_FIELD / 2) / frames.HOP).astype(int)      # (n, 2) frames, by centres
-    rows = [f"{first}\t{end}\t{emotion}\n" for first, end in edges]
-    job.path.with_suffix(TRUTH_SUFFIX).write_text("".join(rows))
+    frame_truth.write(job.path, [(first, end, emotion) for first, end in edges])
     return len(sound)
 
 

@@ -4,31 +4,34 @@ ROC-AUC of the attention weights, and of the frame-wise posterior of the true cl
 each non-neutral utterance: 0.5 is chance, 1 means that every emotional frame is above every other. Normalised mutual
 information of the units with (emotion, frame is emotional).
 """
-from pathlib import Path
-
 import numpy as np
 
 from framealign.runtime import log
-from framealign.corpus import synthetic_corpus
+from framealign.corpus import frame_truth
 from framealign.corpus.utterance import Utterance
 from framealign.units.units import Units
 from framealign.emotion import metrics
-from framealign.emotion.recogniser import Recogniser
+from framealign.emotion.recogniser import Recogniser, Result
 
 
-def frame_auc(recogniser: Recogniser, utterances: list[Utterance]) -> dict[str, float]:
+def recognised(recogniser: Recogniser, utterances: list[Utterance]) -> list[tuple[Utterance, Result]]:
+    """The utterances of the recogniser's classes that have their truth beside them, each with what is recognised."""
+    known = [utterance for utterance in utterances if utterance.label in recogniser.labels
+             and frame_truth.exists(utterance)]
+    return [(utterance, recogniser(utterance.path))
+            for utterance in log.progress(known, len(known), "alignment", "utterances")]
+
+
+def frame_auc(pairs: list[tuple[Utterance, Result]]) -> dict[str, float]:
     """Mean and median AUC of attention and posterior over the non-neutral utterances, and how many there were.
 
-    Raises ValueError where no utterance has its emotional frames written beside it.
+    pairs: from `recognised`. Raises ValueError where no utterance has its emotional frames written beside it.
     """
     attention, posterior = [], []
-    emotional = [utterance for utterance in utterances if utterance.label in recogniser.labels
-                 and utterance.label != "neutral" and has_truth(utterance)]
-    for utterance in log.progress(emotional, len(emotional), "alignment", "utterances"):
-        result = recogniser(utterance.path)
-        truth = synthetic_corpus.planted(utterance.path, len(result.attention), result.framing)     # (T,) bool
-        if truth.any() and not truth.all():
-            of_true_class = result.posterior[:, recogniser.labels.index(utterance.label)]
+    for utterance, result in pairs:
+        truth = frame_truth.is_emotional(utterance.path, len(result.attention), result.framing)     # (T,) bool
+        if utterance.label != "neutral" and truth.any() and not truth.all():
+            of_true_class = result.posterior[:, list(result.probabilities).index(utterance.label)]
             attention.append(metrics.roc_auc(result.attention, truth))
             posterior.append(metrics.roc_auc(of_true_class, truth))
     if not attention:
@@ -47,11 +50,6 @@ def unit_emotion_nmi(units: Units, utterances: list[Utterance]) -> float:
     labels = sorted({utterance.label for utterance in utterances})
     classes = []
     for utterance, num_frames in zip(utterances, units.offsets.diff().tolist()):
-        is_emotional = synthetic_corpus.planted(utterance.path, num_frames, units.framing)  # (T,) bool
+        is_emotional = frame_truth.is_emotional(utterance.path, num_frames, units.framing)  # (T,) bool
         classes.append(labels.index(utterance.label) * 2 + is_emotional.astype(int))
     return metrics.nmi(units.units.numpy(), np.concatenate(classes))
-
-
-def has_truth(utterance: Utterance) -> bool:
-    """Whether this utterance has its emotional frames written beside it."""
-    return Path(utterance.path).with_suffix(synthetic_corpus.TRUTH_SUFFIX).exists()

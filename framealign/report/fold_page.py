@@ -14,13 +14,13 @@ from framealign.runtime import files, log
 from framealign.runtime.seeds import derive_seed
 from framealign.sound import audio
 from framealign.sound.frames import milliseconds
-from framealign.corpus import manifest, protocols, synthetic_corpus
+from framealign.corpus import frame_truth, manifest, protocols
 from framealign.corpus.utterance import Utterance
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
 from framealign.units.extraction import source_of_states
 from framealign.units.units import Units, unit_files
-from framealign.emotion import metrics, planted_truth
+from framealign.emotion import metrics
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.predictions import Predictions
 from framealign.emotion.recogniser import Recogniser
@@ -325,7 +325,7 @@ def emotion_by_unit_card(counts: np.ndarray, classes: Sequence[str], utterances:
     """In which emotions units are more frequent than overall. counts (classes, K): a co-occurrence."""
     chosen = unit_analysis.most_informative_units(counts, HEAT_UNITS)
     source = "that of the whole utterance, including pauses"
-    if any(map(planted_truth.has_truth, utterances)):
+    if any(map(frame_truth.exists, utterances)):
         source = "that of the frame, where it was planted"
     note = ("Orange and +: the unit is at least twice as frequent in this emotion as overall; blue and −: at most half "
             f"as frequent. The emotion is {source}.")
@@ -381,8 +381,8 @@ def utterances_section(fold: Fold, units: FoldUnits | None, utterances: Mapping[
         utterance = utterances[example.id]
         result = recogniser(utterance.path)
         notes, truth = [example.reason], None
-        if planted_truth.has_truth(utterance):
-            truth = synthetic_corpus.planted(utterance.path, len(result.attention), result.framing)
+        if frame_truth.exists(utterance):
+            truth = frame_truth.is_emotional(utterance.path, len(result.attention), result.framing)
             if truth.any() and not truth.all():
                 auc = metrics.roc_auc(result.attention, truth)
                 notes.append(f"attention against the planted emotional frames: AUC {auc:.2f}")

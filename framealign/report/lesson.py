@@ -17,12 +17,11 @@ from framealign.runtime.seeds import derive_seed
 from framealign.sound import audio
 from framealign.sound.frames import SAMPLE_RATE, Framing, milliseconds, num_frames, num_samples_of
 from framealign.sound.mfcc import mfcc, mfcc_follows
-from framealign.corpus import synthetic_corpus
+from framealign.corpus import frame_truth
 from framealign.corpus.utterance import Utterance
 from framealign.hubert.masking import span_mask
 from framealign.hubert.model import Hubert
 from framealign.hubert.objective import UnitHead, masked_prediction_loss, unit_logits
-from framealign.emotion import planted_truth
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.predictions import Predictions
 from framealign.training import checkpoint
@@ -125,8 +124,8 @@ def read_example(fold: fold_page.Fold, utterance: Utterance, utterances: list[Ut
     sound = audio.load(utterance.path)
     units = fold_units.of(utterance)
     truth = None
-    if planted_truth.has_truth(utterance):
-        truth = synthetic_corpus.planted(utterance.path, len(units), pretrained.config.framing)
+    if frame_truth.exists(utterance):
+        truth = frame_truth.is_emotional(utterance.path, len(units), pretrained.config.framing)
     settings = files.read_json(folder / "stage.json")["settings"]["pretrain"]
     return Example(sound=sound.numpy(), waveform=audio.preprocess(sound, pretrained.do_normalize), units=units,
                    order=unit_analysis.unit_order(fold_units.codebook.centroids), pretrained=pretrained,

@@ -13,11 +13,11 @@ from torch import Tensor
 from framealign.runtime.seeds import derive_seed
 from framealign.sound import audio
 from framealign.sound.frames import EVERY_20_MS, Framing
-from framealign.corpus import synthetic_corpus
+from framealign.corpus import frame_truth
 from framealign.corpus.cropping import frame_counts
 from framealign.corpus.utterance import Utterance
 from framealign.units.units import Units
-from framealign.emotion import metrics, planted_truth
+from framealign.emotion import metrics
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.predictions import Predictions
 from framealign.emotion.segments import runs
@@ -96,14 +96,14 @@ def frame_emotions(utterances: Sequence[Utterance], classes: Sequence[str], fram
                    ) -> np.ndarray:
     """The emotion of every frame of all utterances, (S,) class numbers; -1 where the label is none of the classes.
 
-    It is the utterance's label; where emotional frames are known (`synthetic_corpus`), the others are neutral.
+    It is the utterance's label; where emotional frames are known (`corpus/frame_truth.py`), the others are neutral.
     """
     emotions = [np.zeros(0, int)]
     for utterance, num_frames in zip(utterances, frame_counts(utterances, framing).tolist()):
         label = classes.index(utterance.label) if utterance.label in classes else -1
         own = np.full(num_frames, label)
-        if label >= 0 and OUTSIDE in classes and planted_truth.has_truth(utterance):
-            own[~synthetic_corpus.planted(utterance.path, num_frames, framing)] = classes.index(OUTSIDE)
+        if label >= 0 and OUTSIDE in classes and frame_truth.exists(utterance):
+            own[~frame_truth.is_emotional(utterance.path, num_frames, framing)] = classes.index(OUTSIDE)
         emotions.append(own)
     return np.concatenate(emotions)
 

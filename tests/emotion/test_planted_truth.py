@@ -9,7 +9,7 @@ import torch
 from framealign.emotion import planted_truth
 from framealign.corpus.cropping import frame_counts
 from framealign.emotion.recogniser import Recogniser, Result
-from framealign.corpus.synthetic_corpus import TRUTH_SUFFIX
+from framealign.corpus.frame_truth import SUFFIX
 from framealign.units.units import Units
 
 LABELS = ["neutral", "happy", "angry", "sad"]
@@ -31,7 +31,7 @@ def truths(tones, tmp_path):
             truth[first:first + int(draw.integers(1, T // 3))] = True
             truth[T - 2:T - 1] = True
         edges = np.flatnonzero(np.diff(np.concatenate([[0], truth, [0]])))
-        path.with_suffix(TRUTH_SUFFIX).write_text(
+        path.with_suffix(SUFFIX).write_text(
             "".join(f"{first}\t{end}\t{utterance.label}\n" for first, end in edges.reshape(-1, 2)))
         utterances.append(dataclasses.replace(utterance, path=path))
         truths.append(truth)
@@ -49,7 +49,11 @@ class Planted:
         utterance, attention, of_true = self.answers[path]
         posterior = np.random.default_rng(0).random((len(attention), 4))
         posterior[:, LABELS.index(utterance.label)] = of_true
-        return Result("sad", {}, posterior, attention)
+        return Result("sad", dict.fromkeys(LABELS, 0.25), posterior, attention)
+
+
+def auc_of(recogniser, utterances: list) -> dict[str, float]:
+    return planted_truth.frame_auc(planted_truth.recognised(recogniser, utterances))
 
 
 def pairs(scores: np.ndarray, truth: np.ndarray) -> float:
@@ -62,14 +66,14 @@ def test_areas_that_are_known(truths):
     utterances, truth = truths
     ramp = [np.arange(len(x)) / 1000 for x in truth]
     right, wrong = ([sign * x + y for x, y in zip(truth, ramp)] for sign in (1, -1))
-    found = planted_truth.frame_auc(Planted(utterances, right, wrong), utterances)
+    found = auc_of(Planted(utterances, right, wrong), utterances)
     assert found == {"attention_auc_mean": 1.0, "attention_auc_median": 1.0, "posterior_auc_mean": 0.0,
                      "posterior_auc_median": 0.0, "num_utterances": 9}
     one = next(i for i, u in enumerate(utterances) if u.label == "sad")
     flat = [np.full(len(x), 0.3) for x in truth]
     low = truth[one].astype(float)
     low[np.flatnonzero(truth[one])[0]] = -1.0       # one of the emotional frames is below all others
-    found = planted_truth.frame_auc(Planted([utterances[one]], [low], [flat[one]]), [utterances[one]])
+    found = auc_of(Planted([utterances[one]], [low], [flat[one]]), [utterances[one]])
     assert found["attention_auc_mean"] == pytest.approx(1 - 1 / truth[one].sum())
     assert found["posterior_auc_mean"] == 0.5 and found["num_utterances"] == 1
 
@@ -80,7 +84,7 @@ def test_mean_and_median_are_over_utterances(truths):
     draw = np.random.default_rng(0)
     attention, posterior = ([draw.integers(0, 6, len(x)) / 6 + 0.2 * draw.random() * x for x in truth]
                             for _ in range(2))
-    found = planted_truth.frame_auc(Planted(utterances, attention, posterior), utterances)
+    found = auc_of(Planted(utterances, attention, posterior), utterances)
     emotional = [i for i, u in enumerate(utterances) if u.label != "neutral"]
     for name, scores in (("attention", attention), ("posterior", posterior)):
         areas = [pairs(scores[i], truth[i]) for i in emotional]
@@ -96,7 +100,7 @@ def test_a_real_recogniser_is_asked_for_its_attention_and_the_true_class(truths,
     torch.manual_seed(0)
     EmotionModel(Hubert(micro), LABELS).save_pretrained(tmp_path / "recogniser")
     recogniser = Recogniser.from_pretrained(tmp_path / "recogniser")
-    found = planted_truth.frame_auc(recogniser, utterances)
+    found = auc_of(recogniser, utterances)
     areas = []
     for utterance, x in zip(utterances, truth):
         if utterance.label != "neutral":
@@ -112,14 +116,14 @@ def test_utterances_without_a_question_are_left_out(truths, tones):
     planted = Planted(utterances, scores, scores)
     emotional = [u for u in utterances if u.label != "neutral"]
     strange = [dataclasses.replace(emotional[0], label=label) for label in ("", "frustrated", "neutral")]
-    whole = emotional[1].path.with_suffix(TRUTH_SUFFIX)
+    whole = emotional[1].path.with_suffix(SUFFIX)
     whole.write_text(f"0\t{emotional[1].num_samples}\tsad\n")                   # more frames than there are
-    emotional[2].path.with_suffix(TRUTH_SUFFIX).write_text("")
-    found = planted_truth.frame_auc(planted, [*utterances, *strange, tones[20]])
+    emotional[2].path.with_suffix(SUFFIX).write_text("")
+    found = auc_of(planted, [*utterances, *strange, tones[20]])
     assert found["num_utterances"] == len(emotional) - 2
     for nothing in ([], [tones[20]], [u for u in utterances if u.label == "neutral"], emotional[1:3]):
         with pytest.raises(ValueError, match="no utterance has its emotional frames written beside it"):
-            planted_truth.frame_auc(planted, nothing)
+            auc_of(planted, nothing)
 
 
 def units_of(flat: np.ndarray, utterances: list, num_clusters: int) -> Units:

@@ -17,7 +17,7 @@ from recognised_noise import noise, recognised
 
 from framealign.runtime import files
 from framealign.sound.frames import Framing
-from framealign.corpus import manifest, synthetic_corpus
+from framealign.corpus import frame_truth, manifest
 from framealign.units.codebook import Codebook
 from framealign.units.units import Units
 from framealign.emotion.recogniser import Recogniser
@@ -71,8 +71,8 @@ def test_a_run_of_25_hz_is_shown_with_its_own_frames(small_tree, folder, monkeyp
     base = small.write_base(folder / "base 25 hz", **small.MODEL_25_HZ)
     recipe.run_sessions(small.config(small_tree, base, folder / "25 hz"), small.SETTINGS)
     counted = []
-    planted = synthetic_corpus.planted
-    monkeypatch.setattr(synthetic_corpus, "planted", lambda path, frames, framing: counted.append(
+    planted = frame_truth.is_emotional
+    monkeypatch.setattr(frame_truth, "is_emotional", lambda path, frames, framing: counted.append(
         (path, frames, framing)) or planted(path, frames, framing))
     fold_page.write_all(folder / "25 hz", "align", device="cpu")
     page = lesson.write(folder / "25 hz")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from framealign.corpus import synthetic_corpus
+from framealign.corpus import frame_truth
 from framealign.corpus.utterance import CLASSES, Utterance
 from framealign.units.units import Units
 from framealign.emotion import metrics
@@ -124,7 +124,7 @@ def test_best_worst_random_and_the_median_of_each_class():
 
 
 def test_emotion_of_a_frame_is_planted_or_the_utterances(tmp_path):
-    (tmp_path / "a").with_suffix(synthetic_corpus.TRUTH_SUFFIX).write_text("2\t4\tanger\n")
+    (tmp_path / "a").with_suffix(frame_truth.SUFFIX).write_text("2\t4\tanger\n")
     known = Utterance("a", tmp_path / "a.wav", 400 + 320 * 4, label="angry")
     others = [Utterance(name, tmp_path / f"{name}.wav", 400 + 320, label=label)
               for name, label in (("b", "sad"), ("c", ""), ("d", "neutral"))]

@@ -1,0 +1,120 @@
+"""Joined utterances: who is joined with whom, levels, seams and truth, against what was put in; what is refused."""
+import dataclasses
+from collections import Counter
+
+import numpy as np
+import pytest
+import soundfile
+
+from framealign.sound.frames import num_frames
+from framealign.corpus import frame_truth, joining
+from framealign.corpus.joining import Joined
+from framealign.corpus.utterance import Utterance
+
+LEVELS = {"neutral": 0.02, "angry": 0.3, "sad": 0.005}      # so that loudness would tell the emotion
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> list[Utterance]:
+    """Three speakers of two sessions; noise between two silences, its level that of its label."""
+    folder, utterances, rng = tmp_path_factory.mktemp("joined"), [], np.random.default_rng(0)
+    for speaker, session, gender in (("anna", "1", "F"), ("bert", "1", "M"), ("cleo", "2", "F")):
+        for number in range(36):
+            label = ("neutral", "angry", "sad")[number % 3]
+            silence = [np.zeros(int(rng.integers(0, 3000))) for _ in range(2)]
+            noise = LEVELS[label] * rng.standard_normal(int(rng.integers(8000, 20_000)))
+            path = folder / f"{speaker}{number}.wav"
+            samples = np.concatenate([silence[0], noise, silence[1]])
+            soundfile.write(path, samples, 16_000, subtype="FLOAT")
+            utterances.append(Utterance(path.stem, path, len(samples), session, speaker, gender, label))
+    return utterances
+
+
+def test_each_emotional_utterance_once_in_drawn_company_of_its_speaker(corpus):
+    drawn = joining.draw(corpus, seed=1)
+    assert [joined.emotional for joined in drawn] == [u for u in corpus if u.label != "neutral"]
+    counts = Counter(joined.pattern for joined in drawn)
+    assert set(counts) == {"neutral-emotional", "emotional-neutral", "neutral-emotional-neutral", "emotional"}
+    assert min(counts.values()) >= 8                # of 72, a quarter each
+    for joined in drawn:
+        assert {part.speaker for part in joined.parts} == {joined.emotional.speaker}
+        assert [part.label for part in joined.parts].count("neutral") == len(joined.parts) - 1
+        assert len(set(joined.parts)) == len(joined.parts)
+    assert joining.draw(corpus, seed=1) == drawn and joining.draw(corpus, seed=2) != drawn
+    fewer = [u for u in corpus if u.label != "sad"]
+    assert joining.draw(fewer, seed=1) == [joined for joined in drawn if joined.emotional.label != "sad"]
+
+
+def test_parts_have_one_level_and_seams_without_silence(corpus):
+    for joined in joining.draw(corpus, seed=1)[:30]:
+        sound, rows = joining.render(joined)
+        (first, end, label), = rows
+        assert label == joined.emotional.label and num_frames(len(sound)) * 320 + 80 == len(sound)
+        edges = [0]
+        for part in joined.parts:
+            samples = soundfile.read(part.path)[0]
+            heard = np.flatnonzero(samples)
+            hops = range(heard[0] // 320, min(heard[-1] // 320 + 1, len(samples) // 320))
+            assert abs(len(hops) - (joining.audible(samples)[1] - joining.audible(samples)[0])) <= 2
+            edges.append(edges[-1] + joining.audible(samples)[1] - joining.audible(samples)[0])
+            if part is joined.emotional:
+                assert edges[-2:] == [first, end]
+        assert edges[-1] * 320 + 80 == len(sound)
+        levels = [np.sqrt(np.mean(sound[320 * a:320 * b] ** 2)) for a, b in zip(edges, edges[1:])]
+        assert max(levels) / min(levels) == pytest.approx(1, rel=1e-4)
+        quiet = np.square(sound[:-80].reshape(-1, 320)).mean(1) < 1e-4 * np.square(sound).mean()
+        assert not quiet.any()
+
+
+def test_nothing_is_clipped(corpus):
+    """An emotional part as quiet as its peak is high, beside a loud one."""
+    rng = np.random.default_rng(0)
+    samples = 0.001 * rng.standard_normal(16_000)
+    samples[8000] = 0.5
+    path = corpus[0].path.with_name("click.wav")
+    soundfile.write(path, samples, 16_000, subtype="FLOAT")
+    loud, click = corpus[1], dataclasses.replace(corpus[2], path=path)
+    sound, _ = joining.render(Joined((loud, click), click))
+    assert np.abs(sound).max() == pytest.approx(0.99)
+
+
+def test_a_corpus_is_written_with_its_truth(corpus, tmp_path):
+    written = joining.write_corpus(tmp_path / "out", corpus[:36], seed=4)
+    assert len(written) == 24
+    for utterance, joined in zip(written, joining.draw(corpus[:36], seed=4)):
+        sound, rows = joining.render(joined)
+        samples, rate = soundfile.read(utterance.path, dtype="float32")
+        assert rate == 16_000 and len(samples) == utterance.num_samples == len(sound)
+        assert np.abs(samples - sound).max() < 0.51 / 2 ** 15
+        assert frame_truth.rows(utterance.path) == rows
+        assert (utterance.id, utterance.speaker, utterance.label) == (
+            joined.emotional.id, joined.emotional.speaker, joined.emotional.label)
+        assert utterance.style == joined.pattern
+    with pytest.raises(ValueError, match="already there and not empty"):
+        joining.write_corpus(tmp_path / "out", corpus, seed=4)
+
+
+def test_a_speaker_without_neutral_utterances_borrows_and_it_is_said(corpus, capsys):
+    """From the other speaker of the session, or is refused; a session has nobody to borrow from."""
+    lacking = [u for u in corpus if (u.speaker, u.label) != ("bert", "neutral")]
+    for joined in joining.draw(lacking, seed=1):
+        if joined.emotional.speaker == "bert" and len(joined.parts) > 1:
+            assert {part.speaker for part in joined.parts} == {"bert", "anna"}
+    assert "speaker bert has no neutral utterance: joined with those of anna" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="bert of session 1 has no neutral utterance .* or allow those of others"):
+        joining.draw(lacking, seed=1, one_speaker=True)
+    with pytest.raises(ValueError, match="speaker cleo of session 2 has no neutral utterance to join with; leave the"):
+        joining.draw([u for u in corpus if (u.speaker, u.label) != ("cleo", "neutral")], seed=1)
+
+
+def test_what_cannot_be_joined_is_refused(corpus):
+    for label, kind in (("neutral", "emotional"), ("angry", "neutral"), ("", "neutral")):
+        with pytest.raises(ValueError, match=f"no {kind} utterance to join"):
+            joining.draw([dataclasses.replace(u, label=label) for u in corpus], seed=1)
+    one = [corpus[0], corpus[1]]                    # one neutral utterance: it may have to come twice
+    patterns = set()
+    for seed in range(12):
+        joined, = joining.draw(one, seed=seed)
+        assert set(joined.parts) <= set(one)
+        patterns.add(joined.pattern)
+    assert len(patterns) == 4
