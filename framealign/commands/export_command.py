@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from framealign.runtime import files, log
 from framealign.hubert import model_directory
-from framealign.exchange import fairseq_checkpoint, torchaudio_weights
+from framealign.exchange import encoder_file, torchaudio_weights
 from framealign.emotion import exported_program
 from framealign.training import checkpoint
 from framealign.commands import command_line
@@ -22,7 +22,8 @@ FORMATS = ("huggingface", "torchaudio", "torch-export")
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line (`arguments`, or that of the process) and export."""
     parser = command_line.parser("export", __doc__, "source target")
-    parser.add_argument("source", help="a run, one of its checkpoints, a model directory, or a fairseq .pt")
+    parser.add_argument("source", help="a run, one of its checkpoints, a model directory, or a file of weights "
+                        "(fairseq's .pt)")
     parser.add_argument("target", help="directory to write (torchaudio, torch-export: file to write)")
     parser.add_argument("--encoder", action="store_true", help="leave out pooling, classifier and prediction head")
     parser.add_argument("--to", choices=FORMATS, default="huggingface",
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(source: str, target: str, encoder_only: bool, form: str) -> None:
-    """Write a run's newest checkpoint, a checkpoint, a model directory or a fairseq .pt in one of FORMATS.
+    """Write a run's newest checkpoint, a checkpoint, a model directory or a file of weights in one of FORMATS.
 
     "huggingface": a model directory; "torchaudio": the encoder's state dict in torchaudio.models' names, as one
     safetensors file; "torch-export": the recogniser as one program (`exported_program`). Raises ValueError for a source
@@ -44,14 +45,11 @@ def run(source: str, target: str, encoder_only: bool, form: str) -> None:
     if Path(target).exists():
         raise ValueError(f"{target}: exists already; choose another name or remove it")
 
-    if place.suffix == ".pt" and place.is_file():
-        content = fairseq_checkpoint.read(place)
-        labels = None
-    else:
-        place = checkpoint.newest(place) or place
-        content = model_directory.read(place)
-        labels = content.labels
-    head = {} if encoder_only else emotion_head(content.head)
+    place = checkpoint.newest(place) or place
+    content = encoder_file.read(place)
+    if not content.is_recogniser and content.head and form != "torch-export":
+        log.say(f"{place}: {content.kind}: only its encoder is exported")
+    head = content.head if content.is_recogniser and not encoder_only else {}
 
     if form == "torch-export":
         if encoder_only:
@@ -63,12 +61,7 @@ def run(source: str, target: str, encoder_only: bool, form: str) -> None:
             save_file({name: x.contiguous() for name, x in weights.items()}, temporary)
     else:
         model_directory.write(target, content.config, content.state, head, do_normalize=bool(content.do_normalize),
-                              labels=labels if head else None)
+                              labels=content.labels if head else None, preprocessor=content.preprocessor)
         if head and (place / "README.md").exists():     # the model card
             shutil.copyfile(place / "README.md", Path(target) / "README.md")
     log.say(f"{target}: {'recogniser' if head else 'encoder'} of {place}, {form} format")
-
-
-def emotion_head(head: dict) -> dict:
-    """The tensors of pooling and classifier, without those of a prediction head."""
-    return {name: x for name, x in head.items() if name.startswith(("pooling.", "classifier."))}

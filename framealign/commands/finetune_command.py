@@ -33,7 +33,7 @@ class FinetuneRun:
     test: str = setting("", "scp file to test on")
     validate_on: str = setting(
         "session", "what clean selection validates on: session (a whole training session) or speaker (one of it)")
-    init_from: str = setting("", "model directory (encoder only)")
+    init_from: str = setting("", "model directory or file (encoder only)")
     preset: str = setting("base", "settings: tiny, small, base or large")
     classes: str = setting(",".join(CLASSES), "separated by commas, in the order of the classifier")
     out: str = setting("runs/finetune", "folder for checkpoints, log.jsonl, recogniser and results")

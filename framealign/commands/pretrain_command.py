@@ -13,6 +13,7 @@ from framealign.runtime.settings import setting
 from framealign.sound.frames import Framing
 from framealign.corpus.utterance import Utterance
 from framealign.hubert.model import Hubert
+from framealign.exchange import encoder_file
 from framealign.units.units import Units
 from framealign.training.pretrain import pretrain
 from framealign.training.training_config import PretrainConfig, TrainingRun
@@ -28,7 +29,7 @@ class PretrainRun:
     """What is pretrained on what."""
     corpus: str = setting("", "manifest, table, or fairseq .tsv")
     units: str = setting("", "units.safetensors or fairseq's .km of this corpus; several: a,b,c")
-    init_from: str = setting("", "model directory to start from (encoder only); without it: from scratch")
+    init_from: str = setting("", "model directory or file to start from (encoder only); without it: from scratch")
     preset: str = setting("base", "settings, and from scratch also the size: tiny, small, base or large")
     out: str = setting("runs/pretrain", "folder for checkpoints, log.jsonl and encoder")
     resume: bool = setting(True, "continue an interrupted run; --no-resume: refuse a folder that holds a checkpoint")
@@ -73,7 +74,7 @@ def run(config: PretrainRun, training: PretrainConfig) -> None:
 
     torch.manual_seed(training.seed)
     if config.init_from:
-        hubert = Hubert.from_pretrained(config.init_from)
+        hubert = encoder_file.load(config.init_from)
     else:
         hubert = Hubert(chosen.model, chosen.do_normalize)
     units = read_units(config.units, utterances, hubert.config.framing)
@@ -95,8 +96,10 @@ def read_units(names: str, utterances: list[Utterance], framing: Framing) -> lis
 
     Raises ValueError for a file that is not of these utterances, or of frames that do not lie as `framing` says.
     """
-    units = []
-    for path in [names] if Path(names).exists() else names.split(","):
+    units, paths = [], [names] if Path(names).exists() else names.split(",")
+    if len({Path(path).resolve() for path in paths}) < len(paths):
+        raise ValueError(f"--units names a file twice: {names}")
+    for path in paths:
         units.append(Units.read_km(path) if path.endswith(".km") else Units.read(path))
         units[-1].check(utterances, path, framing)
     return units

@@ -22,7 +22,7 @@ from pathlib import Path
 from framealign.runtime import files, log, settings, terminal
 from framealign.runtime.settings import setting
 from framealign.sound import audio, unread
-from framealign.hubert.model import Hubert
+from framealign.exchange import encoder_file
 from framealign.units.codebook import Codebook
 from framealign.emotion.recogniser import Recogniser, Result, UnitExtractor
 from framealign.emotion.segments import segments
@@ -207,7 +207,7 @@ def load(model: str, config: RecogniseRun) -> Recogniser:
     """The recogniser, with its reader of units where a codebook is given. Raises ValueError for what does not fit."""
     recogniser = Recogniser.from_pretrained(model, config.device)
     if config.codebook:
-        hubert = Hubert.from_pretrained(config.codebook_model) if config.codebook_model else recogniser.model.hubert
+        hubert = encoder_file.load(config.codebook_model) if config.codebook_model else recogniser.model.hubert
         layer = None if config.layer == -1 else config.layer
         codebook = Codebook.read(config.codebook)
         if "encoder" not in codebook.record and not config.codebook_model:

@@ -16,6 +16,7 @@ from framealign.sound.frames import EVERY_20_MS
 from framealign.sound.mfcc import WIDTH
 from framealign.corpus.utterance import Utterance
 from framealign.hubert.model import Hubert
+from framealign.exchange import encoder_file
 from framealign.units.codebook import Codebook
 from framealign.units.extraction import mfcc_store, source_of_states, state_store
 from framealign.units.frame_store import FrameStore
@@ -32,7 +33,7 @@ class UnitsRun:
     """Where units come from and go to."""
     corpus: str = setting("", "manifest, table, or fairseq .tsv")
     mfcc: bool = setting(False, "cluster MFCC instead of a model's states")
-    model: str = setting("", "model directory")
+    model: str = setting("", "model directory or file")
     layer: int = setting(9, "layer whose states are clustered; 0: the input of the first block")
     codebook: str = setting("", "codebook to use as it is; without it one is fitted")
     clusters: str = setting("500", "clusters of the fitted codebook; several (32,64,128): a codebook for each number")
@@ -88,7 +89,7 @@ def read_inputs(config: UnitsRun) -> UnitsInputs:
     device = distributed.choose_device(config.device)
     distributed.autocast(device, config.precision)  # an unknown precision is an error now
 
-    hubert = None if config.mfcc else Hubert.from_pretrained(config.model)
+    hubert = None if config.mfcc else encoder_file.load(config.model)
     width = WIDTH if hubert is None else hubert.config.hidden_size
     codebook = given_codebook(config.codebook, width, source_of(config, hubert)) if config.codebook else None
     clusters = cluster_numbers(config.clusters)

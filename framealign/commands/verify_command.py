@@ -27,6 +27,7 @@ from framealign.runtime import log
 from framealign.sound import audio
 from framealign.sound.frames import Framing
 from framealign.hubert.model import Hubert
+from framealign.exchange import encoder_file
 from framealign.units.codebook import Codebook
 from framealign.units.units import Units
 from framealign.commands import command_line
@@ -40,7 +41,7 @@ FIXTURE = Path(__file__).parents[3] / "shared" / "data" / "hubert_fixture"      
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line (`arguments`, or that of the process) and compare; exit with 1 beyond a limit."""
     parser = command_line.parser("verify", __doc__)
-    parser.add_argument("--hubert", required=True, help="model directory: config.json and weights")
+    parser.add_argument("--hubert", required=True, help="model directory, or a file of weights")
     parser.add_argument("--codebook", default="", help="its centroids (.bin, .npy, .safetensors): compare units too")
     parser.add_argument("--fixture", default=str(FIXTURE),
                         help="folder with one sound file (*.flac, *.wav), its features of a layer (*.L9.npy) and "
@@ -114,7 +115,7 @@ def run(model: str, fixture: str, codebook: str = "", normalize: bool | None = N
     if centroids and centroids.centroids.shape[1] != width:
         raise ValueError(f"{codebook}: has {centroids.centroids.shape[1]} dimensions, the fixture's features {width}; "
                          "give the codebook its units were made with")
-    hubert = Hubert.from_pretrained(model)
+    hubert = encoder_file.load(model)
     states = all_states(hubert, wanted, hubert.config.feat_extract_norm == "layer" if normalize is None else normalize,
                         "" if normalize is None else ", as asked")
     own = states[wanted.layer]                                                  # (T, D)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from framealign.runtime import files, log
-from framealign.corpus.utterance import CLASSES, Utterance, class_of, natural_order
+from framealign.corpus.utterance import CLASSES, Utterance, check_class_names, class_of, natural_order
 
 SELECTIONS = ("clean", "last", "speaker", "reference", "best-test")
 OPTIMISTIC = ("reference", "best-test")             # protocols that look at the test session before the test
@@ -104,6 +104,7 @@ def class_names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     if len(names) < 2 or "" in names or len(set(names)) < len(names):
         raise ValueError(f"--classes must be two or more different names separated by commas, got {text!r}")
+    check_class_names(names, "--classes")
     return names
 
 

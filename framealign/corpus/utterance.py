@@ -42,6 +42,20 @@ class Utterance:
         return self.dialogue or self.speaker or self.id
 
 
+def check_class_names(names: Sequence[str], where: str) -> None:
+    """Raise ValueError, with `where`, unless names are different and can be keys, columns and words of a list.
+
+    So none is empty, has a comma, begins or ends with a blank, or holds what cannot be printed (tab, end of line).
+    """
+    for name, number in Counter(name.lower() for name in names).items():       # case tells no labels apart: `class_of`
+        if number > 1:
+            raise ValueError(f"{where}: {number} classes have the name {name!r}; give each one of its own")
+    for name in names:
+        if not name or name != name.strip() or "," in name or not name.isprintable():
+            raise ValueError(f"{where}: a class must have a name without commas, tabs or ends of lines, and without "
+                             f"blanks around it, got {name!r}")
+
+
 def class_of(label: str, classes: Sequence[str] = CLASSES) -> str:
     """The class that a label names, in any known spelling, upper or lower case; "" where it names none."""
     by_name = {name.lower(): name for name in classes}

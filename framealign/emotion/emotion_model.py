@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from framealign.runtime import distributed
 from framealign.sound.frames import valid_frames
+from framealign.corpus.utterance import check_class_names
 from framealign.hubert import fast, model_directory
 from framealign.hubert.model import Hubert
 from framealign.hubert.parameters import check
@@ -62,6 +63,7 @@ class EmotionModel(nn.Module):
     def __init__(self, hubert: Hubert, labels: list[str], pooling: str = "attention", dropout: float = 0.0,
                  fast_path: bool = True):
         super().__init__()
+        check_class_names(labels, "classes")
         self.hubert, self.labels, self.fast_path = hubert, list(labels), fast_path
         size = hubert.config.hidden_size
         self.pooling = AttentionPooling(size) if pooling == "attention" else MeanPooling()
@@ -117,8 +119,11 @@ class EmotionModel(nn.Module):
     def from_pretrained(cls, directory: str | Path) -> "EmotionModel":
         """Read a recogniser's directory, in evaluation mode. Raises ValueError for a directory without a recogniser."""
         content = model_directory.read(directory)
-        if content.labels is None or "classifier.weight" not in content.head:
-            raise ValueError(f"{directory}: holds an encoder but no recogniser (no classifier); fine-tune it first")
+        if not content.is_recogniser:
+            raise ValueError(f"{directory}: holds {content.kind} but no recogniser (pooling and classifier); fine-tune "
+                             "its encoder first")
+        if content.labels is None:
+            raise ValueError(f"{directory}: its config.json names no classes (id2label)")
         model = cls(Hubert(content.config, content.do_normalize), content.labels,
                     "attention" if "pooling.weight" in content.head else "mean")
         model.hubert.load(content.state, str(directory))

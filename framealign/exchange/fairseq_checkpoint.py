@@ -7,6 +7,7 @@ settings are picked out of it, and every other object is dropped.
 import re
 from pathlib import Path
 
+from framealign.sound.frames import SAMPLE_RATE
 from framealign.hubert.parameters import BATCH_NORM, MASK_EMBEDDING
 from framealign.exchange import torch_file
 from framealign.exchange.imported_weights import Imported, as_hubert, renamed
@@ -50,14 +51,22 @@ def read(path: str | Path) -> Imported:
     """
     try:
         content = torch_file.read(path)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not readable as a fairseq checkpoint: {str(error)[:300]}") from None
+    return of_content(content, path)
+
+
+def of_content(content: torch_file.TorchFile, path: str | Path) -> Imported:
+    """The HuBERT of an opened checkpoint; as `read`."""
+    try:
         checkpoint = mapping(content.root)
         model = mapping(checkpoint.get("model"))
         if not model:
             raise ValueError("no `model` entry: not a fairseq checkpoint")
         state = content.tensors(model)
         known, do_normalize = _settings(checkpoint)
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from None
     except ValueError as error:
         raise ValueError(f"{path}: not readable as a fairseq checkpoint: {str(error)[:300]}") from None
 
@@ -88,7 +97,12 @@ def _settings(checkpoint: dict) -> tuple[dict[str, object], bool | None]:
     if isinstance(conv_layers, str):
         known["conv_stride"] = _strides(conv_layers)
 
-    for settings in (_fields(configuration.get("task")), _fields(inner.get("task")), model):
+    tasks = (_fields(configuration.get("task")), _fields(inner.get("task")), model)
+    for settings in tasks:
+        rate = _value(settings.get("sample_rate"))
+        if isinstance(rate, NUMBER) and rate != SAMPLE_RATE:
+            raise ValueError(f"it was trained on sound at {rate:g} Hz, which is not made here ({SAMPLE_RATE} Hz is)")
+    for settings in tasks:
         do_normalize = _value(settings.get("normalize"))
         if isinstance(do_normalize, bool):
             return known, do_normalize

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from framealign.runtime import log
 from framealign.hubert.hubert_config import BASE, LARGE, HubertConfig
 from framealign.hubert.parameters import BATCH_NORM, check, current_names, shapes
 
@@ -61,7 +62,9 @@ def as_hubert(state: dict[str, Tensor], known: dict[str, object], do_normalize: 
     config = _infer(encoder, known, where)
     check(encoder, shapes(config), where)
     if do_normalize is None:
-        do_normalize = config.feat_extract_norm == "layer"          # so it is in all published models
+        do_normalize = config.feat_extract_norm == "layer"
+        log.say_once(f"{where}: does not say whether waveforms are normalised: {'yes' if do_normalize else 'no'}, as "
+                     f"all published models with {config.feat_extract_norm} norm in the conv encoder were trained")
     return Imported(config, encoder, head, do_normalize)
 
 
@@ -101,11 +104,12 @@ def _infer(state: dict[str, Tensor], known: dict[str, object], where: str | Path
         "conv_pos_batch_norm": batch_norm}
     if "num_attention_heads" not in known:
         if width not in _HEADS_OF_WIDTH:
-            raise ValueError(f"{where}: num_attention_heads is not known for width {width}: it must be given")
+            raise ValueError(f"{where}: num_attention_heads is not known for width {width}: it must be given "
+                             "(a config.json beside the file says it)")
         from_shapes["num_attention_heads"] = _HEADS_OF_WIDTH[width]
     if "conv_stride" not in known and from_shapes["conv_kernel"] != base.conv_kernel:
         raise ValueError(f"{where}: conv_stride is not known for kernels {from_shapes['conv_kernel']}: "
-                         "it must be given")
+                         "it must be given (a config.json beside the file says it)")
     try:
         return dataclasses.replace(base, **(from_shapes | known))
     except (ValueError, TypeError) as error:

@@ -47,7 +47,8 @@ class TorchFile:
                 value = value.args[0]
             if not isinstance(name, str) or not isinstance(value, Inert) or len(value.args) < 4 \
                     or value.name != "torch._utils._rebuild_tensor_v2":
-                raise ValueError(f"{ascii(name)[:60]} in `model` is not a tensor")
+                raise ValueError(f"{ascii(name)[:60]} is not a tensor: this is neither a checkpoint of fairseq, whose "
+                                 "`model` holds tensors, nor a state dict")
             reference, offset, size, stride = value.args[:4]
             dtype, _, key = _storage(reference)
             start, available = self.storages.get(key, (0, 0))
@@ -100,6 +101,8 @@ def _read_zip(data: mmap, path: str | Path) -> tuple[object, Storages]:
     if not pickles:
         raise ValueError("an archive without data.pkl, which torch.save did not write")
     prefix = pickles[0].removesuffix("data.pkl")
+    if any(name.startswith(f"{prefix}code/") for name in entries):
+        raise ValueError("a program of torch.jit, not weights")
 
     storages: Storages = {}
     for name, entry in entries.items():

@@ -1,4 +1,6 @@
 """HuBERT's weights from and to torchaudio's state dicts: the same tensors under other names."""
+from pathlib import Path
+
 from torch import Tensor
 
 from framealign.hubert.hubert_config import HubertConfig
@@ -16,13 +18,12 @@ NAMES = (
     ("aux.", "lm_head."))
 
 
-def from_torchaudio(state: dict[str, Tensor], **known: object) -> Imported:
+def from_torchaudio(state: dict[str, Tensor], where: str | Path = "torchaudio state dict", **known: object) -> Imported:
     """From a state dict of `torchaudio.models.hubert_base`, `..._large`, `..._xlarge` or a `hubert_pretrain_...`.
 
     Shapes give the configuration; `known` sets fields of HubertConfig that shapes do not tell (dropouts, strides and
     number of heads of an unpublished size). Raises ValueError naming what is missing or unknown.
     """
-    where = "torchaudio state dict"
     state = {name.removeprefix("wav2vec2."): x for name, x in state.items()}
     return as_hubert(renamed(state, NAMES, where), known, None, where)
 

@@ -343,12 +343,16 @@ class Hubert(nn.Module):
 
         What lies outside the encoder (a recogniser's or a CTC head) is left out, which is said. Raises ValueError.
         """
-        content = model_directory.read(directory)
+        return cls.of(model_directory.read(directory), directory)
+
+    @classmethod
+    def of(cls, content: model_directory.Directory, where: str | Path) -> "Hubert":
+        """The encoder of what `where` holds, in evaluation mode; that there is more, and what, is said."""
         hubert = cls(content.config, content.do_normalize)
-        hubert.load(content.state, str(directory))
+        hubert.load(content.state, str(where))
         if content.head:
-            names = sorted({name.split(".")[0] for name in content.head})
-            log.say_once(f"{directory}: read the encoder only, left out {', '.join(names)}")
+            log.say_once(f"{where}: {content.kind}: read the encoder only, left out "
+                         f"{', '.join(sorted(content.modules))}")
         return hubert.eval()
 
     def load(self, state: dict[str, Tensor], where: str) -> None:

@@ -1,5 +1,8 @@
 """Hugging Face directories in and out: config.json, model.safetensors, preprocessor_config.json.
 
+transformers 5 says in processor_config.json, as its `feature_extractor`, what older ones say in the last: both are
+read.
+
 A plain encoder's directory holds its parameters under their own names; with a head (a recogniser's, a CTC model's) the
 encoder's stand under `hubert.`, as in transformers' own models, so that `transformers.HubertModel` opens both.
 Read as well: sharded weights, `pytorch_model.bin` (with `weights_only=True`), the older spelling of weight norm.
@@ -16,15 +19,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from framealign.runtime import files
+from framealign.runtime import files, log
 from framealign.sound.frames import SAMPLE_RATE
+from framealign.corpus.utterance import check_class_names
 from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.parameters import BATCHES_SEEN, MASK_EMBEDDING, check, check_depth, current_names, shapes
 
 PREFIX = "hubert."
+# What a feature extractor's file may say of the input, and what it must say of it (None: either).
+_OF_INPUT = {"do_normalize": None, "sampling_rate": SAMPLE_RATE, "feature_size": 1,
+             "feature_extractor_type": "Wav2Vec2FeatureExtractor"}
+_NOT_BUILT = ("adapter_attn_dim", "quantization_config")        # fields of config.json by which a model is another one
 _ENCODER = ("feature_extractor.", "feature_projection.", "encoder.", MASK_EMBEDDING)
 # transformers' defaults that are not ours: what a config.json without the field means (the others agree: tested).
 _THEIR_DEFAULTS = {"activation_dropout": 0.1, "feat_proj_dropout": 0.0, "layerdrop": 0.1}
+_RECOGNISERS = (frozenset({"pooling", "classifier"}), frozenset({"classifier"}))    # ours: the latter pools by the mean
 # The class of transformers that has a head of these modules; with any other head, its HubertModel opens the encoder.
 _ARCHITECTURES = {frozenset({"lm_head"}): "HubertForCTC",
                   frozenset({"projector", "classifier"}): "HubertForSequenceClassification",
@@ -38,36 +47,77 @@ class Directory:
     state: dict[str, Tensor]                        # the encoder: names without `hubert.`, shapes as `config` says
     head: dict[str, Tensor]                         # every tensor outside the encoder
     do_normalize: bool                              # waveforms are made zero mean, unit variance first
-    preprocessor: dict                              # preprocessor_config.json as it was; empty where there is none
-    labels: list[str] | None                        # the classifier's classes in index order, None without them
+    preprocessor: dict                              # what it says of its input; empty where it says nothing
+    labels: list[str] | None                        # a recogniser's classes in index order, None without them
+
+    @property
+    def modules(self) -> frozenset[str]:
+        """Of the head: the first part of its tensors' names."""
+        return frozenset(name.split(".")[0] for name in self.head)
+
+    @property
+    def is_recogniser(self) -> bool:
+        return self.modules in _RECOGNISERS
+
+    @property
+    def kind(self) -> str:
+        """What it holds, in words."""
+        if not self.head or self.is_recogniser:
+            return "a recogniser" if self.head else "an encoder"
+        modules = ", ".join(sorted(self.modules))
+        return f"a {_ARCHITECTURES[self.modules]} ({modules})" if self.modules in _ARCHITECTURES else \
+            f"an encoder with {modules}"
 
 
-def read(directory: str | Path) -> Directory:
-    """Read a directory, strictly; only `masked_spec_embed` may be missing. Tensors keep the data type they have there.
+def read(path: str | Path) -> Directory:
+    """Read a directory, or a weights file of one, strictly: only `masked_spec_embed` may be missing.
 
-    Raises ValueError, one line naming the file: a missing, damaged or half-downloaded file, a configuration of another
-    model, missing, unexpected or wrongly shaped parameters.
+    Tensors keep the data type they have there. Raises ValueError, one line naming the file: a missing, damaged or
+    half-downloaded file, a configuration of another model, what is said of the input and not done here, missing,
+    unexpected or wrongly shaped parameters, classes that cannot be told apart.
     """
-    directory = Path(directory)
+    path = Path(path)
+    directory = path.parent if path.is_file() else path
+    if path.is_file() and (path.suffix not in WEIGHTS or not (directory / "config.json").is_file()):
+        raise ValueError(f"{path}: a file that is no weights of a model directory (one with config.json beside it)")
     if not directory.is_dir():
         raise ValueError(f"{directory}: no such directory (one with config.json and model.safetensors is needed)")
+    config = read_config(directory)
+    weights, where = (WEIGHTS[path.suffix](path), path) if path.is_file() else _read_weights(directory)
+    return of_weights(config, weights, where)
+
+
+def read_config(directory: Path) -> HubertConfig:
+    """A directory's configuration. Raises ValueError where there is none, or it is not one."""
     where = directory / "config.json"
-    config = config_from_json(files.read_json(where), where)
-    weights, where = _read_weights(directory)
-    if any(name.startswith(PREFIX) for name in weights):
-        state = {name.removeprefix(PREFIX): x for name, x in weights.items() if name.startswith(PREFIX)}
-        head = {name: x for name, x in weights.items() if not name.startswith(PREFIX)}
-    else:
-        state = {name: x for name, x in weights.items() if name.startswith(_ENCODER)}
-        head = {name: x for name, x in weights.items() if not name.startswith(_ENCODER)}
+    if not where.exists():
+        inside = [place for place in ("encoder", "recogniser") if (directory / place / "config.json").is_file()]
+        raise ValueError(f"{where}: no such file" + (f"; give {directory / inside[0]}" if inside else ""))
+    return config_from_json(files.read_json(where), where)
+
+
+def of_weights(config: HubertConfig, weights: dict[str, Tensor], where: Path) -> Directory:
+    """What a directory holds whose weights, and configuration, were read already; where: the file of the weights."""
+    directory = where.parent
+    state, head = without_head(weights)
     state = current_names(state, where)
     check_depth(state, config, where)
     check(state, shapes(config), where)
     for name, x in state.items():
         if not x.is_floating_point() and name != BATCHES_SEEN:
             raise ValueError(f"{where}: {name} must hold floats, holds {x.dtype}")
-    do_normalize, preprocessor = _read_preprocessor(directory)
-    return Directory(config, state, head, do_normalize, preprocessor, _labels(config.extra, head, directory))
+    content = Directory(config, state, head, *_read_preprocessor(directory), None)
+    if content.is_recogniser:
+        content.labels = _labels(config.extra, len(head["classifier.weight"]), directory / "config.json")
+    return content
+
+
+def without_head(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The encoder's tensors, named without `hubert.`, and all others."""
+    prefix = PREFIX if any(name.startswith(PREFIX) for name in weights) else ""
+    of_encoder = prefix or _ENCODER
+    state = {name.removeprefix(prefix): x for name, x in weights.items() if name.startswith(of_encoder)}
+    return state, {name: x for name, x in weights.items() if not name.startswith(of_encoder)}
 
 
 def write(directory: str | Path, config: HubertConfig, state: dict[str, Tensor], head: dict[str, Tensor] | None = None,
@@ -106,8 +156,17 @@ def config_from_json(content: dict, where: str | Path = "config.json") -> Hubert
 
     Fields this project has no use for are kept in `extra`. Raises ValueError naming file and field.
     """
+    classes = content.get("architectures") or ["Hubert"]
     if content.get("model_type", "hubert") != "hubert":
-        raise ValueError(f"{where}: model_type must be hubert, is {_short(content['model_type'])}")
+        raise ValueError(f"{where}: model_type must be hubert, is {_short(content['model_type'])}: another encoder, "
+                         "which is not read")
+    if not isinstance(classes, list) or not str(classes[0]).startswith("Hubert"):
+        raise ValueError(f"{where}: architectures must be a Hubert's, is {_short(str(classes))}: another encoder, "
+                         "which is not read")
+    for name in _NOT_BUILT:
+        if content.get(name) is not None:
+            raise ValueError(f"{where}: {name} must be absent or null: a model with it is not built here, and without "
+                             "it would be another one")
     kinds = {item.name: item.type for item in dataclasses.fields(HubertConfig) if item.name != "extra"}
     values = {name: _typed(content[name], kind, f"{where}: {name}") for name, kind in kinds.items() if name in content}
     ours = {*kinds, "model_type", "num_feat_extract_layers"}
@@ -162,7 +221,13 @@ def _read_shards(index: Path, read_file: Callable[[Path], dict[str, Tensor]]) ->
     for shard in sorted(set(places.values())):
         if shard in ("", "..") or shard != Path(shard).name or "\\" in shard or "\0" in shard:
             raise ValueError(f"{index}: a shard must be a file of the same directory, is {_short(shard)}")
-        weights |= read_file(index.parent / shard)
+    for shard in sorted(set(places.values())):
+        held = read_file(index.parent / shard)
+        strangers = [name for name in held if places.get(name) != shard]
+        if strangers:
+            raise ValueError(f"{index}: {shard} holds {len(strangers)} parameters that the index does not place there "
+                             f"({', '.join(strangers[:3])})")
+        weights |= held
     absent = [name for name in places if name not in weights]
     if absent:
         raise ValueError(f"{index}: {len(absent)} of its parameters are in no shard ({', '.join(absent[:3])})")
@@ -196,6 +261,9 @@ def _read_bin(path: Path) -> dict[str, Tensor]:
     return dict(weights)
 
 
+WEIGHTS = {".safetensors": _read_safetensors, ".bin": _read_bin}      # how a weights file of a directory is read
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
@@ -209,27 +277,53 @@ def _write_weights(path: Path, weights: dict[str, Tensor]) -> None:
 
 
 def _read_preprocessor(directory: Path) -> tuple[bool, dict]:
-    """Whether to normalise, and the file's content. Without the file: True, as transformers' feature extractor."""
-    path = directory / "preprocessor_config.json"
+    """Whether to normalise, and all that the directory says of its input; where it says nothing, transformers' default.
+
+    Of padding it may say what it likes: padding changes nothing here.
+    """
+    path, nested = directory / "preprocessor_config.json", directory / "processor_config.json"
     content = files.read_json(path) if path.exists() else {}
-    if content.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
-        raise ValueError(f"{path}: sampling_rate must be {SAMPLE_RATE}, is {_short(content['sampling_rate'])}")
-    do_normalize = content.get("do_normalize", True)
+    processor = files.read_json(nested) if nested.exists() else {}
+    inner = processor.get("feature_extractor", processor.get("audio_processor", {}))
+    if not isinstance(inner, dict):
+        raise ValueError(f"{nested}: feature_extractor must be an object, is {_short(inner)}")
+    for name in content.keys() & inner.keys() & _OF_INPUT.keys():
+        if content[name] != inner[name]:
+            raise ValueError(f"{path}: {name} is {_short(content[name])}, in {nested.name} {_short(inner[name])}; "
+                             "remove the file that is wrong")
+
+    path = nested if inner else path
+    content = content | inner                       # as transformers 5, which goes by the nested one
+    for name, wanted in _OF_INPUT.items():
+        value = content.get(name, wanted)
+        if wanted is not None and (value != wanted or isinstance(value, bool)):
+            raise ValueError(f"{path}: {name} must be {wanted}, is {_short(value)}: other input is not made here")
+    do_normalize = content.get("do_normalize")
+    if do_normalize is None:
+        log.say_once(f"{directory}: does not say whether waveforms are normalised (do_normalize, in "
+                     "preprocessor_config.json): they are, by transformers' default")
+        do_normalize = True
     if not isinstance(do_normalize, bool):
         raise ValueError(f"{path}: do_normalize must be true or false, is {_short(do_normalize)}")
     return do_normalize, content
 
 
-def _labels(extra: dict, head: dict[str, Tensor], directory: Path) -> list[str] | None:
-    """The classifier's classes in index order: `id2label` is real only where a classifier is."""
+def _labels(extra: dict, number: int, where: Path) -> list[str] | None:
+    """A classifier's classes, `number` of them, in index order, by a configuration's `id2label`; None without it."""
     named = extra.get("id2label")
-    if "classifier.weight" not in head or named is None:
+    if named is None:
         return None
     if not isinstance(named, dict) or not all(isinstance(label, str) for label in named.values()) \
             or {str(i) for i in range(len(named))} != set(named):
-        raise ValueError(f"{directory / 'config.json'}: id2label must name classes 0, 1, ... with text")
+        raise ValueError(f"{where}: id2label must name classes 0, 1, ... with text")
     labels = [named[str(i)] for i in range(len(named))]
-    if len(labels) != len(head["classifier.weight"]):
-        raise ValueError(f"{directory / 'config.json'}: id2label names {len(labels)} classes, the classifier has "
-                         f"{len(head['classifier.weight'])}")
+    if len(labels) != number:
+        raise ValueError(f"{where}: id2label names {len(labels)} classes, the classifier has {number}")
+    if labels == [f"LABEL_{i}" for i in range(number)]:
+        raise ValueError(f"{where}: id2label has transformers' placeholders (LABEL_0 ...): write the classes' names "
+                         "there, in the order of the classifier")
+    check_class_names(labels, f"{where}: id2label")
+    back = extra.get("label2id")
+    if back is not None and back != {label: i for i, label in enumerate(labels)}:
+        raise ValueError(f"{where}: label2id contradicts id2label; remove it, or make it agree")
     return labels

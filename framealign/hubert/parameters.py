@@ -23,7 +23,7 @@ _WEIGHT_NORM = {_POSITIONAL + "weight_g": _POSITIONAL + "parametrizations.weight
 
 
 def shapes(config: HubertConfig) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every parameter and statistic of the encoder that `config` describes, in Hugging Face's names."""
+    """Name -> shape of every parameter and statistic of the encoder of `config`, in Hugging Face's names."""
     table: dict[str, tuple[int, ...]] = {MASK_EMBEDDING: (config.hidden_size,)}
 
     def affine(name: str, outputs: int, *weight: int) -> None:

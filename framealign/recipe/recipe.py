@@ -26,6 +26,7 @@ from framealign.corpus.utterance import Utterance, class_of, corpus_description
 from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
 from framealign.hubert.parameters import digest_of_encoder, digest_of_state
+from framealign.exchange import encoder_file
 from framealign.units.codebook import Codebook
 from framealign.units.extraction import mfcc_store, source_of_states, state_store
 from framealign.units.frame_store import FrameStore
@@ -61,9 +62,9 @@ def read_base(config: SessionConfig, size: Preset) -> BaseModel:
 
 
 def load_encoder(folder: str | Path, seed: int) -> Hubert:
-    """An encoder; what its directory may lack (the mask embedding) is drawn from the seed."""
+    """An encoder, of a directory or file; what that may lack (the mask embedding) is drawn from the seed."""
     torch.manual_seed(seed)
-    return Hubert.from_pretrained(folder)
+    return encoder_file.load(folder)
 
 
 class Recipe:

@@ -23,7 +23,7 @@ class SessionConfig:
     corpus: str = setting("", "manifest, or table with a header")
     iemocap: str = setting("", "folder that holds Session1 ... Session5")
     allow_partial: bool = setting(False, "take what is there of an IEMOCAP, and say what is not")
-    hubert: str = setting("", "base model: a model directory, `tiny` (comes with the project) or `scratch`")
+    hubert: str = setting("", "base model: a model directory or file, `tiny` (comes with the project) or `scratch`")
     codebook: str = setting("", "codebook of tapt-units, e.g. the released 500 clusters; without it one is fitted")
     preset: str = setting("base", "size and settings: tiny, small, base or large")
     out: str = setting("runs/session", "folder of all stages")

@@ -2,5 +2,5 @@
 (HuBERT, Sec. II; alignment paper, Sec. 2) on one utterance, time lines of recognised sound, and the formats in which
 results are written.
 
-Uses: runtime, sound, corpus, hubert, units, emotion, training, recipe.
+Uses: runtime, sound, corpus, hubert, exchange, units, emotion, training, recipe.
 """

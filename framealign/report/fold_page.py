@@ -17,6 +17,7 @@ from framealign.sound.frames import milliseconds
 from framealign.corpus import frame_truth, manifest, protocols
 from framealign.corpus.utterance import Utterance
 from framealign.hubert.model import Hubert
+from framealign.exchange import encoder_file
 from framealign.units.codebook import Codebook
 from framealign.units.extraction import source_of_states
 from framealign.units.units import Units, unit_files
@@ -125,7 +126,7 @@ class FoldUnits:
             return EmotionModel.from_pretrained(fold.stage("tapt-finetune") / "recogniser").hubert
         if base == "scratch":
             return Hubert.from_pretrained(fold.stage("scratch-2") / "encoder")
-        return Hubert.from_pretrained(TINY if base == "tiny" else Path(base))
+        return encoder_file.load(TINY if base == "tiny" else base)
 
     def of(self, utterance: Utterance) -> np.ndarray:
         """Units of one utterance, (T,): those of the file, or, if it was not used in pretraining, computed now."""

@@ -37,6 +37,7 @@ def test_pretraining_from_scratch_and_from_an_encoder(table, units, small_base, 
     ({"corpus": ""}, "--corpus is needed"), ({"units": ""}, "--units is needed"),
     ({"preset": "huge"}, "preset must be one of"), ({"precision": "half"}, "--precision must be auto"),
     ({"init_from": "nowhere"}, "nowhere: no such directory"), ({"units": "nowhere.km"}, "nowhere.km"),
+    ({"units": "units.km,{}/units.km"}, "--units names a file twice"),
     ({"units": "short.km"}, "short.km: units of 23 utterances, the manifest has 24"),
     ({"units": "less.km"}, r"less.km: utterance \w+ has \d+ units but \d+ frames"),
     ({"units": "words.km"}, "words.km:1: units must be whole numbers"), ({"units": "corpus.tsv"}, "not a units file"),
@@ -48,7 +49,7 @@ def test_wrong_pretraining_flags_leave_nothing(table, units, small_base, tmp_pat
     (tmp_path / "words.km").write_text("\n".join(["a b", *lines[1:]]) + "\n")
     config = PretrainRun(**({"corpus": str(table), "units": str(units), "init_from": str(small_base), "preset": "tiny",
                              "out": str(tmp_path / "run")}
-                            | {key: str(tmp_path / value) if key == "units" and value else value
+                            | {key: str(tmp_path / value.format(tmp_path)) if key == "units" and value else value
                                for key, value in changes.items()}))
     before = small.digests(tmp_path)
     with pytest.raises(ValueError, match=message):

@@ -198,6 +198,10 @@ def test_broken_checkpoints(foreign, tmp_path):
         save(checkpoint, path, True)
         refused(match)
     checkpoint["cfg"]["model"] = settings_of(SMALL)
+    checkpoint["cfg"]["task"] = {"normalize": True, "sample_rate": 8000}
+    save(checkpoint, path, True)
+    refused("trained on sound at 8000 Hz")
+    checkpoint["cfg"]["task"] = {"normalize": True, "sample_rate": 16_000}
     for change in (lambda name, content: None if name.endswith("data/0") else content,
                    lambda name, content: content[:-1] if name.endswith("data/0") else content,
                    lambda name, content: b"big" if name.endswith("byteorder") else content,

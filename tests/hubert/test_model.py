@@ -532,7 +532,7 @@ def test_an_encoder_under_its_prefix_is_read(tmp_path, capsys):
     model_directory.write(tmp_path, NARROW, hubert.state_dict(), head, do_normalize=True, labels=list("abcd"))
     found = Hubert.from_pretrained(tmp_path)
     assert all(map(torch.equal, found.state_dict().values(), hubert.state_dict().values()))
-    assert capsys.readouterr().err == f"{tmp_path}: read the encoder only, left out classifier, pooling\n"
+    assert capsys.readouterr().err == f"{tmp_path}: a recogniser: read the encoder only, left out classifier, pooling\n"
 
 
 def test_bad_input_is_named():

@@ -1,4 +1,5 @@
 """Hugging Face directories as files: round trips with transformers, every config field, broken directories."""
+import dataclasses
 import json
 import os
 import random
@@ -9,10 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from framealign.runtime import log
 from framealign.hubert import model_directory
 from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model_directory import check, config_from_json, config_to_json
+from framealign.hubert.model import Hubert
 from framealign.hubert.parameters import BATCHES_SEEN, shapes
+from framealign.emotion.emotion_model import EmotionModel
 
 SMALL = {"conv_dim": (8, 6), "conv_kernel": (10, 3), "conv_stride": (5, 2), "hidden_size": 12, "num_hidden_layers": 2,
          "num_attention_heads": 3, "intermediate_size": 20, "num_conv_pos_embeddings": 5,
@@ -108,7 +112,8 @@ def test_what_transformers_writes_is_read(config, kind, tmp_path):
         assert {name.split(".")[0] for name in found.head} == {
             "HubertModel": set(), "HubertForCTC": {"lm_head"},
             "HubertForSequenceClassification": {"projector", "classifier"}}[kind]
-        assert found.labels == (LABELS if kind == "HubertForSequenceClassification" else None)
+        assert found.labels is None and not found.is_recogniser                 # its head is not ours
+        assert found.kind.startswith("an encoder" if kind == "HubertModel" else f"a {kind} (")
     assert (tmp_path / "sharded" / "model.safetensors.index.json").exists()
     model_directory.write(tmp_path / "again", found.config, found.state, found.head, do_normalize=True)
     again = getattr(transformers, kind).from_pretrained(tmp_path / "again")
@@ -266,6 +271,42 @@ def test_labels_belong_to_a_classifier(tmp_path):
             model_directory.read(tmp_path)
     edit(tmp_path / "config.json", id2label=None)
     assert model_directory.read(tmp_path).labels is None
+    with pytest.raises(ValueError, match=r"its config.json names no classes \(id2label\)"):
+        EmotionModel.from_pretrained(tmp_path)
+
+
+def test_classes_that_cannot_be_told_apart_are_refused(tmp_path):
+    """By their names; by names that are none; by two tables that contradict each other."""
+    config, state = CONFIGS["post-norm"], random_state(CONFIGS["post-norm"])
+    model_directory.write(tmp_path, config, state, HEAD, do_normalize=True, labels=LABELS)
+
+    def refused(labels: list[str], match: str, **more: object) -> None:
+        edit(tmp_path / "config.json", **({"id2label": dict(enumerate(labels)),
+                                           "label2id": {label: i for i, label in enumerate(labels)}} | more))
+        for reader in (model_directory.read, EmotionModel.from_pretrained):
+            with pytest.raises(ValueError, match=f"^[^\n]*config.json: [^\n]*{match}[^\n]*$"):
+                reader(tmp_path)
+
+    refused(["a", "b", "a", "c"], "2 classes have the name 'a'")
+    refused([f"LABEL_{i}" for i in range(4)], "placeholders")
+    for name in ("", " b", "b\t", "b\nc", "b,c", "b\x00", "\u2028"):
+        refused(["a", name, "c", "d"], "a class must have a name without commas, tabs or ends of lines")
+    for back in ({"a": 0}, {"a": 1, "b": 0, "c": 2, "d": 3}, {"a": 0, "b": 1, "c": 2, "e": 3}, [], "a"):
+        refused(["a", "b", "c", "d"], "label2id contradicts id2label", label2id=back)
+    edit(tmp_path / "config.json", id2label=dict(enumerate("abcd")), label2id=None)
+    assert model_directory.read(tmp_path).labels == ["a", "b", "c", "d"]
+    with pytest.raises(ValueError, match="classes: 2 classes have the name 'a'"):
+        EmotionModel(Hubert(config), ["a", "a"])
+
+
+def test_names_of_another_programs_classes_are_none_of_ours(tmp_path):
+    """Its classifier is left out, so placeholders do no harm to the encoder."""
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.HubertConfig(**config_to_json(CONFIGS["post-norm"]), num_labels=3)
+    transformers.HubertForSequenceClassification(theirs).save_pretrained(tmp_path)
+    assert Hubert.from_pretrained(tmp_path).config == CONFIGS["post-norm"]
+    with pytest.raises(ValueError, match=r"a HubertForSequenceClassification \(classifier, projector\) but no rec"):
+        EmotionModel.from_pretrained(tmp_path)
 
 
 def test_broken_directories(directory, tmp_path):
@@ -274,7 +315,10 @@ def test_broken_directories(directory, tmp_path):
             model_directory.read(path)
 
     refused(tmp_path / "absent", "absent: no such directory")
-    refused(directory / "config.json", "config.json: no such directory")
+    refused(directory / "config.json", "config.json: a file that is no weights of a model directory")
+    (tmp_path / "run" / "encoder").mkdir(parents=True)
+    (tmp_path / "run" / "encoder" / "config.json").touch()
+    refused(tmp_path / "run", "config.json: no such file; give .*run/encoder")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "config.json: no such file")
     weights, config = (directory / "model.safetensors").read_bytes(), (directory / "config.json").read_bytes()
@@ -312,7 +356,11 @@ def test_broken_shards(directory):
 
     for shard in ("../model/a.safetensors", "/etc/passwd", "sub/a.safetensors", "..", ".", "", "a\0b", "..\\a"):
         refused({**whole, names[0]: shard}, "index.json: a shard must be a file of the same directory")
+    for changed in ({**whole, names[0]: "b.safetensors"}, {name: whole[name] for name in names[1:]}):
+        refused(changed, rf"a.safetensors holds 1 parameters that the index does not place there \({names[0]}\)")
+    save_file({name: state[name] for name in names[1:5]}, directory / "a.safetensors")
     refused({**whole, names[0]: "c.safetensors"}, "c.safetensors: no such file: is the download complete")
+    save_file({name: state[name] for name in names[:5]}, directory / "a.safetensors")
     refused({**whole, "encoder.other": "a.safetensors"}, r"1 of its parameters are in no shard \(encoder.other\)")
     for weight_map in (None, [], {}, {"a": 1}, "x"):
         refused(weight_map, "index.json: weight_map must say")
@@ -333,8 +381,81 @@ def test_preprocessor(directory):
         edit(path, **fields)
         with pytest.raises(ValueError, match=f"preprocessor_config.json: {match}"):
             model_directory.read(directory)
-    path.unlink()                                   # transformers' own default
-    assert model_directory.read(directory).do_normalize is True
+    for fields, match in (({"sampling_rate": 16_000, "feature_size": 80}, "feature_size must be 1, is "),
+                          ({"feature_size": 1, "feature_extractor_type": "WhisperFeatureExtractor"},
+                           "feature_extractor_type must be Wav2Vec2FeatureExtractor, is 'Whisper")):
+        edit(path, **fields)
+        with pytest.raises(ValueError, match=f"preprocessor_config.json: {match}"):
+            model_directory.read(directory)
+
+
+def test_a_directory_that_says_nothing_of_its_input_is_told_so(directory, capsys):
+    path = directory / "preprocessor_config.json"
+    for write in (lambda: edit(path, do_normalize=None), path.unlink):
+        log._said.clear()
+        write()
+        assert model_directory.read(directory).do_normalize is True             # transformers' own default
+        note, = capsys.readouterr().err.splitlines()
+        assert note.startswith(f"{directory}: does not say whether waveforms are normalised") and "they are" in note
+
+
+@pytest.mark.parametrize("do_normalize", [False, True])
+def test_what_transformers_5_says_of_the_input_is_read(directory, do_normalize, tmp_path, capsys):
+    """It writes processor_config.json, with the feature extractor inside, and no preprocessor_config.json."""
+    transformers = pytest.importorskip("transformers")
+    path, nested = directory / "preprocessor_config.json", directory / "processor_config.json"
+    path.unlink()
+    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=do_normalize, return_attention_mask=True)
+    (tmp_path / "vocab.json").write_text(json.dumps({"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "a": 5}))
+    tokenizer = transformers.Wav2Vec2CTCTokenizer(tmp_path / "vocab.json")
+    transformers.Wav2Vec2Processor(extractor, tokenizer).save_pretrained(directory)
+    if not nested.exists():                         # transformers 4 writes the other file
+        path.unlink()
+        nested.write_text(json.dumps({"feature_extractor": extractor.to_dict(), "processor_class": "x"}))
+    assert not path.exists()
+    found = model_directory.read(directory)
+    assert found.do_normalize is do_normalize and "does not say" not in capsys.readouterr().err
+    model_directory.write(directory / "again", found.config, found.state, do_normalize=found.do_normalize,
+                          preprocessor=found.preprocessor)
+    again = transformers.AutoFeatureExtractor.from_pretrained(directory / "again")      # 4 and 5 read this file
+    assert again.do_normalize is do_normalize and again.return_attention_mask is True
+    assert model_directory.read(directory / "again").do_normalize is do_normalize
+
+    content = json.loads(nested.read_text())
+    for name, value in (("sampling_rate", 8000), ("feature_size", 80), ("do_normalize", "no")):
+        nested.write_text(json.dumps({"feature_extractor": {**content["feature_extractor"], name: value}}))
+        with pytest.raises(ValueError, match=f"processor_config.json: {name} must be"):
+            model_directory.read(directory)
+    nested.write_text(json.dumps({"feature_extractor": "x"}))
+    with pytest.raises(ValueError, match="processor_config.json: feature_extractor must be an object"):
+        model_directory.read(directory)
+    nested.write_text(json.dumps(content))
+    path.write_text(json.dumps({"do_normalize": not do_normalize}))
+    with pytest.raises(ValueError, match="do_normalize is (True|False), in processor_config.json (True|False); remove"):
+        model_directory.read(directory)
+    nested.write_text(json.dumps({"processor_class": "Wav2Vec2Processor"}))    # as transformers 4 writes it
+    assert model_directory.read(directory).do_normalize is not do_normalize
+
+
+def test_every_field_of_transformers_configuration_is_dealt_with():
+    """Ours, refused, or without effect on the states of unmasked sound: heads, losses, masking in training."""
+    transformers = pytest.importorskip("transformers")
+    without_effect = {
+        "vocab_size", "final_dropout", "apply_spec_augment", "ctc_loss_reduction", "ctc_zero_infinity",
+        "use_weighted_layer_sum", "classifier_proj_size", "pad_token_id", "bos_token_id", "eos_token_id",
+        *(f"mask_{of}_{what}" for of in ("time", "feature") for what in ("prob", "length", "min_masks"))}
+    ours = {item.name for item in dataclasses.fields(HubertConfig)}
+    of_any_model = set(transformers.PretrainedConfig().to_dict())
+    theirs = set(transformers.HubertConfig().to_dict()) - of_any_model - {"model_type", "num_feat_extract_layers"}
+    assert theirs - ours == without_effect - of_any_model
+    for name in ("adapter_attn_dim", "quantization_config"):
+        with pytest.raises(ValueError, match=f"config.json: {name} must be absent or null"):
+            config_from_json({name: 8})
+    for kind in ("wavlm", "wav2vec2", "data2vec-audio", "speech-encoder-decoder"):
+        with pytest.raises(ValueError, match=f"model_type must be hubert, is '{kind}': another encoder"):
+            config_from_json({"model_type": kind, "encoder": {"model_type": "hubert"}})
+    with pytest.raises(ValueError, match="architectures must be a Hubert's, is .*WavLMModel"):
+        config_from_json({"architectures": ["WavLMModel"]})
 
 
 def test_mutated_files_give_a_model_or_a_value_error(directory):
