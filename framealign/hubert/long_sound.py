@@ -18,8 +18,8 @@ from torch import Tensor
 from framealign.sound.frames import conv_inputs, conv_length
 from framealign.hubert.model import ConvLayer, Hubert
 
-WHOLE = 3000                                        # frames, 60 s: of one window, its context included
-CONTEXT = 250                                       # frames, 5 s, computed before and after what is used
+WHOLE = 3000                                        # frames, 60 s of 20 ms: of one window, its context included
+CONTEXT = 250                                       # frames, 5 s of 20 ms, computed before and after what is used
 BLOCK = 1 << 18                                     # outputs of the first convolution, their statistics summed at once
 
 

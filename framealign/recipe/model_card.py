@@ -19,7 +19,8 @@ LIMITS = """- It knows only the classes above: laughter, music, silence or anoth
   was not trained on frames.
 - Languages, ages, microphones and speaking styles other than those of the training data may be recognised much worse
   than the table says, and with different accuracy for different groups of people. Test it on your own data.
-- Sound longer than 60 s is recognised in windows of 60 s (`long_sound.py`), which training never used."""
+- Sound longer than 3000 frames (60 s, where one comes every 20 ms) is recognised in windows of as many
+  (`long_sound.py`), which training never used."""
 
 
 def write(directory: Path, results: dict, splits: list[Split]) -> None:

@@ -30,10 +30,6 @@ def parse_settings(settings: list[str]) -> dict[str, str]:
     for word in settings:
         if "=" not in word:
             raise ValueError(f"--set {word}: must read NAME=VALUE, for example pretrain.updates=500")
-    names = [word.split("=", 1)[0] for word in settings]
-    repeated = [name for name in names if names.count(name) > 1]
-    if repeated:
-        raise ValueError(f"--set {repeated[0]}: is given twice")
     return dict(word.split("=", 1) for word in settings)
 
 
