@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 def pretrain(hubert: Hubert, utterances: Sequence[Utterance], units: Units | list[Units], config: PretrainConfig,
              folder: Path, stop_after: int | None = None) -> Path | None:
     """Pretrain on the CPU into `folder`; asked to stop after an update (None: never), there is no product."""
-    with _asked(pretraining.Pretraining, lambda training: training.update == stop_after) as ended:
+    with when(pretraining.Pretraining, lambda training: training.update == stop_after) as ended:
         return pretraining.pretrain(hubert, utterances, units, config, TrainingRun(folder, CPU))
     assert ended
 
@@ -31,14 +31,14 @@ def finetune(hubert: Hubert, utterances: Sequence[Utterance], split: Split, clas
     """Fine-tune on the CPU into `folder`; asked to stop after so many epochs (None: never), the results are {}."""
     def ends(training: finetuning.Finetuning) -> bool:
         return stop_after not in (None, config.epochs) and training.update == stop_after * training.updates_per_epoch
-    with _asked(finetuning.Finetuning, ends) as ended:
+    with when(finetuning.Finetuning, ends) as ended:
         return finetuning.finetune(hubert, utterances, split, classes, config, TrainingRun(folder, CPU))
     assert ended
     return {}
 
 
 @contextlib.contextmanager
-def _asked(kind: type, is_time) -> Iterator[list[int]]:
+def when(kind: type, is_time) -> Iterator[list[int]]:
     """Within it, a training of this kind is asked to stop when it is time, and the SystemExit of that is caught."""
     under_way, ended, count = [], [], kind.count
 

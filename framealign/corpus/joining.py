@@ -95,12 +95,12 @@ def render(joined: Joined) -> tuple[np.ndarray, list[tuple[int, int, str]]]:
     return (sound * min(1.0, 0.99 / np.abs(sound).max())).astype(np.float32), rows
 
 
-def audible(waveform: np.ndarray) -> tuple[int, int]:
+def audible(waveform: np.ndarray, hop: int = HOP) -> tuple[int, int]:
     """The hops [first, end) of a waveform (N,) that are left when silence at both ends is cut: at least one.
 
-    A hop of 20 ms is silent where its level lies 40 dB below the 95th percentile of all.
+    A hop, by default of 20 ms, is silent where its level lies 40 dB below the 95th percentile of all.
     """
-    hops = waveform[:len(waveform) // HOP * HOP].reshape(-1, HOP).astype(np.float64)
+    hops = waveform[:len(waveform) // hop * hop].reshape(-1, hop).astype(np.float64)
     level = 10 * np.log10(np.square(hops).mean(1) + 1e-12)                      # (T,) decibels
     loud = np.flatnonzero(level >= np.percentile(level, 95) - SILENT_DECIBELS)
     return int(loud[0]), int(loud[-1]) + 1

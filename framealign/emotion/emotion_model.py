@@ -16,6 +16,10 @@ from framealign.hubert.model import Hubert
 from framealign.hubert.parameters import check
 
 
+NEUTRAL = "neutral"
+LEAST_WEIGHT = 0.1                                  # of a frame that is neutral for certain
+
+
 def weighted_mean(values: Tensor, attention: Tensor) -> Tensor:
     """Mean of the frames' values (B, T, D) by attention weights (B, T), which sum to 1: (B, D)."""
     return torch.einsum("bt,btd->bd", attention, values)
@@ -53,8 +57,33 @@ class MeanPooling(nn.Module):
         return is_valid.to(states) / is_valid.sum(-1, keepdim=True)
 
 
+class FrameClassifier(nn.Linear):
+    """A linear classifier of single frames, trained as one, which also says how much each frame counts.
+
+    A frame counts by how little neutral it is: its weight is 1 - p(neutral) + 0.1, so that an utterance that is neutral
+    throughout has weights too.
+    """
+
+    def __init__(self, hidden_size: int, labels: list[str]):
+        super().__init__(hidden_size, len(labels))
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+        self.neutral = labels.index(NEUTRAL)
+
+    def score(self, states: Tensor) -> Tensor:
+        """What the softmax over an utterance's frames is taken of: states (..., D) -> (...), log of the weight."""
+        return torch.log(1 - self(states).softmax(-1)[..., self.neutral] + LEAST_WEIGHT)
+
+    def attention(self, states: Tensor, is_valid: Tensor) -> Tensor:
+        """states (B, T, D), is_valid (B, T): weights (B, T), 0 beyond each end, sum 1."""
+        return self.score(states).masked_fill(~is_valid, -torch.inf).softmax(-1)
+
+
 class EmotionModel(nn.Module):
     """Encoder, pooling, linear classifier; one Hugging Face directory (`hubert.`, `pooling.`, `classifier.`).
+
+    pooling: "attention" or "mean", as the alignment paper and without attention; or "frames": a `FrameClassifier`
+    (`frames.` in the directory) gives the posterior of single frames, and says how much each counts.
 
     `fast_path`: states come from the encoder's fast path (`hubert/fast.py`), which computes no padding, else from the
     plain one. The numbers are the same.
@@ -66,6 +95,7 @@ class EmotionModel(nn.Module):
         check_class_names(labels, "classes")
         self.hubert, self.labels, self.fast_path = hubert, list(labels), fast_path
         size = hubert.config.hidden_size
+        self.frames = FrameClassifier(size, self.labels) if pooling == "frames" else None
         self.pooling = AttentionPooling(size) if pooling == "attention" else MeanPooling()
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(size, len(labels))
@@ -92,7 +122,7 @@ class EmotionModel(nn.Module):
         """Class logits of each utterance, (B, classes)."""
         states, is_valid = self.states(inputs, lengths, is_masked)
         states = self.dropout(states)
-        attention = self.pooling.attention(states, is_valid)                    # (B, T)
+        attention = self.weighing.attention(states, is_valid)                   # (B, T)
         return self.classifier(self.dropout(weighted_mean(states, attention)))
 
     @torch.inference_mode()
@@ -102,9 +132,19 @@ class EmotionModel(nn.Module):
 
     def read_out(self, states: Tensor, is_valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What `over_time` gives, from what `states` gives: (B, classes), (B, T) and (B, T, classes)."""
-        attention = self.pooling.attention(states, is_valid)
+        attention = self.weighing.attention(states, is_valid)
         pooled = weighted_mean(states, attention)                               # (B, D)
-        return self.classifier(pooled).softmax(-1), attention, self.classifier(states).softmax(-1)
+        return self.classifier(pooled).softmax(-1), attention, self.of_frames(states).softmax(-1)
+
+    @property
+    def weighing(self) -> nn.Module:
+        """What says how much each frame counts: the frame classifier, where there is one, else the pooling."""
+        return self.pooling if self.frames is None else self.frames
+
+    @property
+    def of_frames(self) -> nn.Linear:
+        """What classifies single frames: the frame classifier, where there is one, else that of whole utterances."""
+        return self.classifier if self.frames is None else self.frames
 
     def head(self) -> dict[str, Tensor]:
         """What the directory holds besides the encoder."""
@@ -124,8 +164,12 @@ class EmotionModel(nn.Module):
                              "its encoder first")
         if content.labels is None:
             raise ValueError(f"{directory}: its config.json names no classes (id2label)")
-        model = cls(Hubert(content.config, content.do_normalize), content.labels,
-                    "attention" if "pooling.weight" in content.head else "mean")
+        pooling = "attention" if "pooling.weight" in content.head else "mean"
+        if "frames.weight" in content.head:
+            pooling = "frames"
+            if NEUTRAL not in content.labels:
+                raise ValueError(f"{directory}: has a classifier of frames, but no class {NEUTRAL}")
+        model = cls(Hubert(content.config, content.do_normalize), content.labels, pooling)
         model.hubert.load(content.state, str(directory))
         check(content.head, {name: tuple(x.shape) for name, x in model.head().items()}, str(directory))
         model.load_state_dict(content.head, strict=False)     # `check` was the strict part

@@ -148,14 +148,15 @@ class Recogniser:
 
     def _by_windows(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `EmotionModel.over_time` for one long preprocessed waveform (N,); softmax over frames in float64."""
-        scores, logits = [], []
+        scores, logits, frame_logits = [], [], []
         for states in long_sound.states(self.model.hubert, waveform, None, self.device):   # (t, D)
-            scores.append(self.model.pooling.score(states.float()).cpu())
-            logits.append(self.model.classifier(states.float()).cpu())
-        logits = torch.cat(logits)                                              # (T, classes)
+            states = states.float()
+            scores.append(self.model.weighing.score(states).cpu())
+            logits.append(self.model.classifier(states).cpu())
+            frame_logits.append(self.model.of_frames(states).cpu())
         attention = torch.cat(scores).double().softmax(0)                       # (T,)
-        pooled = weighted_mean(logits.double()[None], attention[None])[0]       # (classes,)
-        return pooled.softmax(0).float(), attention.float(), logits.softmax(1)
+        pooled = weighted_mean(torch.cat(logits).double()[None], attention[None])[0]        # (classes,)
+        return pooled.softmax(0).float(), attention.float(), torch.cat(frame_logits).softmax(1)
 
     def _result(self, probabilities: Tensor, attention: Tensor, posterior: Tensor) -> Result:
         by_class = dict(zip(self.labels, probabilities.tolist()))

@@ -33,7 +33,8 @@ _NOT_BUILT = ("adapter_attn_dim", "quantization_config")        # fields of conf
 _ENCODER = ("feature_extractor.", "feature_projection.", "encoder.", MASK_EMBEDDING)
 # transformers' defaults that are not ours: what a config.json without the field means (the others agree: tested).
 _THEIR_DEFAULTS = {"activation_dropout": 0.1, "feat_proj_dropout": 0.0, "layerdrop": 0.1}
-_RECOGNISERS = (frozenset({"pooling", "classifier"}), frozenset({"classifier"}))    # ours: the latter pools by the mean
+# Ours: pooling by attention, by the mean, or by a classifier of frames.
+_RECOGNISERS = (frozenset({"pooling", "classifier"}), frozenset({"classifier"}), frozenset({"frames", "classifier"}))
 # The class of transformers that has a head of these modules; with any other head, its HubertModel opens the encoder.
 _ARCHITECTURES = {frozenset({"lm_head"}): "HubertForCTC",
                   frozenset({"projector", "classifier"}): "HubertForSequenceClassification",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from framealign.runtime import distributed, files, log
 from framealign.hubert import model_directory
 from framealign.hubert.model import Hubert
-from framealign.training.training_config import FinetuneConfig, PretrainConfig, TrainingRun
+from framealign.training.training_config import FinetuneConfig, FramesConfig, PretrainConfig, TrainingRun
 
 PARTS = ("config.json", "model.safetensors", "state.pt")    # without which nothing can be continued
 
@@ -27,7 +27,7 @@ class Training:
     """
     model: nn.Module
     optimizer: torch.optim.AdamW
-    config: PretrainConfig | FinetuneConfig
+    config: PretrainConfig | FinetuneConfig | FramesConfig
     run: TrainingRun
     record: dict                                    # what was begun: a checkpoint of another one is refused
     update: int = 0                                 # updates done

@@ -127,6 +127,51 @@ class FinetuneConfig:
 
 
 @dataclass(frozen=True)
+class FramesConfig:
+    """A classifier of frames from utterance labels (`frame_training`); the defaults are those of the preset `tiny`."""
+    seed: int = setting(0, "seed of every random draw")
+    scorer_epochs: int = setting(4, "epochs of the scorer, of as many medleys as there are training utterances")
+    epochs: int = setting(8, "epochs of the recogniser")
+    lr: float = setting(1e-3, "learning rate at the first update; linear decay to 0 at the last one")
+    head_lr_factor: float = setting(5.0, "the classifiers' learning rate is so many times that of the encoder")
+    weight_decay: float = setting(0.01, "AdamW's decoupled weight decay, times the learning rate, per update")
+    clip_norm: float = setting(10.0, "largest norm of the gradient; a larger one is scaled down to it")
+    batch_size: int = setting(8, "medleys or joined utterances per update")
+    sequence_seconds: float = setting(3.0, "seconds of a medley of stretches, at least")
+    least_stretch_seconds: float = setting(0.4, "seconds of the shortest stretch of the scorer")
+    most_stretch_seconds: float = setting(1.0, "seconds of its longest stretch")
+    level_decibels: float = setting(3.0, "stretches are up to so much louder or softer than one level")
+    window_seconds: float = setting(0.6, "seconds of the windows in which the training utterances are scored")
+    score_passes: int = setting(4, "how often each is scored, in windows at drawn offsets")
+    block_seconds: float = setting(0.2, "seconds that are taken to have one emotion, in telling how much has which")
+    whole_coverage: float = setting(0.8, "an emotion that covers more of its utterances' time is taken to cover all")
+    utterance_weight: float = setting(1.0, "weight of the utterances' cross-entropy beside that of frames")
+    max_seconds: float = setting(6.0, "seconds of a joined utterance that are used; longer ones are cropped")
+    test_max_seconds: float = setting(0.0, "seconds of an utterance that are used in the test; 0: whole utterances")
+    dropout: float = setting(0.0, "probability of dropout before the classifiers")
+    fast_path: bool = setting(True, "the encoder's fast path: no work for the padding of a batch, the same numbers")
+    freeze_conv: bool = setting(True, "the conv encoder does not train")
+    selection: str = "last"                         # the last update is taken: nothing is selected
+    log_every_updates: int = setting(50, "updates between two lines of log.jsonl")
+    save_every_updates: int = setting(500, "updates between two checkpoints")
+    keep_checkpoints: int = setting(2, "newest checkpoints that stay on the disk")
+
+    def __post_init__(self):
+        for name in ("scorer_epochs", "epochs", "batch_size", "score_passes", "log_every_updates", "save_every_updates",
+                     "keep_checkpoints"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "weight_decay", "level_decibels", "utterance_weight", "test_max_seconds"):
+            require(0 <= getattr(self, name) < math.inf, f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("clip_norm", "head_lr_factor", "sequence_seconds", "window_seconds", "block_seconds",
+                     "max_seconds"):
+            require(0 < getattr(self, name) < math.inf, f"{name} must be above 0, got {getattr(self, name)}")
+        require(0 < self.least_stretch_seconds <= self.most_stretch_seconds < math.inf, "least_stretch_seconds must be "
+                f"in (0, most_stretch_seconds = {self.most_stretch_seconds}], got {self.least_stretch_seconds}")
+        require(0 <= self.whole_coverage <= 1, f"whole_coverage must be in [0, 1], got {self.whole_coverage}")
+        require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
+
+
+@dataclass(frozen=True)
 class TrainingRun:
     """Where a training runs: what concerns the machine and the disk, not the result."""
     folder: Path                                    # checkpoints, log.jsonl, products

@@ -33,7 +33,7 @@ for folder in map(Path, sys.argv[1:]):
 """
 # norm of the conv encoder: whether a waveform is normalised, pooling, what else differs from the smallest encoder (each
 # convolution takes a while to be traced; this one has a frame every 40 ms)
-VARIANTS = {"group": (True, "attention", {}),
+VARIANTS = {"group": (True, "frames", {}),
             "layer": (False, "mean", {"conv_dim": (8,) * 3, "conv_kernel": (10, 8, 16), "conv_stride": (5, 8, 16)})}
 
 
@@ -43,7 +43,7 @@ def recogniser_and_batches(micro, norm: str, folder: Path) -> list[list[torch.Te
     do_normalize, pooling, changes = VARIANTS[norm]
     config = dataclasses.replace(micro, feat_extract_norm=norm, **changes)
     model = EmotionModel(Hubert(config, do_normalize), LABELS, pooling)
-    for parameter in [*model.hubert.encoder.parameters(), *model.pooling.parameters(), *model.classifier.parameters()]:
+    for parameter in [*model.hubert.encoder.parameters(), *model.weighing.parameters(), *model.classifier.parameters()]:
         torch.nn.init.normal_(parameter, std=0.4)
     model.save_pretrained(folder / "recogniser")
     exported_program.export(folder / "recogniser", folder / "recogniser.pt2")

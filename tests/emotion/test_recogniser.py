@@ -21,7 +21,7 @@ from framealign.emotion.recogniser import Recogniser
 LABELS = ["neutral", "happy", "angry", "sad"]
 
 
-@pytest.fixture(params=("attention", "mean"))
+@pytest.fixture(params=("attention", "mean", "frames"))
 def recogniser(request, micro) -> Recogniser:
     """Random weights, large enough that sounds differ."""
     return made(micro, request.param)
@@ -30,7 +30,7 @@ def recogniser(request, micro) -> Recogniser:
 def made(config, pooling: str = "attention", do_normalize: bool = True) -> Recogniser:
     torch.manual_seed(1)
     model = EmotionModel(Hubert(config, do_normalize), LABELS, pooling)
-    for parameter in [*model.hubert.encoder.parameters(), *model.pooling.parameters(), *model.classifier.parameters()]:
+    for parameter in [*model.hubert.encoder.parameters(), *model.weighing.parameters(), *model.classifier.parameters()]:
         torch.nn.init.normal_(parameter, std=0.4)
     return Recogniser(model)
 
@@ -68,10 +68,14 @@ def test_a_result_is_the_models_own_states_read_twice(recogniser, tones):
         states = model.hubert.states(waveform[None])[0].double()                # (T, D)
         logits = states @ model.classifier.weight.double().T + model.classifier.bias.double()     # (T, classes)
         weight = getattr(model.pooling, "weight", torch.zeros(16)).double()
-        attention = torch.tanh(states @ weight).softmax(0)
+        attention, of_frames = torch.tanh(states @ weight).softmax(0), logits
+        if model.frames is not None:
+            of_frames = states @ model.frames.weight.double().T + model.frames.bias.double()
+            attention = 1.1 - of_frames.softmax(1)[:, 0]
+            attention = attention / attention.sum()
     result = recogniser(tones[3].path)
     np.testing.assert_allclose(result.attention, attention, rtol=1e-4)
-    np.testing.assert_allclose(result.posterior, logits.softmax(1), atol=1e-5)
+    np.testing.assert_allclose(result.posterior, of_frames.softmax(1), atol=1e-5)
     np.testing.assert_allclose(list(result.probabilities.values()), (attention @ logits).softmax(0), atol=1e-5)
 
 

@@ -256,7 +256,8 @@ def test_prepare_preflight_and_training_agree_to_the_sample(tmp_path, seed):
 def test_a_chunk_beyond_all_places_is_no_crash(tmp_path):
     """64 bits can name places that no file has."""
     path = tmp_path / "a.bin"
-    for form, claim in (("CAF", (1 << 63) - 5), ("W64", (1 << 63) + 99), ("CAF", (1 << 64) - 3), ("W64", 1 << 62), ("CAF", 1 << 50)):
+    for form, claim in (("CAF", (1 << 63) - 5), ("W64", (1 << 63) + 99), ("CAF", (1 << 64) - 3), ("W64", 1 << 62),
+                        ("CAF", 1 << 50)):
         content = with_length(form, claim, b"free" + b"\xf0" * 40)
         path.write_bytes(content)
         try:

@@ -46,7 +46,7 @@ def recogniser(config, pooling: str = "attention", seed: int = 1, **changes: obj
     """A model in evaluation mode whose every parameter matters."""
     hubert = base(config, seed, **changes)
     model = EmotionModel(hubert, LABELS, pooling)
-    for parameter in [*hubert.encoder.parameters(), *model.pooling.parameters(), *model.classifier.parameters()]:
+    for parameter in [*hubert.encoder.parameters(), *model.weighing.parameters(), *model.classifier.parameters()]:
         torch.nn.init.normal_(parameter, std=0.4)
     return model.eval()
 
@@ -112,7 +112,7 @@ def test_attention_is_the_papers(seed):
     assert torch.equal(pooling.attention(spoilt, is_valid), pooling.attention(states, is_valid))
 
 
-@pytest.mark.parametrize("pooling", ("attention", "mean"))
+@pytest.mark.parametrize("pooling", ("attention", "mean", "frames"))
 def test_logits_are_the_classifier_on_the_pooled_states(micro, pooling):
     model = recogniser(micro, pooling)
     waveform = torch.randn(1, 9_000, generator=torch.Generator().manual_seed(0))
@@ -120,13 +120,16 @@ def test_logits_are_the_classifier_on_the_pooled_states(micro, pooling):
         states = model.hubert.states(waveform)[0].double()                      # (T, D)
         weight = model.pooling.weight.double() if pooling == "attention" else torch.zeros(16)
         a = torch.tanh(states @ weight.double()).softmax(0)
+        if pooling == "frames":                     # 1 - p(neutral) + 0.1, made to add up to 1
+            p = (states @ model.frames.weight.double().T + model.frames.bias.double()).softmax(-1)
+            a = (1.1 - p[:, 0]) / (1.1 - p[:, 0]).sum()
         expected = (a @ states) @ model.classifier.weight.double().T + model.classifier.bias
         found = model(waveform, torch.tensor([9_000]))[0]
     assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", ("group", "layer"))
-@pytest.mark.parametrize("pooling", ("attention", "mean"))
+@pytest.mark.parametrize("pooling", ("attention", "mean", "frames"))
 def test_padding_changes_no_logit_and_no_gradient(micro, norm, pooling):
     model = recogniser(micro, pooling, feat_extract_norm=norm)
     generator = torch.Generator().manual_seed(0)
@@ -142,7 +145,7 @@ def test_padding_changes_no_logit_and_no_gradient(micro, norm, pooling):
         assert torch.allclose(x, y, rtol=0, atol=1e-5 * float(y.abs().max()) + floor)
 
 
-@pytest.mark.parametrize("pooling", ("attention", "mean"))
+@pytest.mark.parametrize("pooling", ("attention", "mean", "frames"))
 def test_what_is_said_over_time_adds_up_to_what_is_said_once(micro, pooling):
     """The classifier is linear: the attention's mean of the frames' logits is the utterance's logits."""
     model = recogniser(micro, pooling)
@@ -153,14 +156,15 @@ def test_what_is_said_over_time_adds_up_to_what_is_said_once(micro, pooling):
         states, is_valid = model.states(inputs, lengths)
         logits = model(inputs, lengths)
         frame_logits = states @ model.classifier.weight.T + model.classifier.bias   # (B, T, classes)
-    assert torch.allclose(posterior, frame_logits.softmax(-1), atol=1e-6)
+        of_frames = model.frames(states) if pooling == "frames" else frame_logits
+    assert torch.allclose(posterior, of_frames.softmax(-1), atol=1e-6)
     assert torch.allclose((attention[..., None] * frame_logits).sum(1), logits, atol=1e-4)
     assert torch.allclose(probabilities, logits.softmax(-1), atol=1e-5)
     assert torch.allclose(attention.sum(1), torch.ones(2)) and (attention[~is_valid] == 0).all()
     assert is_valid.sum(1).tolist() == [27, 12]
 
 
-@pytest.mark.parametrize("pooling", ("attention", "mean"))
+@pytest.mark.parametrize("pooling", ("attention", "mean", "frames"))
 def test_save_then_load_is_the_identity_and_transformers_opens_the_encoder(micro, pooling, tmp_path):
     model = recogniser(micro, pooling)
     model.hubert.do_normalize = False
@@ -188,7 +192,8 @@ def test_directories_that_hold_no_recogniser(micro, tmp_path):
                        ("narrower", model.head() | {"pooling.weight": torch.zeros(3)})):
         model_directory.write(tmp_path / name, micro, model.hubert.state_dict(), head, do_normalize=True,
                                    labels=LABELS)
-        with pytest.raises(ValueError, match=f"{name}.*parameters do not fit"):
+        fault = "projector but no recogniser" if name == "a module more" else "parameters do not fit"
+        with pytest.raises(ValueError, match=f"{name}.*{fault}"):
             EmotionModel.from_pretrained(tmp_path / name)
     with pytest.raises(ValueError, match="nowhere: no such directory"):
         EmotionModel.from_pretrained(tmp_path / "nowhere")
@@ -633,13 +638,13 @@ def test_the_learning_rate_falls_to_nothing_where_asked(micro, tones, tmp_path):
     assert rates[True] == pytest.approx([0.75e-3, 0.5e-3, 0.25e-3, 0.0])
 
 
-@pytest.mark.parametrize("pooling", ["attention", "mean"])
+@pytest.mark.parametrize("pooling", ("attention", "mean", "frames"))
 def test_packed_batches_change_no_logit_and_no_gradient(micro, pooling):
     """Frames end to end or padded, with a time mask, from features and from sound: the same."""
     config = dataclasses.replace(micro, feat_proj_dropout=0.0, hidden_dropout=0.0, attention_dropout=0.0)
     torch.manual_seed(0)
-    model = EmotionModel(Hubert(config), ["a", "b", "c"], pooling).train()
-    for parameter in [*model.pooling.parameters(), *model.classifier.parameters()]:
+    model = EmotionModel(Hubert(config), ["a", "neutral", "c"], pooling).train()
+    for parameter in [*model.weighing.parameters(), *model.classifier.parameters()]:
         torch.nn.init.normal_(parameter)            # a new head says the same whatever it hears
     counts = torch.tensor([9, 31, 17])
     sound = torch.randn(3, num_samples_of(31))

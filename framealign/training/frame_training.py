@@ -1,0 +1,381 @@
+"""A classifier of frames from utterance labels alone: it knows which frames carry the emotion (beyond the paper).
+
+An utterance's label holds for the whole of it, and so whatever is trained with it calls every frame by the utterance's
+label. Four steps undo that; none of them sees a truth about frames:
+
+1. `train_scorer`: frames of short stretches of different utterances, shuffled, so that each must be told by itself;
+2. `scores_in_other_company`: what the scorer says of each training utterance, in windows among those of others;
+3. `frame_labels.soft_labels`: how much of each emotion's utterances is emotional, and which frames;
+4. `train_recogniser`: a fresh encoder, frames by those labels, utterances by their own, on joined utterances.
+
+Every stretch is brought to one level: the quiet part of a loud utterance would give itself away.
+"""
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from framealign.runtime import distributed, log, stopping
+from framealign.runtime.seeds import derive_seed
+from framealign.runtime.settings import as_dict
+from framealign.sound import audio
+from framealign.sound.frames import Framing
+from framealign.corpus import joining
+from framealign.corpus.cropping import Waveforms, load_checked, padded
+from framealign.corpus.joining import EMOTIONAL, PATTERNS
+from framealign.corpus.protocols import Split, check_parts
+from framealign.corpus.utterance import Utterance, corpus_digest
+from framealign.hubert.model import Hubert
+from framealign.emotion.emotion_model import NEUTRAL, EmotionModel, weighted_mean
+from framealign.training import checkpoint, frame_labels, optimiser
+from framealign.training.checkpoint import Training
+from framealign.training.finetune import FoldData, test
+from framealign.training.training_config import FramesConfig, TrainingRun
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Hops [first, end) of utterance number `utterance`, so much louder than the one level."""
+    utterance: int
+    first: int
+    end: int
+    decibels: float = 0.0
+
+
+@dataclass(frozen=True)
+class Medley:
+    """What is trained on as one sound: pieces one after the other, and the class of the whole."""
+    pieces: list[Piece]
+    label: int
+
+    @property
+    def num_hops(self) -> int:
+        """Hops of all pieces: as many frames."""
+        return sum(piece.end - piece.first for piece in self.pieces)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a scorer or a recogniser is trained on."""
+    speech: "Speech"
+    labels: list[np.ndarray]                        # of each utterance (T, C): how much of each class a frame has
+    draw: Callable[[int], list[Medley]]             # of an update (1, 2, ...), the same on every rank
+    updates: int
+    utterance_weight: float                         # of the loss of whole utterances
+
+
+class Speech:
+    """The audible part of labelled utterances, cut into hops and brought to one level; held in memory as int16."""
+
+    def __init__(self, utterances: Sequence[Utterance], classes: Sequence[str], framing: Framing, do_normalize: bool):
+        self.framing, self.do_normalize = framing, do_normalize
+        self.utterances, self.classes, self.neutral = utterances, list(classes), classes.index(NEUTRAL)
+        self.labels = [classes.index(utterance.label) for utterance in utterances]
+        self.sounds: list[np.ndarray] = []          # (hops, hop) int16 of each utterance
+        for utterance in log.progress(utterances, len(utterances), "reading", "utterances"):
+            waveform = load_checked(utterance, do_normalize=False).numpy()
+            first, end = joining.audible(waveform, framing.hop)
+            hops = waveform[framing.hop * first:framing.hop * end].reshape(-1, framing.hop)
+            self.sounds.append(np.round(hops * 2 ** 15).clip(-2 ** 15, 2 ** 15 - 1).astype(np.int16))
+        self.of_speaker: dict[str, dict[int, list[int]]] = {}       # speaker -> class -> utterances
+        for u, utterance in enumerate(utterances):
+            self.of_speaker.setdefault(utterance.speaker, {}).setdefault(self.labels[u], []).append(u)
+
+    def size(self, u: int) -> int:
+        """Hops of an utterance."""
+        return len(self.sounds[u])
+
+    def whole(self, u: int) -> Piece:
+        """All of an utterance."""
+        return Piece(u, 0, self.size(u))
+
+    def waveform(self, pieces: Sequence[Piece]) -> Tensor:
+        """Pieces as the encoder takes them, (N,) float32: with the rest of a last frame there is one for every hop."""
+        parts = []
+        for piece in pieces:
+            part = self.sounds[piece.utterance][piece.first:piece.end].astype(np.float64).ravel()
+            part -= part.mean()
+            parts.append(part * 10 ** (piece.decibels / 20) / np.sqrt(np.mean(part ** 2) + 1e-6))
+        sound = np.pad(np.concatenate(parts), (0, self.framing.receptive_field - self.framing.hop))
+        return audio.preprocess(torch.from_numpy(sound).float(), self.do_normalize)
+
+
+def train_frames(load: Callable[[], Hubert], utterances: Sequence[Utterance], split: Split, classes: list[str],
+                 config: FramesConfig, run: TrainingRun) -> dict:
+    """Train a recogniser with a classifier of frames on split.train, test it once: results as `finetune.test`.
+
+    load: gives the encoder that scorer and recogniser each start from. The last update is taken: nothing is selected.
+    Writes `recogniser`, `predictions.csv` and `results.json` into the run's folder; continues from the newest
+    checkpoint there. Raises ValueError as `check_parts`, and for classes without a neutral one.
+    """
+    check_parts(split, classes, "last")
+    if NEUTRAL not in classes:
+        raise ValueError(f"a classifier of frames needs a class {NEUTRAL}: what an utterance is outside its emotion")
+    hubert = load()
+    speech = Speech(split.train, classes, hubert.config.framing, hubert.do_normalize)
+    if not any(set(of_class) > {speech.neutral} for of_class in speech.of_speaker.values()):
+        raise ValueError("no speaker of the training part has neutral and emotional utterances, which are joined")
+
+    scorer = train_scorer(hubert, speech, config, replace(run, folder=run.folder / "scorer"))
+    scores = scores_in_other_company(scorer, speech, config, run.device)
+    labels = frame_labels.soft_labels(scores, speech.labels, classes, speech.neutral,
+                                      max(1, round(config.block_seconds * speech.framing.rate)), config.whole_coverage)
+    del scorer
+    model = train_recogniser(load(), speech, labels, config, run)
+
+    data = FoldData(utterances, split, classes, Waveforms(utterances, hubert.do_normalize, framing=speech.framing))
+    if distributed.rank() == 0:
+        model.save_pretrained(run.folder / "recogniser")
+    distributed.barrier()
+    return test(model, data, config, run, config.epochs)
+
+
+def train_scorer(hubert: Hubert, speech: Speech, config: FramesConfig, run: TrainingRun) -> EmotionModel:
+    """Step 1: each frame of shuffled stretches by the label of the utterance that its stretch is of."""
+    labels = [np.eye(len(speech.classes))[np.full(speech.size(u), label)] for u, label in enumerate(speech.labels)]
+    speakers = [name for name, of_class in speech.of_speaker.items() if set(of_class) > {speech.neutral}]
+
+    def draw(update: int) -> list[Medley]:
+        rng = np.random.default_rng(derive_seed(config.seed, "stretches", update))
+        return [draw_stretches(speech, str(rng.choice(speakers)), config, rng) for _ in range(config.batch_size)]
+
+    updates = config.scorer_epochs * math.ceil(len(speech.labels) / config.batch_size)
+    plan = Plan(speech=speech, labels=labels, draw=draw, updates=updates, utterance_weight=0.0)
+    return fit(hubert, plan, config, run)
+
+
+def draw_stretches(speech: Speech, speaker: str, config: FramesConfig, rng: np.random.Generator) -> Medley:
+    """Stretches of utterances of one speaker, half of them neutral, each emotion as likely, in drawn order."""
+    of_class, rate = speech.of_speaker[speaker], speech.framing.rate
+    emotions = [label for label in of_class if label != speech.neutral]
+    pieces, num_hops = [], 0
+    while num_hops < config.sequence_seconds * rate:
+        for label in (speech.neutral, int(rng.choice(emotions))):
+            u = int(rng.choice(of_class[label]))
+            seconds = rng.uniform(config.least_stretch_seconds, config.most_stretch_seconds)
+            size = min(speech.size(u), max(1, round(seconds * rate)))
+            first = int(rng.integers(speech.size(u) - size + 1))
+            pieces.append(Piece(u, first, first + size, rng.uniform(-config.level_decibels, config.level_decibels)))
+            num_hops += size
+    return Medley([pieces[i] for i in rng.permutation(len(pieces))], speech.neutral)
+
+
+@torch.inference_mode()
+def scores_in_other_company(scorer: EmotionModel, speech: Speech, config: FramesConfig, device: torch.device
+                            ) -> list[np.ndarray]:
+    """Step 2: log p(class) - log p(neutral) of every frame of each utterance, (T, C), averaged over passes.
+
+    Each utterance is cut into windows at drawn offsets, which are shuffled among those of its speaker: in its own
+    company an emotional utterance is recognised as a whole. Ranks share the work; all get the same.
+    """
+    size = max(1, round(config.window_seconds * speech.framing.rate))
+    medleys: list[list[Piece]] = []
+    for number in range(config.score_passes):
+        for speaker, of_class in speech.of_speaker.items():
+            rng = np.random.default_rng(derive_seed(config.seed, "windows", number, speaker))
+            windows = [window for members in of_class.values() for u in members
+                       for window in windows_of(speech.whole(u), size, int(rng.integers(size)))]
+            windows = [windows[i] for i in rng.permutation(len(windows))]
+            together = max(1, round(config.sequence_seconds / config.window_seconds))
+            medleys += [windows[i:i + together] for i in range(0, len(windows), together)]
+
+    sums = [np.zeros((speech.size(u), len(scorer.labels))) for u in range(len(speech.labels))]
+    rank, world = distributed.rank(), distributed.world_size()
+    batches = [medleys[i:i + config.batch_size] for i in range(0, len(medleys), config.batch_size)][rank::world]
+    for batch in log.progress(batches, len(batches), "scores of frames", "batches"):
+        inputs, lengths = padded([speech.waveform(pieces) for pieces in batch])
+        states, _ = scorer.states(inputs.to(device), lengths)
+        log_p = scorer.of_frames(states).log_softmax(-1).cpu().double().numpy()             # (B, T, C)
+        for pieces, values in zip(batch, log_p - log_p[..., [speech.neutral]]):
+            start = 0
+            for piece in pieces:
+                end = start + piece.end - piece.first
+                sums[piece.utterance][piece.first:piece.end] += values[start:end]
+                start = end
+    of_ranks = distributed.all_gather_objects(sums)
+    return [sum(parts) / config.score_passes for parts in zip(*of_ranks)]
+
+
+def windows_of(whole: Piece, size: int, offset: int) -> list[Piece]:
+    """An utterance cut every `size` hops from `offset` on; ends shorter than a third of it go to their neighbour."""
+    inner = [edge for edge in range(offset, whole.end, size) if min(edge, whole.end - edge) >= size / 3]
+    edges = [0, *inner, whole.end]
+    return [Piece(whole.utterance, first, end) for first, end in zip(edges, edges[1:])]
+
+
+def train_recogniser(hubert: Hubert, speech: Speech, labels: list[np.ndarray], config: FramesConfig, run: TrainingRun
+                     ) -> EmotionModel:
+    """Step 4: frames of joined utterances by their soft labels, utterances by their class.
+
+    An epoch has as many medleys as there are utterances: each neutral one whole, and emotional ones of every class
+    equally often, joined as a test set is (`joining.PATTERNS`). labels: of each utterance (T, C).
+    """
+    members = range(len(speech.labels))
+    neutral = [u for u in members if speech.labels[u] == speech.neutral]
+    emotions = sorted({label for label in speech.labels if label != speech.neutral})
+    of_class = {label: [u for u in members if speech.labels[u] == label] for label in emotions}
+    per_epoch = math.ceil(len(speech.labels) / config.batch_size)
+
+    def draw(update: int) -> list[Medley]:
+        epoch, index = divmod(update - 1, per_epoch)
+        rng = np.random.default_rng(derive_seed(config.seed, "joined", epoch))
+        emotional = [int(rng.choice(of_class[int(rng.choice(emotions))])) for _ in range(len(members) - len(neutral))]
+        order = rng.permutation([*neutral, *emotional]).tolist()
+        drawn = order[index * config.batch_size:(index + 1) * config.batch_size]
+        rng = np.random.default_rng(derive_seed(config.seed, "patterns", update))
+        return [cropped(draw_joined(speech, u, rng), config, speech.framing, rng) for u in drawn]
+
+    plan = Plan(speech=speech, labels=labels, draw=draw, updates=config.epochs * per_epoch,
+                utterance_weight=config.utterance_weight)
+    return fit(hubert, plan, config, run)
+
+
+def draw_joined(speech: Speech, u: int, rng: np.random.Generator) -> Medley:
+    """A neutral utterance whole; an emotional one in a drawn pattern with neutral ones of its speaker, if there are."""
+    company = speech.of_speaker[speech.utterances[u].speaker].get(speech.neutral, [])
+    if speech.labels[u] == speech.neutral or not company:
+        return Medley([speech.whole(u)], speech.labels[u])
+    pattern = PATTERNS[rng.integers(len(PATTERNS))]
+    pieces = [speech.whole(u if name == EMOTIONAL else int(rng.choice(company))) for name in pattern]
+    return Medley(pieces, speech.labels[u])
+
+
+def cropped(medley: Medley, config: FramesConfig, framing: Framing, rng: np.random.Generator) -> Medley:
+    """At most `max_seconds` of a medley, from a drawn hop on."""
+    limit = round(config.max_seconds * framing.rate)
+    if medley.num_hops <= limit:
+        return medley
+    skipped, pieces, left = int(rng.integers(medley.num_hops - limit + 1)), [], limit
+    for piece in medley.pieces:
+        first = min(piece.end, piece.first + skipped)
+        skipped -= first - piece.first
+        end = min(piece.end, first + left)
+        if end > first:
+            pieces.append(replace(piece, first=first, end=end))
+            left -= end - first
+    return Medley(pieces, medley.label)
+
+
+@dataclass(kw_only=True)
+class FrameTraining(Training):
+    """The training of a scorer or a recogniser under way."""
+    model: EmotionModel
+    config: FramesConfig
+    losses: list[Tensor] = field(default_factory=list)          # since the last line of the log: this rank's share
+
+
+def fit(hubert: Hubert, plan: Plan, config: FramesConfig, run: TrainingRun) -> EmotionModel:
+    """Train a recogniser with a classifier of frames by a plan; continues from the newest checkpoint in the folder.
+
+    Each rank computes a share of the medleys of an update. The loss is the cross-entropy of frames with their soft
+    labels, its mean over frames, and `utterance_weight` times that of the utterances' classes.
+    """
+    training = prepare(hubert, plan, config, run)
+    restore(training)
+    replicated = distributed.replicate(FrameLoss(training.model, plan.utterance_weight > 0), run.device)
+    autocast = distributed.autocast(run.device, run.precision)
+    journal = log.Log(run.folder / "log.jsonl", plan.updates)
+    journal.keep_until(training.update)
+    rank, world = distributed.rank(), distributed.world_size()
+    steps = stopping.Steps(range(training.update + 1, plan.updates + 1))
+    training.model.train()
+    for update in steps:
+        medleys = plan.draw(update)
+        num_frames = sum(medley.num_hops for medley in medleys)
+        mine, weight = (medleys[rank::world], 1.0) if rank < len(medleys) else (medleys[:1], 0.0)   # all reduce
+        inputs, lengths, target, labels = batch_of(mine, plan)
+        torch.manual_seed(derive_seed(config.seed, "dropout", update, rank))
+        with autocast():
+            of_frames, of_utterances = replicated(distributed.send(inputs, run.device), lengths,
+                                                  distributed.send(target, run.device),
+                                                  distributed.send(labels, run.device))
+        loss = weight * (of_frames / num_frames + plan.utterance_weight * of_utterances / len(medleys))
+        (optimiser.only_if_finite(loss) * world).backward()                     # DDP averages over ranks
+        lr = optimiser.linear_schedule(update, config.lr, 0, plan.updates)
+        norm, skipped = optimiser.step(training.optimizer, lr, config.clip_norm)
+        training.losses.append(loss.detach())
+        training.count(skipped)
+
+        is_last, asked_to_stop = update == plan.updates, steps.asked()
+        if is_last or update % config.log_every_updates == 0:
+            optimiser.stop_if_skipping(training.skipped_in_a_row, update)
+            mean = distributed.all_reduce_sum(torch.stack(training.losses)).mean()
+            journal.write({"update": update, "loss": float(mean), "lr": lr, "gradient_norm": float(norm),
+                           "skipped_updates": len(optimiser.skipped_steps(training.skipped, update))})
+            training.losses, training.skipped = [], []
+        if is_last or asked_to_stop or update % config.save_every_updates == 0:
+            save(training)
+        if asked_to_stop and not is_last:
+            stopping.stop(f"{run.folder} has a checkpoint of update {update}")
+    return training.model.eval()
+
+
+def prepare(hubert: Hubert, plan: Plan, config: FramesConfig, run: TrainingRun) -> FrameTraining:
+    """Model and optimiser of a training at its beginning, and the record of what is begun."""
+    torch.manual_seed(derive_seed(config.seed, "head"))
+    model = EmotionModel(hubert, plan.speech.classes, "frames", config.dropout, config.fast_path).to(run.device)
+    hubert.feature_extractor.requires_grad_(not config.freeze_conv)
+    hubert.masked_spec_embed.requires_grad_(False)
+    model.classifier.requires_grad_(plan.utterance_weight > 0)
+    optimizer = optimiser.adamw(hubert.parameters(), config.lr, (0.9, 0.999), 1e-8, config.weight_decay)
+    heads = [p for head in (model.frames, model.classifier) for p in head.parameters() if p.requires_grad]
+    optimizer.add_param_group({"params": heads, "lr_factor": config.head_lr_factor})
+    record = {"frames": as_dict(config), "classes": plan.speech.classes, "labels": plan.speech.labels,
+              "updates": plan.updates, "utterances": corpus_digest(plan.speech.utterances)}
+    return FrameTraining(model=model, optimizer=optimizer, config=config, run=run, record=record)
+
+
+def batch_of(medleys: list[Medley], plan: Plan) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Samples (B, N) and their lengths (B,), soft labels (B, T, C), 0 beyond each end, and classes (B,)."""
+    inputs, lengths = padded([plan.speech.waveform(medley.pieces) for medley in medleys])
+    of_frames = [np.concatenate([plan.labels[piece.utterance][piece.first:piece.end] for piece in medley.pieces])
+                 for medley in medleys]
+    target, _ = padded([torch.from_numpy(rows).float() for rows in of_frames])
+    return inputs, lengths, target, torch.tensor([medley.label for medley in medleys])
+
+
+def save(training: FrameTraining) -> None:
+    """Write the checkpoint of the update just done, with the losses of all ranks since the last line of the log."""
+    losses = []
+    if training.losses:                             # on every rank, or on none
+        losses = distributed.all_reduce_sum(torch.stack(training.losses)).tolist()
+    model, config = training.model, training.config
+    checkpoint.save(training.run.folder, training.update, model.hubert, model.head(),
+                    training.state() | {"losses": losses}, config.keep_checkpoints, model.labels)
+
+
+def restore(training: FrameTraining) -> None:
+    """Continue from the newest checkpoint of the run's folder, if there is one; as `Training.resume`.
+
+    Rank 0 goes on with the losses of all ranks.
+    """
+    saved = training.resume("configuration, split or sound; continue with that one")
+    if saved is None:
+        return
+    head, state = saved
+    training.model.load_state_dict(head, strict=False)
+    share = 1.0 if distributed.rank() == 0 else 0.0
+    training.losses = [torch.tensor(loss * share, device=training.run.device) for loss in state["losses"]]
+
+
+class FrameLoss(torch.nn.Module):
+    """Sums of both losses of a batch of medleys: one forward, so that ranks reduce their gradients together."""
+
+    def __init__(self, model: EmotionModel, with_utterances: bool):
+        super().__init__()
+        self.model, self.with_utterances = model, with_utterances
+
+    def forward(self, inputs: Tensor, lengths: Tensor, target: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """What `batch_of` gives: cross-entropies, summed over frames and over utterances, ()."""
+        states, is_valid = self.model.states(inputs, lengths)
+        log_p = self.model.frames(self.model.dropout(states)).float().log_softmax(-1)       # (B, T, C)
+        of_frames = -(target * log_p).sum()
+        if not self.with_utterances:
+            return of_frames, of_frames.new_zeros(())
+        pooled = weighted_mean(states, self.model.frames.attention(states, is_valid))       # (B, D)
+        logits = self.model.classifier(self.model.dropout(pooled)).float()
+        return of_frames, F.cross_entropy(logits, labels, reduction="sum")

@@ -1,0 +1,254 @@
+"""A classifier of frames: what is drawn, levels, the loss, ranks, resuming, and that it finds the frames."""
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import ranks
+import soundfile
+import stopped
+import torch
+
+from framealign.sound.frames import EVERY_20_MS, Framing
+from framealign.corpus import frame_truth
+from framealign.corpus.protocols import Split
+from framealign.corpus.utterance import Utterance
+from framealign.hubert.model import Hubert
+from framealign.emotion import diarization, planted_truth
+from framealign.emotion.emotion_model import EmotionModel
+from framealign.emotion.recogniser import Recogniser
+from framealign.training import checkpoint, frame_training
+from framealign.training.frame_training import Medley, Piece, Speech
+from framealign.training.training_config import FramesConfig, TrainingRun
+
+CPU, CLASSES = torch.device("cpu"), ["neutral", "angry", "sad"]
+PITCHES = {"neutral": 400, "angry": 1500, "sad": 3500}      # Hz
+QUIET = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "feat_proj_dropout": 0.0, "layerdrop": 0.0}
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory) -> list[Utterance]:
+    """Two speakers; half of the time of an emotional utterance has its pitch, the rest that of neutral ones."""
+    folder, utterances = tmp_path_factory.mktemp("planted"), []
+    for number in range(48):
+        rng = np.random.default_rng(number)
+        label, speaker = CLASSES[number % 3], ("anna", "bert")[number // 3 % 2]
+        T = int(rng.integers(60, 90))
+        is_emotional = np.zeros(T, bool)
+        if label != "neutral":
+            first = int(rng.integers(5, T // 2))
+            is_emotional[first:first + T // 2] = True
+        pitch = np.where(np.repeat(is_emotional, 320), PITCHES[label], PITCHES["neutral"]) * rng.uniform(0.95, 1.05)
+        samples = np.sin(2 * np.pi * np.cumsum(pitch) / 16_000) + 0.05 * rng.standard_normal(320 * T)
+        path = folder / f"{number}.wav"
+        soundfile.write(path, 0.1 * rng.uniform(0.3, 1) * samples, 16_000)
+        edges = np.flatnonzero(np.diff([0, *is_emotional, 0])).reshape(-1, 2)
+        frame_truth.write(path, [(int(a), int(b), label) for a, b in edges])
+        utterances.append(Utterance(path.stem, path, 320 * T, "1", speaker, "", label))
+    return utterances
+
+
+def settings(**changes: object) -> FramesConfig:
+    return FramesConfig(**({"seed": 3, "scorer_epochs": 1, "epochs": 1, "batch_size": 3, "sequence_seconds": 1.5,
+                            "score_passes": 1, "max_seconds": 2.0, "log_every_updates": 3, "save_every_updates": 4}
+                           | changes))
+
+
+def speech_of(utterances: list[Utterance], framing: Framing = EVERY_20_MS, do_normalize: bool = False) -> Speech:
+    return Speech(utterances, CLASSES, framing, do_normalize)
+
+
+def load(config, seed: int = 1) -> Hubert:
+    torch.manual_seed(seed)
+    return Hubert(config)
+
+
+# What is drawn
+
+@pytest.mark.parametrize("framing", (EVERY_20_MS, Framing(640, 720)))
+def test_every_stretch_has_one_level_and_a_frame_for_each_hop(planted, framing):
+    speech, rng = speech_of(planted, framing), np.random.default_rng(0)
+    for _ in range(20):
+        pieces = []
+        for u in rng.integers(0, 48, 4).tolist():
+            first = int(rng.integers(speech.size(u) - 3))
+            end = int(rng.integers(first + 2, speech.size(u)))
+            pieces.append(Piece(u, first, end, float(rng.uniform(-3, 3))))
+        waveform, start = speech.waveform(pieces).numpy().astype(float), 0
+        for piece in pieces:
+            part = waveform[framing.hop * start:framing.hop * (start + piece.end - piece.first)]
+            assert 20 * np.log10(part.std()) == pytest.approx(piece.decibels, abs=0.02)
+            start += piece.end - piece.first
+        assert (len(waveform) - framing.receptive_field) // framing.hop + 1 == start == Medley(pieces, 0).num_hops
+
+
+def test_stretches_are_half_neutral_short_and_of_one_speaker(planted):
+    speech, config, counts = speech_of(planted), settings(), Counter()
+    for update in range(100):
+        medley = frame_training.draw_stretches(speech, "bert", config, np.random.default_rng(update))
+        labels = [speech.labels[piece.utterance] for piece in medley.pieces]
+        assert labels.count(0) * 2 == len(labels) and medley.num_hops >= 75
+        assert {planted[piece.utterance].speaker for piece in medley.pieces} == {"bert"}
+        for piece in medley.pieces:
+            assert 20 <= piece.end - piece.first <= 50 and 0 <= piece.first < piece.end <= speech.size(piece.utterance)
+            assert abs(piece.decibels) <= 3
+        counts.update(labels)
+    assert counts[1] == pytest.approx(counts[2], rel=0.2)
+    assert 0 < labels.index(0) or labels[0] != labels[1]                        # in drawn order
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_windows_cover_an_utterance(seed):
+    rng = np.random.default_rng(seed)
+    whole, size = Piece(7, 0, int(rng.integers(1, 200))), int(rng.integers(1, 40))
+    windows = frame_training.windows_of(whole, size, int(rng.integers(size)))
+    assert [t for window in windows for t in range(window.first, window.end)] == list(range(whole.end))
+    assert all(window.utterance == 7 for window in windows)
+    lengths = [window.end - window.first for window in windows]
+    assert max(lengths) <= 2 * size and (min(lengths) >= size / 3 or len(windows) == 1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_crop_is_a_stretch_of_the_medley(seed):
+    rng = np.random.default_rng(seed)
+    edges = [sorted(rng.integers(0, 90, 2).tolist()) for _ in range(3)]
+    medley = Medley([Piece(u, a, b + 1) for u, (a, b) in enumerate(edges)], 2)
+    config = settings(max_seconds=float(rng.uniform(0.1, 4)))
+    found = frame_training.cropped(medley, config, EVERY_20_MS, rng)
+    everything, kept = ([(piece.utterance, t) for piece in x.pieces for t in range(piece.first, piece.end)]
+                        for x in (medley, found))
+    assert len(kept) == min(len(everything), round(config.max_seconds * 50)) and found.label == 2
+    first = everything.index(kept[0])
+    assert everything[first:first + len(kept)] == kept
+
+
+def test_an_epoch_has_each_neutral_utterance_and_emotions_equally_often(planted, micro):
+    speech, plans = speech_of(planted), []
+    with mock.patch.object(frame_training, "fit", lambda hubert, plan, *rest: plans.append(plan)):
+        frame_training.train_recogniser(load(micro), speech, [], settings(epochs=40), TrainingRun(Path("x"), CPU))
+    plan, = plans
+    assert plan.updates == 40 * 16
+    medleys = [medley for update in range(1, plan.updates + 1) for medley in plan.draw(update)]
+    for epoch in range(40):
+        of_epoch = medleys[48 * epoch:48 * (epoch + 1)]
+        assert sorted(m.pieces[0].utterance for m in of_epoch if m.label == 0) == [u for u in range(48) if u % 3 == 0]
+    labels = Counter(medley.label for medley in medleys)
+    assert labels[0] == 640 and labels[1] == pytest.approx(labels[2], rel=0.1)
+    orders = Counter()
+    for medley in medleys:
+        classes = [speech.labels[piece.utterance] for piece in medley.pieces]
+        assert len({planted[piece.utterance].speaker for piece in medley.pieces}) == 1 and medley.num_hops <= 100
+        if medley.label:
+            orders[tuple(min(label, 1) for label in classes)] += 1
+    assert {(0, 1), (1, 0), (0, 1, 0), (1,)} <= set(orders)
+    assert [m.pieces for m in plan.draw(7)] == [m.pieces for m in plan.draw(7)]
+
+
+# The loss
+
+def test_the_loss_is_that_of_every_frame(planted, micro):
+    """Against a sum over frames of each medley by itself; padding counts for nothing."""
+    speech, rng = speech_of(planted), np.random.default_rng(0)
+    labels = [rng.dirichlet(np.ones(3), speech.size(u)) for u in range(48)]
+    plan = frame_training.Plan(speech=speech, labels=labels, draw=lambda update: [], updates=1, utterance_weight=1.0)
+    medleys = [Medley([speech.whole(1), speech.whole(3)], 1), Medley([speech.whole(2)], 2)]
+    torch.manual_seed(0)
+    model = EmotionModel(load(micro), CLASSES, "frames").eval()
+    for head in (model.frames, model.classifier):
+        torch.nn.init.normal_(head.weight)
+    with torch.no_grad():
+        found = frame_training.FrameLoss(model, True)(*frame_training.batch_of(medleys, plan))
+    of_frames = of_utterances = 0.0
+    for medley in medleys:
+        waveform = speech.waveform(medley.pieces)
+        with torch.no_grad():
+            states = model.hubert.states(waveform[None])[0].double()
+            p = (states @ model.frames.weight.double().T + model.frames.bias.double()).softmax(-1).numpy()
+            weights = 1 - p[:, 0] + 0.1
+            pooled = (weights[:, None] * states.numpy()).sum(0) / weights.sum()
+            logits = model.classifier.weight.double().numpy() @ pooled + model.classifier.bias.double().numpy()
+        rows = np.concatenate([labels[piece.utterance] for piece in medley.pieces])
+        of_frames -= (rows * np.log(p)).sum()
+        of_utterances -= logits[medley.label] - np.log(np.exp(logits).sum())
+    assert float(found[0]) == pytest.approx(of_frames, rel=1e-5)
+    assert float(found[1]) == pytest.approx(of_utterances, rel=1e-4)
+
+
+# Whole runs
+
+def split_of(utterances: list[Utterance]) -> Split:
+    return Split(train=utterances[:36], valid=[], test=utterances[36:], name="half")
+
+
+def train(config, utterances: list[Utterance], folder: Path, stop_after: tuple[int, int] = (0, 0),
+          **changes: object) -> dict:
+    """A whole run on the CPU; stop_after: updates of scorer and recogniser after which it is stopped and continued."""
+    arguments = (lambda: load(config), utterances, split_of(utterances), CLASSES, settings(**changes),
+                 TrainingRun(folder, CPU))
+    for part, number in zip(("scorer", "."), stop_after):
+        if number:
+            def is_time(training: frame_training.FrameTraining) -> bool:
+                return training.run.folder == folder / part and training.update == number
+            with stopped.when(frame_training.FrameTraining, is_time) as ended:
+                frame_training.train_frames(*arguments)
+            assert ended == [75] and checkpoint.newest(folder / part).name == f"{number:08d}"
+    return frame_training.train_frames(*arguments)
+
+
+def log_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(planted, micro, tmp_path):
+    """Stopped within the scorer's training, between two lines of the log, and within the recogniser's."""
+    whole = train(micro, planted, tmp_path / "whole")
+    again = train(micro, planted, tmp_path / "again", stop_after=(5, 4))
+    assert whole == again
+    for name in ("recogniser/model.safetensors", "predictions.csv", "results.json", "log.jsonl", "scorer/log.jsonl"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+    lines = log_of(tmp_path / "whole")
+    assert [line["update"] for line in lines] == [3, 6, 9, 12]
+    with pytest.raises(ValueError, match="made with another configuration, split or sound"):
+        train(micro, planted, tmp_path / "again", lr=1e-4)
+
+
+@pytest.mark.parametrize("world", (2, 4))
+def test_several_ranks_do_as_one(planted, micro, tmp_path, world):
+    """Three medleys an update: of two ranks one has more, of four one has none."""
+    quiet = dataclasses.replace(micro, **QUIET)
+    one = train(quiet, planted, tmp_path / "one")
+    several = ranks.run(train, world, quiet, planted, tmp_path / "several", (5, 4))
+    for found in several:
+        assert found["test"]["confusion"] == one["test"]["confusion"]
+    for place in ("scorer", "."):
+        for mine, other in zip(log_of(tmp_path / "one" / place), log_of(tmp_path / "several" / place), strict=True):
+            assert mine == pytest.approx(other, rel=1e-4)
+            assert mine["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+def test_it_finds_the_frames(planted, micro, tmp_path):
+    """From labels of whole utterances, in utterances that it never saw."""
+    local = dataclasses.replace(micro, **QUIET, feat_extract_norm="layer", conv_bias=True)
+    results = train(local, planted, tmp_path, scorer_epochs=12, epochs=12, lr=1e-2, freeze_conv=False,
+                    sequence_seconds=2.0)
+    assert results["test"]["ua"] == 1 and results["selection"] == "last"
+    recogniser = Recogniser.from_pretrained(tmp_path / "recogniser")
+    assert recogniser.model.frames is not None
+    found = diarization.scores(planted_truth.recognised(recogniser, planted[36:]))
+    assert found["eder"] < 0.12 < 0.25 < min(found["always_neutral"], found["label_everywhere"]), found
+    assert found["emotional_auc"] > 0.95
+
+
+def test_what_cannot_be_trained_is_refused(planted, micro, tmp_path):
+    run = TrainingRun(tmp_path / "run", CPU)
+    relabelled = [dataclasses.replace(u, label="sad" if u.label == "neutral" else u.label) for u in planted]
+    with pytest.raises(ValueError, match="needs a class neutral"):
+        frame_training.train_frames(lambda: load(micro), relabelled, split_of(relabelled), ["angry", "sad"], settings(),
+                                    run)
+    apart = [dataclasses.replace(u, speaker=f"{u.label} {u.speaker}") for u in planted]
+    with pytest.raises(ValueError, match="no speaker of the training part has neutral and emotional utterances"):
+        frame_training.train_frames(lambda: load(micro), apart, split_of(apart), CLASSES, settings(), run)
+    assert not (tmp_path / "run").exists()
