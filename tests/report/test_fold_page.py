@@ -66,6 +66,19 @@ def test_every_part_is_there_and_nothing_comes_from_elsewhere(run):
         ["session1/report.html", "session2/report.html"]
 
 
+def test_units_that_belong_to_another_codebook_are_refused(run, folder):
+    """Files that were swapped or restored by hand: the page would name units by centroids that are not theirs."""
+    copy = shutil.copytree(run, folder / "swapped", symlinks=True)
+    place = copy / "session1" / "align-units" / "codebook.safetensors"
+    codebook = Codebook.read(place)
+    dataclasses.replace(codebook, centroids=codebook.centroids.flip(0)).write(place)
+    with pytest.raises(ValueError, match="units.safetensors was not made with codebook.safetensors; make both again"):
+        fold_page.write_all(copy, "align", session="1", device="cpu")
+    dataclasses.replace(codebook, record=codebook.record | {"encoder": "another"}).write(place)
+    with pytest.raises(ValueError, match="fitted on frames of encoder another"):
+        fold_page.write_all(copy, "align", session="1", device="cpu")
+
+
 def test_a_run_of_25_hz_is_shown_with_its_own_frames(small_tree, folder, monkeypatch):
     """The recipe from a base of 25 Hz to its pages: units, planted truth, map and lesson count the same frames."""
     base = small.write_base(folder / "base 25 hz", **small.MODEL_25_HZ)
