@@ -7,7 +7,6 @@ import numpy as np
 from framealign.runtime import files
 from framealign.corpus import manifest
 from framealign.corpus.utterance import CLASSES, Utterance
-from framealign.emotion import metrics
 from framealign.emotion.predictions import Predictions
 
 PROTOCOL = {"base_digest": "abc", "hubert": "tiny", "preset": "tiny", "pretrain_data": "transductive", "seed": 7,
@@ -34,7 +33,7 @@ class Run:
         guess = np.where(self.draw.random(len(true)) < 0.4, true, self.draw.integers(4, size=len(true)))
         predictions = Predictions.of(chosen, CLASSES, np.full((len(true), 4), 0.25))
         dataclasses.replace(predictions, predicted=guess).write(place / "predictions.csv")
-        test = metrics.scores(true, guess, list(CLASSES), [u.dialogue for u in chosen], 7)
+        test = dataclasses.replace(predictions, predicted=guess).scores()
         files.write_json(place / "results.json", {
             "selection": selection, "classes": list(CLASSES), "seed": 7, "test": test, "optimistic": selection in (
                 "reference", "best-test"), "num_utterances": {"train": 1, "valid": 1, "test": len(chosen)},

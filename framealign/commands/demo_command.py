@@ -26,7 +26,7 @@ from framealign.units.extraction import state_store
 from framealign.units.units import make_units
 from framealign.emotion import diarization, metrics, planted_truth
 from framealign.emotion.recogniser import Recogniser
-from framealign.recipe import presets, session_config
+from framealign.recipe import presets, results, session_config
 from framealign.recipe.recipe import Recipe, base_stages
 from framealign.recipe.results import aligned
 from framealign.recipe.session_config import PAPERS, TESTED, SessionConfig
@@ -110,7 +110,8 @@ def write_pages(config: DemoConfig) -> list[Path]:
     """
     if distributed.rank() != 0:
         return []
-    report = fold_page.write_all(config.out, "align", session=config.session, device=config.device)
+    collected = results.collect(config.out, "align")
+    report = fold_page.write_all(config.out, collected, config.session, config.device)
     return [*report, lesson.write(config.out, config.session)]
 
 

@@ -6,7 +6,7 @@
 """
 from framealign.runtime import log
 from framealign.corpus import protocols
-from framealign.recipe import comparison, results, session_config
+from framealign.recipe import comparison, session_config
 from framealign.commands import command_line
 
 
@@ -21,7 +21,8 @@ def main(arguments: list[str] | None = None) -> None:
                         help=f"the protocol whose folds are shown ({', '.join(protocols.SELECTIONS)}); default: the "
                         "one that was run")
     parser.add_argument("--compare", nargs=2, metavar="RUN",
-                        help="paired bootstrap of two runs on the same utterances: RUN, RUN:METHOD or predictions.csv")
+                        help="paired differences of two runs on the same utterances: RUN, RUN:METHOD or a "
+                        "predictions.csv")
     args = parser.parse_args(arguments)
 
     if bool(args.run) == bool(args.compare):
@@ -35,14 +36,16 @@ def main(arguments: list[str] | None = None) -> None:
 def run(folder: str, method: str, selection: str) -> str:
     """The table of a finished run: of one method (the furthest, unless named), or of `all` beside each other.
 
-    Of a run over seeds it is the table of seeds. Raises ValueError where nothing is finished.
+    Of a run over seeds it is the table of seeds. Also written to `results.json`. Raises ValueError where nothing is
+    finished.
     """
+    runs = comparison.seeds_of(folder)
+    methods = [method or comparison.default_method(runs)]
     if method == "all":
-        return comparison.ablation(folder, selection)
-    places = comparison.seeds_of(folder)
-    for place in places.values():
-        collected = results.collect(place, method or comparison.default_method(place), selection)
-        results.write(place, collected)
-    if "" not in places:
-        return comparison.seeds_table(folder, collected["protocol"]["method"], selection)
-    return results.table(collected)
+        methods = comparison.finished_methods(runs)
+        if not methods:
+            every = " for every seed" if len(runs) > 1 else ""
+            raise ValueError(f"{folder}: no method has finished folds{every}; run bin/session.py --method all first")
+    collected = comparison.collect(runs, methods, selection)
+    comparison.write(runs, collected)
+    return comparison.ablation(collected) if method == "all" else comparison.table(collected)

@@ -33,6 +33,8 @@ class FinetuneRun:
     test: str = setting("", "scp file to test on")
     validate_on: str = setting(
         "session", "what clean selection validates on: session (a whole training session) or speaker (one of it)")
+    allow_missing_classes: bool = setting(
+        False, "take a validation or test part without some class; UA and macro-F1 are then over the others")
     init_from: str = setting("", "model directory or file (encoder only)")
     preset: str = setting("base", "settings: tiny, small, base or large")
     classes: str = setting(",".join(CLASSES), "separated by commas, in the order of the classifier")
@@ -80,7 +82,7 @@ def run(config: FinetuneRun, training: FinetuneConfig) -> None:
 
 def read_splits(config: FinetuneRun, training: FinetuneConfig, classes: list[str]
                 ) -> tuple[list[Utterance], list[Split]]:
-    """All utterances, and who of them trains, selects and tests; two splits where a protocol goes both ways.
+    """All utterances, and who of them trains, selects and tests; several splits where each speaker is tested once.
 
     Raises ValueError for flags or files that do not fit each other.
     """
@@ -88,10 +90,12 @@ def read_splits(config: FinetuneRun, training: FinetuneConfig, classes: list[str
         raise ValueError("give either --corpus (with --session) or --train, --valid and --test")
     if config.corpus:
         utterances = protocols.of_classes(read_corpus(config.corpus), classes)
-        return utterances, protocols.split(utterances, config.session, training.selection, config.validate_on, classes)
+        return utterances, protocols.split(utterances, config.session, training.selection, config.validate_on, classes,
+                                           config.allow_missing_classes)
 
     required(config, "test")
     overlap = training.selection in OPTIMISTIC
     split = scp.read_split(config.train, config.valid or None, config.test, overlap, classes)
+    protocols.check_classes(split, classes, split.name, config.allow_missing_classes)
     by_id = {u.id: u for part in (split.train, split.valid, split.test) for u in part}
     return list(by_id.values()), [split]

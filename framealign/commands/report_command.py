@@ -3,8 +3,10 @@
     bin/report.py runs/iemocap
     bin/report.py runs/iemocap --method tapt
 """
+from pathlib import Path
+
 from framealign.corpus import protocols
-from framealign.recipe import session_config
+from framealign.recipe import comparison, results, session_config
 from framealign.report import fold_page
 from framealign.commands import command_line
 
@@ -13,8 +15,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Read the command line (`arguments`, or that of the process) and write the pages."""
     parser = command_line.parser("report", __doc__, "run")
     parser.add_argument("run", help="folder of a session run")
-    parser.add_argument("--method", default="align", choices=session_config.METHODS,
-                        help="whose training and test is shown; default align")
+    parser.add_argument("--method", default="", choices=("", *session_config.METHODS), metavar="METHOD",
+                        help=f"whose training and test is shown ({', '.join(session_config.METHODS)}); default: the "
+                        "furthest of the paper's that was run")
     parser.add_argument("--selection", default="", choices=("", *protocols.SELECTIONS), metavar="SELECTION",
                         help=f"the protocol whose folds are shown ({', '.join(protocols.SELECTIONS)}); default: the "
                         "one that was run")
@@ -22,4 +25,5 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps; default auto")
     args = parser.parse_args(arguments)
 
-    fold_page.write_all(args.run, args.method, args.selection, args.session, args.device)
+    method = args.method or comparison.default_method({"": Path(args.run)})
+    fold_page.write_all(args.run, results.collect(args.run, method, args.selection), args.session, args.device)

@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 
 from framealign.runtime import distributed, log, settings
-from framealign.recipe import comparison, presets, recipe, results, session_config, stages
+from framealign.recipe import comparison, presets, recipe, session_config, stages
 from framealign.recipe.session_config import SessionConfig
 from framealign.report import fold_page
 from framealign.commands import command_line
@@ -61,9 +61,12 @@ def run(config: SessionConfig, overrides: dict[str, str], pages: bool = True) ->
         redo.finish()
 
     if distributed.rank() == 0:
+        runs = comparison.seeds_of(config.out) if seeds else {"": Path(config.out)}
+        collected = comparison.collect(runs, methods, config.selection)         # once, for pages and tables
+        comparison.write(runs, collected)
         if pages:
-            write_pages(config, list(places.values()), methods)
-        log.say(summary(config, methods))
+            write_pages(config, {seed: run for seed, run in runs.items() if run in places.values()}, collected)
+        log.say(comparison.table(collected))
 
 
 def seed_numbers(text: str) -> list[int]:
@@ -75,20 +78,8 @@ def seed_numbers(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def write_pages(config: SessionConfig, places: list[Path], methods: list[str]) -> None:
-    """`report.html` of what was run, for each run's folder and each method."""
-    for place in places:
-        for method in methods:
-            fold_page.write_all(str(place), method, config.selection, config.session, config.device)
-
-
-def summary(config: SessionConfig, methods: list[str]) -> str:
-    """The table of what was run; also written as `results.json` in each run's folder."""
-    for place in comparison.seeds_of(config.out).values():
-        for method in methods:
-            results.write(place, results.collect(place, method, config.selection))
-    if len(methods) > 1:
-        return comparison.ablation(config.out, config.selection)
-    if config.seeds:
-        return comparison.seeds_table(config.out, methods[0], config.selection)
-    return results.table(results.collect(config.out, methods[0], config.selection))
+def write_pages(config: SessionConfig, runs: dict[str, Path], collected: dict[str, dict[str, dict]]) -> None:
+    """`report.html` of what was run, for each run's folder and each method. collected: of `comparison.collect`."""
+    for seed, run in runs.items():
+        for of_seed in collected.values():
+            fold_page.write_all(run, of_seed[seed], config.session, config.device)

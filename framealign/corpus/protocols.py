@@ -34,18 +34,19 @@ class Split:
 
 
 def split(utterances: Iterable[Utterance], session: str, selection: str, validate_on: str = "session",
-          classes: Sequence[str] = CLASSES) -> list[Split]:
+          classes: Sequence[str] = CLASSES, allow_missing_classes: bool = False) -> list[Split]:
     """The splits of one fold, which holds `session` out, among the labelled utterances. By `selection`:
 
     - `clean`: validation is the session after the held-out one (after the last comes the first), or with `validate_on`
       "speaker" that session's first speaker by name; the rest trains, the held-out session tests. One split.
     - `last`, and `best-test`, which selects on the test part itself: no validation. One split.
-    - `speaker`, and `reference`, which differs in what is reported: each speaker of the held-out session validates
-      once while the session's others test, so two splits for a session of two speakers.
+    - `speaker`, and `reference`, which differs in what is reported: each speaker of the held-out session is tested
+      once while the session's others validate, so two splits for a session of two speakers, three for three.
 
     Raises ValueError for an unknown session or selection; too few sessions or speakers; utterances without a session,
     or without a speaker where the protocol needs one; two sessions or speakers whose names differ in spelling alone; a
-    class that a part has no utterance of; and, outside `reference` and `best-test`, a speaker in two parts.
+    class that a part has no utterance of (of validation and test unless `allow_missing_classes`); and, outside
+    `reference` and `best-test`, a speaker in two parts.
     """
     if selection not in SELECTIONS or validate_on not in ("session", "speaker"):
         raise ValueError(f"selection must be one of {', '.join(SELECTIONS)} and validate_on session or speaker, "
@@ -73,13 +74,15 @@ def split(utterances: Iterable[Utterance], session: str, selection: str, validat
         splits = [Split(train, valid, held_out, name)]
     else:
         splits = []
-        for speaker in _speakers(held_out, session):
-            valid = [utterance for utterance in held_out if utterance.speaker == speaker]
-            test = [utterance for utterance in held_out if utterance.speaker != speaker]
-            splits.append(Split(others, valid, test, f"{name}-valid-{speaker}"))
+        speakers = _speakers(held_out, session)
+        for speaker in reversed(speakers):          # of two, the first validates first
+            valid = [utterance for utterance in held_out if utterance.speaker != speaker]
+            test = [utterance for utterance in held_out if utterance.speaker == speaker]
+            validating = "-".join(other for other in speakers if other != speaker)
+            splits.append(Split(others, valid, test, f"{name}-valid-{validating}"))
 
     for one in splits:
-        _check_classes(one, session, classes)
+        check_classes(one, classes, f"holding out session {session}", allow_missing_classes)
         if selection not in OPTIMISTIC:
             check_speakers(one)
     return splits
@@ -141,10 +144,34 @@ def check_speakers(split: Split) -> None:
                                  f"speaker one session, or choose a protocol marked so ({', '.join(OPTIMISTIC)})")
 
 
+def check_classes(split: Split, classes: Sequence[str], where: str, allow_missing: bool) -> None:
+    """Raise ValueError where train, valid (unless empty) or test has no utterance of one of the classes.
+
+    allow_missing: valid and test may lack classes (not all), and scores are then over the others. where: in the
+    message.
+    """
+    for part, utterances in split.parts():
+        if not utterances and part == "validation":
+            continue
+        missing = missing_classes(utterances, classes)
+        if not missing or (allow_missing and part != "training" and len(missing) < len(classes)):
+            continue
+        sessions = ", ".join(natural_order({utterance.session for utterance in utterances})) or "none"
+        way_out = "" if part == "training" else "take UA over the others with --allow-missing-classes, "
+        raise ValueError(f"{where}: the {part} part (of session {sessions}) has no utterance labelled "
+                         f"{' or '.join(missing)}; {way_out}hold out another session, choose another --selection, or "
+                         "leave the class out")
+
+
+def missing_classes(utterances: Iterable[Utterance], classes: Sequence[str]) -> list[str]:
+    """The classes that none of the utterances is labelled with."""
+    labels = {utterance.label for utterance in utterances}
+    return [name for name in classes if name not in labels]
+
+
 def check_parts(split: Split, classes: Sequence[str], selection: str) -> None:
     """Raise ValueError for a class without training utterances, a part that the protocol needs, or another label."""
-    labels = {utterance.label for utterance in split.train}
-    missing = [name for name in classes if name not in labels]
+    missing = missing_classes(split.train, classes)
     if missing:
         raise ValueError(f"{split.name}: no training utterance of {', '.join(missing)}; train on more sessions, or "
                          "leave the class out")
@@ -199,16 +226,3 @@ def _speakers(utterances: Sequence[Utterance], session: str) -> list[str]:
         raise ValueError(f"session {session} has {known}; validating on one of a session's speakers needs two or more")
     return speakers
 
-
-def _check_classes(split: Split, session: str, classes: Sequence[str]) -> None:
-    """Raise ValueError where train, valid (unless empty) or test has no utterance of one of the classes."""
-    for part, utterances in split.parts():
-        if part == "validation" and not utterances:
-            continue
-        labels = {utterance.label for utterance in utterances}
-        missing = [name for name in classes if name not in labels]
-        if missing:
-            sessions = ", ".join(natural_order({utterance.session for utterance in utterances})) or "none"
-            raise ValueError(f"holding out session {session}: the {part} part (of session {sessions}) has no "
-                             f"utterance labelled {' or '.join(missing)}; hold out another session, choose another "
-                             "--selection, or leave the class out")

@@ -13,7 +13,7 @@ CLASSES = ("neutral", "happy", "angry", "sad")
 SPELLINGS = {"neu": "neutral", "hap": "happy", "happiness": "happy", "joy": "happy", "excited": "happy",
              "exc": "excited", "excitement": "excited", "ang": "angry", "anger": "angry", "sadness": "sad"}
 MAX_COLUMNS = 12                                    # of labels that have one of their own in a summary
-_TURN = re.compile(r"(\w+)_[FM](?:\d{3}|XX\d)", re.ASCII)
+_TURN = re.compile(r"(Ses\d+)[FM]_\w+_([FM])(?:\d{3}|XX\d)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,15 @@ class Utterance:
     style: str = ""                                 # IEMOCAP: impro or script
 
     @property
-    def dialogue(self) -> str:
-        """The dialogue of an IEMOCAP-like id, Ses01F_impro01 of Ses01F_impro01_M013 (folders before it, as in ids of
-        fairseq's lists, make no difference); "" for other ids.
+    def group(self) -> str:
+        """What intervals take as independent: the speaker, where known or told by the id, else the utterance itself.
+
+        Not the dialogue: many dialogues of two speakers say nothing of how well a third is recognised. An id as
+        IEMOCAP's, Ses01F_impro01_M013, tells its speaker, Ses01M (folders before it, as in ids of fairseq's lists, make
+        no difference).
         """
         turn = _TURN.fullmatch(self.id.rpartition("~")[2])
-        return turn[1] if turn else ""
-
-    @property
-    def group(self) -> str:
-        """What intervals are resampled by: the dialogue where the id tells it, else the speaker, else the utterance."""
-        return self.dialogue or self.speaker or self.id
+        return self.speaker or (turn[1] + turn[2] if turn else self.id)
 
 
 def check_class_names(names: Sequence[str], where: str) -> None:

@@ -1,13 +1,17 @@
-"""What is reported: accuracies from a confusion matrix, ROC-AUC, mutual information, bootstrap intervals. numpy only.
+"""What is reported: accuracies from a confusion matrix, with intervals; ROC-AUC, mutual information. numpy only.
 
 A confusion matrix is (C, C) int64, rows the true class, columns the predicted one; the functions that take one also
 take a stack of them (..., C, C) and then return an array (...,). WA is the field's name for the share of utterances
 recognised, UA for the mean of the classes' recalls.
 """
+import math
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+MIN_GROUPS = 10                                     # of fewer there is no p
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)            # to integrate over -1..1
 
 
 def confusion(true: ArrayLike, predicted: ArrayLike, num_classes: int) -> np.ndarray:
@@ -43,15 +47,20 @@ def ua(matrix: ArrayLike) -> np.ndarray | float:
 
 
 def macro_f1(matrix: ArrayLike) -> np.ndarray | float:
-    """Mean over classes of F1 = 2 TP / (2 TP + FP + FN); nan without utterances.
+    """Mean of F1 = 2 TP / (2 TP + FP + FN) over the classes that have utterances; nan without any.
 
-    A class never predicted, or never true, counts 0; one that is neither is left out: scikit-learn's
-    f1_score(average="macro", zero_division=0).
+    As UA, it leaves out a class without utterances: scikit-learn's f1_score(average="macro") with `labels` of the true
+    ones.
     """
     matrix = np.asarray(matrix, float)
     occurrences = matrix.sum(-1) + matrix.sum(-2)                               # (..., C): 2 TP + FP + FN
-    scores = _ratio(2 * np.einsum("...cc->...c", matrix), occurrences, 0.0)
-    return _plain(_ratio(scores.sum(-1), (occurrences > 0).sum(-1), np.nan))
+    scores = _ratio(2 * np.einsum("...cc->...c", matrix), occurrences, 0.0)     # 0 for a class that is never true
+    return _plain(_ratio(scores.sum(-1), num_present(matrix), np.nan))
+
+
+def num_present(matrix: ArrayLike) -> np.ndarray:
+    """How many classes have utterances: (...,) int64."""
+    return (np.asarray(matrix).sum(-1) > 0).sum(-1)
 
 
 def roc_auc(scores: ArrayLike, positive: ArrayLike) -> float:
@@ -102,81 +111,131 @@ def nmi(a: ArrayLike, b: ArrayLike) -> float:
     return shared / ((entropy_a + entropy_b) / 2)
 
 
-def bootstrap_interval(true: ArrayLike, predicted: ArrayLike, groups: ArrayLike, num_classes: int, draws: int = 1000,
-                       seed: int = 0, level: float = 0.95) -> dict[str, tuple[float, float]]:
-    """Percentile bootstrap intervals of WA, UA and macro-F1, drawing whole groups (dialogues, speakers) anew.
+def group_matrices(true: ArrayLike, predicted: ArrayLike, groups: ArrayLike, num_classes: int) -> np.ndarray:
+    """The confusion matrix of each group: true, predicted, groups (U,) -> (G, C, C) int64, groups in sorted order.
 
-    true, predicted (U,) class numbers; groups (U,) any labels. Utterances of one group are not independent; drawing
-    groups with replacement keeps them together. In a draw without some class UA is the mean over the others.
-    Returns {"wa": (low, high), "ua": ..., "macro_f1": ...}. Raises ValueError without utterances.
-    Source: Efron and Tibshirani 1993, ch. 13.
-    """
-    matrices = resampled(true, predicted, groups, num_classes, draws, seed)     # (draws, C, C)
-    return {name: interval(measure(matrices), level) for name, measure in MEASURES.items()}
-
-
-def paired_difference(true: ArrayLike, first: ArrayLike, second: ArrayLike, groups: ArrayLike, num_classes: int,
-                      draws: int = 1000, seed: int = 0, level: float = 0.95) -> dict[str, dict]:
-    """How much better `second` is than `first` on the same utterances: difference, interval and two-sided p.
-
-    true (U,); first, second (R, U): class numbers of R runs each (seeds), whose measures are averaged; groups (U,). In
-    each draw both get the same groups, so that what makes an utterance hard for both cancels out. p: twice the share
-    of draws on the other side of 0 (at least 1 / draws). Returns {"wa": {"difference", "interval", "p"}, "ua", ...}.
-    Source: Efron and Tibshirani 1993, ch. 16; Koehn 2004.
-    """
-    sides = []
-    for predicted in (np.atleast_2d(first), np.atleast_2d(second)):
-        whole = np.stack([confusion(true, run, num_classes) for run in predicted])              # (R, C, C)
-        drawn = np.stack([resampled(true, run, groups, num_classes, draws, seed) for run in predicted])
-        sides.append((whole, drawn))                                            # drawn (R, draws, C, C)
-    (whole_first, drawn_first), (whole_second, drawn_second) = sides
-
-    differences = {}
-    for name, measure in MEASURES.items():
-        difference = np.mean(measure(whole_second)) - np.mean(measure(whole_first))
-        change = measure(drawn_second).mean(0) - measure(drawn_first).mean(0)   # (draws,)
-        tail = min((change <= 0).mean(), (change >= 0).mean())
-        differences[name] = {"difference": float(difference), "interval": interval(change, level),
-                             "p": float(min(1.0, 2 * max(tail, 0.5 / draws)))}
-    return differences
-
-
-def resampled(true: ArrayLike, predicted: ArrayLike, groups: ArrayLike, num_classes: int, draws: int,
-              seed: int) -> np.ndarray:
-    """Confusion matrices of `draws` draws of as many groups as there are, with replacement: (draws, C, C).
-
-    The same groups and seed draw alike, whatever was predicted. Raises ValueError as `bootstrap_interval`.
+    Raises ValueError without utterances, without a group for each, and as `confusion`.
     """
     true, predicted = _labels(true, predicted)
     groups = np.asarray(groups)
     if not len(true) or len(groups) != len(true):
         raise ValueError(f"an interval needs utterances and a group for each, got {len(true)} and {len(groups)}")
-    names, group = np.unique(groups, return_inverse=True)
     confusion(true, predicted, num_classes)                                     # checks the classes
-    cell = true * num_classes + predicted                                       # (U,)
-    generator = np.random.default_rng(seed)
-    num_groups, num_cells = len(names), num_classes ** 2
-    counts = np.bincount(group * num_cells + cell, minlength=num_groups * num_cells)
-    group_matrices = counts.reshape(num_groups, num_cells).astype(float)
+    names, group = np.unique(groups, return_inverse=True)
+    num_cells = num_classes ** 2
+    counts = np.bincount(group * num_cells + true * num_classes + predicted, minlength=len(names) * num_cells)
+    return counts.reshape(len(names), num_classes, num_classes)
 
-    matrices = []
-    block = max(1, 10 ** 6 // num_groups)           # draws at once: some megabytes
-    for start in range(0, draws, block):
-        chosen = generator.integers(num_groups, size=(min(block, draws - start), num_groups))
-        place = chosen + num_groups * np.arange(len(chosen))[:, None]           # each draw counts on its own
-        times = np.bincount(place.ravel(), minlength=chosen.size).reshape(-1, num_groups)
-        matrices.append(times @ group_matrices)                                 # (block, C x C)
-    return np.concatenate(matrices).reshape(draws, num_classes, num_classes)
+
+def intervals(true: ArrayLike, predicted: ArrayLike, groups: ArrayLike, num_classes: int
+              ) -> dict[str, tuple[float, float] | None]:
+    """95 % intervals of WA, UA and macro-F1 for utterances of groups (speakers) that were not tested.
+
+    true (U,) class numbers; predicted (U,), or (R, U) of R runs (seeds), whose measures are averaged; groups (U,) any
+    labels, taken as independent of each other, their utterances not. Returns {"wa": (low, high), "ua": ...,
+    "macro_f1": ...} within 0 and 1, None as `estimate`. Raises ValueError as `group_matrices`.
+    """
+    runs = np.stack([group_matrices(true, run, groups, num_classes) for run in np.atleast_2d(predicted)])
+    by_measure = {}
+    for name, measure in MEASURES.items():
+        ends = estimate(measure, runs)["interval"]
+        by_measure[name] = ends and (max(ends[0], 0.0), min(ends[1], 1.0))
+    return by_measure
+
+
+def paired_difference(true: ArrayLike, first: ArrayLike, second: ArrayLike, groups: ArrayLike, num_classes: int
+                      ) -> dict[str, dict]:
+    """How much better `second` is than `first` on the same utterances: difference, 95 % interval and two-sided p.
+
+    true (U,); first, second (U,), or (R, U) of R runs each (seeds), whose measures are averaged; groups (U,) as in
+    `intervals`. Both are measured on the same groups, so that what makes an utterance hard for both cancels out; runs
+    of the one are taken as independent of those of the other. Returns {"wa": {"difference", "interval", "p"}, "ua":
+    ...}, interval and p None as `estimate`. Raises ValueError as `group_matrices`.
+    """
+    first, second = (np.stack([group_matrices(true, run, groups, num_classes) for run in np.atleast_2d(runs)])
+                     for runs in (first, second))                               # (R, G, C, C) each
+    differences = {}
+    for name, measure in MEASURES.items():
+        one = estimate(measure, second, first)
+        differences[name] = {"difference": one["value"], "interval": one["interval"], "p": one["p"]}
+    return differences
+
+
+def estimate(measure: Callable, runs: np.ndarray, others: np.ndarray | None = None) -> dict:
+    """A measure's mean over runs, or how much larger it is than that of other runs, with a t interval and p.
+
+    runs, others: (R, G, C, C), the confusion matrix of each run and group. The variance over groups is the jackknife's:
+    each group is left out once. Where every side has several runs, the variance of the mean over runs is added, so that
+    the interval holds for new groups *and* new trainings; of one run it holds for that training. The t distribution has
+    G - 1 degrees of freedom, with runs Satterthwaite's. A bootstrap of few groups is too narrow, as it
+    draws only from these. Both are right only if groups are independent; two speakers of an IEMOCAP session are not
+    quite: they share its dialogues and a recogniser.
+
+    Returns {"value", "interval": (low, high) or None, "p": float or None}. No interval: fewer than two groups, groups
+    that do not differ, or a class whose utterances are all of one group (WA does not mind). No p: fewer than MIN_GROUPS
+    groups. Sources: Efron and Tibshirani 1993, ch. 11; Satterthwaite 1946.
+    """
+    sides = [runs] if others is None else [runs, others]
+    totals = [side.sum(1) for side in sides]                                    # (R, C, C) each
+    whole = [measure(total) for total in totals]                                # (R,) each
+    value = float(np.subtract.reduce([scores.mean() for scores in whole]))      # of one side, its own mean
+    nothing = {"value": value, "interval": None, "p": None}
+    num_groups = runs.shape[1]
+    if num_groups < 2:
+        return nothing
+
+    rests = [total[:, None] - side for total, side in zip(totals, sides)]       # (R, G, C, C) each: a group left out
+    if measure is not wa and (num_present(rests[0]) < num_present(totals[0])[:, None]).any():
+        return nothing
+    without = [measure(rest) for rest in rests]                                 # (R, G) each
+    variances = [(num_groups - 1) * np.subtract.reduce([scores.mean(0) for scores in without]).var()]
+    degrees = [num_groups - 1]
+    if all(len(scores) > 1 for scores in whole):
+        variances += [variance_over_runs(*scores) for scores in zip(whole, without)]
+        degrees += [len(scores) - 1 for scores in whole]
+    error = float(np.sqrt(sum(variances)))
+    if error < 1e-9:                                # groups that do not differ, up to rounding
+        return nothing
+
+    freedom = sum(variances) ** 2 / sum(one ** 2 / degree for one, degree in zip(variances, degrees))
+    half = t_quantile(freedom) * error
+    p = 1 - t_share_within(abs(value) / error, freedom) if num_groups >= MIN_GROUPS else None
+    return {"value": value, "interval": (value - half, value + half), "p": p}
+
+
+def variance_over_runs(whole: np.ndarray, without: np.ndarray) -> float:
+    """What runs (R,) add to the variance of their mean, beyond what is in the groups' variance; not below 0.
+
+    without (R, G): the measure with each group left out. Runs also differ because each has luck with other groups; that
+    part, the interaction of a two-way analysis of variance, is in the variance over groups and is subtracted.
+    """
+    num_runs, num_groups = without.shape
+    apart = without - without.mean(1, keepdims=True)
+    interaction = ((apart - apart.mean(0)) ** 2).sum() * (num_groups - 1) / num_groups / (num_runs * (num_runs - 1))
+    return max(0.0, float(whole.var(ddof=1) / num_runs - interaction))
 
 
 MEASURES: dict[str, Callable] = {"wa": wa, "ua": ua, "macro_f1": macro_f1}
 
 
-def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """The middle `level` of resampled values."""
-    tail = 100 * (1 - level) / 2
-    low, high = np.percentile(values, [tail, 100 - tail])
-    return float(low), float(high)
+def t_share_within(t: float, degrees: float) -> float:
+    """P(-t < T < t) of Student's distribution with so many degrees of freedom, at least 1 and not always whole.
+
+    With T = sqrt(degrees) tan(x), x has a density proportional to cos(x) ** (degrees - 1), which is integrated from 0.
+    """
+    end = math.atan(t / math.sqrt(degrees))
+    integral = end / 2 * (WEIGHTS * np.cos(end / 2 * (NODES + 1)) ** (degrees - 1)).sum()
+    at_zero = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(math.pi)
+    return min(1.0, 2 * at_zero * float(integral))
+
+
+def t_quantile(degrees: float, level: float = 0.95) -> float:
+    """The t for which P(-t < T < t) = `level`, by bisection."""
+    low, high = 0.0, 100.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_share_within(middle, degrees) < level else (low, middle)
+    return low
 
 
 def _labels(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -200,11 +259,11 @@ def _plain(x: np.ndarray) -> np.ndarray | float:
     return float(x) if np.ndim(x) == 0 else x
 
 
-def scores(true: np.ndarray, predicted: np.ndarray, classes: list[str], groups: list[str], seed: int) -> dict:
-    """WA, UA, macro-F1, recall of each class, confusion matrix (rows: truth), 95 % bootstrap intervals over groups."""
+def scores(true: np.ndarray, predicted: np.ndarray, classes: list[str], groups: list[str]) -> dict:
+    """WA, UA, macro-F1, recall of each class, confusion matrix (rows: truth), `intervals`; None where there is none."""
     matrix = confusion(true, predicted, len(classes))
-    intervals = bootstrap_interval(true, predicted, groups, len(classes), seed=seed)
+    shares = [None if np.isnan(share) else float(share) for share in recalls(matrix)]
     return {"wa": float(wa(matrix)), "ua": float(ua(matrix)), "macro_f1": float(macro_f1(matrix)),
-            "recall": dict(zip(classes, np.nan_to_num(recalls(matrix)).tolist())),
-            "confusion": matrix.tolist(),
-            "interval_95": {name: list(ends) for name, ends in intervals.items()}}
+            "recall": dict(zip(classes, shares)), "confusion": matrix.tolist(),
+            "interval_95": {name: ends and list(ends)
+                            for name, ends in intervals(true, predicted, groups, len(classes)).items()}}

@@ -25,7 +25,7 @@ class Predictions:
     true: np.ndarray                                # (U,) int64
     predicted: np.ndarray                           # (U,) int64
     probabilities: np.ndarray | None                # (U, C) float64; None where the table has none
-    groups: list[str]                               # what intervals are resampled by: `Utterance.group`
+    groups: list[str]                               # what intervals take as independent: `Utterance.group`
     classes: list[str]
 
     @classmethod
@@ -40,11 +40,11 @@ class Predictions:
 
     @classmethod
     def read(cls, path: str | Path, utterances: Mapping[str, Utterance] | None = None) -> "Predictions":
-        """Read a table. utterances: by id, for their groups; without them groups are the dialogues that ids name.
+        """Read a table. utterances: by id, for their groups; without them groups are the speakers that ids tell.
 
         Classes are the columns after the first three; where a label is none of these, the labels that occur, sorted,
-        and no probabilities. Raises ValueError, naming the file, where it is missing, no such table, or has another
-        utterance.
+        and no probabilities. Raises ValueError, naming the file, where it is missing, no such table, or has an
+        utterance twice or one that is not of the corpus.
         """
         header, rows = _read_table(path)
         ids, true, predicted = ([row[header.index(name)] for row in rows] for name in COLUMNS)
@@ -57,6 +57,9 @@ class Predictions:
 
         if utterances is None:
             utterances = {name: Utterance(name, Path(path), num_samples=0) for name in ids}
+        twice = first_repeated(ids)
+        if twice:
+            raise ValueError(f"{path}: utterance {twice} has two rows; each is tested once")
         unknown = next((name for name in ids if name not in utterances), None)
         if unknown is not None:
             raise ValueError(f"{path}: utterance {unknown} is not one of the corpus")
@@ -74,23 +77,41 @@ class Predictions:
 
     @classmethod
     def joined(cls, parts: Sequence["Predictions"]) -> "Predictions":
-        """The predictions of several tests, one after another. Raises ValueError where their classes differ."""
+        """The predictions of several tests, one after another.
+
+        Raises ValueError where their classes differ or an utterance is in two of them.
+        """
         first = parts[0]
         for part in parts:
             if part.classes != first.classes:
                 raise ValueError("predictions of different classes cannot be pooled: "
                                  f"{', '.join(first.classes)} and {', '.join(part.classes)}")
+        ids = [name for part in parts for name in part.ids]
+        twice = first_repeated(ids)
+        if twice:
+            raise ValueError(f"utterance {twice} is in two of the tests that are to be pooled and would count twice; "
+                             "each utterance is tested once")
         probabilities = None
         if all(part.probabilities is not None for part in parts):
             probabilities = np.concatenate([part.probabilities for part in parts])
-        return cls([name for part in parts for name in part.ids],
+        return cls(ids,
                    np.concatenate([part.true for part in parts]),
                    np.concatenate([part.predicted for part in parts]), probabilities,
                    [group for part in parts for group in part.groups], first.classes)
 
-    def scores(self, seed: int) -> dict:
-        """`metrics.scores`: measures with intervals over the groups, which are drawn from the seed."""
-        return metrics.scores(self.true, self.predicted, self.classes, self.groups, seed)
+    def scores(self) -> dict:
+        """`metrics.scores`, and as "interval_over" what the intervals are over, in words: "10 speakers"."""
+        return metrics.scores(self.true, self.predicted, self.classes, self.groups) | {
+            "interval_over": self.groups_in_words()}
+
+    def groups_in_words(self) -> str:
+        """How many groups there are: "10 speakers", or of utterances whose speakers are unknown "240 utterances"."""
+        number = len({*self.groups})
+        are_utterances = [group == name for group, name in zip(self.groups, self.ids)]
+        kind = "utterance" if all(are_utterances) else "speaker"
+        if any(are_utterances) and not all(are_utterances):
+            return f"{number} speakers and utterances of unknown speakers"
+        return f"{number} {kind}{'s' if number > 1 else ''}"
 
     def subset(self, places: Sequence[int]) -> "Predictions":
         """The predictions at some places, in their order."""
@@ -98,6 +119,16 @@ class Predictions:
         probabilities = None if self.probabilities is None else self.probabilities[places]
         return Predictions([self.ids[i] for i in places], self.true[places], self.predicted[places], probabilities,
                            [self.groups[i] for i in places], self.classes)
+
+
+def first_repeated(names: Sequence[str]) -> str | None:
+    """The first of these names that was there before; None where each is there once."""
+    before = set()
+    for name in names:
+        if name in before:
+            return name
+        before.add(name)
+    return None
 
 
 def _read_table(path: str | Path) -> tuple[list[str], list[list[str]]]:

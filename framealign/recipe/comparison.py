@@ -1,20 +1,18 @@
 """Several runs beside each other: seeds of one experiment, two runs on the same utterances, the paper's ablation.
 
 A run over seeds is a folder with `seed1`, `seed2`, ..., each a run of its own. Differences are paired: both sides are
-measured on the same resampled dialogues (`metrics.paired_difference`).
+measured on the same speakers (`metrics.paired_difference`). Intervals of several seeds hold for new seeds too.
 """
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from framealign.corpus.utterance import Utterance
 from framealign.emotion import metrics
 from framealign.emotion.predictions import Predictions
 from framealign.recipe import results
-from framealign.recipe.results import NAMES, aligned
-from framealign.recipe.session_config import METHODS, PAPERS
-
-DRAWS = 2000
+from framealign.recipe.results import NAMES, aligned, claim, interval_words
+from framealign.recipe.session_config import METHODS, foremost
 
 
 def seeds_of(run: str | Path) -> dict[str, Path]:
@@ -24,10 +22,34 @@ def seeds_of(run: str | Path) -> dict[str, Path]:
     return {folder.name[4:]: folder for folder in folders} or {"": Path(run)}
 
 
+def finished_methods(runs: Mapping[str, Path]) -> list[str]:
+    """The methods that have a finished fold in each of these runs, in the order of METHODS."""
+    finished = [results.methods_of(run) for run in runs.values()]
+    return [method for method in METHODS if all(method in methods for methods in finished)]
+
+
+def default_method(runs: Mapping[str, Path]) -> str:
+    """The method that stands for runs, `session_config.foremost`; `align` where none is finished."""
+    return foremost(finished_methods(runs)) or "align"
+
+
+def collect(runs: Mapping[str, Path], methods: Iterable[str], selection: str = "") -> dict[str, dict[str, dict]]:
+    """`results.collect` of each method and seed: {method: {seed: results}}. Raises ValueError as that."""
+    return {method: {seed: results.collect(run, method, selection) for seed, run in runs.items()}
+            for method in methods}
+
+
+def write(runs: Mapping[str, Path], collected: dict[str, dict[str, dict]]) -> None:
+    """Write what was collected into each run's `results.json`."""
+    for of_seed in collected.values():
+        for seed, one in of_seed.items():
+            results.write(runs[seed], one)
+
+
 def predictions_of(what: str | Path, method: str = "", selection: str = "") -> list[Predictions]:
     """Test predictions, one for each seed, of `run`, `run:method`, or a predictions.csv.
 
-    Of a bare file, groups are the dialogues that ids name. Raises ValueError where there are none, or where seeds did
+    Of a bare file, groups are the speakers that ids tell. Raises ValueError where there are none, or where seeds did
     not test the same utterances.
     """
     path = Path(what)
@@ -36,15 +58,15 @@ def predictions_of(what: str | Path, method: str = "", selection: str = "") -> l
     folder, _, named = str(what).rpartition(":")
     if named in METHODS and folder:
         path, method = Path(folder), named
-    runs = list(seeds_of(path).values())
-    predictions = [results.collect(run, method or default_method(run), selection)["predictions"] for run in runs]
-    return [in_order_of(predictions[0], one, str(what)) for one in predictions]
+    runs = seeds_of(path)
+    method = method or default_method(runs)
+    return side_of(collect(runs, [method], selection)[method], str(what))
 
 
-def default_method(run: str | Path) -> str:
-    """The furthest of the paper's methods that has a finished fold, else another; `align` where there is none."""
-    finished = results.methods_of(run) or ["align"]
-    return next((method for method in reversed(PAPERS) if method in finished), finished[-1])
+def side_of(of_seed: dict[str, dict], where: str) -> list[Predictions]:
+    """The test predictions of each seed, in the first one's order. Raises ValueError as `in_order_of`."""
+    predictions = [one["predictions"] for one in of_seed.values()]
+    return [in_order_of(predictions[0], one, where) for one in predictions]
 
 
 def in_order_of(first: Predictions, other: Predictions, where: str) -> Predictions:
@@ -67,26 +89,42 @@ def in_order_of(first: Predictions, other: Predictions, where: str) -> Predictio
     return Predictions(first.ids, true, predicted, None, first.groups, first.classes)
 
 
-def compare(first: list[Predictions], second: list[Predictions], names: tuple[str, str], seed: int = 0) -> dict:
+def compare(first: list[Predictions], second: list[Predictions], names: tuple[str, str]) -> dict:
     """Paired differences second - first, as `metrics.paired_difference`. Raises ValueError for other utterances."""
     model = max(first[0], second[0], key=lambda one: len(one.classes))          # in a file a class may not occur
     predicted_first = np.stack([in_order_of(model, one, names[0]).predicted for one in first])          # (R, U)
     predicted_second = np.stack([in_order_of(model, one, names[1]).predicted for one in second])
-    # A run knows speakers, a file may not: the larger groups are taken.
-    grouped = min(first[0], second[0], key=lambda one: len({*one.groups}))
+    grouped = knows_speakers(first, second)
     groups = dict(zip(grouped.ids, grouped.groups))
     return metrics.paired_difference(model.true, predicted_first, predicted_second,
-                                     [groups[name] for name in model.ids], len(model.classes), DRAWS, seed)
+                                     [groups[name] for name in model.ids], len(model.classes))
+
+
+def knows_speakers(first: list[Predictions], second: list[Predictions]) -> Predictions:
+    """The side with the larger groups: a run knows speakers, a file may not."""
+    return min(first[0], second[0], key=lambda one: len({*one.groups}))
 
 
 def difference_line(differences: dict, names: tuple[str, str]) -> str:
-    """`B - A: WA +1.2 (-0.3 to 2.7, p 0.11), ...` in points."""
+    """`B - A: WA +1.2 (-0.3 to +2.7, p 0.110), ...` in points; no p where there is none."""
     parts = []
     for name, one in differences.items():
-        low, high = one["interval"]
-        parts.append(f"{NAMES[name]} {100 * one['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}, "
-                     f"p {one['p']:.3f})")
+        words = "no interval"
+        if one["interval"]:
+            low, high = one["interval"]
+            words = f"{100 * low:+.1f} to {100 * high:+.1f}"
+        if one["p"] is not None:
+            words += ", p < 0.001" if one["p"] < 0.001 else f", p {one['p']:.3f}"
+        parts.append(f"{NAMES[name]} {100 * one['difference']:+.1f} ({words})")
     return f"{names[1]} - {names[0]}: " + ", ".join(parts)
+
+
+def differences_note(sides: Sequence[list[Predictions]]) -> str:
+    """What the intervals of differences between these are for, and whether there is a p."""
+    grouped = knows_speakers(sides[0], sides[-1])
+    few = len({*grouped.groups}) < metrics.MIN_GROUPS
+    return (f"95 % intervals of paired differences, {claim(grouped.groups_in_words(), [len(side) for side in sides])}"
+            + (f"; p from {metrics.MIN_GROUPS} speakers on" if few else ""))
 
 
 def comparison(first: str, second: str, method: str = "", selection: str = "") -> str:
@@ -96,8 +134,7 @@ def comparison(first: str, second: str, method: str = "", selection: str = "") -
     rows = [["run", *NAMES.values(), "seeds", "utterances"]]
     for name, side in zip(names, sides):
         rows.append([name, *map(_percent, measured(side).mean(0)), str(len(side)), str(len(side[0].ids))])
-    return "\n".join([*aligned(rows), difference_line(compare(*sides, names), names),
-                      f"95 % intervals of {DRAWS} paired draws of {_resampled(sides[0][0])}"])
+    return "\n".join([*aligned(rows), difference_line(compare(*sides, names), names), differences_note(sides)])
 
 
 def measured(side: list[Predictions]) -> np.ndarray:
@@ -106,12 +143,22 @@ def measured(side: list[Predictions]) -> np.ndarray:
     return np.array([[measure(matrix) for measure in metrics.MEASURES.values()] for matrix in matrices])
 
 
-def seeds_table(run: str | Path, method: str, selection: str = "") -> str:
-    """Pooled scores of each seed, their mean and deviation; the means of folds beside them."""
+def table(collected: dict[str, dict[str, dict]]) -> str:
+    """The table of what was collected: of methods beside each other, of seeds, or of one run."""
+    if len(collected) > 1:
+        return ablation(collected)
+    of_seed, = collected.values()
+    return results.table(of_seed[""]) if "" in of_seed else seeds_table(of_seed)
+
+
+def seeds_table(of_seed: dict[str, dict]) -> str:
+    """Pooled scores of each seed, their mean and deviation; the means of folds beside them; intervals of the mean.
+
+    of_seed: `results.collect` of each.
+    """
     rows = [["seed", *(f"pooled {name}" for name in NAMES.values()), *(f"mean {name}" for name in NAMES.values())]]
     numbers = []
-    for seed, folder in seeds_of(run).items():
-        collected = results.collect(folder, method, selection)
+    for seed, collected in of_seed.items():
         folds = np.mean([[fold["reported"][name] for name in NAMES] for fold in collected["folds"].values()], 0)
         numbers.append([*(collected["pooled"][name] for name in NAMES), *folds])
         rows.append([seed, *map(_percent, numbers[-1])])
@@ -120,50 +167,56 @@ def seeds_table(run: str | Path, method: str, selection: str = "") -> str:
     if len(numbers) > 1:
         deviation = list(map(_percent, np.std(numbers, 0, ddof=1)))
     rows.append(["deviation", *deviation])
-    protocol = collected["protocol"] | {"seed": list(seeds_of(run))}
-    return "\n".join([results.protocol_line(protocol), *aligned(rows)])
+    side = side_of(of_seed, "seeds")
+    words = ", ".join(f"{name} {interval_words(ends)}" for name, ends in zip(NAMES.values(), intervals(side)))
+    return "\n".join([results.protocol_line(protocol_of(of_seed)), *aligned(rows), *missing_lines(of_seed),
+                      f"95 % intervals of the mean, pooled, {claim(side[0].groups_in_words(), [len(side)])}: {words}"])
 
 
-def ablation(run: str | Path, selection: str = "") -> str:
-    """The paper's table: each finished method's WA, UA and macro-F1 with intervals, deviations, paired differences."""
-    folders = seeds_of(run)
-    methods = [method for method in METHODS
-               if all(method in results.methods_of(folder) for folder in folders.values())]
-    if not methods:
-        every = " for every seed" if len(folders) > 1 else ""
-        raise ValueError(f"{run}: no method has finished folds{every}; run bin/session.py --method all first")
+def protocol_of(of_seed: dict[str, dict]) -> dict:
+    """The protocol of the last seed, with all seeds where there are several folders of them."""
+    *_, last = of_seed.values()
+    return last["protocol"] | ({} if "" in of_seed else {"seed": list(of_seed)})
 
+
+def missing_lines(of_seed: dict[str, dict]) -> list[str]:
+    """A line for each session whose test lacks a class, the same for every seed."""
+    *_, last = of_seed.values()
+    return [f"session {session}: {results.missing_words(names)}" for session, names in last["missing"].items()]
+
+
+def ablation(collected: dict[str, dict[str, dict]]) -> str:
+    """The paper's table: each method's WA, UA and macro-F1 with intervals, deviations, paired differences."""
     header = ["method"]
     for name in NAMES.values():
         header += [name, "95 %"]
     rows = [[*header, "UA over folds", "over seeds"]]
-    sides = {method: predictions_of(run, method, selection) for method in methods}
+    sides = {method: side_of(of_seed, method) for method, of_seed in collected.items()}
     for method, side in sides.items():
-        collected = [results.collect(folder, method, selection) for folder in folders.values()]
-        rows.append(ablation_row(method, side, collected))
+        rows.append(ablation_row(method, side, list(collected[method].values())))
 
     differences = []
-    for j, second in enumerate(methods):
-        for first in methods[:j]:
+    for j, second in enumerate(sides):
+        for first in list(sides)[:j]:
             names = (first, second)
             differences.append(difference_line(compare(sides[first], sides[second], names), names))
 
-    protocol = {name: value for name, value in collected[0]["protocol"].items() if name != "method"}    # the last's
-    seeds = [seed for seed in folders if seed]
-    if seeds:
-        protocol["seed"] = seeds
-    averaged = " and averaged over seeds" if len(folders) > 1 else ""
-    return "\n".join([results.protocol_line(protocol), *aligned(rows), *differences,
-                      f"pooled over folds{averaged}; 95 % intervals of {DRAWS} draws of "
-                      f"{_resampled(sides[methods[0]][0])}, paired for differences"])
+    *_, of_seed = collected.values()
+    *_, side = sides.values()
+    protocol = {name: value for name, value in protocol_of(of_seed).items() if name != "method"}
+    averaged = " and averaged over seeds" if len(of_seed) > 1 else ""
+    notes = [f"pooled over folds{averaged}; 95 % intervals {claim(side[0].groups_in_words(), [len(side)])}"]
+    if differences:
+        notes.append(differences_note([side]))
+    return "\n".join([results.protocol_line(protocol), *aligned(rows), *missing_lines(of_seed), *differences, *notes])
 
 
 def ablation_row(method: str, side: list[Predictions], collected: list[dict]) -> list[str]:
     """One method's row. side: predictions of each seed; collected: its `results.collect`."""
     values = measured(side)                                                     # (R, 3)
     row = [method]
-    for value, (low, high) in zip(values.mean(0), intervals(side)):
-        row += [_percent(value), f"{_percent(low)} to {_percent(high)}"]
+    for value, ends in zip(values.mean(0), intervals(side)):
+        row += [_percent(value), interval_words(ends)]
     over_folds = [np.std([fold["reported"]["ua"] for fold in one["folds"].values()], ddof=1)
                   for one in collected if len(one["folds"]) > 1]
     row.append(f"+- {_percent(np.mean(over_folds))}" if over_folds else "")
@@ -171,19 +224,10 @@ def ablation_row(method: str, side: list[Predictions], collected: list[dict]) ->
     return row
 
 
-def intervals(side: list[Predictions]) -> list[tuple[float, float]]:
-    """95 % intervals of the measures' means over seeds: each draw takes the same groups for every seed."""
-    matrices = [metrics.resampled(one.true, one.predicted, one.groups, len(one.classes), DRAWS, 0) for one in side]
-    return [metrics.interval(np.mean([measure(drawn) for drawn in matrices], 0), 0.95)
-            for measure in metrics.MEASURES.values()]
-
-
-def _resampled(predictions: Predictions) -> str:
-    """What draws take whole: dialogues, speakers, or utterances."""
-    if predictions.groups == predictions.ids:
-        return "utterances"
-    dialogues = [Utterance(name, Path(), 400).dialogue for name in predictions.ids]
-    return "dialogues" if predictions.groups == dialogues else "speakers"
+def intervals(side: list[Predictions]) -> list[tuple[float, float] | None]:
+    """95 % intervals of the measures' means over seeds, as `metrics.intervals`."""
+    predicted = np.stack([one.predicted for one in side])                       # (R, U)
+    return list(metrics.intervals(side[0].true, predicted, side[0].groups, len(side[0].classes)).values())
 
 
 def _percent(share: float) -> str:

@@ -8,6 +8,7 @@ from framealign.runtime import files
 from framealign.sound.frames import SAMPLE_RATE
 from framealign.corpus.protocols import Split
 from framealign.corpus.utterance import summary
+from framealign.recipe.results import NAMES, NO_INTERVAL, claim, interval_words, missing_classes, missing_words
 
 USE = """Recognising which of these emotions speech of about 1 to 60 s expresses, and when: for research, teaching, and
 material where a mistake harms nobody. The model uses how something is said and knows nothing of what is meant.
@@ -40,7 +41,7 @@ def text(results: dict, splits: list[Split]) -> str:
              'result = Recogniser.from_pretrained("this/directory")("a.wav")', "```", ""]
     lines += ["## Results", "", *results_lines(results), ""]
     lines += ["## Protocol", "", *protocol_lines(results), ""]
-    lines += ["## Training data", "", *data_lines(results, splits[0]), ""]
+    lines += ["## Training data", "", *data_lines(results, splits), ""]
     lines += ["## Intended use", "", USE, ""]
     lines += ["## Limits", "", LIMITS, ""]
     return "\n".join(lines)
@@ -49,34 +50,47 @@ def text(results: dict, splits: list[Split]) -> str:
 def results_lines(results: dict) -> list[str]:
     """WA, UA and macro-F1 with intervals, and the confusion matrix."""
     test, classes = results["test"], results["classes"]
-    lines = ["| measure | reported | 95 % interval of the test predictions |", "|---|--:|--:|"]
-    for key, name in (("wa", "WA"), ("ua", "UA"), ("macro_f1", "macro-F1")):
-        low, high = test["interval_95"][key]
-        lines.append(f"| {name} | {100 * results['reported'][key]:.1f} % | {100 * low:.1f} to {100 * high:.1f} % |")
+    lines = ["| measure | reported | 95 % interval of the test predictions, % |", "|---|--:|--:|"]
+    for key, name in NAMES.items():
+        ends = interval_words(test["interval_95"][key])
+        lines.append(f"| {name} | {100 * results['reported'][key]:.1f} % | {ends} |")
     lines.append("")
     if results["optimistic"]:
         lines[-1:] = ["", "**Optimistic**: this selection looks at the test session before the test.", ""]
 
     lines += ["| truth \\ predicted | " + " | ".join(classes) + " | recall |", "|---|" + "--:|" * (len(classes) + 1)]
     for name, row in zip(classes, test["confusion"]):
-        lines.append(f"| {name} | {' | '.join(map(str, row))} | {100 * test['recall'][name]:.1f} % |")
-    return [*lines, "", "Intervals resample dialogues where they are known, else speakers."]
+        share = test["recall"][name]
+        recall = "no utterances" if share is None else f"{100 * share:.1f} %"
+        lines.append(f"| {name} | {' | '.join(map(str, row))} | {recall} |")
+    lines += ["", f"Intervals: {claim(test['interval_over'])}."]
+    if None in test["interval_95"].values():
+        lines.append(f"{NO_INTERVAL}.")
+    missing = missing_classes(test)
+    if missing:
+        lines.append(f"There was {missing_words(missing)}.")
+    if "ways" in results:
+        lines.append(f"The numbers are those of {len(results['ways'])} trainings, in which each speaker of the fold is "
+                     "tested once; this recogniser is that of the first.")
+    return lines
 
 
 def protocol_lines(results: dict) -> list[str]:
     """Every setting that the numbers depend on."""
-    settings = {"selection": results["selection"], "epoch selected": results["selected_epoch"], "seed": results["seed"]}
+    settings = {"method": results.get("protocol", {}).get("method", "fine-tuning"),
+                "selection": results["selection"], "epoch selected": results["selected_epoch"], "seed": results["seed"]}
     for name, value in results.get("protocol", {}).items():
         settings[name.replace("_", " ")] = value
     return [f"- {name}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
             for name, value in settings.items()]
 
 
-def data_lines(results: dict, split: Split) -> list[str]:
-    """How many utterances, hours and speakers, and the table of the training part."""
+def data_lines(results: dict, splits: list[Split]) -> list[str]:
+    """How many utterances, hours and speakers, and the table of the training part, the same in every split."""
+    split = splits[0]
     parts = [f"{part} {number}" for part, number in results["num_utterances"].items()]
     train_speakers = {utterance.speaker for utterance in split.train if utterance.speaker}
-    test_speakers = {utterance.speaker for utterance in split.test if utterance.speaker}
+    test_speakers = {utterance.speaker for one in splits for utterance in one.test if utterance.speaker}
     hours = sum(utterance.num_samples for utterance in split.train) / SAMPLE_RATE / 3600
     return [f"Utterances: {', '.join(parts)}; {hours:.2f} hours and {len(train_speakers) or 'unknown'} speakers in "
             f"training, {len(test_speakers) or 'unknown'} others in the test. Trained on:", "",

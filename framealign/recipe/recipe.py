@@ -34,9 +34,9 @@ from framealign.units.units import Units, cluster_numbers, unit_files, write_uni
 from framealign.training.finetune import finetune_fold
 from framealign.training.pretrain import pretrain
 from framealign.training.training_config import FinetuneConfig, PretrainConfig, TrainingRun
-from framealign.recipe import model_card, preflight
+from framealign.recipe import model_card, preflight, results
 from framealign.recipe.presets import Preset, preset, with_overrides
-from framealign.recipe.session_config import TESTED, TINY, SessionConfig, honest, read_utterances, tested_stage
+from framealign.recipe.session_config import TINY, SessionConfig, honest, read_utterances, tested_stage
 from framealign.recipe.stages import Redo, Stage, nothing_half_made, run_stage
 
 
@@ -100,12 +100,12 @@ class Recipe:
         before = base_stages(self)
         base = before[-1]
         if method == "finetune":
-            return [*before, fine_tuning(self, tested_stage(method, selection), base, selection)]
+            return [*before, fine_tuning(self, method, base, selection)]
 
         units = tapt_units(self, base)
         tapt = tapt_pretrain(self, base, units)
         if method == "tapt":
-            return [*before, units, tapt, fine_tuning(self, tested_stage(method, selection), tapt, selection)]
+            return [*before, units, tapt, fine_tuning(self, method, tapt, selection)]
 
         recogniser = tapt_finetune(self, tapt)
         emotion_units = align_units(self, recogniser)
@@ -114,7 +114,8 @@ class Recipe:
 
     def splits(self, selection: str) -> list[Split]:
         """Who is trained, selected and tested on. Raises ValueError where the corpus does not allow the protocol."""
-        return protocols.split(self.utterances, self.config.session, selection, self.config.validate_on, self.classes)
+        return protocols.split(self.utterances, self.config.session, selection, self.config.validate_on, self.classes,
+                               self.config.allow_missing_classes)
 
     def room(self) -> dict[Path, int]:
         """Bytes that each folder may take on the disk at most, of stages that are not finished."""
@@ -140,7 +141,7 @@ class Recipe:
         tested = stages[-1]
         if distributed.rank() == 0:
             manifest.write(self.root / "corpus.tsv", self.utterances)
-            files.link(self.fold / "recogniser", tested.product("recogniser"))
+            results.link_recogniser(self.fold)
         return files.read_json(tested.product("results.json"))
 
 
@@ -190,7 +191,7 @@ def tapt_pretrain(recipe: Recipe, base: Stage, units: Stage) -> Stage:
 
 def tapt_finetune(recipe: Recipe, tapt: Stage) -> Stage:
     """Stage 3: fine-tune it on the fold's training utterances; its states are what is clustered next."""
-    return fine_tuning(recipe, TESTED["tapt"], tapt, honest(recipe.config.selection))
+    return fine_tuning(recipe, "tapt", tapt, honest(recipe.config.selection))
 
 
 def align_units(recipe: Recipe, recogniser: Stage) -> Stage:
@@ -208,8 +209,7 @@ def align_pretrain(recipe: Recipe, base: Stage, emotion_units: Stage) -> Stage:
 
 def ser_finetune(recipe: Recipe, aligned: Stage) -> Stage:
     """Stage 6: fine-tune that encoder, select an epoch, test once."""
-    method, selection = recipe.config.method, recipe.config.selection
-    return fine_tuning(recipe, tested_stage(method, selection), aligned, selection)
+    return fine_tuning(recipe, recipe.config.method, aligned, recipe.config.selection)
 
 
 def mfcc_units(recipe: Recipe, place: Path) -> Stage:
@@ -297,10 +297,12 @@ def from_scratch(recipe: Recipe, name: str, units: Stage, place: Path) -> Stage:
                  room=preflight.training_bytes(size.model, config))
 
 
-def fine_tuning(recipe: Recipe, name: str, start: Stage, selection: str) -> Stage:
-    """Fine-tuning, selection and test; both ways round where the protocol has two. Alignment paper, Sec. 2.3."""
+def fine_tuning(recipe: Recipe, method: str, start: Stage, selection: str) -> Stage:
+    """The fine-tuning that a method reports: selection and test, on each split of the fold. Alignment paper, Sec. 2.3.
+    """
+    name = tested_stage(method, selection)
     config = dataclasses.replace(seeded(recipe.preset.finetune, recipe), selection=selection)
-    splits, protocol = recipe.splits(selection), protocol_of(recipe, selection)
+    splits, protocol = recipe.splits(selection), {"method": method} | protocol_of(recipe, selection)
 
     def make(folder: Path) -> None:
         run = TrainingRun(folder, recipe.device, recipe.config.precision, recipe.root / "frontend")
@@ -363,13 +365,13 @@ def run_sessions(config: SessionConfig, overrides: dict[str, str], redo: Redo | 
         wanted |= recipe.room()
     preflight.check_room(Path(config.out), wanted)
 
-    results = {}
+    tested: dict[str, dict] = {}
     if config.preflight:
-        return results
+        return tested
     with lock.held(config.out):
         for name, recipe in recipes.items():
             log.say(f"== session {name} held out, method {config.method}")
-            results[name] = recipe.run(again)
+            tested[name] = recipe.run(again)
         if redo is None:
             again.finish()
-    return results
+    return tested

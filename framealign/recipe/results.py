@@ -6,7 +6,7 @@ optimistic, where fine-tuning recorded the test predictions of each epoch (`fine
 uses these.
 """
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,32 +17,38 @@ from framealign.corpus.protocols import SELECTIONS
 from framealign.corpus.utterance import Utterance
 from framealign.emotion import metrics
 from framealign.emotion.predictions import Predictions
-from framealign.recipe.session_config import METHODS, tested_stage
+from framealign.recipe.session_config import METHODS, foremost, named_by_selection, tested_stage
 from framealign.recipe.stages import difference
 
 PER_FOLD_SETTINGS = ("session", "split")            # settings that differ between the folds of one experiment
 NAMES = {"wa": "WA", "ua": "UA", "macro_f1": "macro-F1"}
+NO_INTERVAL = ("none: an interval needs two speakers that differ and, of UA and macro-F1, of each class utterances of "
+               "two speakers")
 
 
 def collect(run: str | Path, method: str, selection: str = "") -> dict:
     """Results of every finished fold of a method: {"protocol", "folds": {session: results}, "pooled": scores, ...}.
 
     selection: "" for the only one there is. Pooled scores are computed once over all folds' test predictions, with
-    intervals that resample `Utterance.group`. "subsets": scores of improvised dialogues, of women and of men, where the
-    manifest knows them. "reference": what the reference code would report of the same trainings, or None.
-    Raises ValueError where no fold is finished, or where the folds are not of one experiment.
+    intervals over `Utterance.group`. "subsets": scores of improvised dialogues, of women and of men, where the
+    manifest knows them. "reference": what the reference code would report of the same trainings, or None. "missing":
+    the classes that a fold's test lacks, by session. Raises ValueError where no fold is finished, or where the folds
+    are not of one experiment or tested an utterance twice.
     """
     folds = finished_folds(run, method, selection)
     first = next(iter(folds.values()))
-    seed = first["seed"]
     utterances = {utterance.id: utterance for utterance in manifest.read(Path(run) / "corpus.tsv")}
     tables = [Predictions.read(fold["folder"] / "predictions.csv", utterances) for fold in folds.values()]
-    pooled = Predictions.joined(tables)
+    try:
+        pooled = Predictions.joined(tables)
+    except ValueError as error:
+        raise ValueError(f"{run}: sessions {', '.join(folds)}: {error}") from None
+    folds = {session: fold | {"test": tested.scores()} for (session, fold), tested in zip(folds.items(), tables)}
 
     subsets = {}
     for name, places in subset_places(pooled, utterances).items():
         if 0 < len(places) < len(pooled.ids):
-            subsets[name] = pooled.subset(places).scores(seed)
+            subsets[name] = pooled.subset(places).scores()
 
     reference = {}
     for (session, fold), tested in zip(folds.items(), tables):
@@ -51,8 +57,35 @@ def collect(run: str | Path, method: str, selection: str = "") -> dict:
         reference = None
     protocol = {"method": method, **first["protocol"], "versions": first["stage"].get("versions", {}),
                 "optimistic": first["optimistic"]}
-    return {"protocol": protocol, "folds": folds, "pooled": pooled.scores(seed), "predictions": pooled,
-            "subsets": subsets, "reference": reference}
+    missing = {session: missing_classes(fold["test"]) for session, fold in folds.items()}
+    return {"protocol": protocol, "folds": folds, "pooled": pooled.scores(), "predictions": pooled,
+            "subsets": subsets, "reference": reference,
+            "missing": {session: names for session, names in missing.items() if names}}
+
+
+def missing_classes(scores: dict) -> list[str]:
+    """The classes without utterances, which UA and macro-F1 leave out."""
+    return [name for name, share in scores["recall"].items() if share is None]
+
+
+def missing_words(names: list[str]) -> str:
+    """What it means that a test lacks these classes."""
+    return f"no test utterance of {' or '.join(names)}: UA and macro-F1 are over the other classes"
+
+
+def interval_words(ends: Sequence[float] | None) -> str:
+    """An interval in per cent: "60.1 to 70.2", or "none"."""
+    return f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}" if ends else "none"
+
+
+def claim(over: str, num_seeds: Sequence[int] = (1,)) -> str:
+    """What an interval is for, and from how much, in words. over: its groups; num_seeds: of each side, `estimate`."""
+    seeds = " and ".join(map(str, dict.fromkeys(num_seeds)))
+    source = f"from {over} and {seeds} seed{'' if seeds == '1' else 's'}"
+    what = ["these speakers" if over.endswith(("utterance", "utterances")) else "new speakers"]
+    if min(num_seeds) > 1:
+        what.append("new trainings")
+    return f"for {' and '.join(what)}, {source}"
 
 
 def subset_places(predictions: Predictions, utterances: Mapping[str, Utterance]) -> dict[str, list[int]]:
@@ -66,9 +99,9 @@ def subset_places(predictions: Predictions, utterances: Mapping[str, Utterance])
 def reference_scores(fold: dict, tested: Predictions, utterances: Mapping[str, Utterance]) -> dict | None:
     """What the reference's selection reports of a fold's own training: {"wa", "ua", "macro_f1", "epochs"}, or None.
 
-    Each speaker of the test session validates once: the epoch of this speaker's best UA is taken, and the mean of that
-    score and of the other speakers' is reported; then the mean over speakers. None where no epochs were recorded or
-    there are not two speakers. tested: the fold's test predictions.
+    As in `protocols.split`, each speaker of the test session is tested once while the others validate: the epoch of
+    their best UA is taken, and the mean of that score and of the speaker's is reported; then the mean over speakers.
+    None where no epochs were recorded or there are not two speakers. tested: the fold's test predictions.
     """
     speakers = np.array([utterances[name].speaker for name in tested.ids])
     epochs, predicted = read_epochs(fold["folder"] / "epochs.jsonl")            # (E,), E times (U,)
@@ -76,8 +109,8 @@ def reference_scores(fold: dict, tested: Predictions, utterances: Mapping[str, U
         return None
 
     measured, chosen_epochs = [], []
-    for speaker in sorted(set(speakers)):
-        validates = speakers == speaker                                         # (U,) bool
+    for speaker in sorted(set(speakers), reverse=True):
+        validates = speakers != speaker                                         # (U,) bool
         valid = epoch_matrices(tested, predicted, validates)                    # (E, C, C)
         test = epoch_matrices(tested, predicted, ~validates)
         best = int(np.argmax(metrics.ua(valid)))                                # the first of equals
@@ -147,7 +180,20 @@ def settings_of(fold: dict) -> dict:
 def methods_of(run: str | Path) -> list[str]:
     """The methods that have a finished fold in `run`, in the order of METHODS."""
     stages = {path.parent.name for path in Path(run).glob("session*/*/stage.json")}
-    return [method for method in METHODS if stages & {tested_stage(method, selection) for selection in SELECTIONS}]
+    return [method for method in METHODS if stages & {*tested_stages(method)}]
+
+
+def tested_stages(method: str) -> list[str]:
+    """The stages that may report a method, the honestly selected first."""
+    return list(dict.fromkeys(tested_stage(method, selection) for selection in SELECTIONS))
+
+
+def link_recogniser(fold: Path) -> None:
+    """Let `recogniser` in a fold's folder be that of the method that stands for it (`foremost`)."""
+    finished = {path.parent.name for path in fold.glob("*/stage.json")}
+    method = foremost(method for method in METHODS if finished & {*tested_stages(method)})
+    stage = next(name for name in tested_stages(method) if name in finished)
+    files.link(fold / "recogniser", fold / stage / "recogniser")
 
 
 def table(results: dict) -> str:
@@ -162,9 +208,11 @@ def table(results: dict) -> str:
     lines.append("mean, deviation: of the folds as the selection reports them; pooled: once over all test predictions")
     if results["reference"]:
         lines.append("reference: the same trainings, epoch and score as the released code chooses them: optimistic")
-    intervals = [f"{NAMES[name]} {100 * low:.1f} to {100 * high:.1f}"
-                 for name, (low, high) in pooled["interval_95"].items()]
-    lines.append("95 % intervals, pooled: " + ", ".join(intervals))
+    lines += [f"session {session}: {missing_words(names)}" for session, names in results["missing"].items()]
+    words = ", ".join(f"{NAMES[name]} {interval_words(ends)}" for name, ends in pooled["interval_95"].items())
+    lines.append(f"95 % intervals, pooled, {claim(pooled['interval_over'])}: {words}")
+    if None in pooled["interval_95"].values():
+        lines.append(NO_INTERVAL)
 
     lines.append("confusion, pooled (rows: truth, columns: predicted)")
     counts = [[name, *map(str, row)] for name, row in zip(classes, pooled["confusion"])]
@@ -179,9 +227,11 @@ def table_rows(results: dict) -> list[list[str]]:
     for name, fold in results["folds"].items():
         numbers.append(_percentages(fold["reported"], fold["test"], classes))
         rows.append([name, *map(_short, numbers[-1]), str(fold["num_utterances"]["test"])])
-    rows.append(["mean", *map(_short, np.mean(numbers, 0)), str(_num_utterances(pooled))])
+    columns = [np.array(column)[~np.isnan(column)] for column in zip(*numbers)]     # nan: a class is missing
+    rows.append(["mean", *(_short(column.mean()) for column in columns), str(_num_utterances(pooled))])
     if len(numbers) > 1:
-        rows.append(["deviation", *map(_short, np.std(numbers, 0, ddof=1)), ""])
+        deviations = [column.std(ddof=1) if len(column) > 1 else np.nan for column in columns]
+        rows.append(["deviation", *map(_short, deviations), ""])
     for name, one in {"pooled": pooled, **results["subsets"]}.items():
         rows.append([name, *map(_short, _percentages(one, one, classes)), str(_num_utterances(one))])
     if results["reference"]:
@@ -207,7 +257,7 @@ def words(value: object) -> object:
 
 
 def write(run: str | Path, results: dict) -> None:
-    """Put a method's results into `run/results.json`, beside those of other methods."""
+    """Put a method's results into `run/results.json`, beside those of other methods, in whatever order they come."""
     folds = {session: {name: value for name, value in fold.items() if name not in ("folder", "stage")}
              for session, fold in results["folds"].items()}
     mean, deviation = {}, {}
@@ -220,7 +270,9 @@ def write(run: str | Path, results: dict) -> None:
     content |= {"folds": folds, "mean": mean, "deviation": deviation}
     path = Path(run) / "results.json"
     methods = files.read_json(path) if path.exists() else {}
-    files.write_json(path, methods | {results["protocol"]["method"]: content})
+    protocol = results["protocol"]
+    methods[named_by_selection(protocol["method"], protocol["method"], protocol["selection"])] = content
+    files.write_json(path, dict(sorted(methods.items())))
 
 
 def aligned(rows: list[list[str]]) -> list[str]:
@@ -234,10 +286,10 @@ def _num_utterances(scores: dict) -> int:
 
 
 def _percentages(reported: dict, test: dict, classes: list[str]) -> list[float]:
-    """WA, UA, macro-F1 as reported and the recall of each class in the test, in per cent."""
+    """WA, UA, macro-F1 as reported and the recall of each class in the test, in per cent; nan for a missing class."""
     shares = [reported["wa"], reported["ua"], reported["macro_f1"], *(test["recall"][name] for name in classes)]
-    return [100 * share for share in shares]
+    return [np.nan if share is None else 100 * share for share in shares]
 
 
 def _short(number: float) -> str:
-    return f"{number:.1f}"
+    return "-" if np.isnan(number) else f"{number:.1f}"

@@ -1,5 +1,6 @@
 """What a session run is asked to do: corpus, base model, method and protocol; the methods and what each reports."""
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,8 @@ class SessionConfig:
         "session", "what clean selection validates on: session (a whole training session) or speaker (one of it)")
     pretrain_data: str = setting("transductive", "transductive, or inductive: without the held-out session's audio")
     classes: str = setting(",".join(CLASSES), "separated by commas, in the order of the classifier")
+    allow_missing_classes: bool = setting(
+        False, "take a validation or test part without some class; UA and macro-F1 are then over the others")
     seed: int = setting(0, "seed of every random draw")
     seeds: str = setting("", "several seeds instead, e.g. 1,2,3: a run of each in `seed1`, `seed2` ...")
     device: str = setting("auto", "auto, cpu, cuda or mps")
@@ -83,10 +86,25 @@ def read_utterances(config: SessionConfig) -> list[Utterance]:
 
 
 def tested_stage(method: str, selection: str) -> str:
-    """The stage whose test a method reports. Phase 1's recogniser is also made for the methods that build on it."""
-    if method == "tapt" and selection != honest(selection):
-        return f"{TESTED[method]}-{selection}"
-    return TESTED[method]
+    """The stage whose test a method reports."""
+    return named_by_selection(TESTED[method], method, selection)
+
+
+def named_by_selection(name: str, method: str, selection: str) -> str:
+    """A name of a method's stage, page or results; of `tapt` with the selection, where that looks at the test session.
+
+    Phase 1's recogniser is also made for the methods that build on it, honestly selected, so that a run may hold two.
+    """
+    return f"{name}-{selection}" if method == "tapt" and selection != honest(selection) else name
+
+
+def foremost(methods: Iterable[str]) -> str:
+    """Whose numbers and recogniser stand for a run: the furthest of the paper's methods, else another; "" of none.
+
+    It depends on what was run and not on the order.
+    """
+    methods = {*methods}
+    return next((method for method in (*reversed(PAPERS), *METHODS) if method in methods), "")
 
 
 def honest(selection: str) -> str:

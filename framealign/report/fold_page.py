@@ -25,8 +25,8 @@ from framealign.emotion import metrics
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.predictions import Predictions
 from framealign.emotion.recogniser import Recogniser
-from framealign.recipe import results
-from framealign.recipe.session_config import TINY
+from framealign.recipe.results import NO_INTERVAL, claim, missing_words
+from framealign.recipe.session_config import TINY, named_by_selection
 from framealign.report import charts, curves, html_document, timeline, unit_analysis
 from framealign.report.charts import Group
 from framealign.report.html_document import card, facts, grid, section
@@ -65,7 +65,8 @@ class Fold:
 
     @property
     def tested(self) -> Path:
-        """The folder of the fine-tuning that was tested; where each speaker was tested once (two ways), the first."""
+        """The folder of the fine-tuning that was tested; of several, in which each speaker is tested once, the first.
+        """
         folder = self.results["folder"]
         return folder / "way1" if (folder / "way1").is_dir() else folder
 
@@ -139,13 +140,12 @@ class FoldUnits:
         return self.codebook.assign(states).numpy()
 
 
-def write_all(run: str | Path, method: str, selection: str = "", session: str = "all", device: str = "auto"
-              ) -> list[Path]:
+def write_all(run: str | Path, collected: dict, session: str = "all", device: str = "auto") -> list[Path]:
     """The page of one finished fold or of all, and with more than one finished fold their overview; the pages' paths.
 
-    Raises ValueError as `results.collect`, or where that fold is not finished.
+    collected: of `results.collect`. Raises ValueError where that fold is not finished.
     """
-    collected = results.collect(run, method, selection)
+    method = collected["protocol"]["method"]
     finished = list(collected["folds"])
     sessions = finished if session == "all" else [session]
     for name in sessions:
@@ -153,12 +153,12 @@ def write_all(run: str | Path, method: str, selection: str = "", session: str = 
             raise ValueError(f"{run}: session {name} is not finished; finished: {', '.join(finished)}")
     pages = [write(Fold(Path(run), name, method, collected, device)) for name in sessions]
     if len(finished) > 1:
-        pages.append(overview(Path(run), method, collected))
+        pages.append(overview(Path(run), collected))
     return pages
 
 
 def write(fold: Fold) -> Path:
-    """Make `RUN/session<n>/report.html` (methods other than align: `report-<method>.html`)."""
+    """Make `RUN/session<n>/report.html` (methods other than align: `report-<method>.html`, `file_name`)."""
     utterances = fold.utterances()
     units = FoldUnits.read(fold, list(utterances.values()))
     parts = {"result": ("Result", result_section(fold)), "training": ("Training", training_section(fold))}
@@ -172,7 +172,8 @@ def write(fold: Fold) -> Path:
                 "of speakers that are not in the training data")
     body = html_document.head(title, subtitle, [(place, name) for place, (name, _) in parts.items()])
     body += element("main", [content for _, content in parts.values()])
-    return save(fold.run / f"session{fold.session}" / file_name(fold.method), html_document.document(title, body))
+    place = fold.run / f"session{fold.session}" / file_name(fold.collected["protocol"])
+    return save(place, html_document.document(title, body))
 
 
 def save(path: Path, content: str) -> Path:
@@ -186,13 +187,17 @@ def save(path: Path, content: str) -> Path:
     return path
 
 
-def file_name(method: str) -> str:
-    """The name of a method's pages."""
-    return "report.html" if method == "align" else f"report-{method}.html"
+def file_name(protocol: Mapping[str, object]) -> str:
+    """The name of a method's pages, whatever else was run: `report.html` is always that of the paper's method."""
+    method = protocol["method"]
+    named = named_by_selection(method, method, protocol["selection"])
+    return "report.html" if named == "align" else f"report-{named}.html"
 
 
-def overview(run: Path, method: str, collected: dict) -> Path:
+def overview(run: Path, collected: dict) -> Path:
     """Make `RUN/report.html`: all finished folds together, with links to their own pages."""
+    protocol = collected["protocol"]
+    method, page = protocol["method"], file_name(protocol)
     classes, pooled, folds = collected["protocol"]["classes"], collected["pooled"], collected["folds"]
     rows = []
     for name, fold in folds.items():
@@ -202,7 +207,8 @@ def overview(run: Path, method: str, collected: dict) -> Path:
     rows.append(["mean", *(f"{100 * mean:.1f}" for mean in means), ""])
 
     total = sum(map(sum, pooled["confusion"]))
-    content = headline(pooled, len(classes), f"pooled over {total} test utterances of {len(folds)} folds")
+    content = missing_notes(collected["missing"])
+    content += headline(pooled, len(classes), f"pooled over {total} test utterances of {len(folds)} folds")
     content += grid([card("By fold, %", charts.table(["", "WA", "UA", "macro-F1", "n"], rows)),
                      card("Confusion, pooled", charts.confusion(pooled["confusion"], classes)),
                      recall_card(classes, folds)])
@@ -210,10 +216,10 @@ def overview(run: Path, method: str, collected: dict) -> Path:
 
     title = f"{len(folds)} folds, method {method}"
     body = html_document.head(title, "framealign: one session held out at a time, pooled over all test utterances")
-    body += element("nav", [element("a", f"session {name}", href=f"session{name}/{file_name(method)}")
+    body += element("nav", [element("a", f"session {name}", href=f"session{name}/{page}")
                             for name in folds])
     body += element("main", section("result", "Result", content))
-    return save(run / file_name(method), html_document.document(title, body))
+    return save(run / page, html_document.document(title, body))
 
 
 def result_section(fold: Fold) -> str:
@@ -222,6 +228,8 @@ def result_section(fold: Fold) -> str:
     content = ""
     if results["optimistic"]:
         content += element("p", "Optimistic: this selection looks at the test session before the test.", class_="wrong")
+    missing = fold.collected["missing"]
+    content += missing_notes({fold.session: missing[fold.session]} if fold.session in missing else {})
     content += headline(results["test"] | results["reported"], len(classes),
                         f"{results['num_utterances']['test']} test utterances, one fold")
     folds = fold.collected["folds"]
@@ -234,12 +242,21 @@ def result_section(fold: Fold) -> str:
 
 
 def headline(scores: dict, num_classes: int, note: str) -> str:
-    """UA, WA and macro-F1, large, with their intervals."""
-    intervals = scores.get("interval_95", {})
+    """UA, WA and macro-F1, large, with their intervals and how many speakers these are from."""
+    intervals = scores["interval_95"]
+    note += f"; 95 % interval of the test predictions {claim(scores['interval_over'])}"
+    if None in intervals.values():
+        note += f"; {NO_INTERVAL}"
     rows = (("ua", "UA, mean of the classes' recalls", f"chance: {100 / num_classes:.0f} %; {note}"),
             ("wa", "WA, share of utterances recognised", note),
             ("macro_f1", "macro-F1", note))
     return charts.headline([(name, scores[key], intervals.get(key), words) for key, name, words in rows])
+
+
+def missing_notes(missing: Mapping[str, list[str]]) -> str:
+    """A line for each session whose test lacks a class."""
+    return "".join(element("p", f"Session {session}: {missing_words(names)}.", class_="wrong")
+                   for session, names in missing.items())
 
 
 def recall_card(classes: Sequence[str], folds: Mapping[str, dict]) -> str:

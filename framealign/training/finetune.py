@@ -100,10 +100,12 @@ def finetune(hubert: Hubert, utterances: Sequence[Utterance], split: Split, clas
 
         valid = {}
         if selecting:
-            valid = measure(training, data, selecting)
+            probabilities = predict(training.model, data, selecting, config.test_max_seconds, run)
+            valid = measure(data, selecting, probabilities)
         journal.write(epoch, batches, valid | {"lr": lr, "gradient_norm": float(norm)})
         if config.test_every_epoch:
-            probabilities = predict(training.model, data, data.test, config.test_max_seconds, run)
+            if selecting is not data.test:          # best-test has just predicted it
+                probabilities = predict(training.model, data, data.test, config.test_max_seconds, run)
             journal.write_test_predictions(epoch, probabilities)
         is_best = not selecting or training.best is None or valid["valid_ua"] > training.best["valid_ua"]
         if is_best:
@@ -231,10 +233,9 @@ def predict(model: EmotionModel, data: FoldData, chosen: list[int], max_seconds:
     return np.stack([gathered[u] for u in chosen])
 
 
-def measure(training: Finetuning, data: FoldData, chosen: list[int]) -> dict[str, float]:
-    """WA and UA of the chosen utterances, for the selection of an epoch."""
-    probabilities = predict(training.model, data, chosen, training.config.test_max_seconds, training.run)
-    matrix = metrics.confusion(data.labels[chosen].numpy(), probabilities.argmax(-1), len(training.model.labels))
+def measure(data: FoldData, chosen: list[int], probabilities: np.ndarray) -> dict[str, float]:
+    """WA and UA of the chosen utterances, for the selection of an epoch. probabilities (len(chosen), classes)."""
+    matrix = metrics.confusion(data.labels[chosen].numpy(), probabilities.argmax(-1), probabilities.shape[1])
     return {"valid_wa": float(metrics.wa(matrix)), "valid_ua": float(metrics.ua(matrix))}
 
 
@@ -247,7 +248,7 @@ def test(model: EmotionModel, data: FoldData, config: FinetuneConfig, run: Train
         if chosen:
             probabilities = predict(model, data, chosen, config.test_max_seconds, run)
             predictions = Predictions.of([data.utterances[u] for u in chosen], model.labels, probabilities)
-            results[part] = predictions.scores(config.seed)
+            results[part] = predictions.scores()
     results["optimistic"] = config.selection in OPTIMISTIC
     reported = [results["valid"], results["test"]] if config.selection == "reference" else [results["test"]]
     results["reported"] = {name: float(np.mean([scores[name] for scores in reported]))
@@ -270,13 +271,14 @@ def finetune_fold(load: Callable[[], Hubert], utterances: Sequence[Utterance], s
     ways = [replace(run, folder=run.folder / f"way{number}", frontend=run.features)
             for number in range(1, len(splits) + 1)]
     results = [finetune(load(), utterances, split, classes, config, way) for split, way in zip(splits, ways)]
-    return both_ways(run.folder, ways, results, utterances) if distributed.rank() == 0 else results[0]
+    return one_result(run.folder, ways, results, utterances) if distributed.rank() == 0 else results[0]
 
 
-def both_ways(folder: Path, ways: list[TrainingRun], results: list[dict], utterances: Sequence[Utterance]) -> dict:
-    """One result of the two trainings of a fold, in which each speaker is tested once: all predictions in one file.
+def one_result(folder: Path, ways: list[TrainingRun], results: list[dict], utterances: Sequence[Utterance]) -> dict:
+    """One result of a fold's trainings, in which each speaker is tested once: all predictions in one file.
 
-    Reported are the means of both trainings' scores; recalls, confusion and intervals are those of all predictions.
+    Reported are the means of the trainings' scores; recalls, confusion and intervals are those of all predictions. The
+    fold's recogniser is that of the first.
     """
     by_id = {utterance.id: utterance for utterance in utterances}
     predictions = Predictions.joined([Predictions.read(way.folder / "predictions.csv", by_id) for way in ways])
@@ -285,12 +287,12 @@ def both_ways(folder: Path, ways: list[TrainingRun], results: list[dict], uttera
 
     first = results[0]
     reported = {name: sum(way["reported"][name] for way in results) / len(results) for name in first["reported"]}
-    numbers = {part: sum(way["num_utterances"][part] for way in results) for part in ("valid", "test")}
+    numbers = dict.fromkeys(("valid", "test"), len(predictions.ids))            # who validates is also tested
     joined = {name: value for name, value in first.items() if name != "valid"} | {
         "split": ", ".join(way["split"] for way in results),
         "selected_epoch": [way["selected_epoch"] for way in results],
         "num_utterances": {"train": first["num_utterances"]["train"], **numbers},
-        "test": predictions.scores(first["seed"]), "reported": reported, "ways": results}
+        "test": predictions.scores(), "reported": reported, "ways": results}
     files.write_json(folder / "results.json", joined)
     return joined
 

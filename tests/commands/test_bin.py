@@ -31,7 +31,7 @@ from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
 from framealign.units.units import Units
 from framealign.emotion.recogniser import Recogniser
-from framealign.recipe import recipe, session_config
+from framealign.recipe import recipe, results, session_config
 from framealign.commands import demo_command
 
 SCRIPTS = sorted(path.stem for path in (small.ROOT / "bin").glob("*.py") if path.stem != "bench")
@@ -333,11 +333,15 @@ def test_session_and_evaluate_print_the_table(good, tree, base, finished, tmp_pa
     assert stage["settings"]["pretrain"]["updates"] == 2
 
 
-def test_all_methods_and_two_seeds_share_stages_and_are_compared(good, tree, base, tmp_path):
+def test_all_methods_and_two_seeds_share_stages_and_are_compared(good, tree, base, tmp_path, monkeypatch):
     """The ablation on two folds' worth of stages: what depends on nothing is made once; the table and the pairs."""
     args = ["--iemocap", tree, "--allow-partial", "--hubert", base, "--preset", "tiny", "--device", "cpu", *small.FLAGS,
             "--set", "finetune.epochs=1", "--set", "finetune.test_every_epoch=true", "--out", tmp_path / "run"]
+    collected, collect = [], results.collect
+    monkeypatch.setattr(results, "collect", lambda run, method, *rest: collected.append((Path(run).name, method))
+                        or collect(run, method, *rest))
     out = good("session", *args, "--method", "all", "--seeds", "1,2")
+    assert sorted(collected) == sorted((f"seed{n}", method) for n in (1, 2) for method in session_config.METHODS)
     assert out.count("[tapt-pretrain] done") == 2 and out.count("[tapt-pretrain] kept") == 4    # the others keep it
     table = out[out.index("protocol: "):]
     assert table.count("tapt - finetune: WA") == table.count("align - tapt: WA") == \
@@ -352,7 +356,11 @@ def test_all_methods_and_two_seeds_share_stages_and_are_compared(good, tree, bas
     assert "as the released code chooses them: optimistic" in one
     seeds = good("evaluate", tmp_path / "run")
     assert "method align" in seeds and [line.split()[0] for line in seeds.splitlines()[2:]] == ["1", "2", "mean",
-                                                                                               "deviation"]
+                                                                                               "deviation", "95"]
+    link = tmp_path / "run" / "seed1" / "session1" / "recogniser"
+    assert os.readlink(link) == "ser-finetune/recogniser"   # though multiscale came last
+    good("session", *args, "--method", "tapt", "--seed", "1", "--out", tmp_path / "run" / "seed1")
+    assert os.readlink(link) == "ser-finetune/recogniser"
     pair = [f"{tmp_path}/run/seed{seed}:tapt" for seed in (1, 2)]
     assert f"{pair[1]} - {pair[0]}: WA " in good("evaluate", "--compare", *pair)
 

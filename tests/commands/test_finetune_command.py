@@ -1,6 +1,7 @@
 """Fine-tuning from the command line: splits, results, resumption; every mistake before anything is written."""
 import csv
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import small
 
 from framealign.runtime import files
-from framealign.corpus import utterance
+from framealign.corpus import manifest, utterance
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.recipe.presets import preset, with_overrides
 from framealign.commands import finetune_command
@@ -43,6 +44,51 @@ def test_finetuning_both_ways_gives_one_result(tones, table, small_base, tmp_pat
     results = files.read_json(tmp_path / "run" / "results.json")
     assert len(results["ways"]) == 2 and results["num_utterances"]["test"] == len(predictions(tmp_path / "run")) == 8
     assert "session1-valid-Ses01F, session1-valid-Ses01M: wa" in capsys.readouterr().out
+
+
+def three_speakers(tones, tmp_path) -> Path:
+    """A manifest in which session 1 has a third speaker, whose name no id tells; nobody but Ses01F is sad there."""
+    crowd = [dataclasses.replace(u, id=f"third-{u.id}", speaker="third", path=tmp_path / f"third-{u.path.name}")
+             for u in tones if u.speaker == "Ses01M"]
+    for one, source in zip(crowd, [u for u in tones if u.speaker == "Ses01M"]):
+        shutil.copyfile(source.path, one.path)
+    crowd = [u for u in [*tones, *crowd] if u.session != "1" or u.label != "sad" or u.speaker == "Ses01F"]
+    manifest.write(tmp_path / "corpus.tsv", crowd)
+    return tmp_path / "corpus.tsv"
+
+
+def test_three_speakers_are_tested_once_each_though_two_lack_a_class(tones, small_base, tmp_path):
+    """Refused, naming the flag; with it 10 test utterances count as 10, and each training's UA is over what is there.
+    """
+    config = FinetuneRun(corpus=str(three_speakers(tones, tmp_path)), init_from=str(small_base),
+                         out=str(tmp_path / "run"), device="cpu")
+    tuned = dataclasses.replace(SMALL.finetune, selection="speaker")
+    with pytest.raises(ValueError, match="the test part .* has no utterance labelled sad; .*--allow-missing-classes"):
+        finetune_command.run(config, tuned)
+    assert not (tmp_path / "run").exists()
+    finetune_command.run(dataclasses.replace(config, allow_missing_classes=True), tuned)
+    results, rows = files.read_json(tmp_path / "run" / "results.json"), predictions(tmp_path / "run")
+    assert len({row["id"] for row in rows}) == len(rows) == 10
+    assert results["num_utterances"] == {"train": 16, "valid": 10, "test": 10}
+    assert np.sum(results["test"]["confusion"]) == 10 and results["test"]["interval_over"] == "3 speakers"
+    lacking = [way for way in results["ways"] if way["test"]["recall"]["sad"] is None]
+    assert len(results["ways"]) == 3 and len(lacking) == 2
+    for way in lacking:
+        recalls = [share for share in way["test"]["recall"].values() if share is not None]
+        assert len(recalls) == 3 and way["reported"]["ua"] == pytest.approx(np.mean(recalls))
+    assert "trainings, in which each speaker of the fold is tested once" in (
+        tmp_path / "run" / "recogniser" / "README.md").read_text()
+
+
+def test_a_list_that_lacks_a_class_needs_the_flag(tones, lists, small_base, tmp_path):
+    test = Path(lists["test"])
+    test.write_text("".join(line for line in test.read_text().splitlines(True) if not line.endswith("sad\n")))
+    config = FinetuneRun(**lists, init_from=str(small_base), out=str(tmp_path / "run"), device="cpu")
+    with pytest.raises(ValueError, match="the test part .* labelled sad; .*--allow-missing-classes"):
+        finetune_command.run(config, SMALL.finetune)
+    finetune_command.run(dataclasses.replace(config, allow_missing_classes=True), SMALL.finetune)
+    card = (tmp_path / "run" / "recogniser" / "README.md").read_text()
+    assert "no test utterance of sad: UA and macro-F1 are over the other classes" in card and "no utterances |" in card
 
 
 def test_finetuning_by_lists(tones, lists, small_base, tmp_path):

@@ -301,7 +301,7 @@ def test_equal_names_in_two_folders(tmp_path):
     path = table(tmp_path, "/data\na/Ses01F_impro01_M013.wav\t400\nb/Ses01F_impro01_M013.wav\t400\n")
     both = fairseq_list.read(path)
     assert [u.id for u in both] == ["a~Ses01F_impro01_M013", "b~Ses01F_impro01_M013"]
-    assert {u.dialogue for u in both} == {"Ses01F_impro01"}
+    assert {u.group for u in both} == {"Ses01M"}
     manifest.write(tmp_path / "again.tsv", both)
     assert manifest.read(tmp_path / "again.tsv") == both
 

@@ -28,11 +28,12 @@ def speakers(utterances: list[Utterance]) -> set[str]:
     return {utterance.speaker for utterance in utterances}
 
 
-@pytest.mark.parametrize("name, dialogue", [
-    ("Ses01F_impro01_M013", "Ses01F_impro01"), ("Ses05M_script01_1b_F000", "Ses05M_script01_1b"),
-    ("Ses01F_script02_2_FXX0", "Ses01F_script02_2"), ("03a01Wa", ""), ("Ses01F_impro01", ""), ("_M013", "")])
-def test_dialogue(name, dialogue):
-    assert Utterance(name, Path("/a.wav"), 400).dialogue == dialogue
+@pytest.mark.parametrize("name, group", [
+    ("Ses01F_impro01_M013", "Ses01M"), ("Ses05M_script01_1b_F000", "Ses05F"), ("Ses01F_script02_2_FXX0", "Ses01F"),
+    ("03a01Wa", "03a01Wa"), ("Ses01F_impro01", "Ses01F_impro01"), ("_M013", "_M013")])
+def test_the_group_is_the_speaker_else_the_utterance(name, group):
+    assert Utterance(name, Path("/a.wav"), 400).group == group
+    assert Utterance(name, Path("/a.wav"), 400, speaker="someone").group == "someone"
 
 
 def labelled(*labels: str) -> list[Utterance]:
@@ -109,6 +110,36 @@ def test_speaker_and_reference_go_both_ways(selection):
     assert speakers(first.test) == speakers(second.valid) == {"Ses02M"}
     assert first.train == second.train and sessions(first.train) == {"1", "3", "4", "5"}
     assert (first.name, second.name) == ("session2-valid-Ses02F", "session2-valid-Ses02M")
+
+
+@pytest.mark.parametrize("selection", ["speaker", "reference"])
+@pytest.mark.parametrize("num_speakers", [2, 3, 5])
+def test_each_speaker_is_tested_once_however_many_there_are(selection, num_speakers):
+    crowd = [replace(u, id=f"{u.id}-{n}", speaker=f"{u.speaker}{n}") for u in corpus() if u.speaker.endswith("F")
+             for n in range(num_speakers)]
+    parts = split(crowd, "2", selection)
+    everyone = [u for u in crowd if u.session == "2"]
+    assert sorted(ids([u for part in parts for u in part.test])) == sorted(ids(everyone))
+    assert len({part.name for part in parts}) == len(parts) == num_speakers
+    for part in parts:
+        assert len(speakers(part.test)) == 1 and speakers(part.valid) == speakers(everyone) - speakers(part.test)
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_a_class_may_be_missing_where_that_is_allowed(selection):
+    """One speaker is never sad: allowed in validation and test, never in training, never all classes."""
+    utterances = [u for u in corpus() if not (u.label == "sad" and u.speaker == "Ses01F")]
+    if selection in ("speaker", "reference"):       # elsewhere the session's other speaker is sad
+        with pytest.raises(ValueError, match="has no utterance labelled sad; .*--allow-missing-classes"):
+            split(utterances, "1", selection)
+    parts = split(utterances, "1", selection, allow_missing_classes=True)
+    assert len(ids([u for part in parts for u in part.test])) == 14
+    for missing_in in ("2345", "1"):
+        lost = "sad" if missing_in == "2345" else None
+        wrong = [u for u in corpus() if u.session not in missing_in or lost and u.label != lost]
+        with pytest.raises(ValueError) as caught:
+            split(wrong, "1", selection, allow_missing_classes=True)
+        assert "--allow-missing-classes" not in str(caught.value)
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)

@@ -1,6 +1,7 @@
 """Measures against counting by hand, and against scikit-learn where it is installed."""
 import itertools
 import json
+import math
 import warnings
 
 import numpy as np
@@ -29,12 +30,12 @@ def test_a_small_table_by_hand():
 
 
 def test_a_class_without_utterances():
-    """UA is over the classes there are; F1 leaves out a class neither true nor predicted, not a predicted one."""
+    """UA and macro-F1 are over the classes there are, whatever was predicted."""
     absent = metrics.confusion([0, 0, 1], [0, 1, 1], 3)
     assert np.isnan(metrics.recalls(absent)).tolist() == [False, False, True]
     assert metrics.ua(absent) == pytest.approx(0.75) and metrics.macro_f1(absent) == pytest.approx(2 / 3)
     predicted = metrics.confusion([0, 0, 1], [0, 2, 1], 3)
-    assert metrics.ua(predicted) == pytest.approx(0.75) and metrics.macro_f1(predicted) == pytest.approx(5 / 9)
+    assert metrics.ua(predicted) == pytest.approx(0.75) and metrics.macro_f1(predicted) == pytest.approx(5 / 6)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         nothing = metrics.confusion([], [], 3)
@@ -72,6 +73,10 @@ def test_accuracies_are_scikit_learns(seed):
     rare = np.where(predicted == 3, 0, predicted)                               # a class that is never predicted
     assert metrics.macro_f1(metrics.confusion(true, rare, 4 + seed)) == pytest.approx(theirs.f1_score(
         true, rare, average="macro", zero_division=0), abs=1e-12)
+    some = np.unique(true)[:-1]                                                 # without the last: it is predicted
+    chosen = np.isin(true, some)
+    assert metrics.macro_f1(metrics.confusion(true[chosen], predicted[chosen], 4 + seed)) == pytest.approx(
+        theirs.f1_score(true[chosen], predicted[chosen], average="macro", labels=some, zero_division=0), abs=1e-12)
 
 
 @pytest.mark.parametrize("seed, levels", [(0, 3), (1, 10), (2, 10_000)])
@@ -131,78 +136,194 @@ def test_nmi_is_scikit_learns(a, b):
         assert metrics.nmi(a, b) == pytest.approx(theirs.normalized_mutual_info_score(a, b), abs=1e-12)
 
 
-def test_intervals_are_those_of_a_plain_bootstrap():
-    """The same draws of groups, each utterance list written out, the measures taken from it."""
+def jackknife(values: list[float]) -> float:
+    """Standard error by leaving one group out at a time, written out."""
+    mean = sum(values) / len(values)
+    return math.sqrt((len(values) - 1) / len(values) * sum((value - mean) ** 2 for value in values))
+
+
+@pytest.mark.parametrize("degrees", [1, 1.3, 2, 2.7, 4, 9, 29, 200.5, 5530])
+def test_students_distribution_is_scipys(degrees):
+    stats = pytest.importorskip("scipy.stats", reason="scipy, of the extra [oracle], is not installed")
+    assert metrics.t_quantile(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-9)
+    for t in (0.0, 0.3, 2.0, 9.0, 80.0):
+        assert metrics.t_share_within(t, degrees) == pytest.approx(1 - 2 * stats.t.sf(t, degrees), abs=1e-8)
+
+
+def test_students_distribution_by_table():
+    """Two-sided 5 % points as every table prints them."""
+    found = [metrics.t_quantile(degrees) for degrees in (1, 2, 4, 9, 29)]
+    assert found == pytest.approx([12.706, 4.303, 2.776, 2.262, 2.045], abs=5e-4)
+
+
+def test_intervals_are_those_of_a_plain_jackknife():
+    """Each of seven groups left out, the measures taken of the others' utterances written out."""
     true, predicted = drawn(80, 4, 1)
     groups = np.random.default_rng(2).choice(["d1", "d2", "d3", "d4", "d5", "d6", "d7"], 80)
-    found = metrics.bootstrap_interval(true, predicted, groups, 4, draws=200, seed=5, level=0.9)
-    names, generator, values = np.unique(groups), np.random.default_rng(5), []
-    for _ in range(200):
-        chosen = np.concatenate([np.flatnonzero(groups == names[i]) for i in generator.integers(7, size=7)])
-        matrix = metrics.confusion(true[chosen], predicted[chosen], 4)
-        values.append([metrics.wa(matrix), metrics.ua(matrix), metrics.macro_f1(matrix)])
-    for column, name in enumerate(("wa", "ua", "macro_f1")):
-        assert found[name] == pytest.approx(tuple(np.percentile(np.array(values)[:, column], [5, 95])), abs=1e-12)
-    assert found == metrics.bootstrap_interval(true, predicted, groups, 4, draws=200, seed=5, level=0.9)
+    found = metrics.intervals(true, predicted, groups, 4)
+    for name, measure in metrics.MEASURES.items():
+        value = measure(metrics.confusion(true, predicted, 4))
+        others = [measure(metrics.confusion(true[groups != one], predicted[groups != one], 4)) for one in set(groups)]
+        half = 2.4469118511449692 * jackknife(others)                           # t of 6 degrees of freedom
+        assert found[name] == pytest.approx((max(0, value - half), min(1, value + half)), abs=1e-9)
+    assert found == metrics.intervals(true, predicted, groups, 4)
     json.dumps(found)
 
 
+def test_two_groups_give_the_interval_of_two_numbers():
+    """Equally large speakers of 60 and 70 %: 65 +- 12.7 times half their difference."""
+    true, groups = np.zeros(200, int), np.repeat([0, 1], 100)
+    predicted = np.where(np.arange(200) % 100 < np.where(groups == 0, 60, 70), 0, 1)
+    assert metrics.intervals(true, predicted, groups, 2)["wa"] == pytest.approx((0.65 - 12.7062 * 0.05, 1.0), abs=1e-4)
+    found = metrics.paired_difference(true, true + 1, predicted, groups, 2)["wa"]
+    assert found["difference"] == pytest.approx(0.65) and found["p"] is None
+    assert found["interval"] == pytest.approx((0.65 - 12.7062 * 0.05, 0.65 + 12.7062 * 0.05), abs=1e-4)
+
+
 def test_intervals_know_that_a_group_hangs_together():
-    """Ten speakers, all or nothing right: drawing speakers is far less sure than drawing 1,000 utterances alone."""
+    """Ten speakers, all or nothing right: new speakers are far less sure than 1,000 utterances alone would be."""
     true = np.zeros(1000, int)
     speaker = np.repeat(np.arange(10), 100)
     predicted = np.where(speaker < 7, 0, 1)
-    low, high = metrics.bootstrap_interval(true, predicted, speaker, 2)["wa"]
-    alone_low, alone_high = metrics.bootstrap_interval(true, predicted, np.arange(1000), 2)["wa"]
+    low, high = metrics.intervals(true, predicted, speaker, 2)["wa"]
+    alone_low, alone_high = metrics.intervals(true, predicted, np.arange(1000), 2)["wa"]
     assert low < alone_low < 0.7 < alone_high < high and high - low > 5 * (alone_high - alone_low)
     assert alone_high - alone_low == pytest.approx(2 * 1.96 * np.sqrt(0.7 * 0.3 / 1000), rel=0.15)
 
 
-def test_intervals_with_a_class_in_one_group_only():
-    """Draws without that group have no such class; UA is then of the others and no interval is nan."""
+def test_where_there_is_no_interval():
+    """One group, groups that do not differ, a class in one group only (WA does not mind); nothing is nan."""
+    none = {"wa": None, "ua": None, "macro_f1": None}
     true, groups = np.array([0, 0, 0, 0, 1]), np.array([0, 1, 2, 3, 4])
-    found = metrics.bootstrap_interval(true, np.zeros(5, int), groups, 2)
-    assert found["ua"] == (0.5, 1.0) and not np.isnan(list(found.values())).any()
-    assert metrics.bootstrap_interval(true, true, ["one"] * 5, 2)["wa"] == (1.0, 1.0)
+    found = metrics.intervals(true, np.zeros(5, int), groups, 2)
+    assert found["ua"] is found["macro_f1"] is None and found["wa"][0] < 0.8 < found["wa"][1]
+    assert metrics.intervals(true, np.zeros(5, int), ["one"] * 5, 2) == none
+    assert metrics.intervals(true, np.stack([true, 1 - true]), ["one"] * 5, 2) == none
+    assert metrics.intervals([0, 1, 0, 1], [0, 1, 0, 1], [0, 0, 1, 1], 2) == none
+    same = metrics.paired_difference(*np.tile([0, 1, 1, 0], (3, 1)), range(4), 2)
+    assert same["wa"] == {"difference": 0, "interval": None, "p": None}
     with pytest.raises(ValueError, match="needs utterances"):
-        metrics.bootstrap_interval([], [], [], 2)
+        metrics.intervals([], [], [], 2)
     with pytest.raises(ValueError, match="a group for each, got 5 and 4"):
-        metrics.bootstrap_interval(true, true, groups[:4], 2)
+        metrics.intervals(true, true, groups[:4], 2)
 
 
-def test_paired_differences_are_those_of_a_plain_bootstrap():
-    """Two against three runs: in each draw every run's measure of the same utterances, averaged, then subtracted."""
-    true = drawn(90, 4, 1)[0]
-    first, second = (np.stack([drawn(90, 4, seed)[1] for seed in seeds]) for seeds in ((2, 3), (4, 5, 6)))
-    second = np.where(np.random.default_rng(9).random(90) < 0.3, true, second)
-    groups = np.random.default_rng(2).choice(list("abcdefgh"), 90)
-    found = metrics.paired_difference(true, first, second, groups, 4, draws=300, seed=5, level=0.9)
-    names, generator = np.unique(groups), np.random.default_rng(5)
-    mean = lambda side, chosen, measure: np.mean([measure(metrics.confusion(true[chosen], one[chosen], 4))
-                                                  for one in side])
-    values, whole = {name: [] for name in found}, np.arange(90)
-    for _ in range(300):
-        chosen = np.concatenate([np.flatnonzero(groups == names[i]) for i in generator.integers(8, size=8)])
-        for name, measure in metrics.MEASURES.items():
-            values[name].append(mean(second, chosen, measure) - mean(first, chosen, measure))
+def test_p_needs_ten_groups():
+    true, first = drawn(300, 3, 1)
+    second = np.where(np.random.default_rng(0).random(300) < 0.3, true, first)
+    for num_groups in (2, 5, 9, 10, 30):
+        found = metrics.paired_difference(true, first, second, np.arange(300) % num_groups, 3)
+        assert all((one["p"] is None) == (num_groups < 10) for one in found.values())
+
+
+def test_paired_differences_are_those_of_a_plain_jackknife():
+    """Twelve groups; p by the same t as the interval: 0.05 where 0 is an end of it."""
+    true, first = drawn(400, 4, 1)
+    second = np.where(np.random.default_rng(9).random(400) < 0.1, true, first)
+    groups = np.random.default_rng(2).integers(12, size=400)
+    found = metrics.paired_difference(true, first, second, groups, 4)
     for name, measure in metrics.MEASURES.items():
-        one, change = found[name], np.array(values[name])
-        assert one["difference"] == pytest.approx(mean(second, whole, measure) - mean(first, whole, measure))
-        assert one["interval"] == pytest.approx(tuple(np.percentile(change, [5, 95])), abs=1e-12)
-        p = 2 * min(np.mean(change <= 0), np.mean(change >= 0))
-        assert one["p"] == pytest.approx(min(1, max(p, 1 / 300)))
+        of = lambda side, chosen: measure(metrics.confusion(true[chosen], side[chosen], 4))
+        change = lambda chosen: of(second, chosen) - of(first, chosen)
+        error, value = jackknife([change(groups != one) for one in range(12)]), change(groups >= 0)
+        assert found[name]["difference"] == pytest.approx(value)
+        half = metrics.t_quantile(11) * error
+        assert found[name]["interval"] == pytest.approx((value - half, value + half), abs=1e-9)
+        assert found[name]["p"] == pytest.approx(1 - metrics.t_share_within(value / error, 11), abs=1e-12)
+    assert metrics.t_share_within(metrics.t_quantile(11), 11) == pytest.approx(0.95)
+
+
+def test_variances_of_groups_and_runs_are_those_of_a_two_way_analysis():
+    """WA of equally large speakers is linear, so the analysis of variance of the table (runs, speakers) is exact."""
+    generator = np.random.default_rng(3)
+    num_runs, num_groups, size = 4, 6, 50
+    right = generator.integers(20, 45, size=(num_runs, num_groups)) - 3 * np.arange(num_runs)[:, None]
+    groups, order = np.repeat(np.arange(num_groups), size), np.tile(np.arange(size), num_groups)
+    predicted = np.stack([np.where(order < right[run][groups], 0, 1) for run in range(num_runs)])
+    cells = right / size
+    rows, columns, mean = cells.mean(1), cells.mean(0), cells.mean()
+    rest = cells - rows[:, None] - columns + mean
+    of_groups = columns.var(ddof=1) / num_groups
+    of_rest = (rest ** 2).sum() / (num_runs - 1) / (num_groups - 1) / (num_runs * num_groups)
+    of_runs = max(0, rows.var(ddof=1) / num_runs - of_rest)
+    freedom = (of_groups + of_runs) ** 2 / (of_groups ** 2 / (num_groups - 1) + of_runs ** 2 / (num_runs - 1))
+    half = metrics.t_quantile(freedom) * math.sqrt(of_groups + of_runs)
+    low, high = metrics.intervals(np.zeros_like(groups), predicted, groups, 2)["wa"]
+    assert of_runs > 0 and (low, high) == pytest.approx((mean - half, mean + half), abs=1e-12)
 
 
 def test_pairing_sees_what_two_intervals_do_not():
-    """Every ninth mistake mended, whatever the dialogue: sure, though both intervals are wide; nothing is nothing."""
+    """Every ninth mistake mended, whatever the speaker: sure, though both intervals are wide; nothing is nothing."""
     generator = np.random.default_rng(0)
     true, groups = generator.integers(4, size=400), np.repeat(np.arange(20), 20)
     hard = generator.random(20)[groups] * 0.8
     before = np.where(generator.random(400) < hard, (true + 1) % 4, true)
     after = np.where((before != true) & (np.arange(400) % 9 == 0), true, before)
-    low, high = metrics.bootstrap_interval(true, before, groups, 4)["wa"]
+    low, high = metrics.intervals(true, before, groups, 4)["wa"]
     found = metrics.paired_difference(true, before, after, groups, 4)["wa"]
     assert found["interval"][0] > 0 and found["p"] <= 0.002
     assert low < metrics.wa(metrics.confusion(true, after, 4)) < high
-    same = metrics.paired_difference(true, before, before, groups, 4)["ua"]
-    assert same["difference"] == 0 and same["interval"] == (0, 0) and same["p"] == 1
+
+
+FREQUENCY = np.array([0.35, 0.3, 0.2, 0.15])        # of the classes, in every speaker
+EASE = np.array([0.6, 0.3, 0.7, 0.1])               # of the classes; the second system is better by GAIN
+GAIN = 0.2
+# Standard deviations of what an utterance's recognition is the sum of, beside noise of 1.
+EFFECTS = {"speaker": 0.35, "class of a speaker": 0.3, "system on a speaker": 0.15, "class of a run": 0.1,
+           "run on a speaker": 0.15, "utterance": 0.8}
+
+
+def simulated(generator: np.random.Generator, num_groups: int, num_runs: int, effects: dict[str, float]
+              ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Classes and speakers (U,) of a test, and what the runs of two systems predict, (R, U) each.
+
+    An utterance is recognised where a sum of Gaussian effects is above 0; speakers have 12 to 60 utterances.
+    """
+    normal, sd = generator.normal, effects
+    groups = np.repeat(np.arange(num_groups), generator.integers(12, 61, num_groups))
+    size = len(groups)
+    true = generator.choice(4, size, p=FREQUENCY)
+    shared = EASE[true] + sd["speaker"] * normal(size=num_groups)[groups] + sd["utterance"] * normal(size=size)
+    shared += sd["class of a speaker"] * normal(size=(num_groups, 4))[groups, true]
+    systems = []
+    for gain in (0, GAIN):
+        own = shared + gain + sd["system on a speaker"] * normal(size=num_groups)[groups]
+        runs = [own + sd["class of a run"] * normal(size=4)[true] + normal(size=size)
+                + sd["run on a speaker"] * normal(size=num_groups)[groups] for _ in range(num_runs)]
+        systems.append(np.stack([np.where(run > 0, true, (true + generator.integers(1, 4, size)) % 4)
+                                 for run in runs]))
+    return true, groups, systems
+
+
+def expected(effects: dict[str, float]) -> dict[str, np.ndarray]:
+    """WA and UA of the two systems over all speakers and runs there could be: the sums are Gaussian."""
+    deviation = math.sqrt(1 + sum(sd ** 2 for sd in effects.values()))
+    shares = np.array([[(1 + math.erf((ease + gain) / deviation / math.sqrt(2))) / 2 for ease in EASE]
+                       for gain in (0, GAIN)])
+    return {"wa": shares @ FREQUENCY, "ua": shares.mean(1)}
+
+
+@pytest.mark.parametrize("num_runs", [1, 2, 4])
+@pytest.mark.parametrize("num_groups", [2, 5, 10, 30])
+def test_nominal_95_percent_are_90_to_98(num_groups, num_runs):
+    """Coverage by simulation, of one system and of the difference of two, of WA and of UA.
+
+    Assumed: speakers are independent, of 12 to 60 utterances and alike in their classes; between speakers WA differs by
+    about 14 points (standard deviation), between seeds by 2. One run: it is the same for all speakers that could be
+    drawn, so that runs have no effect of their own. The limits allow two standard errors of the simulation.
+    """
+    effects = EFFECTS | ({"class of a run": 0.0} if num_runs == 1 else {})
+    truth, generator, is_inside = expected(effects), np.random.default_rng(num_groups + 100 * num_runs), {}
+    for _ in range(600):
+        true, groups, systems = simulated(generator, num_groups, num_runs, effects)
+        alone = metrics.intervals(true, systems[0], groups, 4)
+        difference = metrics.paired_difference(true, *systems, groups, 4)
+        for name, (first, second) in truth.items():
+            for what, ends, value in ((name, alone[name], first),
+                                      (f"{name} difference", difference[name]["interval"], second - first)):
+                if ends is not None:
+                    is_inside.setdefault(what, []).append(ends[0] <= value <= ends[1])
+    coverage = {what: np.mean(inside) for what, inside in is_inside.items()}
+    assert len(coverage) == 4 and all(len(inside) > 400 for inside in is_inside.values())
+    assert all(0.9 - 0.025 <= share <= 0.98 + 0.012 for share in coverage.values()), coverage
+    assert 0.9 <= np.mean(list(coverage.values())) <= 0.98, coverage

@@ -1,5 +1,6 @@
 """Predictions and their table: written, read, joined; tables of other programs; what is no such table."""
 import csv
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +36,33 @@ def test_table_is_one_row_for_each_utterance(tmp_path):
 
 
 def test_reading_gives_back_what_was_written(tmp_path):
-    """Groups need the utterances: an id alone tells its dialogue, not its speaker."""
+    """Groups are the utterances' speakers, else those that ids tell."""
     written = predictions()
     written.write(tmp_path / "p.csv")
     utterances = {name: Utterance(name, Path(), 400, speaker=f"speaker {i}") for i, name in enumerate(IDS)}
     assert same(Predictions.read(tmp_path / "p.csv", utterances), written)
-    assert Predictions.read(tmp_path / "p.csv").groups == ["Ses01F_impro01", "Ses01F_impro01", IDS[2]]
+    assert Predictions.read(tmp_path / "p.csv").groups == ["Ses01F", "Ses01M", IDS[2]]
     assert written.groups[2] == "speaker 2"
+
+
+def test_an_utterance_counts_once(tmp_path):
+    """Neither two rows of a table nor two pooled tables may have the same one."""
+    written = predictions()
+    with pytest.raises(ValueError, match="Ses01F_impro01_M000 is in two of the tests that are to be pooled"):
+        Predictions.joined([written, written.subset([1])])
+    written.write(tmp_path / "p.csv")
+    with open(tmp_path / "p.csv", "a") as file:
+        file.write("Ses01F_impro01_F000,sad,sad,0,0,0,1\n")
+    with pytest.raises(ValueError, match="p.csv: utterance Ses01F_impro01_F000 has two rows; each is tested once"):
+        Predictions.read(tmp_path / "p.csv")
+
+
+def test_groups_in_words():
+    written = predictions()
+    for groups, words in ((written.groups, "3 speakers"), (["a"] * 3, "1 speaker"), (written.ids, "3 utterances"),
+                          (["a", "a", written.ids[2]], "2 speakers and utterances of unknown speakers")):
+        assert dataclasses.replace(written, groups=groups).groups_in_words() == words
+    assert written.scores()["interval_over"] == "3 speakers"
 
 
 def test_joined_tables_are_the_table_of_all(tmp_path):

@@ -9,8 +9,9 @@ from random_results import Run, rows_of
 
 from framealign.corpus.utterance import CLASSES
 from framealign.emotion import metrics
+from framealign.commands import evaluate_command
 from framealign.recipe import comparison
-from framealign.recipe.comparison import ablation, compare, predictions_of, seeds_table
+from framealign.recipe.comparison import compare, predictions_of
 
 STAGES = {"finetune": "finetune", "tapt": "tapt-finetune", "align": "ser-finetune"}
 
@@ -26,6 +27,16 @@ def two(tmp_path) -> Path:
             for stage in STAGES.values():
                 run.finish(session, stage)
     return tmp_path
+
+
+def ablation(run: Path) -> str:
+    """The table of all methods that are finished."""
+    runs = comparison.seeds_of(run)
+    return comparison.ablation(comparison.collect(runs, comparison.finished_methods(runs)))
+
+
+def seeds_table(run: Path, method: str) -> str:
+    return comparison.table(comparison.collect(comparison.seeds_of(run), [method]))
 
 
 def said(run: Path, stage: str) -> dict[str, tuple[str, str]]:
@@ -69,20 +80,34 @@ def test_the_ablation_has_every_method_and_every_pair(two):
         assert cells[1:6:2] == [f"{100 * x:.1f}" for x in numbers] and cells[2].count(" to ") == 1
     assert [line.split(":")[0] for line in text.splitlines() if " - " in line.split(":")[0]] == [
         "tapt - finetune", "align - finetune", "align - tapt"]
-    assert "averaged over seeds" in text and "dialogues" in text.splitlines()[-1]
+    assert text.splitlines()[-2:] == [
+        "pooled over folds and averaged over seeds; 95 % intervals for new speakers and new trainings, "
+        "from 6 speakers and 2 seeds",
+        "95 % intervals of paired differences, for new speakers and new trainings, from 6 speakers and 2 seeds; "
+        "p from 10 speakers on"]
+    assert not re.search(r", p [<\d]", text)
     one = ablation(two / "seed1")
     wa = scores(said(two / "seed1", "ser-finetune").values())[0]
     assert "averaged" not in one and f"\n   align  {100 * wa:.1f}  " in one
 
 
-def test_a_methods_interval_draws_the_same_dialogues_for_every_seed(two):
+def test_a_methods_interval_is_over_speakers_and_seeds(two):
     side = predictions_of(two, "align")
-    assert len(side) == 2 and side[0].ids == side[1].ids and len({*side[0].groups}) == 30
-    drawn = [metrics.resampled(one.true, one.predicted, one.groups, 4, comparison.DRAWS, 0) for one in side]
-    wanted = np.percentile((metrics.ua(drawn[0]) + metrics.ua(drawn[1])) / 2, [2.5, 97.5])
-    assert comparison.intervals(side)[1] == pytest.approx(tuple(wanted))
-    low, high = wanted
-    assert f"{100 * low:.1f} to {100 * high:.1f}" in ablation(two)
+    assert len(side) == 2 and side[0].ids == side[1].ids and len({*side[0].groups}) == 6
+    predicted = np.stack([one.predicted for one in side])
+    low, high = metrics.intervals(side[0].true, predicted, side[0].groups, 4)["ua"]
+    assert comparison.intervals(side)[1] == (low, high)
+    words = f"{100 * low:.1f} to {100 * high:.1f}"
+    assert words in ablation(two) and "from 6 speakers and 2 seeds: WA" in seeds_table(two, "align")
+    assert f"UA {words}" in seeds_table(two, "align").splitlines()[-1]
+
+
+@pytest.mark.parametrize("p, words", [(0.04321, ", p 0.043"), (0.0004, ", p < 0.001"), (None, "")])
+def test_p_is_printed_where_there_is_one(p, words):
+    one = {"difference": 0.1, "interval": (-0.2, 0.4), "p": p}
+    assert comparison.difference_line({"wa": one}, ("a", "b")) == f"b - a: WA +10.0 (-20.0 to +40.0{words})"
+    nothing = {"difference": 0.1, "interval": None, "p": None}
+    assert comparison.difference_line({"ua": nothing}, ("a", "b")) == "b - a: UA +10.0 (no interval)"
 
 
 def test_two_runs_are_compared_on_the_same_utterances(two):
@@ -92,7 +117,8 @@ def test_two_runs_are_compared_on_the_same_utterances(two):
                                                                                   ("seed2", "ser-finetune")))
     found = [float(x) for x in re.findall(r"(?:WA|UA|macro-F1) ([+-]\d+\.\d) \(", text)]
     np.testing.assert_allclose(found, 100 * (b - a), atol=0.051)
-    assert "paired draws of dialogues" in text and f"{first}  " in text
+    assert text.endswith("for new speakers, from 6 speakers and 1 seed; p from 10 speakers on")
+    assert f"{first}  " in text
     back = compare(predictions_of(second), predictions_of(first), (second, first))
     there = compare(predictions_of(first), predictions_of(second), (first, second))
     for name in back:
@@ -101,7 +127,7 @@ def test_two_runs_are_compared_on_the_same_utterances(two):
 
 
 def test_prediction_files_are_compared_too(two, tmp_path):
-    """In whatever order their rows and classes come; the dialogue is read from the ids."""
+    """In whatever order their rows and classes come; the speaker is read from the ids."""
     rows = [(name, *pair) for name, pair in said(two / "seed1", "finetune").items()]
     write(tmp_path / "a.csv", rows)
     write(tmp_path / "b.csv", [(name, true, true) for name, true, _ in reversed(rows)])
@@ -109,7 +135,7 @@ def test_prediction_files_are_compared_too(two, tmp_path):
     found = compare(a, b, ("a", "b"))
     assert found["wa"]["difference"] == pytest.approx(1 - scores(pair for _, *pair in rows)[0])
     of_run = compare(predictions_of(two / "seed1", "finetune"), b, ("run", "b"))
-    assert of_run["ua"]["interval"] == found["ua"]["interval"]
+    assert of_run["ua"]["interval"] == pytest.approx(found["ua"]["interval"], abs=1e-12)
     assert set(CLASSES) == set(a[0].classes)
 
 
@@ -131,6 +157,6 @@ def test_what_cannot_be_compared(two, tmp_path, change, message):
 
 def test_a_run_without_methods_is_said(tmp_path):
     with pytest.raises(ValueError, match="no method has finished folds; run bin/session.py --method all first"):
-        ablation(tmp_path)
+        evaluate_command.run(str(tmp_path), "all", "")
     with pytest.raises(ValueError, match="gone: no finished fold of method align; run bin/session.py first"):
         predictions_of(tmp_path / "gone")

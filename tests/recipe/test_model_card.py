@@ -6,6 +6,7 @@ import small
 
 from framealign.runtime import files
 from framealign.recipe import model_card, recipe
+from framealign.recipe.results import interval_words
 from framealign.commands import export_command
 from framealign.emotion.recogniser import Recogniser
 
@@ -22,11 +23,12 @@ def finished(tmp_path_factory):
 def test_the_card_has_the_recorded_numbers(finished):
     text, results = (finished / "recogniser" / "README.md").read_text(), files.read_json(finished / "results.json")
     for name, word in (("wa", "WA"), ("ua", "UA"), ("macro_f1", "macro-F1")):
-        low, high = results["test"]["interval_95"][name]
-        assert f"| {word} | {100 * results['reported'][name]:.1f} % | {100 * low:.1f} to {100 * high:.1f} % |" in text
+        ends = interval_words(results["test"]["interval_95"][name])
+        assert f"| {word} | {100 * results['reported'][name]:.1f} % | {ends} |" in text
     for name, row in zip(results["classes"], results["test"]["confusion"]):
         assert f"| {name} | {' | '.join(map(str, row))} |" in text
-    for words in ("selection: clean", "pretrain data: transductive", "seed: 0", "Utterances: train 8, valid 8, test 8",
+    for words in ("method: finetune", "Intervals: for new speakers, from 2 speakers and 1 seed.",
+                  "selection: clean", "pretrain data: transductive", "seed: 0", "Utterances: train 8, valid 8, test 8",
                   "2 speakers in training, 2 others in the test", "## Intended use", "## Limits", "base digest: "):
         assert words in text
     assert text.startswith("---\n") and "Optimistic" not in text and not re.search(r"\bNone\b|\bnan\b", text)

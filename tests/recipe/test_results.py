@@ -2,7 +2,8 @@
 import csv
 import dataclasses
 import json
-import re
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -60,29 +61,96 @@ def test_the_mean_is_that_of_the_folds(five):
     assert rows["mean"][-1] == rows["pooled"][-1] == str(len(five.utterances))
 
 
-def test_intervals_resample_dialogues(five):
+def test_intervals_are_over_speakers(five):
+    """Ten speakers in fifty dialogues; of a fold two; each place says so."""
     pairs = predictions(five.root)["pooled"]
     true, guess = (np.array([CLASSES.index(pair[i]) for pair in pairs]) for i in (0, 1))
-    dialogue = [re.fullmatch(r"(.*)_[FM]\d+", u.id)[1] for u in five.utterances]
-    assert len(set(dialogue)) == 50
-    wanted = metrics.bootstrap_interval(true, guess, dialogue, 4, seed=7)
+    wanted = metrics.intervals(true, guess, [u.speaker for u in five.utterances], 4)
     found = collect(five.root, "align")
     assert found["pooled"]["interval_95"] == {name: list(ends) for name, ends in wanted.items()}
+    assert found["pooled"]["interval_over"] == "10 speakers" and all(
+        fold["test"]["interval_over"] == "2 speakers" for fold in found["folds"].values())
     low, high = (100 * end for end in wanted["ua"])
+    assert "95 % intervals, pooled, for new speakers, from 10 speakers and 1 seed: WA " in table(found)
     assert f"UA {low:.1f} to {high:.1f}" in table(found)
 
 
-def test_without_dialogues_speakers_are_resampled(five):
-    speakers = [Utterance(f"turn{i}", u.path, 16_000, u.session, u.speaker, "", u.label)
-                for i, u in enumerate(five.utterances)]
-    five.utterances = speakers
-    manifest.write(five.root / "corpus.tsv", speakers)
+def test_without_speakers_the_claim_is_smaller(five):
+    unknown = [Utterance(f"turn{i}", u.path, 16_000, u.session, "", "", u.label) for i, u in enumerate(five.utterances)]
+    five.utterances = unknown
+    manifest.write(five.root / "corpus.tsv", unknown)
     for session in "12345":
         five.finish(session)
-    pairs = predictions(five.root)["pooled"]
-    true, guess = (np.array([CLASSES.index(pair[i]) for pair in pairs]) for i in (0, 1))
-    wanted = metrics.bootstrap_interval(true, guess, [u.speaker for u in speakers], 4, seed=7)
-    assert collect(five.root, "align")["pooled"]["interval_95"]["wa"] == list(wanted["wa"])
+    assert f"95 % intervals, pooled, for these speakers, from {len(unknown)} utterances and 1 seed: WA " in table(
+        collect(five.root, "align"))
+
+
+def test_a_single_speaker_has_no_interval(tmp_path):
+    run = Run(tmp_path, "1")
+    run.utterances = [dataclasses.replace(u, speaker="one") for u in run.utterances]
+    manifest.write(tmp_path / "corpus.tsv", run.utterances)
+    run.finish("1")
+    text = table(collect(tmp_path, "align"))
+    assert "from 1 speaker and 1 seed: WA none, UA none, macro-F1 none\n" + results.NO_INTERVAL in text
+
+
+def test_an_utterance_that_two_folds_tested_is_not_pooled(five):
+    """A copy of a fold's folder under another name, as a backup leaves it."""
+    shutil.copytree(five.root / "session2", five.root / "session2-old")
+    with pytest.raises(ValueError, match=r"sessions 1, 2, 3, 4, 5, 2-old: utterance Ses02\w+ is in two of the tests"):
+        collect(five.root, "align")
+
+
+def test_a_fold_that_lacks_a_class_is_said(tmp_path):
+    """Its UA and macro-F1 are scikit-learn's over the labels there are; the table and results.json say so."""
+    sklearn = pytest.importorskip("sklearn.metrics")
+    run = Run(tmp_path, "12")
+    run.utterances = [u for u in run.utterances if not (u.session == "2" and u.label == "sad")]
+    manifest.write(tmp_path / "corpus.tsv", run.utterances)
+    for session in "12":
+        run.finish(session)
+    found = collect(tmp_path, "align")
+    true, guess = zip(*predictions(tmp_path)["2"])
+    assert "sad" in guess and found["missing"] == {"2": ["sad"]}
+    present = [name for name in CLASSES if name != "sad"]
+    recalls = [np.mean([b == name for a, b in zip(true, guess) if a == name]) for name in present]
+    f1 = sklearn.f1_score(true, guess, average="macro", labels=present)
+    rows = rows_of(table(found))
+    assert rows["2"][1:] == [f"{100 * np.mean(recalls):.1f}", f"{100 * f1:.1f}",
+                             *(f"{100 * recall:.1f}" for recall in recalls), "-", str(len(true))]
+    assert rows["mean"][6] == rows["1"][6] and rows["deviation"][6] == "-"
+    assert "session 2: no test utterance of sad: UA and macro-F1 are over the other classes" in table(found)
+    results.write(tmp_path, found)
+    written = files.read_json(tmp_path / "results.json")["align"]
+    assert written["missing"] == {"2": ["sad"]} and written["folds"]["2"]["test"]["recall"]["sad"] is None
+    assert written["pooled"]["recall"]["sad"] is not None
+
+
+@pytest.mark.parametrize("stages, method", [
+    (["multiscale-finetune"], "multiscale-finetune"), (["multiscale-finetune", "finetune"], "finetune"),
+    (["tapt-finetune-speaker", "tapt-finetune", "finetune"], "tapt-finetune"),
+    (["tapt-finetune-speaker", "finetune"], "tapt-finetune-speaker"),
+    (["multiscale-finetune", "ser-finetune", "tapt-finetune", "finetune"], "ser-finetune")])
+def test_recogniser_means_the_same_in_whatever_order_methods_were_run(tmp_path, stages, method):
+    run, links = Run(tmp_path, "1"), set()
+    for order in (stages, stages[::-1]):
+        shutil.rmtree(tmp_path / "session1", ignore_errors=True)
+        for stage in order:
+            run.finish("1", stage)
+            (tmp_path / "session1" / stage / "recogniser").mkdir()
+            results.link_recogniser(tmp_path / "session1")
+        links.add(os.readlink(tmp_path / "session1" / "recogniser"))
+    assert links == {f"{method}/recogniser"}
+
+
+def test_results_of_two_selections_have_names_of_their_own(tmp_path):
+    run = Run(tmp_path)
+    run.finish("1", "tapt-finetune")
+    run.finish("1", "tapt-finetune-speaker", "speaker")
+    for selection in ("speaker", "clean"):
+        results.write(tmp_path, collect(tmp_path, "tapt", selection))
+    assert {name: one["protocol"]["selection"] for name, one in files.read_json(tmp_path / "results.json").items()} == {
+        "tapt": "clean", "tapt-speaker": "speaker"}
 
 
 def test_the_protocol_stands_above_the_numbers(five):
@@ -210,7 +278,7 @@ def test_the_references_number_of_the_same_trainings(five):
         ways = []
         for speaker in sorted({u.speaker for u in chosen}):
             valid, test = ([i for i, u in enumerate(chosen) if (u.speaker == speaker) == mine]
-                           for mine in (True, False))
+                           for mine in (False, True))
             score = lambda measure, epoch, part: measure([chosen[i].label for i in part],
                                                          [said[epoch][i] for i in part])
             best = max(said, key=lambda epoch: (score(sklearn.balanced_accuracy_score, epoch, valid), -epoch))

@@ -38,8 +38,13 @@ def run(small_tree, small_base, folder) -> Path:
     """The whole method on two folds, with their pages."""
     for held_out in "12":
         recipe.run_sessions(small.config(small_tree, small_base, folder / "run", session=held_out), small.SETTINGS)
-    fold_page.write_all(folder / "run", "align", device="cpu")
+    write_all(folder / "run", "align")
     return folder / "run"
+
+
+def write_all(run: Path, method: str, session: str = "all") -> list[Path]:
+    """The pages of a method's finished folds."""
+    return fold_page.write_all(run, results.collect(run, method), session, "cpu")
 
 
 def opened(path: Path) -> markup.Element:
@@ -73,10 +78,10 @@ def test_units_that_belong_to_another_codebook_are_refused(run, folder):
     codebook = Codebook.read(place)
     dataclasses.replace(codebook, centroids=codebook.centroids.flip(0)).write(place)
     with pytest.raises(ValueError, match="units.safetensors was not made with codebook.safetensors; make both again"):
-        fold_page.write_all(copy, "align", session="1", device="cpu")
+        write_all(copy, "align", "1")
     dataclasses.replace(codebook, record=codebook.record | {"encoder": "another"}).write(place)
     with pytest.raises(ValueError, match="fitted on frames of encoder another"):
-        fold_page.write_all(copy, "align", session="1", device="cpu")
+        write_all(copy, "align", "1")
 
 
 def test_a_run_of_25_hz_is_shown_with_its_own_frames(small_tree, folder, monkeypatch):
@@ -87,7 +92,7 @@ def test_a_run_of_25_hz_is_shown_with_its_own_frames(small_tree, folder, monkeyp
     planted = frame_truth.is_emotional
     monkeypatch.setattr(frame_truth, "is_emotional", lambda path, frames, framing: counted.append(
         (path, frames, framing)) or planted(path, frames, framing))
-    fold_page.write_all(folder / "25 hz", "align", device="cpu")
+    write_all(folder / "25 hz", "align")
     page = lesson.write(folder / "25 hz")
     for path, frames, framing in counted:
         assert framing == Framing(640, 720) and frames == (soundfile.info(path).frames - 720) // 640 + 1
@@ -106,8 +111,9 @@ def test_numbers_are_those_of_the_results(run):
     values = [one.text for one in result.all("div", "value")]
     assert values == [f"{100 * results['reported'][name]:.1f} %" for name in ("ua", "wa", "macro_f1")]
     for name in ("ua", "wa", "macro_f1"):
-        low, high = results["test"]["interval_95"][name]
-        assert f"95 %: {100 * low:.1f} to {100 * high:.1f}" in result.text
+        ends = results["test"]["interval_95"][name]
+        assert ends is None or f"95 %: {100 * ends[0]:.1f} to {100 * ends[1]:.1f}" in result.text
+    assert "95 % interval of the test predictions for new speakers, from 2 speakers and 1 seed" in result.text
     counts = [int(cell.all("small")[0].text) for cell in result.all("table", "confusion")[0].all("td")]
     assert counts == sum(results["test"]["confusion"], [])
     facts = dict(zip((one.text for one in result.all("dt")), (one.text for one in result.all("dd"))))
@@ -155,15 +161,15 @@ def test_examples_are_test_utterances_each_once_with_truth_and_units(run):
 def test_a_page_can_be_made_again_and_is_the_same(run):
     before = (run / "session1" / "report.html").read_bytes()
     pages = [run / "session1" / "report.html", run / "report.html"]
-    assert fold_page.write_all(run, "align", session="1", device="cpu") == pages
+    assert write_all(run, "align", "1") == pages
     assert (run / "session1" / "report.html").read_bytes() == before
 
 
 def test_a_fold_that_is_not_finished_is_named(run):
     with pytest.raises(ValueError, match="session 3 is not finished; finished: 1, 2"):
-        fold_page.write_all(run, "align", session="3")
+        write_all(run, "align", "3")
     with pytest.raises(ValueError, match="no finished fold of method finetune"):
-        fold_page.write_all(run, "finetune")
+        write_all(run, "finetune")
 
 
 @pytest.mark.parametrize("change, places", [
@@ -174,9 +180,9 @@ def test_a_fold_that_is_not_finished_is_named(run):
 def test_every_method_and_protocol_has_a_page(small_tree, small_base, tmp_path, change, places):
     recipe.run_sessions(small.config(small_tree, change.get("hubert", small_base), tmp_path / "run",
                                       **{k: v for k, v in change.items() if k != "hubert"}), small.SETTINGS)
-    path, = fold_page.write_all(tmp_path / "run", change["method"], device="cpu")
+    path, = write_all(tmp_path / "run", change["method"])
     root = opened(path)
-    assert path.name == fold_page.file_name(change["method"])
+    assert path.name == ("report.html" if change["method"] == "align" else f"report-{change['method']}.html")
     assert [one.attributes["id"] for one in root.all("section")] == (places or ["result", "training", "units", "map",
                                                                                 "utterances"])
     assert ("Optimistic" in root.text) == (change.get("selection") == "reference")
@@ -250,7 +256,7 @@ def test_a_corpus_of_other_names_without_truth(small_tree, small_base, tmp_path)
     chosen = session_config.SessionConfig(corpus=str(tmp_path / "table.tsv"), hubert=str(small_base), preset="tiny",
                                    device="cpu", out=str(tmp_path / "run"), classes="a&b,fear")
     recipe.run_sessions(chosen, small.SETTINGS)
-    path, = fold_page.write_all(tmp_path / "run", "align", device="cpu")
+    path, = write_all(tmp_path / "run", "align")
     root = opened(path)
     assert "a&b" in root.text and not root.all("div", "planted") and "AUC" not in part(root, "utterances").text
     assert "that of the whole utterance, including pauses" in part(root, "units").text

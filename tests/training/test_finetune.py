@@ -368,8 +368,10 @@ def test_predictions_recompute_to_the_reported_scores(protocols, tones, selectio
     assert results["test"]["confusion"] == measures.confusion_matrix(true, predicted, labels=LABELS).tolist()
     assert list(results["test"]["recall"].values()) == pytest.approx(
         measures.recall_score(true, predicted, labels=LABELS, average=None))
-    for name, (low, high) in results["test"]["interval_95"].items():
-        assert 0 <= low <= results["test"][name] <= high <= 1
+    over = len({u.speaker for u in part.test})
+    assert results["test"]["interval_over"] == f"{over} speaker{'s' if over > 1 else ''}"
+    for name, ends in results["test"]["interval_95"].items():
+        assert ends is None or 0 <= ends[0] <= results["test"][name] <= ends[1] <= 1
 
 
 def test_the_recogniser_left_behind_is_the_one_that_was_tested(protocols, tones):
@@ -378,6 +380,20 @@ def test_the_recogniser_left_behind_is_the_one_that_was_tested(protocols, tones)
         model = EmotionModel.from_pretrained(folder / "recogniser")
         again = finetune.predict(model, fold_data(tones), test, 0.0, TrainingRun(Path(), CPU))
         np.testing.assert_allclose(again, found, atol=2e-3)                     # tested on kept features, float16
+
+
+def test_no_part_is_predicted_twice_in_an_epoch(micro, tones, tmp_path, monkeypatch):
+    """With best-test the epoch is selected by the very predictions that `test_every_epoch` records."""
+    calls, predict = [], finetune.predict
+    monkeypatch.setattr(finetune, "predict", lambda *args: calls.append(len(args[2])) or predict(*args))
+    for selection, number in (("best-test", 2 + 1), ("last", 2 + 1), ("clean", 2 * 2 + 2)):
+        calls.clear()
+        run(micro, tones, tmp_path / selection, settings(epochs=2, selection=selection, test_every_epoch=True))
+        assert len(calls) == number
+        noted = [json.loads(line) for line in (tmp_path / selection / "epochs.jsonl").read_text().splitlines()]
+        results = json.loads((tmp_path / selection / "results.json").read_text())
+        best = noted[results["selected_epoch"] - 1]["predicted"]
+        assert [LABELS[i] for i in best] == [row["predicted"] for row in read_predictions(tmp_path / selection)]
 
 
 def test_last_never_selects_even_where_there_is_a_validation_part(micro, tones, tmp_path):
