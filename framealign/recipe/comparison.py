@@ -180,7 +180,7 @@ def protocol_of(of_seed: dict[str, dict]) -> dict:
 
 
 def missing_lines(of_seed: dict[str, dict]) -> list[str]:
-    """A line for each session whose test lacks a class, the same for every seed."""
+    """A line for each session a part of which lacks a class, the same for every seed."""
     *_, last = of_seed.values()
     return [f"session {session}: {results.missing_words(names)}" for session, names in last["missing"].items()]
 

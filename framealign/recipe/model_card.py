@@ -66,7 +66,7 @@ def results_lines(results: dict) -> list[str]:
     lines += ["", f"Intervals: {claim(test['interval_over'])}."]
     if None in test["interval_95"].values():
         lines.append(f"{NO_INTERVAL}.")
-    missing = missing_classes(test)
+    missing = missing_classes(results)
     if missing:
         lines.append(f"There was {missing_words(missing)}.")
     if "ways" in results:

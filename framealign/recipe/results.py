@@ -32,8 +32,8 @@ def collect(run: str | Path, method: str, selection: str = "") -> dict:
     selection: "" for the only one there is. Pooled scores are computed once over all folds' test predictions, with
     intervals over `Utterance.group`. "subsets": scores of improvised dialogues, of women and of men, where the
     manifest knows them. "reference": what the reference code would report of the same trainings, or None. "missing":
-    the classes that a fold's test lacks, by session. Raises ValueError where no fold is finished, or where the folds
-    are not of one experiment or tested an utterance twice.
+    `missing_classes` of the folds that lack any, by session. Raises ValueError where no fold is finished, or where the
+    folds are not of one experiment or tested an utterance twice.
     """
     folds = finished_folds(run, method, selection)
     first = next(iter(folds.values()))
@@ -57,20 +57,28 @@ def collect(run: str | Path, method: str, selection: str = "") -> dict:
         reference = None
     protocol = {"method": method, **first["protocol"], "versions": first["stage"].get("versions", {}),
                 "optimistic": first["optimistic"]}
-    missing = {session: missing_classes(fold["test"]) for session, fold in folds.items()}
+    missing = {session: missing_classes(fold) for session, fold in folds.items()}
     return {"protocol": protocol, "folds": folds, "pooled": pooled.scores(), "predictions": pooled,
             "subsets": subsets, "reference": reference,
             "missing": {session: names for session, names in missing.items() if names}}
 
 
-def missing_classes(scores: dict) -> list[str]:
-    """The classes without utterances, which UA and macro-F1 leave out."""
-    return [name for name, share in scores["recall"].items() if share is None]
+def missing_classes(fold: dict) -> dict[str, list[str]]:
+    """The classes that a test or validation part of a fold's trainings lacks, by part; UA and macro-F1 leave them out.
+    """
+    missing: dict[str, list[str]] = {}
+    for part, name in (("test", "test"), ("valid", "validation")):
+        scores = [one[part] for one in (fold, *fold.get("ways", ())) if part in one]
+        lacking = [label for label in fold["classes"] if any(one["recall"][label] is None for one in scores)]
+        if lacking:
+            missing[name] = lacking
+    return missing
 
 
-def missing_words(names: list[str]) -> str:
-    """What it means that a test lacks these classes."""
-    return f"no test utterance of {' or '.join(names)}: UA and macro-F1 are over the other classes"
+def missing_words(missing: dict[str, list[str]]) -> str:
+    """What it means that parts lack classes, as `missing_classes` gives them."""
+    parts = [f"a {part} part without {' and '.join(names)}" for part, names in missing.items()]
+    return f"{', '.join(parts)}: its UA and macro-F1 are over the other classes"
 
 
 def interval_words(ends: Sequence[float] | None) -> str:

@@ -253,8 +253,8 @@ def headline(scores: dict, num_classes: int, note: str) -> str:
     return charts.headline([(name, scores[key], intervals.get(key), words) for key, name, words in rows])
 
 
-def missing_notes(missing: Mapping[str, list[str]]) -> str:
-    """A line for each session whose test lacks a class."""
+def missing_notes(missing: Mapping[str, dict[str, list[str]]]) -> str:
+    """A line for each session a part of which lacks a class."""
     return "".join(element("p", f"Session {session}: {missing_words(names)}.", class_="wrong")
                    for session, names in missing.items())
 

@@ -111,7 +111,7 @@ def test_a_fold_that_lacks_a_class_is_said(tmp_path):
         run.finish(session)
     found = collect(tmp_path, "align")
     true, guess = zip(*predictions(tmp_path)["2"])
-    assert "sad" in guess and found["missing"] == {"2": ["sad"]}
+    assert "sad" in guess and found["missing"] == {"2": {"test": ["sad"]}}
     present = [name for name in CLASSES if name != "sad"]
     recalls = [np.mean([b == name for a, b in zip(true, guess) if a == name]) for name in present]
     f1 = sklearn.f1_score(true, guess, average="macro", labels=present)
@@ -119,10 +119,10 @@ def test_a_fold_that_lacks_a_class_is_said(tmp_path):
     assert rows["2"][1:] == [f"{100 * np.mean(recalls):.1f}", f"{100 * f1:.1f}",
                              *(f"{100 * recall:.1f}" for recall in recalls), "-", str(len(true))]
     assert rows["mean"][6] == rows["1"][6] and rows["deviation"][6] == "-"
-    assert "session 2: no test utterance of sad: UA and macro-F1 are over the other classes" in table(found)
+    assert "session 2: a test part without sad: its UA and macro-F1 are over the other classes" in table(found)
     results.write(tmp_path, found)
     written = files.read_json(tmp_path / "results.json")["align"]
-    assert written["missing"] == {"2": ["sad"]} and written["folds"]["2"]["test"]["recall"]["sad"] is None
+    assert written["missing"] == {"2": {"test": ["sad"]}} and written["folds"]["2"]["test"]["recall"]["sad"] is None
     assert written["pooled"]["recall"]["sad"] is not None
 
 

@@ -396,3 +396,15 @@ def test_a_long_sound_fits_into_the_page():
     """Three minutes of noise: the picture stays below the limit of a page, sound or no sound."""
     picture = timeline.picture(noise(50 * 180), recognised(50 * 180))
     assert len(timeline.page("a", [picture])) < html_document.LIMIT_BYTES
+
+
+def test_a_page_says_which_class_a_part_lacks(run, folder):
+    """On the fold's page and on the overview, as in the table; where nothing lacks, nothing is said."""
+    assert "a test part without" not in opened(run / "session1" / "report.html").text
+    collected = results.collect(run, "align")
+    collected["missing"] = {"1": {"test": ["sad"], "validation": ["sad", "angry"]}}
+    words = ("Session 1: a test part without sad, a validation part without sad and angry: its UA and macro-F1 are "
+             "over the other classes.")
+    copy = shutil.copytree(run, folder / "lacking", symlinks=True)
+    pages = fold_page.write_all(copy, collected, device="cpu")
+    assert [words in opened(page).text for page in pages] == [True, False, True]
