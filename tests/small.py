@@ -22,6 +22,8 @@ SETTINGS = {"do_normalize": "false", "tapt_layer": "1", "tapt_clusters": "8", "a
             "multiscale_clusters": "3,5",
             "scratch_clusters": "6", "scratch_layer": "1", "finetune.epochs": "2", "finetune.batch_size": "8",
             "finetune.micro_batch_size": "8", "kmeans.full_passes": "2", "kmeans.seeding_tries": "1",
+            "frames.scorer_epochs": "1", "frames.epochs": "2", "frames.batch_size": "4", "frames.score_passes": "1",
+            "frames.sequence_seconds": "1.5", "frames.save_every_updates": "1",
             "model.hidden_size": "16", "model.num_hidden_layers": "2", "model.num_attention_heads": "2",
             "model.intermediate_size": "32", "model.num_conv_pos_embeddings": "8",
             "model.num_conv_pos_embedding_groups": "2",

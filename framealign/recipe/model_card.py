@@ -16,12 +16,18 @@ Do not use it for decisions about people (hiring, policing, health, education, i
 not agreed to it; in some places the law forbids emotion recognition at work and in schools."""
 
 LIMITS = """- It knows only the classes above: laughter, music, silence or another emotion gets one of them.
-- Probabilities are not calibrated. The frame-wise posterior is the utterance classifier applied to single frames; it
-  was not trained on frames.
+- Probabilities are not calibrated. {frames}
 - Languages, ages, microphones and speaking styles other than those of the training data may be recognised much worse
   than the table says, and with different accuracy for different groups of people. Test it on your own data.
 - Sound longer than 3000 frames (60 s, where one comes every 20 ms) is recognised in windows of as many
   (`long_sound.py`), which training never used."""
+
+
+OF_FRAMES = {
+    False: "The frame-wise posterior is the utterance classifier applied to single frames; it\n"
+           "  was not trained on frames.",
+    True: "The frame-wise posterior is a classifier of its own, trained on frames whose\n"
+          "  emotion was worked out from the labels of utterances."}
 
 
 def write(directory: Path, results: dict, splits: list[Split]) -> None:
@@ -43,7 +49,8 @@ def text(results: dict, splits: list[Split]) -> str:
     lines += ["## Protocol", "", *protocol_lines(results), ""]
     lines += ["## Training data", "", *data_lines(results, splits), ""]
     lines += ["## Intended use", "", USE, ""]
-    lines += ["## Limits", "", LIMITS, ""]
+    of_frames = OF_FRAMES["frames" in results.get("protocol", {})]
+    lines += ["## Limits", "", LIMITS.format(frames=of_frames), ""]
     return "\n".join(lines)
 
 

@@ -22,7 +22,7 @@ from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.parameters import shapes
 from framealign.units.codebook import Codebook
 from framealign.units.frame_store import kept_bytes
-from framealign.training.training_config import FinetuneConfig, PretrainConfig
+from framealign.training.training_config import FinetuneConfig, FramesConfig, PretrainConfig
 
 WEIGHT_BYTES = 4                                    # of a parameter (float32)
 
@@ -82,7 +82,7 @@ def frames_bytes(utterances: list[Utterance], width: int, dtype: str = "float16"
     return kept_bytes(frame_counts(utterances, framing), width, dtype)
 
 
-def training_bytes(model: HubertConfig, config: PretrainConfig | FinetuneConfig) -> int:
+def training_bytes(model: HubertConfig, config: PretrainConfig | FinetuneConfig | FramesConfig) -> int:
     """Bytes of a training run at most: its checkpoints (weights and two moments), one being written, and the result.
 
     Heads are small beside the encoder and left out.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from framealign.hubert.hubert_config import BASE, LARGE, HubertConfig
 from framealign.units.kmeans import KMeansConfig
-from framealign.training.training_config import FinetuneConfig, PretrainConfig
+from framealign.training.training_config import FinetuneConfig, FramesConfig, PretrainConfig
 
 
 @dataclass(frozen=True)
@@ -13,6 +13,7 @@ class Preset:
     model: HubertConfig
     pretrain: PretrainConfig = PretrainConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    frames: FramesConfig = FramesConfig(lr=1e-4, batch_size=32)
     kmeans: KMeansConfig = KMeansConfig()
     do_normalize: bool = True                       # of a model made from scratch: zero mean, unit variance
     tapt_layer: int = 9                             # states clustered for phase 1 (stage tapt-units)
@@ -74,6 +75,7 @@ PRESETS = {
                                   log_every_updates=50, valid_every_updates=200, save_every_updates=200),
                    FinetuneConfig(epochs=24, lr=3e-4, lr_decay=True, head_lr_factor=10.0, batch_size=16,
                                   micro_batch_size=16, max_seconds=0.0),
+                   FramesConfig(),
                    KMeansConfig(max_frames=100_000, seeding_frames=10_000, seeding_tries=2, seeding_candidates=16,
                                 seeding_passes=0),
                    tapt_layer=2, tapt_clusters=200, align_layer=1, align_clusters=50, scratch_layer=1,

@@ -4,7 +4,8 @@ Frame-level emotional state alignment (Li et al. 2024), one function a stage:
 
 - phase 1 (Sec. 2.1 and 2.2): `tapt_units`, `tapt_pretrain`, `tapt_finetune`, `align_units`;
 - phase 2 (Sec. 2.2): `align_pretrain`;
-- phase 3 (Sec. 2.3): `ser_finetune`.
+- phase 3 (Sec. 2.3): `fine_tuning`;
+- beyond the paper: `frames`, for the emotion over time.
 
 `--method tapt` and `--method finetune` are the paper's ablation: they stop after phase 1's fine-tuning, or fine-tune
 the base HuBERT at once. `--method multiscale` goes beyond the paper: `align` with units of several codebooks, coarse
@@ -28,15 +29,17 @@ from framealign.hubert.model import Hubert
 from framealign.hubert.parameters import digest_of_encoder, digest_of_state
 from framealign.exchange import encoder_file
 from framealign.units.codebook import Codebook
+from framealign.emotion.emotion_model import NEUTRAL
 from framealign.units.extraction import mfcc_store, source_of_states, state_store
 from framealign.units.frame_store import FrameStore
 from framealign.units.units import Units, cluster_numbers, unit_files, write_units
 from framealign.training.finetune import finetune_fold
+from framealign.training.frame_training import train_frames
 from framealign.training.pretrain import pretrain
-from framealign.training.training_config import FinetuneConfig, PretrainConfig, TrainingRun
+from framealign.training.training_config import FinetuneConfig, FramesConfig, PretrainConfig, TrainingRun
 from framealign.recipe import model_card, preflight, results
 from framealign.recipe.presets import Preset, preset, with_overrides
-from framealign.recipe.session_config import TINY, SessionConfig, honest, read_utterances, tested_stage
+from framealign.recipe.session_config import FRAMES, TINY, SessionConfig, honest, read_utterances, tested_stage
 from framealign.recipe.stages import Redo, Stage, nothing_half_made, run_stage
 
 
@@ -81,6 +84,9 @@ class Recipe:
         self.device = distributed.choose_device(config.device)
         distributed.autocast(self.device, config.precision)         # an unknown precision is an error now
         self.classes = class_names(config.classes)
+        if config.frames and NEUTRAL not in self.classes:
+            raise ValueError(f"--frames needs a class {NEUTRAL}, what an utterance is outside its emotion; the classes "
+                             f"are {', '.join(self.classes)}")
         self.utterances = read_utterances(config) if utterances is None else utterances
         self.pretraining_utterances = protocols.pretraining_utterances(self.utterances, config.session,
                                                                        config.pretrain_data)
@@ -95,22 +101,21 @@ class Recipe:
         self.common = {"corpus": corpus_description(self.utterances), "seed": config.seed, "preset": config.preset}
 
     def stages(self) -> list[Stage]:
-        """The stages of the configuration's method, in order; the last one is the fine-tuning that is tested."""
+        """The stages of the configuration's method, in order: the fine-tuning that is tested, and perhaps `frames`."""
         method, selection = self.config.method, self.config.selection
         before = base_stages(self)
-        base = before[-1]
-        if method == "finetune":
-            return [*before, fine_tuning(self, method, base, selection)]
-
-        units = tapt_units(self, base)
-        tapt = tapt_pretrain(self, base, units)
-        if method == "tapt":
-            return [*before, units, tapt, fine_tuning(self, method, tapt, selection)]
-
-        recogniser = tapt_finetune(self, tapt)
-        emotion_units = align_units(self, recogniser)
-        aligned = align_pretrain(self, base, emotion_units)
-        return [*before, units, tapt, recogniser, emotion_units, aligned, ser_finetune(self, aligned)]
+        start = base = before[-1]
+        if method != "finetune":
+            units = tapt_units(self, base)
+            start = tapt_pretrain(self, base, units)
+            before += [units, start]
+        if method not in ("finetune", "tapt"):
+            recogniser = tapt_finetune(self, start)
+            emotion_units = align_units(self, recogniser)
+            start = align_pretrain(self, base, emotion_units)
+            before += [recogniser, emotion_units, start]
+        tested = fine_tuning(self, method, start, selection)
+        return [*before, tested, frames(self, start)] if self.config.frames else [*before, tested]
 
     def splits(self, selection: str) -> list[Split]:
         """Who is trained, selected and tested on. Raises ValueError where the corpus does not allow the protocol."""
@@ -138,7 +143,8 @@ class Recipe:
             for stage in stages:
                 if stage.make is not None:
                     run_stage(stage, redo)
-        tested = stages[-1]
+        name = tested_stage(self.config.method, self.config.selection)
+        tested = next(stage for stage in stages if stage.name == name)
         if distributed.rank() == 0:
             manifest.write(self.root / "corpus.tsv", self.utterances)
             results.link_recogniser(self.fold)
@@ -205,11 +211,6 @@ def align_units(recipe: Recipe, recogniser: Stage) -> Stage:
 def align_pretrain(recipe: Recipe, base: Stage, emotion_units: Stage) -> Stage:
     """Stage 5: from the base HuBERT again, predict the pseudo-emotion units at masked frames."""
     return masked_prediction(recipe, f"{recipe.config.method}-pretrain", base, emotion_units, recipe.fold)
-
-
-def ser_finetune(recipe: Recipe, aligned: Stage) -> Stage:
-    """Stage 6: fine-tune that encoder, select an epoch, test once."""
-    return fine_tuning(recipe, recipe.config.method, aligned, recipe.config.selection)
 
 
 def mfcc_units(recipe: Recipe, place: Path) -> Stage:
@@ -320,7 +321,34 @@ def fine_tuning(recipe: Recipe, method: str, start: Stage, selection: str) -> St
                  protocol=protocol, room=preflight.training_bytes(recipe.base.config, config) * len(splits))
 
 
-def seeded(config: PretrainConfig | FinetuneConfig, recipe: Recipe) -> PretrainConfig | FinetuneConfig:
+def frames(recipe: Recipe, start: Stage) -> Stage:
+    """Beyond the paper, stage 7: a recogniser with a classifier of frames, from the encoder that was fine-tuned before.
+
+    Nothing is selected, so whoever is tested in one of the fold's splits is tested here.
+    """
+    config, splits = seeded(recipe.preset.frames, recipe), recipe.splits(recipe.config.selection)
+    tested = {utterance.id: utterance for split in splits for utterance in split.test}
+    split = Split(splits[0].train, [], list(tested.values()), splits[0].name)
+    protocol = {"method": recipe.config.method} | protocol_of(recipe, "last") | {"frames": "trained"}
+
+    def make(folder: Path) -> None:
+        run = TrainingRun(folder, recipe.device, recipe.config.precision)
+        result = train_frames(lambda: load_encoder(start.model, recipe.config.seed), recipe.utterances, split,
+                              recipe.classes, config, run) | {"protocol": protocol}
+        if distributed.rank() == 0:
+            files.write_json(folder / "results.json", result)
+            model_card.write(folder / "recogniser", result, [split])
+        distributed.barrier()
+
+    name = FRAMES[recipe.config.method]
+    settings = recipe.common | {"frames": as_dict(config), "session": recipe.config.session, "classes": recipe.classes,
+                                "split": split_digest(split), "precision": recipe.config.precision}
+    return Stage(name, recipe.fold / name, ("recogniser", "results.json", "predictions.csv"), settings, [start], make,
+                 protocol=protocol, room=2 * preflight.training_bytes(recipe.base.config, config))
+
+
+def seeded(config: PretrainConfig | FinetuneConfig | FramesConfig, recipe: Recipe
+           ) -> PretrainConfig | FinetuneConfig | FramesConfig:
     """A preset's settings with the seed of this run."""
     return dataclasses.replace(config, seed=recipe.config.seed)
 

@@ -15,6 +15,8 @@ PAPERS = ("finetune", "tapt", "align")              # the paper's methods
 METHODS = (*PAPERS, "multiscale")
 TESTED = {"finetune": "finetune", "tapt": "tapt-finetune", "align": "ser-finetune",     # the stage a method reports
           "multiscale": "multiscale-finetune"}
+FRAMES = {"finetune": "finetune-frames", "tapt": "tapt-frames", "align": "frames",     # and that with a classifier of
+          "multiscale": "multiscale-frames"}        # frames, which builds on the encoder that it fine-tuned
 TINY = Path(__file__).parents[1] / "tiny"           # the committed base model of the preset `tiny`
 
 
@@ -38,6 +40,8 @@ class SessionConfig:
     classes: str = setting(",".join(CLASSES), "separated by commas, in the order of the classifier")
     allow_missing_classes: bool = setting(
         False, "take a validation or test part without some class; UA and macro-F1 are then over the others")
+    frames: bool = setting(
+        False, "also train a classifier of frames, for the emotion over time: the recogniser in the stage `frames`")
     seed: int = setting(0, "seed of every random draw")
     seeds: str = setting("", "several seeds instead, e.g. 1,2,3: a run of each in `seed1`, `seed2` ...")
     device: str = setting("auto", "auto, cpu, cuda or mps")

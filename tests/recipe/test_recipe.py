@@ -443,6 +443,37 @@ def test_a_class_left_out_is_still_pretrained_on(world):
     assert results["classes"] == ["angry", "sad"]
 
 
+@pytest.mark.parametrize("method", ("align", "finetune"))
+def test_a_classifier_of_frames_comes_after_the_method_and_changes_nothing_of_it(world, finished, spoilt, method):
+    """From the encoder that was fine-tuned; kept when the command is given again, stale when its settings change."""
+    run, name = world.folder / spoilt, session_config.FRAMES[method]
+    before = small.digests(run)
+    results = world.run(spoilt, method=method, frames=True)["1"]
+    tested = {"align": "ser-finetune", "finetune": "finetune"}[method]
+    assert results == files.read_json(finished / "session1" / tested / "results.json")
+    after = small.digests(run)
+    assert {path: digest for path, digest in after.items() if path in before} == before
+    assert {Path(path).parts[1] for path in after.keys() - before.keys()} == {name}
+    recogniser = Recogniser.from_pretrained(run / "session1" / name / "recogniser")
+    assert recogniser.model.frames is not None
+    record = files.read_json(run / "session1" / name / "stage.json")
+    start = {"align": "align-pretrain", "finetune": "base"}[method]
+    assert list(record["upstream"]) == [start] and record["stage"] == name
+    tested = files.read_json(run / "session1" / name / "results.json")
+    assert tested["selection"] == "last" and tested["num_utterances"] == {"train": 8, "valid": 0, "test": 8}
+    card = (run / "session1" / name / "recogniser" / "README.md").read_text()
+    assert "a classifier of its own, trained on frames" in card and "was not trained" not in card
+    world.run(spoilt, method=method, frames=True)
+    assert small.digests(run) == after
+    with pytest.raises(ValueError, match=rf"stage {name} in \S+ is stale: settings\.frames\.epochs was 2, is 3"):
+        world.run(spoilt, {"frames.epochs": "3"}, method=method, frames=True)
+
+
+def test_a_classifier_of_frames_needs_a_neutral_class(world):
+    with pytest.raises(ValueError, match="--frames needs a class neutral, .*; the classes are angry, sad"):
+        world.recipe("frames-refused", method="finetune", classes="angry,sad", frames=True)
+
+
 def test_a_given_codebook_is_used(world, finished):
     given = finished / "tapt-units" / "codebook.safetensors"
     world.run("given", method="tapt", codebook=str(given))
