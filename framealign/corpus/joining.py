@@ -2,7 +2,7 @@
 
 From a corpus whose labels belong to whole utterances, a test set for the emotion over time: each emotional utterance
 once, before, after or between neutral ones, or alone. All parts are brought to one level, and what is silent at their
-ends is cut, so that neither loudness nor a pause gives the seam away. Wang, Ravanelli and Yacoubi 2023, Sec. 3, join
+ends is cut, so that neither loudness nor a pause gives the seam away. Wang, Ravanelli and Yacoubi 2023 join
 alike; unlike there, no speaker is in two sessions and nothing is thrown away by a voice activity detector.
 """
 from collections.abc import Sequence

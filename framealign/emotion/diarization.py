@@ -2,7 +2,7 @@
 
 EDER is the share of an utterance's time that is labelled wrongly: (false alarm + missed + confused) / duration, with
 no collar, all time outside emotional stretches counted as neutral, and the plain mean over utterances. Wang, Ravanelli
-and Yacoubi 2023, Sec. 4; computed as in SpeechBrain's `EDER`. Beside it stand the rates of a recogniser that always
+and Yacoubi 2023; computed as in SpeechBrain's `EDER`. Beside it stand the rates of a recogniser that always
 says neutral and of one that gives the whole utterance its own label: below both, the time line tells something.
 """
 from collections.abc import Sequence

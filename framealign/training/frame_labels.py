@@ -61,7 +61,7 @@ def emotional_share(blocks: np.ndarray, of_emotion: Spread) -> np.ndarray:
     """Probability that each block (n,) of an emotional utterance is emotional, given all of them: (n,) in 0..1.
 
     A hidden Markov model of two Gaussian states, whose long-run share of emotional blocks is the coverage, by forward
-    and backward sums (Rabiner 1989, Sec. III-A).
+    and backward sums (Rabiner 1989).
     """
     c = of_emotion.coverage
     change = np.array([[1 - c * CHANGES_PER_BLOCK, c * CHANGES_PER_BLOCK],
