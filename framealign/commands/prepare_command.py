@@ -2,13 +2,17 @@
 
     bin/prepare.py --iemocap /data/IEMOCAP_full_release --out corpus.tsv
     bin/prepare.py --table emodb.tsv --out corpus.tsv
+    bin/prepare.py --zed ZED/ZED.json --out zed.tsv
+    bin/prepare.py --join corpus.tsv --out joined/corpus.tsv      # utterances in which every frame's emotion is known
 """
 import argparse
+from collections import Counter
 from pathlib import Path
 
 from framealign.runtime import files, log
-from framealign.corpus import manifest, utterance
-from framealign.corpus.importers import iemocap
+from framealign.sound.frames import SAMPLE_RATE
+from framealign.corpus import frame_truth, joining, manifest, protocols, utterance
+from framealign.corpus.importers import iemocap, zed
 from framealign.corpus.utterance import Utterance
 from framealign.recipe import preflight
 from framealign.commands import command_line
@@ -22,10 +26,19 @@ def main(arguments: list[str] | None = None) -> None:
     source.add_argument("--table", "--fairseq", metavar="FILE",
                         help="CSV or TSV with a header naming path, and label (or emotion) where there are labels; or "
                         "a fairseq .tsv: root folder, then path<TAB>number of samples")
+    source.add_argument("--zed", metavar="FILE", help="ZED.json, in the folder of its sounds")
+    source.add_argument("--join", metavar="FILE", help="a labelled table: each emotional utterance is put among "
+                        "neutral ones of its speaker, into a new sound file in the folder of --out (must be empty)")
     parser.add_argument("--out", required=True, metavar="FILE", help="manifest to write, e.g. corpus.tsv")
+    parser.add_argument("--classes", default="", metavar="A,B,...", help="of --join: labels that take part, usual "
+                        "spellings merged (default: all, as they are)")
+    parser.add_argument("--seed", type=int, default=0, help="of --join: draws orders and company")
+    parser.add_argument("--one-speaker", action=argparse.BooleanOptionalAction, default=False,
+                        help="of --join: refuse a speaker without neutral utterances (default: those of others of the "
+                        "session are taken, and a note says so)")
     parser.add_argument("--allow-partial", action=argparse.BooleanOptionalAction, default=False,
-                        help="take what is there of an IEMOCAP: leave out what is missing or cannot be read, and say "
-                        "so (default: an error)")
+                        help="take what is there of an IEMOCAP or ZED: leave out what is missing or cannot be read, "
+                        "and say so (default: an error)")
     parser.add_argument("--excited", action=argparse.BooleanOptionalAction, default=True,
                         help="IEMOCAP's excited counts as happy, 5531 utterances (default), or is left out, 4490")
     args = parser.parse_args(arguments)
@@ -34,6 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
     utterances = read(args)
     manifest.write(args.out, utterances)
     log.say(utterance.summary(utterances))
+    if args.join:
+        log.say(joined_summary(utterances))
     log.say(f"{args.out}: {len(utterances)} utterances")
 
 
@@ -41,4 +56,21 @@ def read(args: argparse.Namespace) -> list[Utterance]:
     """The utterances of the source that was named. Raises ValueError for a corpus that cannot be taken."""
     if args.iemocap:
         return iemocap.read(args.iemocap, args.allow_partial, args.excited)
+    if args.zed:
+        return zed.read(args.zed, args.allow_partial)
+    if args.join:
+        utterances = preflight.read_corpus(args.join)
+        if args.classes:
+            utterances = protocols.of_classes(utterances, protocols.class_names(args.classes))
+        return joining.write_corpus(Path(args.out).absolute().parent, utterances, args.seed, args.one_speaker)
     return preflight.read_corpus(args.table)
+
+
+def joined_summary(utterances: list[Utterance]) -> str:
+    """How many joined utterances have each pattern, and what share of their time is emotional."""
+    patterns = Counter(utterance.style for utterance in utterances)
+    emotional = sum(stretch.end - stretch.start for utterance in utterances
+                    for stretch in frame_truth.stretches(utterance))
+    seconds = sum(utterance.num_samples for utterance in utterances) / SAMPLE_RATE
+    listed = ", ".join(f"{pattern} {number}" for pattern, number in sorted(patterns.items()))
+    return f"joined: {listed}; emotional: {100 * emotional / seconds:.1f} % of {seconds / 3600:.2f} hours"

@@ -1,57 +1,103 @@
-"""The truth about every frame: which emotion an utterance has when, written beside its sound file.
+"""The truth about every frame: which emotion an utterance has when.
 
-`a.wav` has `a.emotional.tsv`, a row first_frame<TAB>end_frame<TAB>emotion for each emotional stretch, in frames of
-20 ms; what the rows leave out is neutral. Only corpora have it whose sound was made (`synthetic_corpus`) or put
-together (`joining`), or whose annotators marked stretches (ZED). No training reads it.
+It stands in the manifest, in the column `truth`, in seconds: `0.39 1.1 angry; 2 3.25 sad`, or the one word `neutral`.
+Or beside the sound file: `a.wav` has `a.emotional.tsv`, a row first_frame<TAB>end_frame<TAB>emotion for each emotional
+stretch, in frames of 20 ms. What is left out is neutral. Only corpora have it whose sound was made (`synthetic_corpus`)
+or put together (`joining`), or whose annotators marked stretches (ZED). No training reads it.
 """
-from collections.abc import Iterable
+import itertools
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from framealign.runtime import files
-from framealign.sound.frames import EVERY_20_MS, HOP, RECEPTIVE_FIELD, Framing
-from framealign.corpus.utterance import Utterance
+from framealign.sound.frames import EVERY_20_MS, HOP, RECEPTIVE_FIELD, SAMPLE_RATE, Framing
+from framealign.corpus.utterance import NEUTRAL, Stretch, Utterance, class_of
 
 SUFFIX = ".emotional.tsv"
-
-
-class Stretch(NamedTuple):
-    """One emotion from `start` to `end`, in seconds from the beginning of the sound."""
-    start: float
-    end: float
-    emotion: str
+_STRETCH = re.compile(r"([0-9]+(?:\.[0-9]+)?) +([0-9]+(?:\.[0-9]+)?) +([^;]*[^;\s])")
 
 
 def exists(utterance: Utterance) -> bool:
-    """Whether this utterance has its emotional stretches written beside it."""
-    return _place(utterance.path).exists()
+    """Whether it is known when this utterance is emotional: by its manifest, or by what lies beside its sound."""
+    return utterance.truth is not None or _beside(utterance.path).exists()
 
+
+def stretches(utterance: Utterance) -> list[Stretch]:
+    """An utterance's emotional stretches. Of a file of frames, frame t is counted as [t / 50, (t + 1) / 50) s.
+
+    Raises ValueError as `rows`.
+    """
+    if utterance.truth is not None:
+        known = utterance.truth
+    else:
+        rate = EVERY_20_MS.rate
+        known = [Stretch(first / rate, end / rate, emotion) for first, end, emotion in rows(utterance.path)]
+    return [stretch for stretch in known if class_of(stretch.emotion) != NEUTRAL]
+
+
+def is_emotional(utterance: Utterance, num_frames: int, framing: Framing = EVERY_20_MS) -> np.ndarray:
+    """Which frames of an utterance are emotional: (T,) bool with T = num_frames.
+
+    A frame is what its centre is. That of frame t of 20 ms, which counts as [t / 50, (t + 1) / 50) s, is its middle;
+    frames of another `framing` lie beside these. Raises ValueError as `rows`.
+    """
+    centres = framing.hop * np.arange(num_frames) + framing.receptive_field / 2             # (T,) samples
+    seconds = (centres - (RECEPTIVE_FIELD - HOP) / 2) / SAMPLE_RATE                         # (T,)
+    is_inside = np.zeros(num_frames, bool)
+    for start, end, _ in stretches(utterance):
+        is_inside |= (seconds >= start) & (seconds < end)
+    return is_inside
+
+
+# In a manifest
+
+def cell(truth: Sequence[Stretch] | None) -> str:
+    """Stretches as a manifest's cell has them; "" where nothing is known."""
+    if truth is None:
+        return ""
+    numbers = [[np.format_float_positional(time, trim="-") for time in stretch[:2]] for stretch in truth]
+    return "; ".join(" ".join([*times, stretch.emotion]) for times, stretch in zip(numbers, truth)) or NEUTRAL
+
+
+def parsed(text: str) -> tuple[Stretch, ...] | None:
+    """What `cell` wrote. Raises ValueError for another text."""
+    if not text.strip():
+        return None
+    if text.strip() == NEUTRAL:
+        return ()
+    truth = []
+    for part in text.split(";"):
+        match = _STRETCH.fullmatch(part.strip())
+        if not match:
+            raise ValueError(f"truth must be start end emotion; start end emotion ... in seconds, or {NEUTRAL}, has "
+                             f"{part.strip()[:60]!r}; rename the column if it means something else")
+        truth.append(Stretch(float(match[1]), float(match[2]), match[3]))
+    return tuple(truth)
+
+
+def check(truth: Sequence[Stretch], seconds: float) -> None:
+    """Raise ValueError for stretches that a sound of so many seconds cannot have, or a manifest's cell not hold."""
+    for start, end, emotion in truth:
+        if not 0 <= start < end:
+            raise ValueError(f"truth: {emotion} must begin at 0 s or later and end after that, is from {start:g} to "
+                             f"{end:g} s")
+        if start >= seconds:
+            raise ValueError(f"truth: {emotion} begins at {start:g} s, the sound ends at {seconds:.2f} s; give seconds")
+        if not emotion.strip() or emotion != emotion.strip() or not emotion.isprintable() or ";" in emotion:
+            raise ValueError(f"truth: an emotion's name must have no semicolon, no blanks around it, got {emotion!r}")
+    for before, after in itertools.pairwise(sorted(truth)):
+        if after.start < before.end:
+            raise ValueError(f"truth: both {before.emotion} and {after.emotion} at {after.start:g} s")
+
+
+# Beside a sound file
 
 def write(wav_path: str | Path, rows: Iterable[tuple[int, int, str]]) -> None:
     """Write the emotional stretches (first frame, end frame, emotion) beside a sound file."""
-    files.write_text(_place(wav_path), "".join(f"{first}\t{end}\t{emotion}\n" for first, end, emotion in rows))
-
-
-def stretches(wav_path: str | Path) -> list[Stretch]:
-    """An utterance's emotional stretches, frame t counted as [t / 50, (t + 1) / 50) s. Raises ValueError as `rows`."""
-    rate = EVERY_20_MS.rate
-    return [Stretch(first / rate, end / rate, emotion) for first, end, emotion in rows(wav_path)]
-
-
-def is_emotional(wav_path: str | Path, num_frames: int, framing: Framing = EVERY_20_MS) -> np.ndarray:
-    """Which frames of an utterance are emotional: (T,) bool with T = num_frames.
-
-    Of frames of another `framing` each is what the frame of 20 ms with the nearest centre is. Raises ValueError as
-    `rows`.
-    """
-    centres = framing.hop * np.arange(num_frames) + framing.receptive_field / 2             # (T,) samples
-    places = (centres - (RECEPTIVE_FIELD - HOP) / 2) // HOP                                 # (T,) in the file's frames
-    is_inside = np.zeros(num_frames, bool)
-    for first, end, _ in rows(wav_path):
-        is_inside |= (places >= first) & (places < end)
-    return is_inside
+    files.write_text(_beside(wav_path), "".join(f"{first}\t{end}\t{emotion}\n" for first, end, emotion in rows))
 
 
 def rows(wav_path: str | Path) -> list[tuple[int, int, str]]:
@@ -59,7 +105,7 @@ def rows(wav_path: str | Path) -> list[tuple[int, int, str]]:
 
     Raises ValueError naming file and line where there is nothing, or not `first<TAB>end<TAB>emotion`.
     """
-    path = _place(wav_path)
+    path = _beside(wav_path)
     if not path.exists():
         raise ValueError(f"{path}: no such file: {wav_path} has no planted truth (only corpora that were made have)")
     written = []
@@ -71,5 +117,5 @@ def rows(wav_path: str | Path) -> list[tuple[int, int, str]]:
     return written
 
 
-def _place(wav_path: str | Path) -> Path:
+def _beside(wav_path: str | Path) -> Path:
     return Path(wav_path).with_suffix(SUFFIX)

@@ -5,6 +5,9 @@ once, before, after or between neutral ones, or alone. All parts are brought to 
 ends is cut, so that neither loudness nor a pause gives the seam away. Wang, Ravanelli and Yacoubi 2023 join
 alike; unlike there, no speaker is in two sessions and nothing is thrown away by a voice activity detector.
 """
+import os
+import shutil
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +20,12 @@ from framealign.runtime.seeds import derive_seed
 from framealign.sound import audio
 from framealign.sound.frames import HOP, RECEPTIVE_FIELD, SAMPLE_RATE
 from framealign.corpus import frame_truth
-from framealign.corpus.utterance import Utterance
+from framealign.corpus.utterance import NEUTRAL, Utterance, class_of
 
-NEUTRAL = "neutral"
 EMOTIONAL = "emotional"
 PATTERNS = ((NEUTRAL, EMOTIONAL), (EMOTIONAL, NEUTRAL), (NEUTRAL, EMOTIONAL, NEUTRAL), (EMOTIONAL,))
 SILENT_DECIBELS = 40                                # so far below the 95th percentile of an utterance's levels
+SHORTEST_SECONDS = 0.2                              # of a part, without the silence at its ends
 
 
 @dataclass(frozen=True)
@@ -40,29 +43,36 @@ class Joined:
 def draw(utterances: Sequence[Utterance], seed: int, one_speaker: bool = False) -> list[Joined]:
     """What is joined of a labelled corpus, in its order: each emotional utterance once, its pattern and company drawn.
 
-    Company are neutral utterances of the same speaker. Of a speaker who has none it is that of another one of the same
-    session (and gender, where there is one), said so, or refused with `one_speaker`. The draws depend on the seed and
+    Neutral are those whose label is a spelling of it, emotional those with another label. Company are neutral
+    utterances of the same speaker. Of a speaker who has none, or is not known, it is that of others of the same session
+    (and gender, where there are), said so, or refused with `one_speaker`. The draws depend on the seed and
     the utterance alone. Raises ValueError for a corpus without neutral or without emotional utterances, and for a
     session without neutral ones.
     """
-    neutral = [utterance for utterance in utterances if utterance.label == NEUTRAL]
-    emotional = [utterance for utterance in utterances if utterance.label not in ("", NEUTRAL)]
+    neutral = [utterance for utterance in utterances if class_of(utterance.label) == NEUTRAL]
+    emotional = [utterance for utterance in utterances if utterance.label and class_of(utterance.label) != NEUTRAL]
     for name, those in ((NEUTRAL, neutral), (EMOTIONAL, emotional)):
         if not those:
             raise ValueError(f"no {name} utterance to join: a class named {NEUTRAL} and others are needed")
 
+    of_speaker, of_session = defaultdict(list), defaultdict(list)
+    for utterance in neutral:
+        of_session[utterance.session].append(utterance)
+        if utterance.speaker:
+            of_speaker[utterance.speaker].append(utterance)
+
     joined, borrowed = [], {}
     for utterance in emotional:
-        company = [other for other in neutral if other.speaker == utterance.speaker]
+        company = of_speaker.get(utterance.speaker)
         if not company:
-            in_session = [other for other in neutral if other.session == utterance.session]
+            in_session = of_session.get(utterance.session, [])
             company = [other for other in in_session if other.gender == utterance.gender] or in_session
             if one_speaker or not company:
-                remedy = ", or allow those of others of the session" if company else ""
+                remedy = ", or take those of others of the session with --no-one-speaker" if company else ""
                 raise ValueError(f"speaker {utterance.speaker or '(unknown)'} of session "
                                  f"{utterance.session or '(none)'} has no neutral utterance to join with; leave the "
                                  f"speaker out{remedy}")
-            borrowed[utterance.speaker] = company[0].speaker
+            borrowed[utterance.speaker] = company[0].speaker or f"session {utterance.session or '(none)'}"
         rng = np.random.default_rng(derive_seed(seed, "join", utterance.id))
         pattern = PATTERNS[rng.integers(len(PATTERNS))]
         others = iter(rng.choice(len(company), len(pattern), replace=len(company) < len(pattern)).tolist())
@@ -76,12 +86,16 @@ def draw(utterances: Sequence[Utterance], seed: int, one_speaker: bool = False) 
 def render(joined: Joined) -> tuple[np.ndarray, list[tuple[int, int, str]]]:
     """The sound, (N,) float32 at 16 kHz, and its emotional stretch as a row of `frame_truth`.
 
-    Every part has a whole number of hops, so that seams lie between frames. Raises ValueError as `audio.load`.
+    Every part has a whole number of hops, so that seams lie between frames. Raises ValueError as `audio.load`, and for
+    a part that is shorter than 0.2 s without the silence at its ends.
     """
     pieces, rows, end = [], [], 0
     for part in joined.parts:
         waveform = audio.load(part.path).numpy()
         first, last = audible(waveform)
+        if HOP * (last - first) < SHORTEST_SECONDS * SAMPLE_RATE:
+            raise ValueError(f"{part.path}: {HOP * (last - first) / SAMPLE_RATE:.2f} s without the silence at its ends,"
+                             f" must be >= {SHORTEST_SECONDS} s to be joined; leave it out")
         piece = waveform[HOP * first:HOP * last].astype(np.float64)
         loudness = np.sqrt(np.mean(piece ** 2))
         if not pieces:
@@ -110,20 +124,27 @@ def write_corpus(folder: str | Path, utterances: Sequence[Utterance], seed: int 
                  ) -> list[Utterance]:
     """Join a corpus into sound files (16 bits, FLAC) in `folder`, the truth beside each; returns their utterances.
 
-    An utterance keeps speaker, session, gender and label of the emotional one; its style is the pattern. Raises
-    ValueError as `draw`, and where the folder holds something already.
+    An utterance keeps speaker, session, gender and label of the emotional one; its style is the pattern. The folder
+    appears whole or not at all. Raises ValueError as `draw` and `render`, and where it holds something already.
     """
-    folder, plan = Path(folder), draw(utterances, seed, one_speaker)
-    if folder.exists() and any(folder.iterdir()):
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder}: already there and not empty; name another folder or remove it")
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for joined in log.progress(plan, len(plan), "joining", "utterances"):
-        sound, rows = render(joined)
-        source = joined.emotional
-        path = folder.resolve() / f"{source.id}.flac"
-        soundfile.write(path, np.round(sound * 2 ** 15).astype(np.int16), SAMPLE_RATE, subtype="PCM_16")
-        frame_truth.write(path, rows)
-        written.append(Utterance(source.id, path, len(sound), source.session, source.speaker, source.gender,
-                                 source.label, joined.pattern))
+    plan, written = draw(utterances, seed, one_speaker), []
+    whole = folder.resolve()
+    temporary = whole.with_name(f".{whole.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        for joined in log.progress(plan, len(plan), "joining", "utterances"):
+            sound, rows = render(joined)
+            source = joined.emotional
+            name = f"{source.id}.flac"
+            samples = np.round(sound * 2 ** 15).astype(np.int16)
+            soundfile.write(temporary / name, samples, SAMPLE_RATE, subtype="PCM_16")
+            frame_truth.write(temporary / name, rows)
+            written.append(Utterance(source.id, whole / name, len(sound), source.session, source.speaker,
+                                     source.gender, source.label, joined.pattern))
+        os.replace(temporary, whole)                # an empty folder of that name gives way
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return written

@@ -15,11 +15,12 @@ from typing import TypeVar
 
 from framealign.runtime import files, log
 from framealign.sound import audio
-from framealign.sound.frames import RECEPTIVE_FIELD
+from framealign.sound.frames import RECEPTIVE_FIELD, SAMPLE_RATE
+from framealign.corpus import frame_truth
 from framealign.corpus.utterance import Utterance
 
 T = TypeVar("T")
-COLUMNS = ("id", "path", "num_samples", "session", "speaker", "gender", "label", "style")
+COLUMNS = ("id", "path", "num_samples", "session", "speaker", "gender", "label", "style", "truth")
 DELIMITERS = "\t,;"
 ALTERNATIVES = {"label": "emotion", "style": "sentence"}    # column -> another name of it
 GENDERS = {"female": "F", "male": "M", "f": "F", "m": "M"}
@@ -33,11 +34,12 @@ def read(path: str | Path) -> list[Utterance]:
 
     Columns are separated by tabs, commas or semicolons and may stand in any order; paths are absolute or relative to
     the table's folder. Of the other columns those that are there are used: id (else the file's stem), num_samples at
-    16 kHz (else from the sound file's header), session, speaker, gender, label (or emotion), style (or sentence); a
-    note names the others. Labels are kept as they are written; an empty one means unlabelled.
+    16 kHz (else from the sound file's header), session, speaker, gender, label (or emotion), style (or sentence), truth
+    (`frame_truth`); a note names the others. Labels are kept as they are written; an empty one means unlabelled.
 
     Raises ValueError, with file and line, for text that is no such table, a line with too few or too many columns, a
-    duplicate or unsafe id, a sound file that was named before, and num_samples that is no number or below 400.
+    duplicate or unsafe id, a sound file that was named before, and num_samples that is no number or below 400,
+    or a truth that is none.
     """
     rows = _rows(path)
     line, header = next(rows, (1, []))
@@ -61,27 +63,31 @@ def read(path: str | Path) -> list[Utterance]:
         if len(row) != len(header):
             raise ValueError(f"{where}: {len(row)} columns, the header has {len(header)}: {excerpt(', '.join(header))}")
         cell = dict(zip(header, row))
-        id, place, num_samples, session, speaker, gender, label, style = (cell.get(column, "") for column in used)
+        id, place, num_samples, session, speaker, gender, label, style, truth = (
+            cell.get(column, "") for column in used)
         utterances.add(where, place, num_samples, id=id if "id" in cell else None, session=session, speaker=speaker,
-                       gender=gender, label=label.strip(), style=style)
+                       gender=gender, label=label.strip(), style=style, truth=truth)
     return not_empty(utterances.items, path)
 
 
 def write(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """Write a manifest, whole or not at all. Sound files below its folder get a relative path, others an absolute one.
+    The column truth is there where an utterance has one.
 
     Raises ValueError, and writes nothing, for an utterance that `read` would refuse. What `read` gives is equal.
     """
     folder = Path(os.path.abspath(path)).parent
-    lines = ["\t".join(COLUMNS)]
+    utterances = list(utterances)
+    columns = [column for column in COLUMNS if column != "truth" or any(u.truth is not None for u in utterances)]
+    lines = ["\t".join(columns)]
     used_at: dict[str | Path, str] = {}
     for number, utterance in enumerate(utterances, 1):
         _check(utterance, f"utterance number {number}", used_at)
         place = utterance.path
         if place.is_relative_to(folder):
             place = place.relative_to(folder)
-        cells = {**vars(utterance), "path": place.as_posix()}
-        lines.append("\t".join(str(cells[column]) for column in COLUMNS))
+        cells = {**vars(utterance), "path": place.as_posix(), "truth": frame_truth.cell(utterance.truth)}
+        lines.append("\t".join(str(cells[column]) for column in columns))
     files.write_text(path, "".join(line + "\n" for line in lines))
 
 
@@ -96,7 +102,7 @@ class UtteranceList:
         self._used_at: dict[str | Path, str] = {}   # id, or path of a sound file -> file:line
 
     def add(self, where: str, path: str, num_samples: str = "", *, id: str | None = None, gender: str = "",
-            **fields: str) -> None:
+            truth: str = "", **fields: str) -> None:
         """Add an utterance out of the text of its fields, which stands at `where` (file:line).
 
         Without `num_samples` the sound file's header is read; without `id` it is the file's stem. Raises ValueError,
@@ -110,12 +116,14 @@ class UtteranceList:
         place = Path(os.path.abspath(self.folder / path))
         try:
             length = int(num_samples) if num_samples else audio.length(place)
+            stretches = frame_truth.parsed(truth)
         except (ValueError, OSError) as error:
             raise ValueError(f"{where}: {error}") from None
 
         if id is None:
             id = place.stem
-        utterance = Utterance(id, place, length, gender=GENDERS.get(gender.lower(), gender), **fields)
+        utterance = Utterance(id, place, length, gender=GENDERS.get(gender.lower(), gender), truth=stretches,
+                              **fields)
         _check(utterance, where, self._used_at)
         self.items.append(utterance)
 
@@ -133,6 +141,10 @@ def _check(utterance: Utterance, where: str, used_at: dict[str | Path, str]) -> 
     if utterance.num_samples < RECEPTIVE_FIELD:
         raise ValueError(f"{where}: utterance {utterance.id}: num_samples must be >= {RECEPTIVE_FIELD} (25 ms), "
                          f"got {utterance.num_samples}; leave it out")
+    try:
+        frame_truth.check(utterance.truth or (), utterance.num_samples / SAMPLE_RATE)
+    except ValueError as error:
+        raise ValueError(f"{where}: utterance {utterance.id}: {error}") from None
     first = used_at.setdefault(utterance.id, where)
     if first != where:
         raise ValueError(f"{where}: id {utterance.id} was used before, at {first}; ids must be unique: "

@@ -4,16 +4,25 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from framealign.runtime import digests, files
 from framealign.sound.frames import SAMPLE_RATE
 
 CLASSES = ("neutral", "happy", "angry", "sad")
+NEUTRAL = "neutral"
 # What a label that is no class counts as. Excited is happy, as usual for IEMOCAP, unless it is a class of its own.
 SPELLINGS = {"neu": "neutral", "hap": "happy", "happiness": "happy", "joy": "happy", "excited": "happy",
              "exc": "excited", "excitement": "excited", "ang": "angry", "anger": "angry", "sadness": "sad"}
 MAX_COLUMNS = 12                                    # of labels that have one of their own in a summary
 _TURN = re.compile(r"(Ses\d+)[FM]_\w+_([FM])(?:\d{3}|XX\d)", re.ASCII)
+
+
+class Stretch(NamedTuple):
+    """One emotion from `start` to `end`, in seconds from the beginning of the sound."""
+    start: float
+    end: float
+    emotion: str
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,7 @@ class Utterance:
     gender: str = ""                                # F or M where known
     label: str = ""                                 # "": unlabelled
     style: str = ""                                 # IEMOCAP: impro or script
+    truth: tuple[Stretch, ...] | None = None        # when it is emotional, by its manifest; see `frame_truth`
 
     @property
     def group(self) -> str:

@@ -12,15 +12,11 @@ from typing import Protocol
 import numpy as np
 
 from framealign.corpus import frame_truth
-from framealign.corpus.frame_truth import Stretch
-from framealign.corpus.utterance import Utterance
+from framealign.corpus.utterance import NEUTRAL, Stretch, Utterance, class_of
 from framealign.emotion import metrics
 from framealign.emotion.recogniser import Result
 from framealign.emotion.segments import segments
 
-
-
-NEUTRAL = "neutral"
 BOUNDARY_SECONDS = 0.2                              # how far a boundary that is found may lie from the true one
 
 
@@ -40,21 +36,23 @@ def scores(recognised: Sequence[tuple[Utterance, Result]], min_seconds: float = 
         classes = list(result.probabilities)
         if NEUTRAL not in classes:
             raise ValueError(f"the recogniser has no class {NEUTRAL}: what is outside emotional stretches has no name")
-        truth, duration = frame_truth.stretches(utterance.path), result.seconds
+        truth = [Stretch(start, end, class_of(emotion, classes) or emotion)
+                 for start, end, emotion in frame_truth.stretches(utterance)]
+        duration, own = result.seconds, class_of(utterance.label, classes) or utterance.label
         of_each_frame = [classes[number] for number in result.posterior.argmax(-1)]
         rates.append(errors(truth, of_frames(of_each_frame, result.framing.rate, duration), duration).rates)
         parts = segments(result, min_seconds)
         of_segments.append(errors(truth, parts, duration).rates[0])
-        for name, constant in ((NEUTRAL, neutral), (utterance.label, everywhere)):
+        for name, constant in ((NEUTRAL, neutral), (own, everywhere)):
             constant.append(errors(truth, [Stretch(0, duration, name)], duration).rates[0])
 
         true_edges, edges = boundaries(truth, duration), boundaries(parts, duration)
         pairs += matched(true_edges, edges)
         num_true, num_recognised = num_true + len(true_edges), num_recognised + len(edges)
-        is_emotional = frame_truth.is_emotional(utterance.path, len(result.posterior), result.framing)  # (T,)
-        if is_emotional.any() and not is_emotional.all() and utterance.label in classes:
+        is_emotional = frame_truth.is_emotional(utterance, len(result.posterior), result.framing)  # (T,)
+        if is_emotional.any() and not is_emotional.all() and own in classes:
             emotional_auc.append(metrics.roc_auc(1 - result.posterior[:, classes.index(NEUTRAL)], is_emotional))
-            class_auc.append(metrics.roc_auc(result.posterior[:, classes.index(utterance.label)], is_emotional))
+            class_auc.append(metrics.roc_auc(result.posterior[:, classes.index(own)], is_emotional))
     if not rates:
         raise ValueError("no utterance has its emotional frames written beside it")
     eder, false_alarm, missed, confused = np.mean(rates, 0).tolist()

@@ -29,7 +29,7 @@ def frame_auc(pairs: list[tuple[Utterance, Result]]) -> dict[str, float]:
     """
     attention, posterior = [], []
     for utterance, result in pairs:
-        truth = frame_truth.is_emotional(utterance.path, len(result.attention), result.framing)     # (T,) bool
+        truth = frame_truth.is_emotional(utterance, len(result.attention), result.framing)     # (T,) bool
         if utterance.label != "neutral" and truth.any() and not truth.all():
             of_true_class = result.posterior[:, list(result.probabilities).index(utterance.label)]
             attention.append(metrics.roc_auc(result.attention, truth))
@@ -50,6 +50,6 @@ def unit_emotion_nmi(units: Units, utterances: list[Utterance]) -> float:
     labels = sorted({utterance.label for utterance in utterances})
     classes = []
     for utterance, num_frames in zip(utterances, units.offsets.diff().tolist()):
-        is_emotional = frame_truth.is_emotional(utterance.path, num_frames, units.framing)  # (T,) bool
+        is_emotional = frame_truth.is_emotional(utterance, num_frames, units.framing)  # (T,) bool
         classes.append(labels.index(utterance.label) * 2 + is_emotional.astype(int))
     return metrics.nmi(units.units.numpy(), np.concatenate(classes))

@@ -400,7 +400,7 @@ def utterances_section(fold: Fold, units: FoldUnits | None, utterances: Mapping[
         result = recogniser(utterance.path)
         notes, truth = [example.reason], None
         if frame_truth.exists(utterance):
-            truth = frame_truth.is_emotional(utterance.path, len(result.attention), result.framing)
+            truth = frame_truth.is_emotional(utterance, len(result.attention), result.framing)
             if truth.any() and not truth.all():
                 auc = metrics.roc_auc(result.attention, truth)
                 notes.append(f"attention against the planted emotional frames: AUC {auc:.2f}")

@@ -125,7 +125,7 @@ def read_example(fold: fold_page.Fold, utterance: Utterance, utterances: list[Ut
     units = fold_units.of(utterance)
     truth = None
     if frame_truth.exists(utterance):
-        truth = frame_truth.is_emotional(utterance.path, len(units), pretrained.config.framing)
+        truth = frame_truth.is_emotional(utterance, len(units), pretrained.config.framing)
     settings = files.read_json(folder / "stage.json")["settings"]["pretrain"]
     return Example(sound=sound.numpy(), waveform=audio.preprocess(sound, pretrained.do_normalize), units=units,
                    order=unit_analysis.unit_order(fold_units.codebook.centroids), pretrained=pretrained,

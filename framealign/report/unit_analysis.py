@@ -103,7 +103,7 @@ def frame_emotions(utterances: Sequence[Utterance], classes: Sequence[str], fram
         label = classes.index(utterance.label) if utterance.label in classes else -1
         own = np.full(num_frames, label)
         if label >= 0 and OUTSIDE in classes and frame_truth.exists(utterance):
-            own[~frame_truth.is_emotional(utterance.path, num_frames, framing)] = classes.index(OUTSIDE)
+            own[~frame_truth.is_emotional(utterance, num_frames, framing)] = classes.index(OUTSIDE)
         emotions.append(own)
     return np.concatenate(emotions)
 

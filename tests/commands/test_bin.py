@@ -26,7 +26,7 @@ import torch
 from torch.distributed.run import get_args_parser
 
 from framealign.runtime import files, log
-from framealign.corpus import manifest, utterance
+from framealign.corpus import frame_truth, manifest, utterance
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
 from framealign.units.units import Units
@@ -261,6 +261,40 @@ def test_prepare_reads_every_kind_of_corpus(good, tree, tones, table, tmp_path):
     (tmp_path / "list.tsv").write_text("\n".join(lines) + "\n")
     good("prepare", "--fairseq", tmp_path / "list.tsv", "--out", tmp_path / "d.tsv")
     assert [(u.id, u.label) for u in manifest.read(tmp_path / "d.tsv")] == [(u.id, "") for u in tones]
+
+
+def test_prepare_joins_a_corpus_and_says_what_came_out(good, tones, table, tmp_path):
+    """All labels, two classes in other spellings, another seed; truths beside the sounds, summary as counted."""
+    out = good("prepare", "--join", table, "--out", tmp_path / "a" / "corpus.tsv")
+    joined = manifest.read(tmp_path / "a" / "corpus.tsv")
+    assert [u.id for u in joined] == [u.id for u in tones if u.label != "neutral"]
+    counts = {name: sum(u.style == name for u in joined) for name in {u.style for u in joined}}
+    listed = ", ".join(f"{name} {counts[name]}" for name in sorted(counts))
+    emotional = sum(stretch.end - stretch.start for u in joined for stretch in frame_truth.stretches(u))
+    seconds = sum(u.num_samples for u in joined) / 16_000
+    assert f"joined: {listed}; emotional: {100 * emotional / seconds:.1f} % of {seconds / 3600:.2f} hours" in out
+    assert all(len(frame_truth.rows(u.path)) == 1 and u.path.parent == tmp_path / "a" for u in joined)
+
+    few = ["--classes", "neutral,anger", "--seed", "1"]
+    renamed = table.read_text().replace("\tangry\t", "\tanger\t").replace("\ttones", f"\t{table.parent}/tones")
+    (tmp_path / "renamed.tsv").write_text(renamed)
+    good("prepare", "--join", tmp_path / "renamed.tsv", *few, "--out", tmp_path / "b" / "corpus.tsv")
+    angry = manifest.read(tmp_path / "b" / "corpus.tsv")
+    assert [u.id for u in angry] == [u.id for u in tones if u.label == "angry"]
+    assert {u.label for u in angry} == {"anger"}
+    assert [u.style for u in angry] != [u.style for u in joined if u.label == "angry"]
+
+
+def test_prepare_reads_zed(good, script, tmp_path):
+    (tmp_path / "ZED" / "wav").mkdir(parents=True)
+    soundfile.write(tmp_path / "ZED" / "wav" / "a.wav", np.random.default_rng(0).normal(0, 0.1, 32_000), 16_000)
+    entry = {"wav": "datafolder/wav/a.wav", "duration": 2.0, "emotion": [{"emo": "sad", "start": 0.39, "end": 1.1}]}
+    files.write_json(tmp_path / "ZED" / "ZED.json", {"a": entry | {"transcription": ""}})
+    zed = ["prepare", "--zed", tmp_path / "ZED" / "ZED.json", "--out", tmp_path / "zed" / "corpus.tsv"]
+    before = listing(tmp_path)
+    refused(script(*zed), tmp_path, before, "1 utterances, expected 180", "--allow-partial")
+    good(*zed, "--allow-partial")
+    assert (tmp_path / "zed" / "corpus.tsv").read_text().splitlines()[1].split("\t")[-3:] == ["sad", "", "0.39 1.1 sad"]
 
 
 def test_units_of_mfcc_of_states_and_of_a_codebook(good, table, base, tones, tmp_path):
@@ -528,6 +562,12 @@ def test_rotten_models(script, table, units, base, tmp_path, name, how, words):
     ("prepare", ["--iemocap", "/wrong", "--out", "{}/a.tsv"], ["/wrong: no Session1 to Session5", "holds Session1"]),
     ("prepare", ["--iemocap", "{tree}", "--out", "{}/a.tsv"], ["not the whole IEMOCAP", "--allow-partial"]),
     ("prepare", ["--fairseq", "{units}", "--out", "{}/a.tsv"], ["the header must name a column path", "fairseq"]),
+    ("prepare", ["--join", "{three}", "--out", "{}/a.tsv"], ["already there and not empty; name another folder"]),
+    ("prepare", ["--join", "{moody}", "--out", "{}/j/a.tsv"],
+     ["no neutral utterance to join: a class named neutral and others are needed"]),
+    ("prepare", ["--join", "{lacking}", "--one-speaker", "--out", "{}/j/a.tsv"],
+     ["speaker Ses01M of session 1 has no neutral utterance to join with", "--no-one-speaker"]),
+    ("prepare", ["--zed", "{table}", "--out", "{}/a.tsv"], ["corpus.tsv: not readable as JSON"]),
     ("session", ["--iemocap", "/wrong", "--hubert", "{base}", "--out", "{}/r"], ["/wrong: no Session1 to Session5"]),
     ("session", ["--corpus", "{table}", "--hubert", "/does/not/exist", "--out", "{}/r"],
      ["/does/not/exist: no such directory"]),
@@ -565,10 +605,12 @@ def test_other_mistakes(script, table, tree, base, units, tmp_path, monkeypatch,
     monkeypatch.setattr(demo_command, "make_corpus", lambda *args: tree)                # it takes minutes
     np.save(tmp_path / "codebook.npy", np.zeros((4, 7), np.float32))
     (tmp_path / "other.km").write_text("\n".join(["1 2 3"] * 24) + "\n")
-    three = "".join(line for line in table.read_text().splitlines(True) if "sad" not in line)
-    (tmp_path / "three.tsv").write_text(three.replace("\ttones", f"\t{table.parent}/tones"))
+    for part, left_out in (("three", "sad"), ("moody", "neutral"), ("lacking", "Ses01M\tM\tneutral")):
+        rows = "".join(line for line in table.read_text().splitlines(True) if left_out not in line)
+        (tmp_path / f"{part}.tsv").write_text(rows.replace("\ttones", f"\t{table.parent}/tones"))
     places = {"table": table, "tree": tree, "base": base, "units": units, "codebook": tmp_path / "codebook.npy",
-              "other": tmp_path / "other.km", "three": tmp_path / "three.tsv"}
+              "other": tmp_path / "other.km",
+              **{part: tmp_path / f"{part}.tsv" for part in ("three", "moody", "lacking")}}
     before, beside = listing(tmp_path), listing(table.parent)
     refused(script(name, *(word.format(tmp_path, **places) for word in args)), tmp_path, before, *words)
     assert listing(table.parent) == beside

@@ -94,6 +94,30 @@ def test_a_corpus_is_written_with_its_truth(corpus, tmp_path):
         joining.write_corpus(tmp_path / "out", corpus, seed=4)
 
 
+def test_a_set_appears_whole_or_not_at_all(corpus, tmp_path):
+    """An utterance that is all but silent costs one line; nothing of those before it is left."""
+    rng = np.random.default_rng(0)
+    samples = 1e-4 * rng.standard_normal(16_000)
+    samples[8000:10_560] = 0.3 * rng.standard_normal(2560)
+    path = tmp_path / "short.wav"
+    soundfile.write(path, samples, 16_000, subtype="FLOAT")
+    spoilt = [*corpus[:35], dataclasses.replace(corpus[35], path=path)]
+    with pytest.raises(ValueError, match=r"short.wav: 0.16 s without the silence at its ends, must be >= 0.2 s"):
+        joining.write_corpus(tmp_path / "out", spoilt)
+    assert [place.name for place in tmp_path.iterdir()] == ["short.wav"]
+    (tmp_path / "out").mkdir()
+    assert len(joining.write_corpus(tmp_path / "out", corpus[:36])) == 24      # an empty folder gives way
+
+
+def test_labels_are_known_in_any_spelling(corpus):
+    """`neu` is neutral; an emotion keeps its label, which is that of its stretch too."""
+    spelt = [dataclasses.replace(u, label={"neutral": "Neu", "angry": "anger"}.get(u.label, u.label)) for u in corpus]
+    drawn = joining.draw(spelt, seed=1)
+    assert [j.emotional.id for j in drawn] == [j.emotional.id for j in joining.draw(corpus, seed=1)]
+    assert {j.emotional.label for j in drawn} == {"anger", "sad"}
+    assert joining.render(drawn[0])[1][0][2] == "anger"
+
+
 def test_a_speaker_without_neutral_utterances_borrows_and_it_is_said(corpus, capsys):
     """From the other speaker of the session, or is refused; a session has nobody to borrow from."""
     lacking = [u for u in corpus if (u.speaker, u.label) != ("bert", "neutral")]
@@ -101,8 +125,14 @@ def test_a_speaker_without_neutral_utterances_borrows_and_it_is_said(corpus, cap
         if joined.emotional.speaker == "bert" and len(joined.parts) > 1:
             assert {part.speaker for part in joined.parts} == {"bert", "anna"}
     assert "speaker bert has no neutral utterance: joined with those of anna" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="bert of session 1 has no neutral utterance .* or allow those of others"):
+    with pytest.raises(ValueError, match="bert of session 1 has no neutral utterance .* or take those of others"):
         joining.draw(lacking, seed=1, one_speaker=True)
+    unknown = [dataclasses.replace(u, speaker="") for u in corpus]
+    assert {part.session for j in joining.draw(unknown, seed=1) if j.emotional.session == "2" for part in j.parts} == {
+        "2"}
+    assert "speaker (unknown) has no neutral utterance: joined with those of session" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"\(unknown\) of session 1 has no neutral utterance"):
+        joining.draw(unknown, seed=1, one_speaker=True)
     with pytest.raises(ValueError, match="speaker cleo of session 2 has no neutral utterance to join with; leave the"):
         joining.draw([u for u in corpus if (u.speaker, u.label) != ("cleo", "neutral")], seed=1)
 

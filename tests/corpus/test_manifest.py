@@ -71,12 +71,21 @@ def test_round_trip(tmp_path):
     letters = string.ascii_letters + string.digits + " '\"&;,#%$äßł語\N{NO-BREAK SPACE}"
     word = lambda: "".join(generator.choices(letters, k=8))
     folders = (tmp_path, tmp_path.parent, "/data")
+
+    def truth() -> tuple[utterance.Stretch, ...] | None:
+        edges = sorted(generator.uniform(0, 0.025) for _ in range(2 * generator.randint(0, 3)))
+        stretches = tuple(utterance.Stretch(a, b, generator.choice(("sad", "a,b \"c"))) for a, b in
+                          zip(edges[::2], edges[1::2]))
+        return generator.choice((None, stretches))
+
     utterances = [Utterance(f"{number}{word()}", Path(generator.choice(folders), word(), word()),
                             generator.randint(400, 10 ** 7), word(), word(), generator.choice("FM"),
-                            generator.choice((*utterance.CLASSES, "")), word()) for number in range(200)]
+                            generator.choice((*utterance.CLASSES, "")), word(), truth()) for number in range(200)]
     manifest.write(tmp_path / "corpus.tsv", utterances)
     assert manifest.read(tmp_path / "corpus.tsv") == utterances
     assert [name for name in os.listdir(tmp_path)] == ["corpus.tsv"]
+    manifest.write(tmp_path / "corpus.tsv", [u for u in utterances if u.truth is None])
+    assert (tmp_path / "corpus.tsv").read_text().startswith(HEADER)             # the column is there where it is needed
 
 
 def test_files_below_the_manifest_move_with_it(tmp_path, wav):
@@ -99,6 +108,7 @@ def test_a_manifest_beside_a_relative_path(tmp_path, wav, monkeypatch):
     (Utterance("a", Path("/a\tb.wav"), 400), ["path", "control character"]),
     (Utterance("a", Path("/a\udcff.wav"), 400), ["path", "control character"]),
     (Utterance("a", Path("/a.wav"), 399), ["utterance a", ">= 400", "got 399"]),
+    (Utterance("a", Path("/a.wav"), 400, truth=(utterance.Stretch(1, 2, "sad"),)), ["utterance a", "ends at 0.03 s"]),
     (Utterance("first", Path("/a.wav"), 400), ["utterance number 2", "id first was used before", "number 1"])])
 def test_write_refuses_what_read_would_and_leaves_the_old_file(tmp_path, bad, words):
     path = table(tmp_path, "old")
@@ -211,6 +221,8 @@ LINE = "b\tb.wav\t400\t1\ts\tF\tsad\tx\n"
     (HEADER + LINE.replace("\t1\t", "\t../1\t"), 2, ["session '../1'", "not safe"]),
     (HEADER + LINE.replace("\ts\t", "\t/s\t"), 2, ["speaker '/s'", "not safe"]),
     (HEADER + LINE.replace("b.wav", "b\x07.wav"), 2, ["path"]),
+    ("path,num_samples,truth\na.wav,16000,0 1 sad\nb.wav,16000,angry\n", 3, ["truth must be", "'angry'", "rename"]),
+    ("path,num_samples,truth\na.wav,16000,0 0.5 sad; 0.4 1 sad\n", 2, ["utterance a", "both sad and sad at 0.4 s"]),
     (HEADER + LINE + "x" * 70_000, 3, ["at most 65536 bytes"]),
     (HEADER.encode() + LINE.encode() + b"\xff\xfe", 3, ["not UTF-8"]),
     (HEADER + LINE + "a\0b", 3, ["not UTF-8 text"]),

@@ -12,6 +12,7 @@ from framealign.corpus import frame_truth, synthetic_corpus, synthetic_utterance
 from framealign.corpus.synthetic_corpus import LABELS, OTHER_LABELS, write_corpus
 from framealign.corpus.synthetic_utterance import EMOTIONS, Syllable, draw_speaker, synthesise
 from framealign.corpus.synthetic_voice import STEP, pause
+from framealign.corpus.utterance import Utterance
 
 SUMMARY = re.compile(r"\[(\d+\.\d{4}) - (\d+\.\d{4})\]\t(Ses\d\d[FM]_(?:impro\d\d|script\d\d_\d)_[FM]\d{3})\t"
                      r"([a-z]{3})\t\[\d\.\d{4}, \d\.\d{4}, \d\.\d{4}\]")
@@ -131,11 +132,11 @@ def test_planted_frames_are_those_whose_centre_lies_in_a_stretch(corpus):
         sound, stretches = synthesise(3, path.stem[:5] + path.stem[-4], path.stem, emotion, 2.6)
         T = frames.num_frames(soundfile.info(path).frames)
         expected = [any(start <= 320 * t + 200 < end for start, end in stretches) for t in range(T)]
-        planted = frame_truth.is_emotional(path, T)
+        planted = frame_truth.is_emotional(Utterance("", path, 0), T)
         assert planted.dtype == bool and planted.tolist() == expected
-        assert frame_truth.is_emotional(path, 10).tolist() == expected[:10]
+        assert frame_truth.is_emotional(Utterance("", path, 0), 10).tolist() == expected[:10]
         for framing in (frames.Framing(640, 720), frames.Framing(441, 600)):   # to half a frame of the file's
-            found = frame_truth.is_emotional(path, frames.num_frames(len(sound), framing), framing)
+            found = frame_truth.is_emotional(Utterance("", path, 0), frames.num_frames(len(sound), framing), framing)
             for t, is_emotional in enumerate(found):
                 centre = framing.hop * t + framing.receptive_field / 2
                 if min([abs(centre - edge) for pair in stretches for edge in pair], default=1000) > 320:

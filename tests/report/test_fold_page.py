@@ -90,8 +90,8 @@ def test_a_run_of_25_hz_is_shown_with_its_own_frames(small_tree, folder, monkeyp
     recipe.run_sessions(small.config(small_tree, base, folder / "25 hz"), small.SETTINGS)
     counted = []
     planted = frame_truth.is_emotional
-    monkeypatch.setattr(frame_truth, "is_emotional", lambda path, frames, framing: counted.append(
-        (path, frames, framing)) or planted(path, frames, framing))
+    monkeypatch.setattr(frame_truth, "is_emotional", lambda utterance, frames, framing: counted.append(
+        (utterance.path, frames, framing)) or planted(utterance, frames, framing))
     write_all(folder / "25 hz", "align")
     page = lesson.write(folder / "25 hz")
     for path, frames, framing in counted:
