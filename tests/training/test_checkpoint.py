@@ -27,7 +27,7 @@ def content(update: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict]:
     optimizer = adamw(hubert.parameters(), 0.1, (0.9, 0.98), 1e-6, 0.01)
     hubert.states(torch.randn(2, 50)).square().sum().backward()
     step(optimizer, 0.01, 10.0)
-    head = {"head.codewords": torch.rand(3, 4), "classifier.weight": torch.randn(2, 4).bfloat16()}
+    head = {"pooling.weight": torch.rand(4), "classifier.weight": torch.randn(2, 4).bfloat16()}
     return hubert.state_dict(), head, {"update": update, "optimizer": optimizer.state_dict(), "record": "0123abcd",
                                        "totals": {"loss": torch.tensor(1 / 3, dtype=torch.float64),
                                                   "masked": torch.tensor(2 ** 40)}, "best": {"epoch": 3, "ua": None}}

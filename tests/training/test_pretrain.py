@@ -492,7 +492,7 @@ def test_starting_from_an_encoder_is_not_continuing(micro, tones, tmp_path, caps
     stopped.pretrain(base(micro), tones, made, config, tmp_path / "first")
     place = tmp_path / "first" / "checkpoints" / "00000012"
     encoder = Hubert.from_pretrained(place)
-    assert f"{place}: read the encoder only, left out head" in capsys.readouterr().err
+    assert f"{place}: an encoder with heads: read the encoder only, left out heads" in capsys.readouterr().err
     assert same_to_the_bit(encoder.state_dict(), read_state(tmp_path / "first")[0])
     fewer = dataclasses.replace(made, units=made.units % 3, num_clusters=3)
     stopped.pretrain(encoder, tones, fewer, dataclasses.replace(config, updates=3), tmp_path / "second")
