@@ -175,16 +175,23 @@ def baseline(split: protocols.Split, classes: list[str], features: Callable[[Ten
 
 def summary(numbers: dict, config: DemoConfig) -> str:
     """The demo's table: recognition and alignment of each method, and the baselines."""
-    rows = [["method", "UA", "WA", "attention AUC", "median", "posterior AUC", "median", "units NMI"]]
-    names = ("attention_auc_mean", "attention_auc_median", "posterior_auc_mean", "posterior_auc_median", "units_nmi")
+    rows = [["method", "UA", "WA", "EDER", "attention AUC", "median", "max/mean", "posterior AUC", "median",
+             "units NMI"]]
+    names = ("attention_auc_mean", "attention_auc_median", "attention_max_over_mean", "posterior_auc_mean",
+             "posterior_auc_median", "units_nmi")
     for method, result in numbers["methods"].items():
-        shares = [f"{100 * result['reported'][name]:.1f} %" for name in ("ua", "wa")]
-        rows.append([method, *shares, *(f"{result['alignment'][name]:.3f}" for name in names)])
+        over_time = result["alignment"]["over_time"]
+        shares = [result["reported"]["ua"], result["reported"]["wa"], over_time["eder"]]
+        rows.append([method, *(f"{100 * share:.1f} %" for share in shares),
+                     *(f"{result['alignment'][name]:.3f}" for name in names)])
     means = ", ".join(f"{name} {100 * ua:.1f} %" for name, ua in numbers["utterance_means_ua"].items())
     return "\n".join([
         "", f"Synthetic corpus, session {config.session} held out, clean selection, seed {config.seed}; chance: 25 %",
         *aligned(rows), f"UA of a logistic regression on utterance means: {means}",
-        "AUC: emotional frames of non-neutral test utterances against the rest, chance 0.5"])
+        "EDER: share of the time with a wrong emotion; of saying always neutral "
+        f"{100 * over_time['always_neutral']:.1f} %",
+        "AUC: emotional frames of non-neutral test utterances against the rest, chance 0.5",
+        "max/mean: the largest attention weight of an utterance by its mean weight; flat attention has 1"])
 
 
 def closing(config: DemoConfig, numbers: dict, utterance: Utterance, pages: list[Path]) -> str:

@@ -25,7 +25,7 @@ from framealign.sound import audio, unread
 from framealign.exchange import encoder_file
 from framealign.units.codebook import Codebook
 from framealign.emotion.recogniser import Recogniser, Result, UnitExtractor
-from framealign.emotion.segments import segments
+from framealign.emotion.segments import MIN_SECONDS, check_smoothing, segments
 from framealign.report import timeline
 from framealign.report.text_formats import FORMATS, shown
 from framealign.commands import command_line
@@ -41,7 +41,7 @@ class RecogniseRun:
     """How sounds are recognised and results written."""
     timeline: bool = setting(False, "also over time: segments, and in json, jsonl and csv 50 frames/s (of base)")
     format: str = setting("table", "table, json, jsonl, csv, textgrid, rttm, audacity or svg")
-    smooth: float = setting(0.25, "seconds: no segment is shorter; 0: each frame for itself")
+    smooth: float = setting(MIN_SECONDS, "seconds: no segment is shorter; 0: each frame for itself")
     out: str = setting("", "folder for one file per sound; without it everything goes to standard output")
     html: str = setting("", "also write this file: a page with a playable picture of each sound")
     codebook: str = setting("", "codebook.safetensors: also each frame's unit (with --timeline)")
@@ -123,8 +123,7 @@ def check(config: RecogniseRun) -> None:
     """Raise ValueError for a format that does not exist, a shortest segment below 0 s, a place that is not writable."""
     if config.format not in FORMATS:
         raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {config.format}")
-    if not 0 <= config.smooth < float("inf"):
-        raise ValueError(f"--smooth must be 0 or more seconds, got {config.smooth}")
+    check_smoothing(config.smooth)
     if config.out:
         files.check_writable(config.out)
     if config.html:

@@ -15,12 +15,12 @@ from framealign.corpus import frame_truth
 from framealign.corpus.utterance import NEUTRAL, Stretch, Utterance, class_of
 from framealign.emotion import metrics
 from framealign.emotion.recogniser import Result
-from framealign.emotion.segments import segments
+from framealign.emotion.segments import MIN_SECONDS, segments
 
 BOUNDARY_SECONDS = 0.2                              # how far a boundary that is found may lie from the true one
 
 
-def scores(recognised: Sequence[tuple[Utterance, Result]], min_seconds: float = 0.0) -> dict[str, float]:
+def scores(recognised: Sequence[tuple[Utterance, Result]], min_seconds: float = MIN_SECONDS) -> dict[str, float]:
     """How well the emotion over time was recognised in utterances whose truth is written beside them.
 
     Means over utterances: "eder" of the most probable class of each frame, with its parts "false_alarm", "missed" and

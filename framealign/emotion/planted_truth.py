@@ -19,26 +19,29 @@ def recognised(recogniser: Recogniser, utterances: list[Utterance]) -> list[tupl
     known = [utterance for utterance in utterances if utterance.label in recogniser.labels
              and frame_truth.exists(utterance)]
     return [(utterance, recogniser(utterance.path))
-            for utterance in log.progress(known, len(known), "alignment", "utterances")]
+            for utterance in log.progress(known, len(known), "recognising", "utterances")]
 
 
 def frame_auc(pairs: list[tuple[Utterance, Result]]) -> dict[str, float]:
     """Mean and median AUC of attention and posterior over the non-neutral utterances, and how many there were.
 
+    Beside them the mean of largest by mean attention weight: near 1, attention is flat, however well it ranks frames.
+
     pairs: from `recognised`. Raises ValueError where no utterance has its emotional frames written beside it.
     """
-    attention, posterior = [], []
+    attention, posterior, peaks = [], [], []
     for utterance, result in pairs:
         truth = frame_truth.is_emotional(utterance, len(result.attention), result.framing)     # (T,) bool
         if utterance.label != "neutral" and truth.any() and not truth.all():
             of_true_class = result.posterior[:, list(result.probabilities).index(utterance.label)]
             attention.append(metrics.roc_auc(result.attention, truth))
+            peaks.append(result.attention.max() / result.attention.mean())
             posterior.append(metrics.roc_auc(of_true_class, truth))
     if not attention:
         raise ValueError("no utterance has its emotional frames written beside it; only synthetic corpora have")
     return {"attention_auc_mean": float(np.mean(attention)), "attention_auc_median": float(np.median(attention)),
             "posterior_auc_mean": float(np.mean(posterior)), "posterior_auc_median": float(np.median(posterior)),
-            "num_utterances": len(attention)}
+            "attention_max_over_mean": float(np.mean(peaks)), "num_utterances": len(attention)}
 
 
 def unit_emotion_nmi(units: Units, utterances: list[Utterance]) -> float:

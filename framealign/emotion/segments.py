@@ -10,6 +10,8 @@ import numpy as np
 
 from framealign.emotion.recogniser import Result
 
+MIN_SECONDS = 0.25                                  # that no segment is shorter than, unless `--smooth` says otherwise
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -55,14 +57,19 @@ def runs(values: np.ndarray) -> list[tuple[int, int, int]]:
     return [(start, stop, int(values[start])) for start, stop in zip(edges, edges[1:])]
 
 
-def segments(result: Result, min_seconds: float = 0.25) -> list[Segment]:
+def check_smoothing(min_seconds: float) -> None:
+    """Raise ValueError for a shortest segment that is below 0 s, or no number."""
+    if not 0 <= min_seconds < np.inf:
+        raise ValueError(f"--smooth must be 0 or more seconds, got {min_seconds}")
+
+
+def segments(result: Result, min_seconds: float = MIN_SECONDS) -> list[Segment]:
     """Segments of a recognised utterance, in order, without gaps: frame t counts as [t / 50, (t + 1) / 50) s, 50 being
     the frames per second of the recogniser.
 
     The last one ends where the sound does. Raises ValueError for a negative `min_seconds`.
     """
-    if not 0 <= min_seconds < np.inf:
-        raise ValueError(f"--smooth must be 0 or more seconds, got {min_seconds}")
+    check_smoothing(min_seconds)
     labels, num_frames, rate = list(result.probabilities), len(result.attention), result.framing.rate
     path = smoothed(result.posterior, min_seconds * rate)                       # (T,)
     segments = []

@@ -22,6 +22,17 @@ from framealign.recipe.stages import difference
 
 PER_FOLD_SETTINGS = ("session", "split")            # settings that differ between the folds of one experiment
 NAMES = {"wa": "WA", "ua": "UA", "macro_f1": "macro-F1"}
+# Scores of the emotion over time, the name of each in a table, and what it says.
+OVER_TIME = {"eder": ("EDER", "of the time a wrong emotion, frame by frame: the sum of the next three"),
+             "false_alarm": ("false alarm", "an emotion where it is neutral"),
+             "missed": ("missed", "neutral where it is not"),
+             "confused": ("confused", "another emotion than the true one"),
+             "segment_eder": ("segments", "of the time a wrong emotion, by segments"),
+             "always_neutral": ("always neutral", "what a recogniser has that always says neutral"),
+             "label_everywhere": ("label everywhere", "what it has that gives the whole utterance its own label"),
+             "emotional_auc": ("AUC emotional", "emotional frames above the others, by 1 - p(neutral); chance 0.5"),
+             "class_auc": ("AUC class", "the same by p(the utterance's label)"),
+             "boundary_f1": ("boundary F1", "of the segments' boundaries, within 0.2 s")}
 NO_INTERVAL = ("none: an interval needs two speakers that differ and, of UA and macro-F1, of each class utterances of "
                "two speakers")
 
@@ -225,7 +236,26 @@ def table(results: dict) -> str:
     lines.append("confusion, pooled (rows: truth, columns: predicted)")
     counts = [[name, *map(str, row)] for name, row in zip(classes, pooled["confusion"])]
     lines += aligned([["", *classes], *counts])
+    over_time = {name: fold["over_time"] for name, fold in results["folds"].items() if "over_time" in fold}
+    if over_time:
+        lines += ["emotion over time, where its truth is known: % of the time that has a wrong emotion; AUC and F1",
+                  *over_time_rows(over_time)]
     return "\n".join(lines)
+
+
+def over_time_rows(folds: Mapping[str, Mapping]) -> list[str]:
+    """Scores of the emotion over time (`diarization.scores`) of each fold as a row, as lines."""
+    rows = [["session", *(name for name, _ in OVER_TIME.values()), "utterances"]]
+    for session, scores in folds.items():
+        rows.append([session, *(over_time_cell(scores, key) for key in OVER_TIME), str(scores["num_utterances"])])
+    return aligned(rows)
+
+
+def over_time_cell(scores: Mapping, key: str) -> str:
+    """A score of the emotion over time: a share of the time in per cent, areas and F1 between 0 and 1."""
+    if scores[key] is None:
+        return "-"
+    return f"{scores[key]:.2f}" if key in ("emotional_auc", "class_auc", "boundary_f1") else f"{100 * scores[key]:.1f}"
 
 
 def table_rows(results: dict) -> list[list[str]]:

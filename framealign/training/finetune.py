@@ -17,15 +17,17 @@ from framealign.runtime import distributed, files, log, stopping
 from framealign.runtime.seeds import derive_seed
 from framealign.runtime.settings import as_dict
 from framealign.sound.frames import EVERY_20_MS, Framing, frames_in
+from framealign.corpus import frame_truth
 from framealign.corpus.cropping import Crop, Waveforms, frame_counts, groups_by_length
 from framealign.corpus.protocols import OPTIMISTIC, Split, check_parts, split_digest
-from framealign.corpus.utterance import Utterance, corpus_digest
+from framealign.corpus.utterance import NEUTRAL, Utterance, corpus_digest
 from framealign.hubert.masking import span_mask
 from framealign.hubert.model import Hubert
 from framealign.units.frame_store import FrameStore
-from framealign.emotion import metrics
+from framealign.emotion import diarization, metrics, planted_truth
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.predictions import Predictions
+from framealign.emotion.recogniser import Recogniser
 from framealign.training import checkpoint, optimiser
 from framealign.training.batches import balanced_draw, frame_source, micro_batch_size
 from framealign.training.checkpoint import Training
@@ -240,7 +242,11 @@ def measure(data: FoldData, chosen: list[int], probabilities: np.ndarray) -> dic
 
 
 def test(model: EmotionModel, data: FoldData, config: FinetuneConfig, run: TrainingRun, selected_epoch: int) -> dict:
-    """Test the selected recogniser once; write predictions and results."""
+    """Test the selected recogniser once; write predictions and results.
+
+    Where it is known of test utterances when they are emotional, the first rank's results have the scores of the
+    emotion over time (`diarization.scores`), of whole sounds, as "over_time".
+    """
     results = {"split": data.split.name, "selection": config.selection, "selected_epoch": selected_epoch,
                "classes": model.labels, "seed": config.seed, "test_max_seconds": config.test_max_seconds,
                "num_utterances": {"train": len(data.train), "valid": len(data.valid), "test": len(data.test)}}
@@ -249,6 +255,9 @@ def test(model: EmotionModel, data: FoldData, config: FinetuneConfig, run: Train
             probabilities = predict(model, data, chosen, config.test_max_seconds, run)
             predictions = Predictions.of([data.utterances[u] for u in chosen], model.labels, probabilities)
             results[part] = predictions.scores()
+    if distributed.rank() == 0 and NEUTRAL in model.labels and any(map(frame_truth.exists, data.split.test)):
+        recogniser = Recogniser(model, run.device)
+        results["over_time"] = diarization.scores(planted_truth.recognised(recogniser, data.split.test))
     results["optimistic"] = config.selection in OPTIMISTIC
     reported = [results["valid"], results["test"]] if config.selection == "reference" else [results["test"]]
     results["reported"] = {name: float(np.mean([scores[name] for scores in reported]))
@@ -278,7 +287,7 @@ def one_result(folder: Path, ways: list[TrainingRun], results: list[dict], utter
     """One result of a fold's trainings, in which each speaker is tested once: all predictions in one file.
 
     Reported are the means of the trainings' scores; recalls, confusion and intervals are those of all predictions. The
-    fold's recogniser is that of the first.
+    fold's recogniser is that of the first. Scores of the emotion over time stay with each training.
     """
     by_id = {utterance.id: utterance for utterance in utterances}
     predictions = Predictions.joined([Predictions.read(way.folder / "predictions.csv", by_id) for way in ways])
@@ -288,7 +297,7 @@ def one_result(folder: Path, ways: list[TrainingRun], results: list[dict], utter
     first = results[0]
     reported = {name: sum(way["reported"][name] for way in results) / len(results) for name in first["reported"]}
     numbers = dict.fromkeys(("valid", "test"), len(predictions.ids))            # who validates is also tested
-    joined = {name: value for name, value in first.items() if name != "valid"} | {
+    joined = {name: value for name, value in first.items() if name not in ("valid", "over_time")} | {
         "split": ", ".join(way["split"] for way in results),
         "selected_epoch": [way["selected_epoch"] for way in results],
         "num_utterances": {"train": first["num_utterances"]["train"], **numbers},

@@ -30,6 +30,7 @@ from framealign.corpus import frame_truth, manifest, utterance
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
 from framealign.units.units import Units
+from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.recogniser import Recogniser
 from framealign.recipe import recipe, results, session_config
 from framealign.commands import demo_command
@@ -297,6 +298,38 @@ def test_prepare_reads_zed(good, script, tmp_path):
     assert (tmp_path / "zed" / "corpus.tsv").read_text().splitlines()[1].split("\t")[-3:] == ["sad", "", "0.39 1.1 sad"]
 
 
+def test_evaluate_scores_a_recogniser_on_a_joined_corpus(good, script, table, base, tones, tmp_path):
+    """EDER as counted frame by frame, of labels in another spelling; printed as written; the run's own table has it."""
+    EmotionModel(Hubert.from_pretrained(base), list(utterance.CLASSES)).save_pretrained(tmp_path / "model")
+    good("prepare", "--join", table, "--out", tmp_path / "joined" / "corpus.tsv")
+    joined = manifest.read(tmp_path / "joined" / "corpus.tsv")
+    spelt = tmp_path / "joined" / "spelt.tsv"
+    manifest.write(spelt, [dataclasses.replace(u, label=u.label.replace("angry", "Anger")) for u in joined])
+    out = good("evaluate", tmp_path / "model", "--on", spelt, "--smooth", "0.1", "--json", tmp_path / "scores.json")
+    scores = files.read_json(tmp_path / "scores.json")
+    rates, model = [], Recogniser.from_pretrained(tmp_path / "model")
+    for one in joined:
+        said = model.model.labels
+        said = [said[i] for i in model(one.path).posterior.argmax(1)]
+        (first, end, emotion), = frame_truth.rows(one.path)
+        true = [emotion if first <= t < end else "neutral" for t in range(len(said))]
+        wrong = sum(a != b for a, b in zip(said, true)) * 320 + 80 * (said[-1] != "neutral")
+        rates.append(wrong / one.num_samples)
+    assert scores["over_time"]["eder"] == pytest.approx(np.mean(rates))
+    assert scores["over_time"]["num_utterances"] == len(joined) and scores["smooth_seconds"] == 0.1
+    assert re.search(rf"^ +EDER +{100 * np.mean(rates):.1f}  ", out, re.MULTILINE)
+    assert len(out.splitlines()) == 11 and f"{len(joined)} utterances, segments of at least 0.1 s" in out
+
+    for words, problem in ((["--on", spelt], "--on needs a recogniser's directory before it"),
+                           ([tmp_path / "model", "--on", spelt, "--smooth", "-1"], "--smooth must be 0 or more"),
+                           ([tmp_path / "model", "--on", table], "of no utterance is it known when it is emotional"),
+                           ([tmp_path / "model", "--on", tmp_path / "bored.tsv"], "no label is one of the recogniser"),
+                           ([base, "--on", spelt], "holds an encoder but no recogniser")):
+        manifest.write(tmp_path / "bored.tsv", [dataclasses.replace(u, label="bored") for u in joined])
+        before = listing(tmp_path)
+        refused(script("evaluate", *words, "--json", tmp_path / "x.json"), tmp_path, before, problem)
+
+
 def test_units_of_mfcc_of_states_and_of_a_codebook(good, table, base, tones, tmp_path):
     few = ["--corpus", table, "--seeding-frames", 500, "--full-passes", 2, "--device", "cpu"]
     good("units", *few, "--mfcc", "--clusters", 6, "--km", "--out", tmp_path / "mfcc")
@@ -417,7 +450,11 @@ def test_demo_runs_the_three_methods_and_measures_alignment(good, base, tmp_path
     for method, result in numbers["methods"].items():
         assert all(0 <= result["alignment"][name] <= 1 for name in ("attention_auc_mean", "posterior_auc_mean",
                                                                    "units_nmi"))
-        assert re.search(rf"^ *{method} +{100 * result['reported']['ua']:.1f} % ", out, re.MULTILINE)
+        over_time, peak = (result["alignment"][name] for name in ("over_time", "attention_max_over_mean"))
+        shares = [result["reported"]["ua"], result["reported"]["wa"], over_time["eder"]]
+        row = rf"^ *{method}  " + " +".join(f"{100 * share:.1f} %" for share in shares) + rf" .* {peak:.3f} "
+        assert re.search(row, out, re.MULTILINE) and f"always neutral {100 * over_time['always_neutral']:.1f} %" in out
+        assert peak >= 1 and result["over_time"] == over_time                   # the fold's own test says the same
     assert {"pitch and energy", "MFCC"} == set(numbers["utterance_means_ua"])
     *_, example, pages = out.splitlines()
     recogniser = tmp_path / "demo" / "session1" / "recogniser"

@@ -126,6 +126,31 @@ def test_a_fold_that_lacks_a_class_is_said(tmp_path):
     assert written["pooled"]["recall"]["sad"] is not None
 
 
+def test_the_emotion_over_time_has_a_table_of_its_own(tmp_path):
+    """A row for each fold whose truth is known: shares of the time in per cent, areas and F1 as they are."""
+    run, draw, known = Run(tmp_path), np.random.default_rng(1), {}
+    for session in "123":
+        run.finish(session)
+        place = tmp_path / f"session{session}" / "ser-finetune" / "results.json"
+        if session != "2":
+            known[session] = {name: float(draw.random()) for name in results.OVER_TIME} | {"num_utterances": 40}
+            known[session]["boundary_f1"] = None
+            files.write_json(place, files.read_json(place) | {"over_time": known[session]})
+    found = collect(tmp_path, "align")
+    _, _, over_time = table(found).partition("emotion over time")
+    rows = rows_of(over_time)
+    assert "2" not in rows and list(rows)[2:] == ["1", "3"]
+    for session, one in known.items():
+        shares = [f"{100 * one[name]:.1f}" for name in list(one)[:7]]
+        assert rows[session] == [*shares, f"{one['emotional_auc']:.2f}", f"{one['class_auc']:.2f}", "-", "40"]
+    results.write(tmp_path, found)
+    written = files.read_json(tmp_path / "results.json")["align"]["folds"]
+    assert {session: fold["over_time"] for session, fold in written.items() if "over_time" in fold} == known
+    run.finish("1")
+    run.finish("3")
+    assert "emotion over time" not in table(collect(tmp_path, "align"))
+
+
 @pytest.mark.parametrize("stages, method", [
     (["multiscale-finetune"], "multiscale-finetune"), (["multiscale-finetune", "finetune"], "finetune"),
     (["tapt-finetune-speaker", "tapt-finetune", "finetune"], "tapt-finetune"),

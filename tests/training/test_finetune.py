@@ -20,11 +20,13 @@ from framealign.sound import audio
 from framealign.sound.frames import EVERY_20_MS, frames_in, num_samples_of
 from framealign.corpus.cropping import Crop, Waveforms, frame_counts
 from framealign.corpus.protocols import SELECTIONS, Split, split
-from framealign.corpus.utterance import CLASSES
+from framealign.corpus.utterance import CLASSES, Stretch
 from framealign.hubert import model_directory
 from framealign.hubert.masking import span_mask
 from framealign.hubert.model import Hubert
+from framealign.emotion import diarization
 from framealign.emotion.emotion_model import AttentionPooling, EmotionModel, MeanPooling
+from framealign.emotion.recogniser import Recogniser
 from framealign.training import batches, checkpoint, finetune, optimiser
 from framealign.training.training_config import FinetuneConfig, TrainingRun
 
@@ -380,6 +382,31 @@ def test_the_recogniser_left_behind_is_the_one_that_was_tested(protocols, tones)
         model = EmotionModel.from_pretrained(folder / "recogniser")
         again = finetune.predict(model, fold_data(tones), test, 0.0, TrainingRun(Path(), CPU))
         np.testing.assert_allclose(again, found, atol=2e-3)                     # tested on kept features, float16
+
+
+@pytest.mark.parametrize("selection", ["clean", "speaker"])
+def test_the_emotion_over_time_is_scored_where_it_is_known(micro, tones, tmp_path, selection):
+    """Of half of the test utterances, by the recogniser that is left behind, on whole sounds; of two trainings by each.
+    """
+    rng, known = np.random.default_rng(0), []
+    for number, utterance in enumerate(tones):
+        edges = np.sort(rng.uniform(0, utterance.num_samples / 16_000, 2)).tolist()
+        stretches = () if utterance.label == "neutral" else (Stretch(*edges, utterance.label),)
+        known.append(dataclasses.replace(utterance, truth=stretches if number % 3 else None))
+    splits = split(known, "1", selection)
+    found = finetune.finetune_fold(lambda: base(micro), known, splits, LABELS,
+                                   settings(selection=selection, epochs=1, test_max_seconds=0.2),
+                                   TrainingRun(tmp_path, CPU))
+    ways = found.get("ways", [found])
+    assert len(ways) == len(splits) and ("over_time" in found) == (selection == "clean")
+    for number, (way, part) in enumerate(zip(ways, splits), 1):
+        folder = tmp_path / f"way{number}" if len(splits) > 1 else tmp_path
+        model = Recogniser.from_pretrained(folder / "recogniser")
+        pairs = [(u, model(u.path)) for u in part.test if u.truth is not None]
+        assert 0 < len(pairs) < len(part.test) and way["over_time"]["num_utterances"] == len(pairs)
+        assert way["over_time"] == diarization.scores(pairs)
+        assert json.loads((folder / "results.json").read_text())["over_time"] == way["over_time"]
+    assert "over_time" not in run(micro, tones, tmp_path / "unknown", settings(epochs=1))
 
 
 def test_no_part_is_predicted_twice_in_an_epoch(micro, tones, tmp_path, monkeypatch):
