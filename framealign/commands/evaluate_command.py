@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
                         "predictions.csv")
     parser.add_argument("--on", metavar="TABLE",
                         help="score a recogniser on this labelled corpus, of which the truth about frames is known: "
-                        "one that bin/prepare.py joined, ZED, a table with a column truth")
+                        "one made by prepare --join, ZED, a table with a column truth")
     parser.add_argument("--smooth", type=float, default=MIN_SECONDS, metavar="SECONDS",
                         help=f"of --on: no segment is shorter (default {MIN_SECONDS:g})")
     parser.add_argument("--json", default="", metavar="FILE", help="of --on: also write the scores here")

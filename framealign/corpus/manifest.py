@@ -20,7 +20,8 @@ from framealign.corpus import frame_truth
 from framealign.corpus.utterance import Utterance
 
 T = TypeVar("T")
-COLUMNS = ("id", "path", "num_samples", "session", "speaker", "gender", "label", "style", "truth")
+COLUMNS = ("id", "path", "num_samples", "session", "speaker", "gender", "label", "style")
+TRUTH = "truth"                                     # a column where an utterance has one
 DELIMITERS = "\t,;"
 ALTERNATIVES = {"label": "emotion", "style": "sentence"}    # column -> another name of it
 GENDERS = {"female": "F", "male": "M", "f": "F", "m": "M"}
@@ -48,7 +49,7 @@ def read(path: str | Path) -> list[Utterance]:
         raise ValueError(f"{path}:{line}: the header must name a column path, and label or emotion where there are "
                          f"labels (or be the root folder of a fairseq .tsv, with path<TAB>samples below it), got "
                          f"{excerpt(', '.join(header))}; a manifest has {' '.join(COLUMNS)}")
-    used = [column if column in header else ALTERNATIVES.get(column, column) for column in COLUMNS]
+    used = [column if column in header else ALTERNATIVES.get(column, column) for column in (*COLUMNS, TRUTH)]
     for column in used:
         if header.count(column) > 1:
             raise ValueError(f"{path}:{line}: the header names the column {column} {header.count(column)} times; "
@@ -78,7 +79,8 @@ def write(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """
     folder = Path(os.path.abspath(path)).parent
     utterances = list(utterances)
-    columns = [column for column in COLUMNS if column != "truth" or any(u.truth is not None for u in utterances)]
+    has_truth = any(utterance.truth is not None for utterance in utterances)
+    columns = [*COLUMNS, TRUTH] if has_truth else list(COLUMNS)
     lines = ["\t".join(columns)]
     used_at: dict[str | Path, str] = {}
     for number, utterance in enumerate(utterances, 1):
@@ -86,7 +88,7 @@ def write(path: str | Path, utterances: Iterable[Utterance]) -> None:
         place = utterance.path
         if place.is_relative_to(folder):
             place = place.relative_to(folder)
-        cells = {**vars(utterance), "path": place.as_posix(), "truth": frame_truth.cell(utterance.truth)}
+        cells = {**vars(utterance), "path": place.as_posix(), TRUTH: frame_truth.cell(utterance.truth)}
         lines.append("\t".join(str(cells[column]) for column in columns))
     files.write_text(path, "".join(line + "\n" for line in lines))
 
