@@ -71,6 +71,7 @@ def spoilt(entry: dict, **changes) -> dict:
     (lambda entry: spoilt(entry, emotion=[]), "must have wav, duration and one emotion"),
     (lambda entry: spoilt(entry, emotion=2 * entry["emotion"]), "must have wav, duration and one emotion"),
     (lambda entry: spoilt(entry, start="early"), "must have wav, duration and one emotion"),
+    (lambda entry: spoilt(entry, end=10 ** 400), "must have wav, duration and one emotion"),
     (lambda entry: {"wav": "wav/0.wav"}, "must have wav, duration and one emotion"),
     (lambda entry: 7, "must have wav, duration and one emotion"),
     (lambda entry: spoilt(entry, duration=entry["duration"] + 3), "s, must be"),

@@ -57,7 +57,7 @@ def _add(utterances: UtteranceList, where: str, name: str, entry: object) -> Non
     try:
         wav, duration, (event,) = str(entry["wav"]), float(entry["duration"]), entry["emotion"]
         emotion, start, end = str(event["emo"]), float(event["start"]), float(event["end"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise ValueError(f"{where}: must have wav, duration and one emotion with emo, start and end") from None
     label = LETTERS.get(emotion.lower()) or class_of(emotion)
     if not label:
