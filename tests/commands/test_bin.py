@@ -145,11 +145,11 @@ def test_a_model_of_25_hz_from_the_preflight_to_emotions_over_time(good, script,
     codebook = tmp_path / "emotion" / "codebook.safetensors"
     said = good("recognise", recogniser, *(u.path for u in tones[:3]), "--timeline", "--format", "jsonl",
                 "--codebook", codebook, "--device", "cpu", "--html", tmp_path / "page.html")
-    for line, utterance, count in zip(said.splitlines(), tones, counts, strict=False):
+    for line, tone, count in zip(said.splitlines(), tones, counts, strict=False):
         content = json.loads(line)
         assert content["frames_per_second"] == 25
         assert [len(content[name]) for name in ("posterior", "attention", "units")] == [count] * 3
-        assert content["segments"][-1]["end"] == pytest.approx(utterance.num_samples / 16_000, abs=1e-6)
+        assert content["segments"][-1]["end"] == pytest.approx(tone.num_samples / 16_000, abs=1e-6)
     assert "one every 40 ms" in (tmp_path / "page.html").read_text()
     np.save(tmp_path / "other.npy", safetensors.torch.load_file(codebook)["centroids"].numpy())
     other = script("recognise", recogniser, tones[0].path, "--codebook", tmp_path / "other.npy", "--layer", "1",
