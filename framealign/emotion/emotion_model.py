@@ -11,18 +11,23 @@ from torch import Tensor, nn
 from framealign.runtime import distributed
 from framealign.sound.frames import valid_frames
 from framealign.corpus.utterance import check_class_names
+from framealign.corpus.utterance import NEUTRAL
 from framealign.hubert import fast, model_directory
 from framealign.hubert.model import Hubert
 from framealign.hubert.parameters import check
 
 
-NEUTRAL = "neutral"
 LEAST_WEIGHT = 0.1                                  # of a frame that is neutral for certain
 
 
 def weighted_mean(values: Tensor, attention: Tensor) -> Tensor:
     """Mean of the frames' values (B, T, D) by attention weights (B, T), which sum to 1: (B, D)."""
     return torch.einsum("bt,btd->bd", attention, values)
+
+
+def over_frames(scores: Tensor, is_valid: Tensor) -> Tensor:
+    """Softmax of scores (B, T) over each utterance's real frames: weights (B, T), 0 beyond each end, sum 1."""
+    return scores.masked_fill(~is_valid, -torch.inf).softmax(-1)
 
 
 class AttentionPooling(nn.Module):
@@ -42,7 +47,7 @@ class AttentionPooling(nn.Module):
 
     def attention(self, states: Tensor, is_valid: Tensor) -> Tensor:
         """states (B, T, D), is_valid (B, T): weights (B, T), 0 beyond each end, sum 1."""
-        return self.score(states).masked_fill(~is_valid, -torch.inf).softmax(-1)
+        return over_frames(self.score(states), is_valid)
 
 
 class MeanPooling(nn.Module):
@@ -76,7 +81,7 @@ class FrameClassifier(nn.Linear):
 
     def attention(self, states: Tensor, is_valid: Tensor) -> Tensor:
         """states (B, T, D), is_valid (B, T): weights (B, T), 0 beyond each end, sum 1."""
-        return self.score(states).masked_fill(~is_valid, -torch.inf).softmax(-1)
+        return over_frames(self.score(states), is_valid)
 
 
 class EmotionModel(nn.Module):

@@ -23,13 +23,12 @@ from framealign.runtime import distributed, files, lock, log
 from framealign.runtime.settings import as_dict
 from framealign.corpus import manifest, protocols
 from framealign.corpus.protocols import Split, class_names, split_digest
-from framealign.corpus.utterance import Utterance, class_of, corpus_description
+from framealign.corpus.utterance import NEUTRAL, Utterance, class_of, corpus_description
 from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
 from framealign.hubert.parameters import digest_of_encoder, digest_of_state
 from framealign.exchange import encoder_file
 from framealign.units.codebook import Codebook
-from framealign.emotion.emotion_model import NEUTRAL
 from framealign.units.extraction import mfcc_store, source_of_states, state_store
 from framealign.units.frame_store import FrameStore
 from framealign.units.units import Units, cluster_numbers, unit_files, write_units
@@ -99,6 +98,8 @@ class Recipe:
         self.shared = self.root if config.pretrain_data == "transductive" else self.fold
         # What every record says:
         self.common = {"corpus": corpus_description(self.utterances), "seed": config.seed, "preset": config.preset}
+        # Of stages that pretrain or cluster, too; described once, for every file is looked at:
+        self.pretraining_corpus = corpus_description(self.pretraining_utterances)
 
     def stages(self) -> list[Stage]:
         """The stages of the configuration's method, in order: the fine-tuning that is tested, and perhaps `frames`."""
@@ -222,7 +223,7 @@ def mfcc_units(recipe: Recipe, place: Path) -> Stage:
         record = {"feature": "mfcc", "seed": recipe.config.seed}
         make_units(recipe, folder, store, [size.scratch_clusters], record)
 
-    settings = recipe.common | {"pretraining_corpus": corpus_description(utterances),
+    settings = recipe.common | {"pretraining_corpus": recipe.pretraining_corpus,
                                 "clusters": size.scratch_clusters, "kmeans": as_dict(size.kmeans)}
     return Stage("mfcc-units", place / "mfcc-units", ("codebook.safetensors", "units.safetensors"), settings, [], make,
                  protocol=protocol_of(recipe))
@@ -240,7 +241,7 @@ def state_units(recipe: Recipe, name: str, model: Stage, layer: int, clusters: l
         record = source_of_states(hubert, layer) | {"seed": recipe.config.seed, "codebook": given_codebook or "fitted"}
         make_units(recipe, folder, store, clusters, record, codebook)
 
-    settings = recipe.common | {"pretraining_corpus": corpus_description(utterances), "layer": layer,
+    settings = recipe.common | {"pretraining_corpus": recipe.pretraining_corpus, "layer": layer,
                                 "clusters": clusters, "kmeans": as_dict(recipe.preset.kmeans),
                                 "codebook": files.digest(given_codebook) if given_codebook else ""}
     products = [product for names in unit_files(clusters) for product in names]
@@ -274,7 +275,7 @@ def masked_prediction(recipe: Recipe, name: str, start: Stage, units: Stage, pla
         run = TrainingRun(folder, recipe.device, recipe.config.precision, recipe.shared / "frontend")
         pretrain(hubert, utterances, read_units(units), config, run)
 
-    settings = recipe.common | {"pretraining_corpus": corpus_description(utterances), "pretrain": as_dict(config),
+    settings = recipe.common | {"pretraining_corpus": recipe.pretraining_corpus, "pretrain": as_dict(config),
                                 "precision": recipe.config.precision}
     return Stage(name, place / name, ("encoder",), settings, [start, units], make, protocol=protocol_of(recipe),
                  room=preflight.training_bytes(recipe.base.config, config))
@@ -291,7 +292,7 @@ def from_scratch(recipe: Recipe, name: str, units: Stage, place: Path) -> Stage:
         pretrain(hubert, utterances, read_units(units), config,
                  TrainingRun(folder, recipe.device, recipe.config.precision))
 
-    settings = recipe.common | {"pretraining_corpus": corpus_description(utterances), "pretrain": as_dict(config),
+    settings = recipe.common | {"pretraining_corpus": recipe.pretraining_corpus, "pretrain": as_dict(config),
                                 "model": as_dict(size.model), "do_normalize": size.do_normalize,
                                 "precision": recipe.config.precision}
     return Stage(name, place / name, ("encoder",), settings, [units], make, protocol=protocol_of(recipe),

@@ -73,6 +73,38 @@ class Training:
         return head, state
 
 
+@dataclass(kw_only=True)
+class RecogniserTraining(Training):
+    """A training of a recogniser (`emotion_model.EmotionModel`) under way, with the losses that are not yet logged."""
+    losses: list[Tensor] = field(default_factory=list)          # since the last line of the log: this rank's share
+
+    def mean_loss(self) -> float:
+        """Mean over updates of the losses of all ranks. Every rank calls it alike."""
+        return float(distributed.all_reduce_sum(torch.stack(self.losses)).mean())
+
+    def save(self, **more: object) -> None:
+        """Write the checkpoint of the update just done, with the losses of all ranks and what else is to be known."""
+        losses = []
+        if self.losses:                             # on every rank, or on none
+            losses = distributed.all_reduce_sum(torch.stack(self.losses)).tolist()
+        save(self.run.folder, self.update, self.model.hubert, self.model.head(), self.state() | more
+             | {"losses": losses}, self.config.keep_checkpoints, self.model.labels)
+
+    def restore(self) -> dict | None:
+        """Continue from the newest checkpoint, as `resume`, rank 0 with the losses of all ranks: what else was saved.
+
+        None where there is no checkpoint.
+        """
+        saved = self.resume("configuration, split or sound; continue with that one")
+        if saved is None:
+            return None
+        head, state = saved
+        self.model.load_state_dict(head, strict=False)
+        share = 1.0 if distributed.rank() == 0 else 0.0
+        self.losses = [torch.tensor(loss * share, device=self.run.device) for loss in state["losses"]]
+        return state
+
+
 def save(run: Path, update: int, hubert: Hubert, head: dict[str, Tensor], training: dict, keep: int,
          labels: list[str] | None = None) -> None:
     """Write `run/checkpoints/<update>` on rank 0 and drop all but the last `keep`.

@@ -5,7 +5,7 @@ What is trained, encoder, attention pooling and classifier, is `emotion_model.Em
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +28,9 @@ from framealign.emotion import diarization, metrics, planted_truth
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.predictions import Predictions
 from framealign.emotion.recogniser import Recogniser
-from framealign.training import checkpoint, optimiser
+from framealign.training import optimiser
 from framealign.training.batches import balanced_draw, frame_source, micro_batch_size
-from framealign.training.checkpoint import Training
+from framealign.training.checkpoint import RecogniserTraining
 from framealign.training.training_config import FinetuneConfig, TrainingRun
 
 PREDICTED_FRAMES = 3000                             # of one padded batch that is predicted: a minute
@@ -59,12 +59,11 @@ class FoldData:
 
 
 @dataclass(kw_only=True)
-class Finetuning(Training):
+class Finetuning(RecogniserTraining):
     """A fine-tuning under way; its updates are counted over all epochs."""
     model: EmotionModel
     config: FinetuneConfig
     updates_per_epoch: int
-    losses: list[Tensor] = field(default_factory=list)          # of the unfinished epoch's updates: this rank's share
     best: dict | None = None                        # the selected epoch: "epoch", "valid_ua", "update"
 
 
@@ -330,11 +329,11 @@ class Journal:
             self.log.write({"update": epoch, "epoch": epoch, "skipped_batch": number, "utterances": ids})
         optimiser.stop_if_skipping(training.skipped_in_a_row, training.update)
 
-        loss = distributed.all_reduce_sum(torch.stack(training.losses)).mean()
+        loss = training.mean_loss()
         elapsed = time.monotonic() - self.began
         rate = self.num_frames / self.data.framing.rate / elapsed
         left = elapsed / (epoch - self.first) * (config.epochs - epoch)
-        line = {"update": epoch, "epoch": epoch, "loss": float(loss), "skipped_updates": len(skipped), **measures,
+        line = {"update": epoch, "epoch": epoch, "loss": loss, "skipped_updates": len(skipped), **measures,
                 "audio_seconds_per_second": round(rate, 1), "seconds_left": round(left)}
         self.log.write(line, show=epoch % max(1, config.epochs // 10) == 0)
 
@@ -345,14 +344,8 @@ class Journal:
 
 
 def save(training: Finetuning) -> None:
-    """Write the checkpoint of the update just done."""
-    model = training.model
-    losses = []
-    if training.losses:
-        losses = distributed.all_reduce_sum(torch.stack(training.losses)).tolist()
-    state = training.state() | {"best": training.best, "losses": losses}
-    checkpoint.save(training.run.folder, training.update, model.hubert, model.head(), state,
-                    training.config.keep_checkpoints, model.labels)
+    """Write the checkpoint of the update just done, with the epoch selected so far."""
+    training.save(best=training.best)
 
 
 def save_best(training: Finetuning) -> None:
@@ -363,17 +356,10 @@ def save_best(training: Finetuning) -> None:
 
 
 def restore(training: Finetuning) -> None:
-    """Continue from the newest checkpoint of the run's folder, if there is one; as `Training.resume`.
-
-    Rank 0 goes on with the losses of all ranks.
-    """
-    saved = training.resume("configuration, split or sound; continue with that one")
-    if saved is None:
+    """Continue from the newest checkpoint of the run's folder, if there is one."""
+    state = training.restore()
+    if state is None:
         return
-    head, state = saved
-    training.model.load_state_dict(head, strict=False)
-    share = 1.0 if distributed.rank() == 0 else 0.0
-    training.losses = [torch.tensor(loss * share, device=training.run.device) for loss in state["losses"]]
     training.best = state["best"]
     if training.best is not None and training.best["update"] == training.update:
         save_best(training)                         # killed between the checkpoint and what was selected by it

@@ -12,7 +12,7 @@ Every stretch is brought to one level: the quiet part of a loud utterance would 
 """
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,11 +28,11 @@ from framealign.corpus import joining
 from framealign.corpus.cropping import Waveforms, load_checked, padded
 from framealign.corpus.joining import EMOTIONAL, PATTERNS
 from framealign.corpus.protocols import Split, check_parts
-from framealign.corpus.utterance import Utterance, corpus_digest
+from framealign.corpus.utterance import NEUTRAL, Utterance, corpus_digest
 from framealign.hubert.model import Hubert
-from framealign.emotion.emotion_model import NEUTRAL, EmotionModel, weighted_mean
-from framealign.training import checkpoint, frame_labels, optimiser
-from framealign.training.checkpoint import Training
+from framealign.emotion.emotion_model import EmotionModel, weighted_mean
+from framealign.training import frame_labels, optimiser
+from framealign.training.checkpoint import RecogniserTraining
 from framealign.training.finetune import FoldData, test
 from framealign.training.training_config import FramesConfig, TrainingRun
 
@@ -261,11 +261,10 @@ def cropped(medley: Medley, config: FramesConfig, framing: Framing, rng: np.rand
 
 
 @dataclass(kw_only=True)
-class FrameTraining(Training):
+class FrameTraining(RecogniserTraining):
     """The training of a scorer or a recogniser under way."""
     model: EmotionModel
     config: FramesConfig
-    losses: list[Tensor] = field(default_factory=list)          # since the last line of the log: this rank's share
 
 
 def fit(hubert: Hubert, plan: Plan, config: FramesConfig, run: TrainingRun) -> EmotionModel:
@@ -275,7 +274,7 @@ def fit(hubert: Hubert, plan: Plan, config: FramesConfig, run: TrainingRun) -> E
     labels, its mean over frames, and `utterance_weight` times that of the utterances' classes.
     """
     training = prepare(hubert, plan, config, run)
-    restore(training)
+    training.restore()
     replicated = distributed.replicate(FrameLoss(training.model, plan.utterance_weight > 0), run.device)
     autocast = distributed.autocast(run.device, run.precision)
     journal = log.Log(run.folder / "log.jsonl", plan.updates)
@@ -303,12 +302,11 @@ def fit(hubert: Hubert, plan: Plan, config: FramesConfig, run: TrainingRun) -> E
         is_last, asked_to_stop = update == plan.updates, steps.asked()
         if is_last or update % config.log_every_updates == 0:
             optimiser.stop_if_skipping(training.skipped_in_a_row, update)
-            mean = distributed.all_reduce_sum(torch.stack(training.losses)).mean()
-            journal.write({"update": update, "loss": float(mean), "lr": lr, "gradient_norm": float(norm),
+            journal.write({"update": update, "loss": training.mean_loss(), "lr": lr, "gradient_norm": float(norm),
                            "skipped_updates": len(optimiser.skipped_steps(training.skipped, update))})
             training.losses, training.skipped = [], []
         if is_last or asked_to_stop or update % config.save_every_updates == 0:
-            save(training)
+            training.save()
         if asked_to_stop and not is_last:
             stopping.stop(f"{run.folder} has a checkpoint of update {update}")
     return training.model.eval()
@@ -336,30 +334,6 @@ def batch_of(medleys: list[Medley], plan: Plan) -> tuple[Tensor, Tensor, Tensor,
                  for medley in medleys]
     target, _ = padded([torch.from_numpy(rows).float() for rows in of_frames])
     return inputs, lengths, target, torch.tensor([medley.label for medley in medleys])
-
-
-def save(training: FrameTraining) -> None:
-    """Write the checkpoint of the update just done, with the losses of all ranks since the last line of the log."""
-    losses = []
-    if training.losses:                             # on every rank, or on none
-        losses = distributed.all_reduce_sum(torch.stack(training.losses)).tolist()
-    model, config = training.model, training.config
-    checkpoint.save(training.run.folder, training.update, model.hubert, model.head(),
-                    training.state() | {"losses": losses}, config.keep_checkpoints, model.labels)
-
-
-def restore(training: FrameTraining) -> None:
-    """Continue from the newest checkpoint of the run's folder, if there is one; as `Training.resume`.
-
-    Rank 0 goes on with the losses of all ranks.
-    """
-    saved = training.resume("configuration, split or sound; continue with that one")
-    if saved is None:
-        return
-    head, state = saved
-    training.model.load_state_dict(head, strict=False)
-    share = 1.0 if distributed.rank() == 0 else 0.0
-    training.losses = [torch.tensor(loss * share, device=training.run.device) for loss in state["losses"]]
 
 
 class FrameLoss(torch.nn.Module):

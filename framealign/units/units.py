@@ -59,9 +59,12 @@ class Units:
                 raise ValueError(f"{where}: utterance {utterance.id} has {count} units but {frames} frames; make the "
                                  "units of this manifest")
         made_of = self.record.get("manifest")       # text of fairseq's says nothing
-        if made_of is not None and made_of != corpus_digest(utterances):
+        if made_of is None:
+            return
+        digest = corpus_digest(utterances)
+        if made_of != digest:
             raise ValueError(f"{where}: made of other utterances, of other sound, or in another order (their digest "
-                             f"{made_of}, the manifest's {corpus_digest(utterances)}); make the units of this manifest")
+                             f"{made_of}, the manifest's {digest}); make the units of this manifest")
 
     def write(self, path: str | Path) -> None:
         """Write `units.safetensors`: flat int16 (or int32) units, offsets, and where they are from as metadata."""
