@@ -5,6 +5,7 @@ name, an absolute path that no other has, the number of samples at 16 kHz and th
 where there is none). Each raises ValueError naming file and line of anything else. What they share is the second half
 of this module. Which labels are classes is chosen later: `protocols.of_classes`.
 """
+import contextlib
 import csv
 import itertools
 import os
@@ -200,6 +201,15 @@ def not_empty(items: list[T], path: str | Path) -> list[T]:
     if not items:
         raise ValueError(f"{path}: holds no utterance")
     return items
+
+
+@contextlib.contextmanager
+def noting(unusable: list[str]) -> Iterator[None]:
+    """What the block raises as a ValueError is added to `unusable` as text."""
+    try:
+        yield
+    except ValueError as error:
+        unusable.append(str(error))
 
 
 def excerpt(text: str) -> str:

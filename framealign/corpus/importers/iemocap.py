@@ -3,14 +3,12 @@
 Four classes, as usual for this corpus: neutral, angry, sad, and happy with excited. Whatever carries another label is
 left out: what the paper pretrains on, too, is these 5,531 utterances.
 """
-import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from framealign.runtime import log
-from framealign.corpus.manifest import UtteranceList, excerpt, text_lines
+from framealign.corpus.manifest import UtteranceList, excerpt, noting, text_lines
 from framealign.corpus.utterance import Utterance, class_of
 
 # Utterances of each session: by label, in improvised dialogues, by women, by men.
@@ -49,11 +47,11 @@ def read(root: str | Path, allow_partial: bool = False, with_excited: bool = Tru
     others: Counter[str] = Counter()                # by label
     unusable: list[str] = []
     for session, file in log.progress(evaluations, len(evaluations), "reading IEMOCAP", "dialogues"):
-        with _noting(unusable):
+        with noting(unusable):
             for line, text in text_lines(file, checked=False):      # evaluators' comments may be in any encoding
                 if not text.startswith("["):
                     continue
-                with _noting(unusable):
+                with noting(unusable):
                     where = f"{file}:{line}"
                     name, label = _summary(text, session, where)
                     if label in OTHER_LABELS:
@@ -78,15 +76,6 @@ def read(root: str | Path, allow_partial: bool = False, with_excited: bool = Tru
         listed = ", ".join(f"{label} {number}" for label, number in others.most_common())
         log.say_once(f"{root}: left out, being of none of the four classes: {others.total()} utterances ({listed})")
     return utterances.items
-
-
-@contextlib.contextmanager
-def _noting(unusable: list[str]) -> Iterator[None]:
-    """What the block raises as a ValueError is added to `unusable` as text."""
-    try:
-        yield
-    except ValueError as error:
-        unusable.append(str(error))
 
 
 def published_counts() -> dict[tuple[str, str], int]:

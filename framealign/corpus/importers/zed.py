@@ -9,7 +9,7 @@ from framealign.runtime import files, log
 from framealign.sound import audio
 from framealign.sound.frames import SAMPLE_RATE
 from framealign.corpus import frame_truth
-from framealign.corpus.manifest import UtteranceList, excerpt
+from framealign.corpus.manifest import UtteranceList, excerpt, noting
 from framealign.corpus.utterance import NEUTRAL, Stretch, Utterance, class_of
 
 NUM_UTTERANCES = 180                                # of the published corpus
@@ -30,10 +30,8 @@ def read(path: str | Path, allow_partial: bool = False) -> list[Utterance]:
     utterances, unusable = UtteranceList(path.parent), []
     entries = files.read_json(path)
     for name, entry in log.progress(entries.items(), len(entries), "reading ZED", "utterances"):
-        try:
+        with noting(unusable):
             _add(utterances, f"{path}: {excerpt(name)}", name, entry)
-        except ValueError as error:
-            unusable.append(str(error))
 
     differences = []
     if unusable:
