@@ -23,7 +23,7 @@ from framealign.runtime import distributed, files, lock, log
 from framealign.runtime.settings import as_dict
 from framealign.corpus import manifest, protocols
 from framealign.corpus.protocols import Split, class_names, split_digest
-from framealign.corpus.utterance import NEUTRAL, Utterance, class_of, corpus_description
+from framealign.corpus.utterance import Utterance, class_of, corpus_description
 from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
 from framealign.hubert.parameters import digest_of_encoder, digest_of_state
@@ -33,6 +33,7 @@ from framealign.units.extraction import mfcc_store, source_of_states, state_stor
 from framealign.units.frame_store import FrameStore
 from framealign.units.units import Units, cluster_numbers, unit_files, write_units
 from framealign.training.finetune import finetune_fold
+from framealign.training import frame_training
 from framealign.training.frame_training import train_frames
 from framealign.training.pretrain import pretrain
 from framealign.training.training_config import FinetuneConfig, FramesConfig, PretrainConfig, TrainingRun
@@ -83,9 +84,6 @@ class Recipe:
         self.device = distributed.choose_device(config.device)
         distributed.autocast(self.device, config.precision)         # an unknown precision is an error now
         self.classes = class_names(config.classes)
-        if config.frames and NEUTRAL not in self.classes:
-            raise ValueError(f"--frames needs a class {NEUTRAL}, what an utterance is outside its emotion; the classes "
-                             f"are {', '.join(self.classes)}")
         self.utterances = read_utterances(config) if utterances is None else utterances
         self.pretraining_utterances = protocols.pretraining_utterances(self.utterances, config.session,
                                                                        config.pretrain_data)
@@ -115,8 +113,7 @@ class Recipe:
             emotion_units = align_units(self, recogniser)
             start = align_pretrain(self, base, emotion_units)
             before += [recogniser, emotion_units, start]
-        tested = fine_tuning(self, method, start, selection)
-        return [*before, tested, frames(self, start)] if self.config.frames else [*before, tested]
+        return [*before, fine_tuning(self, method, start, selection), *frames(self, start)]
 
     def splits(self, selection: str) -> list[Split]:
         """Who is trained, selected and tested on. Raises ValueError where the corpus does not allow the protocol."""
@@ -322,26 +319,40 @@ def fine_tuning(recipe: Recipe, method: str, start: Stage, selection: str) -> St
                  protocol=protocol, room=preflight.training_bytes(recipe.base.config, config) * len(splits))
 
 
-def frames(recipe: Recipe, start: Stage) -> Stage:
+def frames(recipe: Recipe, start: Stage) -> list[Stage]:
     """Beyond the paper, stage 7: a recogniser with a classifier of frames, from the encoder that was fine-tuned before.
 
-    Nothing is selected, so whoever is tested in one of the fold's splits is tested here.
+    With `bound` another one after it, trained on the true frames. None where it is not wanted, and, said so, where the
+    fold lacks what it needs.
     """
-    config, splits = seeded(recipe.preset.frames, recipe), recipe.splits(recipe.config.selection)
+    if not recipe.config.frames:
+        return []
+    splits = recipe.splits(recipe.config.selection)
+    lacking = frame_training.lacking(splits[0].train, recipe.classes)
+    if lacking:
+        log.say_once(f"session {recipe.config.session}: no stage frames: {lacking}")
+        return []
+    return [frame_stage(recipe, start, splits, on_truth) for on_truth in (False, True)[:1 + recipe.config.bound]]
+
+
+def frame_stage(recipe: Recipe, start: Stage, splits: list[Split], on_truth: bool) -> Stage:
+    """Stage 7, or its bound. Nothing is selected, so whoever is tested in one of the fold's splits is tested here."""
+    config = seeded(recipe.preset.frames, recipe)
     tested = {utterance.id: utterance for split in splits for utterance in split.test}
     split = Split(splits[0].train, [], list(tested.values()), splits[0].name)
-    protocol = {"method": recipe.config.method} | protocol_of(recipe, "last") | {"frames": "trained"}
+    protocol = {"method": recipe.config.method} | protocol_of(recipe, "last")
+    protocol["frames"] = "trained on their truth" if on_truth else "trained"
 
     def make(folder: Path) -> None:
         run = TrainingRun(folder, recipe.device, recipe.config.precision)
         result = train_frames(lambda: load_encoder(start.model, recipe.config.seed), recipe.utterances, split,
-                              recipe.classes, config, run) | {"protocol": protocol}
+                              recipe.classes, config, run, on_truth) | {"protocol": protocol}
         if distributed.rank() == 0:
             files.write_json(folder / "results.json", result)
             model_card.write(folder / "recogniser", result, [split])
         distributed.barrier()
 
-    name = FRAMES[recipe.config.method]
+    name = FRAMES[recipe.config.method] + ("-bound" if on_truth else "")
     settings = recipe.common | {"frames": as_dict(config), "session": recipe.config.session, "classes": recipe.classes,
                                 "split": split_digest(split), "precision": recipe.config.precision}
     return Stage(name, recipe.fold / name, ("recogniser", "results.json", "predictions.csv"), settings, [start], make,

@@ -41,7 +41,9 @@ class SessionConfig:
     allow_missing_classes: bool = setting(
         False, "take a validation or test part without some class; UA and macro-F1 are then over the others")
     frames: bool = setting(
-        False, "also train a classifier of frames, for the emotion over time: the recogniser in the stage `frames`")
+        True, "also train a classifier of frames, for the emotion over time: the recogniser in the stage `frames`")
+    bound: bool = setting(
+        False, "train one more on the true frames, where they are known: what a classifier of frames may reach at best")
     seed: int = setting(0, "seed of every random draw")
     seeds: str = setting("", "several seeds instead, e.g. 1,2,3: a run of each in `seed1`, `seed2` ...")
     device: str = setting("auto", "auto, cpu, cuda or mps")
@@ -65,6 +67,8 @@ class SessionConfig:
             raise ValueError("give either --corpus (a manifest or table) or --iemocap (a folder)")
         if not self.hubert:
             raise ValueError("give the base model: --hubert with a model directory, tiny or scratch")
+        if self.bound and not self.frames:
+            raise ValueError("--bound is beside the stage `frames`: not with --no-frames")
         class_names(self.classes)
 
     def of(self, method: str) -> "SessionConfig":

@@ -24,11 +24,11 @@ from framealign.runtime.seeds import derive_seed
 from framealign.runtime.settings import as_dict
 from framealign.sound import audio
 from framealign.sound.frames import Framing
-from framealign.corpus import joining
+from framealign.corpus import frame_truth, joining
 from framealign.corpus.cropping import Waveforms, load_checked, padded
 from framealign.corpus.joining import EMOTIONAL, PATTERNS
 from framealign.corpus.protocols import Split, check_parts
-from framealign.corpus.utterance import NEUTRAL, Utterance, corpus_digest
+from framealign.corpus.utterance import NEUTRAL, Utterance, class_of, corpus_digest
 from framealign.hubert.model import Hubert
 from framealign.emotion.emotion_model import EmotionModel, weighted_mean
 from framealign.training import frame_labels, optimiser
@@ -76,9 +76,11 @@ class Speech:
         self.utterances, self.classes, self.neutral = utterances, list(classes), classes.index(NEUTRAL)
         self.labels = [classes.index(utterance.label) for utterance in utterances]
         self.sounds: list[np.ndarray] = []          # (hops, hop) int16 of each utterance
+        self.starts: list[int] = []                 # hops of silence before it
         for utterance in log.progress(utterances, len(utterances), "reading", "utterances"):
             waveform = load_checked(utterance, do_normalize=False).numpy()
             first, end = joining.audible(waveform, framing.hop)
+            self.starts.append(first)
             hops = waveform[framing.hop * first:framing.hop * end].reshape(-1, framing.hop)
             self.sounds.append(np.round(hops * 2 ** 15).clip(-2 ** 15, 2 ** 15 - 1).astype(np.int16))
         self.of_speaker: dict[str, dict[int, list[int]]] = {}       # speaker -> class -> utterances
@@ -104,27 +106,34 @@ class Speech:
         return audio.preprocess(torch.from_numpy(sound).float(), self.do_normalize)
 
 
+def lacking(utterances: Sequence[Utterance], classes: Sequence[str]) -> str:
+    """Why a classifier of frames cannot be trained on labelled utterances, in words; "" where it can."""
+    if NEUTRAL not in classes:
+        return f"there is no class {NEUTRAL}, what an utterance is outside its emotion"
+    labels_of: dict[str, set[str]] = {}
+    for utterance in utterances:
+        labels_of.setdefault(utterance.speaker, set()).add(utterance.label)
+    if not any(labels > {NEUTRAL} for labels in labels_of.values()):
+        return "no speaker of the training part has both neutral and emotional utterances, which are joined"
+    return ""
+
+
 def train_frames(load: Callable[[], Hubert], utterances: Sequence[Utterance], split: Split, classes: list[str],
-                 config: FramesConfig, run: TrainingRun) -> dict:
+                 config: FramesConfig, run: TrainingRun, on_truth: bool = False) -> dict:
     """Train a recogniser with a classifier of frames on split.train, test it once: results as `finetune.test`.
 
-    load: gives the encoder that scorer and recogniser each start from. The last update is taken: nothing is selected.
-    Writes `recogniser`, `predictions.csv` and `results.json` into the run's folder; continues from the newest
-    checkpoint there. Raises ValueError as `check_parts`, and for classes without a neutral one.
+    load: gives the encoder that scorer and recogniser each start from. on_truth: the frames' true emotions take the
+    place of steps 1 to 3, as a bound of what these may reach. The last update is taken: nothing is selected. Writes
+    `recogniser`, `predictions.csv` and `results.json` into the run's folder; continues from the newest checkpoint
+    there. Raises ValueError as `check_parts`, for a training part that is `lacking`, and for an unknown truth.
     """
     check_parts(split, classes, "last")
-    if NEUTRAL not in classes:
-        raise ValueError(f"a classifier of frames needs a class {NEUTRAL}: what an utterance is outside its emotion")
+    reason = lacking(split.train, classes)
+    if reason:
+        raise ValueError(f"a classifier of frames cannot be trained: {reason}")
     hubert = load()
     speech = Speech(split.train, classes, hubert.config.framing, hubert.do_normalize)
-    if not any(set(of_class) > {speech.neutral} for of_class in speech.of_speaker.values()):
-        raise ValueError("no speaker of the training part has neutral and emotional utterances, which are joined")
-
-    scorer = train_scorer(hubert, speech, config, replace(run, folder=run.folder / "scorer"))
-    scores = scores_in_other_company(scorer, speech, config, run.device)
-    labels = frame_labels.soft_labels(scores, speech.labels, classes, speech.neutral,
-                                      max(1, round(config.block_seconds * speech.framing.rate)), config.whole_coverage)
-    del scorer
+    labels = true_labels(speech) if on_truth else estimated_labels(hubert, speech, config, run)
     model = train_recogniser(load(), speech, labels, config, run)
 
     data = FoldData(utterances, split, classes, Waveforms(utterances, hubert.do_normalize, framing=speech.framing))
@@ -132,6 +141,35 @@ def train_frames(load: Callable[[], Hubert], utterances: Sequence[Utterance], sp
         model.save_pretrained(run.folder / "recogniser")
     distributed.barrier()
     return test(model, data, config, run, config.epochs)
+
+
+def estimated_labels(hubert: Hubert, speech: Speech, config: FramesConfig, run: TrainingRun) -> list[np.ndarray]:
+    """Steps 1 to 3: of each utterance, how much of each class each frame has, (T, C)."""
+    scorer = train_scorer(hubert, speech, config, replace(run, folder=run.folder / "scorer"))
+    scores = scores_in_other_company(scorer, speech, config, run.device)
+    return frame_labels.soft_labels(scores, speech.labels, speech.classes, speech.neutral,
+                                    max(1, round(config.block_seconds * speech.framing.rate)), config.whole_coverage)
+
+
+def true_labels(speech: Speech) -> list[np.ndarray]:
+    """In place of steps 1 to 3, where the truth is known: 1 for the class that a frame has, (T, C) of each utterance.
+
+    Raises ValueError where it is not known, or names an emotion that is no class.
+    """
+    of_utterances = []
+    for u, utterance in enumerate(speech.utterances):
+        if not frame_truth.exists(utterance):
+            raise ValueError(f"{utterance.path}: the truth of its frames is not known, which the bound is trained on")
+        start, end = speech.starts[u], speech.starts[u] + speech.size(u)
+        numbers = np.full(end, speech.neutral)
+        for stretch in frame_truth.stretches(utterance):
+            emotion = class_of(stretch.emotion, speech.classes)
+            if not emotion:
+                raise ValueError(f"{utterance.path}: its truth has {stretch.emotion}, which is no class")
+            alone = replace(utterance, truth=(stretch,))
+            numbers[frame_truth.is_emotional(alone, end, speech.framing)] = speech.classes.index(emotion)
+        of_utterances.append(np.eye(len(speech.classes))[numbers[start:]])
+    return of_utterances
 
 
 def train_scorer(hubert: Hubert, speech: Speech, config: FramesConfig, run: TrainingRun) -> EmotionModel:

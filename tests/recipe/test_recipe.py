@@ -17,7 +17,7 @@ import small
 import soundfile
 import torch
 
-from framealign.runtime import files
+from framealign.runtime import files, log
 from framealign.corpus import manifest
 from framealign.corpus.importers import iemocap
 from framealign.hubert.model import Hubert
@@ -451,9 +451,11 @@ def test_a_classifier_of_frames_comes_after_the_method_and_changes_nothing_of_it
     results = world.run(spoilt, method=method, frames=True)["1"]
     tested = {"align": "ser-finetune", "finetune": "finetune"}[method]
     assert results == files.read_json(finished / "session1" / tested / "results.json")
-    after = small.digests(run)
+    after, link = small.digests(run), "session1/recogniser"
+    assert (before.pop(link), after[link]) == ("ser-finetune/recogniser", {
+        "align": "frames/recogniser", "finetune": "ser-finetune/recogniser"}[method])
     assert {path: digest for path, digest in after.items() if path in before} == before
-    assert {Path(path).parts[1] for path in after.keys() - before.keys()} == {name}
+    assert {Path(path).parts[1] for path in after.keys() - before.keys() - {link}} == {name}
     recogniser = Recogniser.from_pretrained(run / "session1" / name / "recogniser")
     assert recogniser.model.frames is not None
     record = files.read_json(run / "session1" / name / "stage.json")
@@ -469,9 +471,37 @@ def test_a_classifier_of_frames_comes_after_the_method_and_changes_nothing_of_it
         world.run(spoilt, {"frames.epochs": "3"}, method=method, frames=True)
 
 
-def test_a_classifier_of_frames_needs_a_neutral_class(world):
-    with pytest.raises(ValueError, match="--frames needs a class neutral, .*; the classes are angry, sad"):
-        world.recipe("frames-refused", method="finetune", classes="angry,sad", frames=True)
+def test_the_bound_is_trained_on_the_true_frames(world):
+    """A stage of its own after `frames`, of which it changes nothing; refused without it."""
+    world.run("bound", method="finetune", frames=True, bound=True)
+    fold = world.folder / "bound" / "session1"
+    found = {name: files.read_json(fold / f"finetune-frames{name}" / "results.json") for name in ("", "-bound")}
+    assert found[""]["protocol"]["frames"] == "trained" and (fold / "finetune-frames" / "scorer").exists()
+    assert found["-bound"]["protocol"]["frames"] == "trained on their truth"
+    assert not (fold / "finetune-frames-bound" / "scorer").exists()
+    assert found[""]["over_time"]["num_utterances"] == found["-bound"]["over_time"]["num_utterances"] == 8
+    assert found[""]["test"] != found["-bound"]["test"] or found[""]["over_time"] != found["-bound"]["over_time"]
+    assert os.readlink(fold / "recogniser") == "finetune-frames/recogniser"
+    with pytest.raises(ValueError, match="--bound is beside the stage `frames`: not with --no-frames"):
+        world.recipe("refused", frames=False, bound=True)
+
+
+@pytest.mark.parametrize("classes, speaker, reason", [
+    ("angry,sad", "", "there is no class neutral, what an utterance is outside its emotion"),
+    ("neutral,happy,angry,sad", "{label} {speaker}",
+     "no speaker of the training part has both neutral and emotional utterances, which are joined")])
+def test_without_what_it_needs_there_is_no_stage_frames(world, capsys, classes, speaker, reason):
+    """Said before hours of training, not an error after them; the method's own stages are made."""
+    log._said.clear()
+    chosen = small.config(world.tree, world.base, world.folder / f"none-{len(classes)}", method="finetune",
+                          classes=classes, frames=True)
+    utterances = session_config.read_utterances(chosen)
+    if speaker:
+        utterances = [dataclasses.replace(u, speaker=speaker.format(label=u.label, speaker=u.speaker))
+                      for u in utterances]
+    made = recipe.Recipe(chosen, small.SETTINGS, utterances).stages()
+    assert [stage.name for stage in made] == ["base", "finetune"]
+    assert f"session 1: no stage frames: {reason}\n" in capsys.readouterr().err
 
 
 def test_a_given_codebook_is_used(world, finished):

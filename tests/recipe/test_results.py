@@ -155,7 +155,9 @@ def test_the_emotion_over_time_has_a_table_of_its_own(tmp_path):
     (["multiscale-finetune"], "multiscale-finetune"), (["multiscale-finetune", "finetune"], "finetune"),
     (["tapt-finetune-speaker", "tapt-finetune", "finetune"], "tapt-finetune"),
     (["tapt-finetune-speaker", "finetune"], "tapt-finetune-speaker"),
-    (["multiscale-finetune", "ser-finetune", "tapt-finetune", "finetune"], "ser-finetune")])
+    (["multiscale-finetune", "ser-finetune", "tapt-finetune", "finetune"], "ser-finetune"),
+    (["ser-finetune", "frames", "finetune"], "frames"), (["finetune", "finetune-frames"], "finetune-frames"),
+    (["ser-finetune", "finetune", "finetune-frames"], "ser-finetune")])
 def test_recogniser_means_the_same_in_whatever_order_methods_were_run(tmp_path, stages, method):
     run, links = Run(tmp_path, "1"), set()
     for order in (stages, stages[::-1]):

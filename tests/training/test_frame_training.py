@@ -242,13 +242,44 @@ def test_it_finds_the_frames(planted, micro, tmp_path):
     assert found["emotional_auc"] > 0.95
 
 
+@pytest.mark.parametrize("framing", (EVERY_20_MS, Framing(640, 720)))
+def test_true_labels_stand_where_the_sound_does(planted, framing):
+    """Of each hop, whatever silence was cut before it: by the pitch of the hop."""
+    speech = speech_of(planted, framing)
+    labels = frame_training.true_labels(speech)
+    is_right = []
+    for u, rows in enumerate(labels):
+        assert rows.shape == (speech.size(u), 3) and (rows.sum(1) == 1).all() and ((rows == 0) | (rows == 1)).all()
+        hops = speech.sounds[u].astype(float)                                   # (T, hop)
+        spectrum = np.abs(np.fft.rfft(hops * np.hanning(framing.hop))) ** 2
+        hertz = spectrum.argmax(1) * 16_000 / framing.hop
+        pitches = np.array([PITCHES[name] for name in CLASSES])
+        is_right += list(np.abs(hertz[:, None] - pitches).argmin(1) == rows.argmax(1))
+    assert np.mean(is_right) > (0.97 if framing is EVERY_20_MS else 0.94), np.mean(is_right)    # but for the edges
+
+
+def test_true_labels_are_those_of_what_was_not_cut(tmp_path):
+    path = tmp_path / "a.wav"
+    sound = np.concatenate([np.zeros(3200), 0.1 * np.random.default_rng(0).standard_normal(320 * 50)])
+    soundfile.write(path, sound, 16_000)
+    utterance = Utterance("a", path, len(sound), "1", "anna", "", "ang")
+    with pytest.raises(ValueError, match=r"a\.wav: the truth of its frames is not known"):
+        frame_training.true_labels(speech_of([dataclasses.replace(utterance, label="angry")]))
+    frame_truth.write(path, [(20, 30, "ang")])
+    rows, = frame_training.true_labels(speech_of([dataclasses.replace(utterance, label="angry")]))
+    assert np.array_equal(rows.argmax(1), [0] * 10 + [1] * 10 + [0] * 30)
+    frame_truth.write(path, [(20, 30, "bored")])
+    with pytest.raises(ValueError, match=r"a\.wav: its truth has bored, which is no class"):
+        frame_training.true_labels(speech_of([dataclasses.replace(utterance, label="angry")]))
+
+
 def test_what_cannot_be_trained_is_refused(planted, micro, tmp_path):
     run = TrainingRun(tmp_path / "run", CPU)
     relabelled = [dataclasses.replace(u, label="sad" if u.label == "neutral" else u.label) for u in planted]
-    with pytest.raises(ValueError, match="needs a class neutral"):
+    with pytest.raises(ValueError, match="there is no class neutral, what an utterance is"):
         frame_training.train_frames(lambda: load(micro), relabelled, split_of(relabelled), ["angry", "sad"], settings(),
                                     run)
     apart = [dataclasses.replace(u, speaker=f"{u.label} {u.speaker}") for u in planted]
-    with pytest.raises(ValueError, match="no speaker of the training part has neutral and emotional utterances"):
+    with pytest.raises(ValueError, match="no speaker of the training part has both neutral and emotional"):
         frame_training.train_frames(lambda: load(micro), apart, split_of(apart), CLASSES, settings(), run)
     assert not (tmp_path / "run").exists()
