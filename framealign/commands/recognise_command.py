@@ -22,6 +22,7 @@ from pathlib import Path
 from framealign.runtime import files, log, settings, terminal
 from framealign.runtime.settings import setting
 from framealign.sound import audio, unread
+from framealign.corpus import frame_truth
 from framealign.exchange import encoder_file
 from framealign.units.codebook import Codebook
 from framealign.emotion.recogniser import Recogniser, Result, UnitExtractor
@@ -87,7 +88,7 @@ def run(model: str, names: list[str], config: RecogniseRun) -> int:
     for path, result in recognised(recogniser, sounds, failed):
         try:
             text = form.write(path, result, segments(result, config.smooth), config.timeline)
-            figure = picture(path, result) if config.html else ""
+            figure = picture(path, result, config.smooth) if config.html else ""
             if config.out:
                 place = Path(config.out) / name_for(path, form.suffix, names_in_use)
                 files.write_text(place, first + text + form.last)
@@ -110,7 +111,8 @@ def run(model: str, names: list[str], config: RecogniseRun) -> int:
         terminal.put(form.last)
 
     if figures:
-        files.write_text(config.html, timeline.page("Recognised", figures, f"{number} sounds by {shown(model)}"))
+        subtitle = f"{number} sound{'' if number == 1 else 's'} by {shown(model)}"
+        files.write_text(config.html, timeline.page("Recognised", figures, subtitle))
         terminal.put(f"{config.html}: open it in a browser\n", sys.stderr)
     if failed and len(failed) + number > 1:
         terminal.put(f"{len(failed)} of {len(failed) + number} could not be recognised\n", sys.stderr)
@@ -141,10 +143,14 @@ def check_encoding(text: str) -> None:
                          "PYTHONIOENCODING=utf-8, or give a folder with --out")
 
 
-def picture(path: str, result: Result) -> str:
-    """A figure of a sound for a page. The sound is read again: those of hours do not wait in memory."""
+def picture(path: str, result: Result, min_seconds: float) -> str:
+    """A figure of a sound for a page, with segments of at least `min_seconds`, and the truth that lies beside it.
+
+    The sound is read again: those of hours do not wait in memory.
+    """
     units = None if result.units is None else timeline.UnitTrack(result.units)
-    return timeline.picture(audio.load(path).numpy(), result, timeline.Annotation(shown(path)), units)
+    annotation = timeline.Annotation(shown(path), truth=frame_truth.beside(path, result.seconds))
+    return timeline.picture(audio.load(path).numpy(), result, annotation, units, segments(result, min_seconds))
 
 
 def sound_files(names: Iterable[str], lines: Iterable[bytes] = ()) -> Iterator[str | ValueError]:

@@ -38,6 +38,40 @@ def stretches(utterance: Utterance) -> list[Stretch]:
     return [stretch for stretch in known if class_of(stretch.emotion) != NEUTRAL]
 
 
+def beside(wav_path: str | Path, seconds: float) -> list[Stretch] | None:
+    """The emotional stretches that are written beside a sound of so many seconds; None where nothing is.
+
+    Raises ValueError as `rows` and `check`.
+    """
+    if not _beside(wav_path).exists():
+        return None
+    known = stretches(Utterance("", str(wav_path), 0))
+    try:
+        check(known, seconds)
+    except ValueError as error:
+        raise ValueError(f"{_beside(wav_path)}: {error}") from None
+    return known
+
+
+def throughout(known: Iterable[Stretch], seconds: float, classes: Sequence[str]) -> list[Stretch]:
+    """What an utterance of so many seconds is at any time: its emotional stretches, and neutral between them.
+
+    Without gaps, in order; emotions have the names of the classes, where these have one.
+    """
+    filled, now = [], 0.0
+    for start, end, emotion in sorted(known):
+        start, end = max(start, now), min(end, seconds)
+        if start >= end:
+            continue
+        if start > now:
+            filled.append(Stretch(now, start, NEUTRAL))
+        filled.append(Stretch(start, end, emotion))
+        now = end
+    if now < seconds:
+        filled.append(Stretch(now, seconds, NEUTRAL))
+    return [stretch._replace(emotion=class_of(stretch.emotion, classes) or stretch.emotion) for stretch in filled]
+
+
 def is_emotional(utterance: Utterance, num_frames: int, framing: Framing = EVERY_20_MS) -> np.ndarray:
     """Which frames of an utterance are emotional: (T,) bool with T = num_frames.
 
@@ -109,9 +143,10 @@ def rows(wav_path: str | Path) -> list[tuple[int, int, str]]:
     if not path.exists():
         raise ValueError(f"{path}: no such file: {wav_path} has no planted truth (only corpora that were made have)")
     written = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         cells = line.split("\t")
-        if len(cells) != 3 or not all(x.isdecimal() for x in cells[:2]) or not int(cells[0]) < int(cells[1]):
+        if (len(cells) != 3 or not all(x.isdecimal() for x in cells[:2]) or not int(cells[0]) < int(cells[1])
+                or not cells[2].strip() or not cells[2].isprintable()):
             raise ValueError(f"{path}, line {number}: must be first<TAB>end<TAB>emotion, first < end, is {line!r}")
         written.append((int(cells[0]), int(cells[1]), cells[2]))
     return written

@@ -31,11 +31,12 @@ class Result:
     """What was recognised in one utterance of T frames, which lie as `framing` says."""
     emotion: str                                    # the most probable class
     probabilities: dict[str, float]                 # of each class, sum 1
-    posterior: np.ndarray                           # (T, classes): the classifier applied to single frames
+    posterior: np.ndarray                           # (T, classes): of single frames
     attention: np.ndarray                           # (T,): how much each frame counted, sum 1
     units: np.ndarray | None = None                 # (T,) int64: nearest centroids, where a codebook was given
     seconds: float = 0.0                            # of sound
     framing: Framing = EVERY_20_MS                  # of the recogniser's encoder
+    frames_trained: bool = False                    # the posterior is that of a classifier trained on frames
 
 
 class UnitExtractor:
@@ -161,7 +162,7 @@ class Recogniser:
     def _result(self, probabilities: Tensor, attention: Tensor, posterior: Tensor) -> Result:
         by_class = dict(zip(self.labels, probabilities.tolist()))
         return Result(max(by_class, key=by_class.get), by_class, posterior.numpy(), attention.numpy(),
-                      framing=self.model.hubert.config.framing)
+                      framing=self.model.hubert.config.framing, frames_trained=self.model.frames is not None)
 
     def _preprocessed(self, waveform: Tensor) -> Tensor:
         return audio.preprocess(waveform, self.model.hubert.do_normalize)

@@ -26,7 +26,7 @@ from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.predictions import Predictions
 from framealign.emotion.recogniser import Recogniser
 from framealign.recipe.results import NO_INTERVAL, claim, missing_words
-from framealign.recipe.session_config import TINY, named_by_selection
+from framealign.recipe.session_config import FRAMES, TINY, named_by_selection
 from framealign.report import charts, curves, html_document, timeline, unit_analysis
 from framealign.report.charts import Group
 from framealign.report.html_document import card, facts, grid, section
@@ -69,6 +69,17 @@ class Fold:
         """
         folder = self.results["folder"]
         return folder / "way1" if (folder / "way1").is_dir() else folder
+
+    @property
+    def frames(self) -> Path | None:
+        """The folder of the method's finished stage that trains a classifier of frames; None where there is none."""
+        return self.stage(FRAMES[self.method])
+
+    @property
+    def over_time(self) -> Path:
+        """The folder of the recogniser that draws time lines: that with a classifier of frames, else the tested one.
+        """
+        return self.frames or self.tested
 
     @property
     def classes(self) -> list[str]:
@@ -390,25 +401,28 @@ def unit_map_card(points: np.ndarray, units: np.ndarray, order: np.ndarray, axes
 
 
 def utterances_section(fold: Fold, units: FoldUnits | None, utterances: Mapping[str, Utterance]) -> str:
-    """Time lines of some test utterances."""
-    recogniser = Recogniser.from_pretrained(fold.tested / "recogniser", fold.device)
+    """Time lines of some test utterances, by the recogniser that knows most about when."""
+    recogniser = Recogniser.from_pretrained(fold.over_time / "recogniser", fold.device)
     order = None if units is None else unit_analysis.unit_order(units.codebook.centroids)
-    predictions = Predictions.read(fold.tested / "predictions.csv", utterances)
+    predictions = Predictions.read(fold.over_time / "predictions.csv", utterances)
     figures = []
     for example in unit_analysis.example_utterances(predictions, fold.seed):
         utterance = utterances[example.id]
         result = recogniser(utterance.path)
         notes, truth = [example.reason], None
         if frame_truth.exists(utterance):
-            truth = frame_truth.is_emotional(utterance, len(result.attention), result.framing)
-            if truth.any() and not truth.all():
-                auc = metrics.roc_auc(result.attention, truth)
-                notes.append(f"attention against the planted emotional frames: AUC {auc:.2f}")
+            truth = frame_truth.stretches(utterance)
+            is_emotional = frame_truth.is_emotional(utterance, len(result.attention), result.framing)      # (T,)
+            if is_emotional.any() and not is_emotional.all():
+                auc = metrics.roc_auc(result.attention, is_emotional)
+                notes.append(f"attention of emotional frames against the others: AUC {auc:.2f}")
         if utterance.speaker:
             notes.append(f"speaker {utterance.speaker}" + (f", {utterance.style}" if utterance.style else ""))
         annotation = timeline.Annotation(utterance.id, "; ".join(notes), example.true, truth)
         strip = None if units is None else timeline.UnitTrack(units.of(utterance), order)
         figures.append(timeline.picture(audio.load(utterance.path).numpy(), result, annotation, strip))
+    source = "the classifier of frames" if fold.frames else "the classifier of utterances, applied to single frames"
     return section("utterances", "Utterances", "".join(figures), "Test utterances over time: press play, or click into "
-                   "a picture. The posterior is the utterance classifier applied to single frames; attention is each "
-                   "frame's weight in the utterance's result.")
+                   f"a picture. They are recognised by that of the stage {fold.over_time.name}: the posterior is by "
+                   f"{source}; segments are the posterior, smoothed; attention is each frame's weight in the "
+                   "utterance's result.")

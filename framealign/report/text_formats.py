@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from framealign.sound import audio
+from framealign.corpus import frame_truth
 from framealign.emotion.recogniser import Result
 from framealign.emotion.segments import Segment, runs
 from framealign.report import timeline_svg
+from framealign.report.timeline import Annotation
 
 
 def shown(path: object) -> str:
@@ -42,7 +44,7 @@ def json_content(path: object, result: Result, segments: list[Segment], timeline
                "probabilities": result.probabilities}
     if timeline:
         content |= {"labels": list(result.probabilities), "frames_per_second": result.framing.rate,
-                    "segments": [_rounded(segment) for segment in segments],
+                    "frames_trained": result.frames_trained, "segments": [_rounded(segment) for segment in segments],
                     "posterior": _significant(result.posterior), "attention": _significant(result.attention),
                     "units": None if result.units is None else result.units.tolist()}
     return content
@@ -127,8 +129,9 @@ def _word(text: str) -> str:
 
 
 def svg(path: object, result: Result, segments: list[Segment], timeline: bool) -> str:
-    """A picture: waveform, segments, posterior and attention over time. The sound is read again for its waveform."""
-    return timeline_svg.picture(audio.load(str(path)).numpy(), result, segments, shown(Path(str(path)).name))
+    """A picture: waveform, truth (where it is known), segments, posterior, attention. The sound is read again."""
+    annotation = Annotation(shown(Path(str(path)).name), truth=frame_truth.beside(str(path), result.seconds))
+    return timeline_svg.picture(audio.load(str(path)).numpy(), result, segments, annotation)
 
 
 def nothing(labels: list[str], timeline: bool) -> str:

@@ -1,5 +1,7 @@
 """The time line of one sound as HTML: waveform, spectrogram, emotion over time, attention, units; playable.
 
+The truth about when it is which emotion, where it is known, stands above the segments that were recognised.
+
 Each track is as wide as the page (an SVG or an image that is stretched). All share one time axis and one cursor, which
 `web/page.js` moves.
 """
@@ -12,12 +14,14 @@ import numpy as np
 import soundfile
 
 from framealign.sound.frames import SAMPLE_RATE, milliseconds
+from framealign.corpus import frame_truth
+from framealign.corpus.utterance import Stretch
 from framealign.emotion.recogniser import Result
+from framealign.emotion.segments import Segment, segments
 from framealign.report import html_document, tracks
 from framealign.report.svg import colours, data_uri, element, escape, ink, number
 from framealign.report.tracks import track
 
-MAX_RUNS = 1500                                     # of the emotion frame by frame; more frames are averaged first
 MAX_FRAMES = 15_000                                 # with numbers at the cursor: all frames up to 5 minutes
 FLAC_BYTES, AUDIO_BYTES = 160_000, 1_200_000        # larger becomes Ogg Vorbis; larger still is left out
 AUDIO_SECONDS = 600                                 # longer sound is left out at once
@@ -29,7 +33,7 @@ class Annotation:
     title: str = ""
     note: str = ""
     label: str = ""                                 # the true emotion
-    truth: np.ndarray | None = None                 # (T,) bool: frames known to be emotional
+    truth: Sequence[Stretch] | None = None          # the emotional stretches; all other time is neutral
 
 
 @dataclass(frozen=True)
@@ -46,26 +50,28 @@ class UnitTrack:
 
 
 def picture(waveform: np.ndarray, result: Result, annotation: Annotation = Annotation(),
-            units: UnitTrack | None = None) -> str:
+            units: UnitTrack | None = None, recognised: Sequence[Segment] | None = None) -> str:
     """The figure of one recognised sound, for the body of a page (`html_document.document`).
 
-    waveform (N,) float in -1..1 at 16 kHz; result: of T frames. Raises ValueError where lengths do not fit.
+    waveform (N,) float in -1..1 at 16 kHz; result: of T frames; recognised: its segments, None for those of
+    `segments.segments`. Raises ValueError where lengths do not fit.
     """
     waveform = np.asarray(waveform, np.float32)
     labels, num_frames = list(result.probabilities), len(result.attention)
-    check_lengths(waveform, result, annotation, units)
+    check_lengths(waveform, result, units)
     edges = tracks.frame_edges(num_frames, len(waveform), result.framing)
     seconds = len(waveform) / SAMPLE_RATE
+    recognised = segments(result) if recognised is None else recognised
+    truth = None if annotation.truth is None else frame_truth.throughout(annotation.truth, seconds, labels)
+    colour_of = tracks.emotion_colours(labels, truth or ())
 
     rows = [track("sound", tracks.stretched(tracks.waveform_shapes(waveform)), 62),
             track("spectrum", tracks.spectrogram_image(waveform), 84, "0 to 8 kHz, mel")]
-    if annotation.truth is not None:
-        name = annotation.label or "emotional"
-        strip = tracks.coloured_runs(np.asarray(annotation.truth, int), edges, [None, colours([name])[0]], ["", name])
-        rows.append(track("planted truth", strip, 24, "emotional frames"))
+    if truth is not None:
+        rows.append(track("truth", tracks.emotion_strip(truth, seconds, colour_of), 30, "known beforehand"))
     posterior = tracks.stretched(tracks.posterior_shapes(result.posterior, edges, labels))
     attention = tracks.stretched(tracks.attention_shapes(result.attention, edges))
-    rows += [track("emotion", emotion_strip(result, edges), 24, "most probable class"),
+    rows += [track("segments", tracks.emotion_strip(recognised, seconds, colour_of), 30, "what is recognised"),
              track("posterior", posterior, 96, "of each class"),
              track("attention", attention, 56, "dashed: equal weights")]
     if units is not None:
@@ -77,16 +83,17 @@ def picture(waveform: np.ndarray, result: Result, annotation: Annotation = Annot
                      aria_label="position in the sound, in seconds", aria_valuemin="0", aria_valuemax=number(seconds),
                      aria_valuenow="0")
     content = [heading(result, annotation), player(waveform, seconds), slider,
-               element("p", "", class_="readout", aria_live="off"), tracks.legend(labels),
-               numbers(result, units, seconds)]
+               element("p", "", class_="readout", aria_live="off"), tracks.legend(list(colour_of))]
+    if not result.frames_trained:
+        content.append(element("p", tracks.WITHOUT_FRAMES, class_="note"))
+    content.append(numbers(result, units, seconds, truth))
     return element("figure", content, class_="timeline card wide")
 
 
-def check_lengths(waveform: np.ndarray, result: Result, annotation: Annotation, units: UnitTrack | None) -> None:
+def check_lengths(waveform: np.ndarray, result: Result, units: UnitTrack | None = None) -> None:
     """Raise ValueError where there are not as many frames of everything, or no waveform (N,)."""
     num_frames = len(result.attention)
-    for name, values in (("posterior", result.posterior), ("units", None if units is None else units.units),
-                         ("truth", annotation.truth)):
+    for name, values in (("posterior", result.posterior), ("units", None if units is None else units.units)):
         if values is not None and len(values) != num_frames:
             raise ValueError(f"{name} has {len(values)} frames, attention has {num_frames}")
     least = result.framing.receptive_field
@@ -94,21 +101,14 @@ def check_lengths(waveform: np.ndarray, result: Result, annotation: Annotation, 
         raise ValueError(f"a waveform must be (N,), N >= {least}, got {waveform.shape}")
 
 
-def emotion_strip(result: Result, edges: np.ndarray) -> str:
-    """The most probable class of each frame, or of a few frames together where there are too many to be drawn."""
-    labels, num_frames = list(result.probabilities), len(result.attention)
-    step = -(-num_frames // MAX_RUNS)
-    sums = np.add.reduceat(result.posterior, np.arange(0, num_frames, step))    # (steps, classes)
-    return tracks.coloured_runs(sums.argmax(-1), np.append(edges[:-1:step], 1.0), colours(labels), labels)
-
-
-def numbers(result: Result, units: UnitTrack | None, seconds: float) -> str:
-    """What `web/page.js` shows at the cursor: posterior in per cent, attention (1: equal weights), units."""
+def numbers(result: Result, units: UnitTrack | None, seconds: float, truth: Sequence[Stretch] | None) -> str:
+    """What `web/page.js` shows at the cursor: posterior in per cent, attention (1: equal weights), units, truth."""
     step = -(-len(result.attention) // MAX_FRAMES)
     content = {"seconds": round(seconds, 4), "labels": list(result.probabilities), "rate": result.framing.rate / step,
                "posterior": np.round(100 * result.posterior[::step]).astype(int).tolist(),
                "attention": np.round(result.attention[::step] * len(result.attention), 2).tolist(),
-               "units": None if units is None else units.units[::step].tolist()}
+               "units": None if units is None else units.units[::step].tolist(),
+               "truth": None if truth is None else [[round(start, 4), emotion] for start, _, emotion in truth]}
     text = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return f'<script type="application/json" class="frames">{text}</script>'
 

@@ -1,53 +1,68 @@
-"""The time line of one sound as an SVG file: waveform, segments, posterior and attention, for papers and slides.
+"""The time line of one sound as an SVG file: waveform, truth where it is known, segments, posterior, attention.
 
-Nothing outside the file is needed; it is readable on light and dark pages, because it brings its own background, and
-stays below 60 kB however long the sound is. Left out, against the HTML page: the sound itself, spectrogram and units.
+For papers and slides. Nothing outside the file is needed; it is readable on light and dark pages, because it brings its
+own background, and stays below 60 kB however long the sound is. Left out, against the HTML page: the sound itself,
+spectrogram and units.
 """
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from framealign.sound.frames import SAMPLE_RATE
+from framealign.corpus import frame_truth
+from framealign.emotion.diarization import Labelled
 from framealign.emotion.recogniser import Result
 from framealign.emotion.segments import Segment
 from framealign.report import html_document, tracks
-from framealign.report.svg import colours, element, escape, ink, line, number, rect, text
+from framealign.report.svg import element, escape, ink, line, number, rect, text
 from framealign.report.timeline import Annotation, check_lengths
 
-WIDTH, HEIGHT = 900, 360
+WIDTH = 900
 LEFT, RIGHT = 150, 884                              # of the tracks: names stand on their left
 COLUMNS = 300                                       # of curves: small enough for the longest sound
 MAX_SEGMENTS = 200                                  # more are not drawn one by one
+LANE = 24                                           # height of a track of emotions
 LETTER = 7.2                                        # width of a letter of 12 px bold, about
 
 
-def picture(waveform: np.ndarray, result: Result, segments: Sequence[Segment], title: str = "") -> str:
+def picture(waveform: np.ndarray, result: Result, segments: Sequence[Segment], annotation: Annotation = Annotation()
+            ) -> str:
     """The SVG file of one recognised sound, as text.
 
-    waveform (N,) float in -1..1 at 16 kHz; result: of T frames; segments: of that result. Raises ValueError where
-    lengths do not fit.
+    waveform (N,) float in -1..1 at 16 kHz; result: of T frames; segments: of that result; annotation: title and truth.
+    Raises ValueError where lengths do not fit.
     """
-    waveform = np.asarray(waveform, np.float32)
-    check_lengths(waveform, result, Annotation(title), None)
+    waveform, title = np.asarray(waveform, np.float32), annotation.title
+    check_lengths(waveform, result)
     labels = list(result.probabilities)
     edges = tracks.frame_edges(len(result.attention), len(waveform), result.framing)
     seconds = len(waveform) / SAMPLE_RATE
 
-    shapes = [rect(0.5, 0.5, WIDTH - 1, HEIGHT - 1, class_="back", rx=10), *heading(result, title)]
-    shapes += lane("sound", "", 62, 62, tracks.waveform_shapes(waveform, COLUMNS))
-    shapes += segment_lane(segments, labels, seconds, 132, 24)
-    shapes += lane("posterior", "of each class", 164, 76,
+    shapes = lane("sound", "", 62, 62, tracks.waveform_shapes(waveform, COLUMNS))
+    top, truth = 132.0, ()
+    if annotation.truth is not None:
+        truth = frame_truth.throughout(annotation.truth, seconds, labels)
+        shapes += emotion_lane("truth", truth, tracks.emotion_colours(labels, truth), seconds, top)
+        top += 30
+    colour_of = tracks.emotion_colours(labels, truth)
+    shapes += emotion_lane("segments", segments, colour_of, seconds, top)
+    shapes += lane("posterior", "of each class", top + 32, 76,
                    tracks.posterior_shapes(result.posterior, edges, labels, COLUMNS))
-    shapes += lane("attention", "dashed: equal weights", 248, 48,
+    shapes += lane("attention", "dashed: equal weights", top + 116, 48,
                    tracks.attention_shapes(result.attention, edges, COLUMNS))
-    shapes += [*axis(seconds, 296), *legend(labels, 342)]
+    shapes += [*axis(seconds, top + 164), *legend(colour_of, top + 210)]
+    height = top + 228
+    if not result.frames_trained:
+        shapes.append(text(16, height, tracks.WITHOUT_FRAMES, class_="hint"))
+        height += 14
+    background = rect(0.5, 0.5, WIDTH - 1, height - 1, class_="back", rx=10)
 
     description = f"{title or 'A sound'} of {seconds:.2f} s, recognised as {result.emotion}: " + \
         ", ".join(f"{name} {100 * share:.0f} %" for name, share in result.probabilities.items())
     style = element("style", html_document.resource("timeline_svg.css"))
-    return element("svg", [element("title", escape(description)), style, *shapes],
-                   xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {HEIGHT}", width=WIDTH, height=HEIGHT,
-                   role="img") + "\n"
+    return element("svg", [element("title", escape(description)), style, background, *heading(result, title),
+                           *shapes], xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {number(height)}",
+                   width=WIDTH, height=height, role="img") + "\n"
 
 
 def heading(result: Result, title: str) -> list[str]:
@@ -74,22 +89,24 @@ def lane_label(name: str, hint: str, top: float, height: float) -> list[str]:
     return [*words, rect(LEFT, top, RIGHT - LEFT, height, class_="lane", rx=3)]
 
 
-def segment_lane(segments: Sequence[Segment], labels: Sequence[str], seconds: float, top: float, height: float
+def emotion_lane(name: str, stretches: Sequence[Labelled], colour_of: Mapping[str, str], seconds: float, top: float
                  ) -> list[str]:
-    """Segments in the colours of their classes, the name in those with room for it."""
-    colour_of = dict(zip(labels, colours(labels)))
-    shapes = lane_label("emotion", "", top, height)
-    if len(segments) > MAX_SEGMENTS:
-        return [*shapes, text(LEFT + 8, top + height / 2 + 4, f"{len(segments)} segments", class_="plain")]
+    """A track of emotions in their colours, the name in those with room for it; of segments, what each one says."""
+    shapes = lane_label(name, "", top, LANE)
+    if len(stretches) > MAX_SEGMENTS:
+        words = f"{len(stretches)} of them, too many to draw"
+        return [*shapes, text(LEFT + 8, top + LANE / 2 + 4, words, class_="plain")]
     scale = (RIGHT - LEFT) / seconds
-    for segment in segments:
-        x, width = LEFT + segment.start * scale, (segment.end - segment.start) * scale
-        colour = colour_of[segment.emotion]
-        words = f"{segment.emotion}, {segment.start:.2f} to {segment.end:.2f} s, confidence {segment.confidence:.2f}"
-        shapes.append(rect(x, top, width, height, element("title", escape(words)), fill=colour, class_="run"))
-        if width > LETTER * len(segment.emotion) + 6:
-            shapes.append(text(x + width / 2, top + height / 2 + 4, segment.emotion, text_anchor="middle",
-                               class_="word", fill=ink(colour)))
+    for one in stretches:
+        x, width = LEFT + one.start * scale, (one.end - one.start) * scale
+        colour, title = colour_of[one.emotion], ""
+        if isinstance(one, Segment):
+            words = f"{one.emotion}, {one.start:.2f} to {one.end:.2f} s, confidence {one.confidence:.2f}"
+            title = element("title", escape(words))
+        shapes.append(rect(x, top, width, LANE, title, fill=colour, class_="run"))
+        if width > LETTER * len(one.emotion) + 6:
+            shapes.append(text(x + width / 2, top + LANE / 2 + 4, one.emotion, text_anchor="middle", class_="word",
+                               fill=ink(colour)))
     return shapes
 
 
@@ -105,10 +122,10 @@ def axis(seconds: float, top: float) -> list[str]:
     return shapes
 
 
-def legend(labels: Sequence[str], y: float) -> list[str]:
-    """Classes beside their colours, as many as there is room for."""
+def legend(colour_of: Mapping[str, str], y: float) -> list[str]:
+    """Emotions beside their colours, as many as there is room for."""
     shapes, x = [], float(LEFT)
-    for name, colour in zip(labels, colours(labels)):
+    for name, colour in colour_of.items():
         width = 34 + LETTER * len(name)
         if x + width > RIGHT:
             break

@@ -1,15 +1,16 @@
-"""What is drawn over time, one function a track: waveform, spectrogram, runs, posterior, attention, units.
+"""What is drawn over time, one function a track: waveform, spectrogram, emotions, posterior, attention, units.
 
 `timeline` and `lesson` put tracks below each other in HTML, `timeline_svg` in one SVG file. Shapes are drawn in a box
 of WIDTH x HEIGHT that is stretched to its place. Words on HTML tracks are HTML, so that they keep their size on any
 screen.
 """
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from framealign.sound.frames import EVERY_20_MS, SAMPLE_RATE, Framing
+from framealign.emotion.diarization import Labelled
 from framealign.emotion.segments import runs
 from framealign.report.svg import (band, colours, data_uri, element, escape, ink, number, path, png, rect, rgb, shade,
                                    ticks)
@@ -18,6 +19,9 @@ WIDTH, HEIGHT = 1000, 100                           # of a track, in its own uni
 COLUMNS = 750                                       # at most, of curves over time
 BANDS, FFT, DECIBELS = 80, 512, 65                  # of the spectrogram: rows, samples, range
 IMAGE_COLUMNS = 1500                                # at most, of a spectrogram
+MAX_RUNS = 1500                                     # of emotions in a strip; of more, as many columns are drawn
+WITHOUT_FRAMES = ("This recogniser learned from whole utterances: read over time, it mostly repeats their emotion. "
+                  "The stage frames trains one that knows when.")
 
 
 def track(name: str, content: str, height: int, hint: str = "") -> str:
@@ -99,6 +103,24 @@ def attention_shapes(attention: np.ndarray, edges: np.ndarray, columns: int = CO
     area = element("path", "", d=band(x, zero, HEIGHT - scale * values), class_="attention")
     equal = element("path", "", d=path([0, WIDTH], [HEIGHT - scale] * 2), class_="even")
     return [area, equal]
+
+
+def emotion_colours(labels: Sequence[str], stretches: Iterable[Labelled]) -> dict[str, str]:
+    """The colour of each class, and of each other emotion that there is: {name: "#rrggbb"}."""
+    names = list(dict.fromkeys([*labels, *(stretch.emotion for stretch in stretches)]))
+    return dict(zip(names, colours(names)))
+
+
+def emotion_strip(stretches: Sequence[Labelled], seconds: float, colour_of: Mapping[str, str]) -> str:
+    """A strip of emotions over a sound of so many seconds: stretches or segments, in order and without gaps."""
+    names = list(colour_of)
+    edges = np.array([*(stretch.start for stretch in stretches), seconds]) / seconds
+    values = np.array([names.index(stretch.emotion) for stretch in stretches])
+    if len(values) > MAX_RUNS:
+        columns = np.linspace(0, 1, MAX_RUNS + 1)
+        values = values[np.searchsorted(edges, (columns[1:] + columns[:-1]) / 2, "right") - 1]
+        edges = columns
+    return coloured_runs(values, edges, list(colour_of.values()), names)
 
 
 def coloured_runs(values: np.ndarray, edges: np.ndarray, fills: Sequence[str | None], names: Sequence[str]) -> str:
@@ -195,7 +217,7 @@ def _mel(hertz: float) -> float:
 
 
 def legend(labels: Sequence[str]) -> str:
-    """Classes beside their colours, in HTML."""
+    """Emotions beside their colours, in HTML."""
     entries = [element("span", element("i", "", style=f"background:{colour}") + escape(name))
                for name, colour in zip(labels, colours(labels))]
     return element("p", entries, class_="legend")

@@ -10,17 +10,21 @@ import sys
 import unicodedata
 from pathlib import Path
 
+import markup
 import numpy as np
 import pytest
 import small
 import soundfile
 import torch
 
+from framealign.corpus import frame_truth
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
 from framealign.units.extraction import source_of_states
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.recogniser import Recogniser
+from framealign.emotion.segments import segments
+from framealign.report import tracks
 from framealign.commands import recognise_command
 from framealign.commands.recognise_command import RecogniseRun, sound_files
 
@@ -207,6 +211,28 @@ def test_a_page_has_a_picture_of_each_sound_that_was_recognised(model, mixed, tm
     assert text.count("<figure") == text.count("<audio") == len(GOOD)
     assert all(Path(name).name in text for name in GOOD) and "text.wav" not in text
     assert "http://" not in text.replace("http://www.w3.org", "") and "https://" not in text
+
+
+def test_a_page_shows_the_truth_beside_a_sound_above_what_smooth_asked_for(model, mixed, tmp_path, capsys):
+    """A truth that is none costs the one line of its sound; nothing else is said."""
+    frame_truth.write(mixed / "a.wav", [(5, 12, "angry")])
+    page = tmp_path / "page.html"
+    for smooth in (0.0, 10.0):
+        config = RecogniseRun(html=str(page), smooth=smooth, device="cpu")
+        assert recognise_command.run(str(model), [str(mixed / "a.wav"), str(mixed / "d.flac")], config) == 0
+        capsys.readouterr()
+        with_truth, without = markup.read(page.read_text(encoding="utf-8")).all("figure", "timeline")
+        widths = [rect.numbers("width")[0] for rect in with_truth.all("div", "truth")[0].all("rect")]
+        assert widths == pytest.approx([1000 * s / 0.5625 for s in (0.1, 0.14, 0.3225)], abs=0.01)
+        assert not without.all("div", "truth")
+        expected = segments(Recogniser.from_pretrained(model)(mixed / "a.wav"), smooth)
+        assert len(with_truth.all("div", "segments")[0].all("rect")) == len(expected)
+        assert tracks.WITHOUT_FRAMES in with_truth.text
+    (mixed / "a.emotional.tsv").write_text("angry from 1 to 2\n")
+    assert recognise_command.run(str(model), [str(mixed / "a.wav"), str(mixed / "d.flac")], config) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert "a.emotional.tsv, line 1: must be first<TAB>end<TAB>emotion" in errors[0] and len(errors) == 3
+    assert page.read_text(encoding="utf-8").count("<figure") == 1
 
 
 def test_one_result_that_cannot_be_written_costs_one_line(model, mixed, tmp_path, capsys):

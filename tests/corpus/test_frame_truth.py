@@ -51,6 +51,34 @@ def test_exact_seconds_of_a_manifest(tmp_path):
     assert frame_truth.exists(replace(utterance, truth=())) and not frame_truth.stretches(replace(utterance, truth=()))
 
 
+def test_what_lies_beside_a_sound_is_read_without_a_manifest(tmp_path):
+    """None where nothing does; stretches that the sound cannot have are named with the file."""
+    sound = tmp_path / "a.b.wav"
+    assert frame_truth.beside(sound, 2.0) is None
+    frame_truth.write(sound, [])
+    assert frame_truth.beside(str(sound), 2.0) == []
+    frame_truth.write(sound, [(10, 20, "sad"), (50, 300, "Neutral"), (95, 120, "angry")])
+    assert frame_truth.beside(sound, 2.0) == [Stretch(0.2, 0.4, "sad"), Stretch(1.9, 2.4, "angry")]
+    frame_truth.write(sound, [(10, 20, "sad"), (15, 30, "angry")])
+    with pytest.raises(ValueError, match=r"a.b.emotional.tsv: truth: both sad and angry at 0.3 s"):
+        frame_truth.beside(sound, 2.0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_throughout_says_what_it_is_at_any_time(seed):
+    """Without gaps from 0 to the end, in the classes' spelling; at any time what the stretches say, else neutral."""
+    draw = np.random.default_rng(seed)
+    edges = np.sort(draw.uniform(0, 12, 2 * int(draw.integers(0, 5)))).reshape(-1, 2).tolist()
+    known = [Stretch(start, end, str(draw.choice(["Anger", "sad", "fear"]))) for start, end in edges]
+    draw.shuffle(known)
+    parts = frame_truth.throughout(known, 10.0, ["neutral", "angry", "sad"])
+    assert parts[0].start == 0 and parts[-1].end == 10 and all(a.end == b.start for a, b in zip(parts, parts[1:]))
+    for second in draw.uniform(0, 10, 100):
+        found, = [part.emotion for part in parts if part.start <= second < part.end]
+        true = [one.emotion for one in known if one.start <= second < one.end] or ["neutral"]
+        assert found == {"Anger": "angry"}.get(true[0], true[0])
+
+
 def test_a_cell_keeps_what_it_is_given():
     """Any float and any name, bit for bit."""
     rng = np.random.default_rng(0)
@@ -85,9 +113,12 @@ def test_stretches_that_cannot_be_are_refused(truth, problem):
 
 @pytest.mark.parametrize("text, problem", [("3\t9\n", "line 1: must be first"), (None, "no such file"),
                                            ("3\t9\tsad\nx\t9\tsad\n", "line 2: must be first"),
-                                           ("9\t9\tsad\n", "line 1: must be first")])
+                                           ("9\t9\tsad\n", "line 1: must be first"),
+                                           ("3\t9\t \n", "line 1: must be first"),
+                                           ("3\t9\tsad\n3\t9\ts\x01d\n", "line 2: must be first"),
+                                           ("RIFF\xb5\0\xff\xfe", "line 1: must be first")])
 def test_a_broken_truth_is_named_with_its_line(tmp_path, text, problem):
     if text is not None:
-        (tmp_path / "a.emotional.tsv").write_text(text)
+        (tmp_path / "a.emotional.tsv").write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=problem):
         frame_truth.is_emotional(Utterance("a", tmp_path / "a.wav", 16_000), 20)

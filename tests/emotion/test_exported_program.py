@@ -29,7 +29,7 @@ for folder in map(Path, sys.argv[1:]):
     program = torch.export.load(folder / "recogniser.pt2", extra_files=extra).module()
     batches = torch.load(folder / "batches.pt", weights_only=True)
     torch.save([program(*batch) for batch in batches], folder / "answers.pt")
-    print(json.loads(extra["labels.json"])["labels"])
+    print(*map(json.loads(extra["labels.json"]).get, ("labels", "frames_trained")))
 """
 # norm of the conv encoder: whether a waveform is normalised, pooling, what else differs from the smallest encoder (each
 # convolution takes a while to be traced; this one has a frame every 40 ms)
@@ -68,7 +68,7 @@ def answered(micro, tmp_path_factory) -> dict[str, tuple[Path, list[list[torch.T
     done = subprocess.run([sys.executable, "-I", "-c", ALONE, *(folder / norm for norm in VARIANTS)],
                           cwd=folder / "elsewhere", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [str(LABELS)] * len(VARIANTS)
+    assert done.stdout.splitlines() == [f"{LABELS} {pooling == 'frames'}" for _, pooling, _ in VARIANTS.values()]
     return {norm: (folder / norm, sounds[norm]) for norm in VARIANTS}
 
 

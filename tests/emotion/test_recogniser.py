@@ -58,6 +58,7 @@ def test_a_result_is_distributions_with_one_row_a_frame(recogniser, tones):
         assert result.posterior.shape == (T, 4) and result.attention.shape == (T,)
         np.testing.assert_allclose(result.posterior.sum(1), 1, atol=1e-5)
         assert result.attention.sum() == pytest.approx(1, abs=1e-5) and (result.attention > 0).all()
+        assert result.frames_trained == (recogniser.model.frames is not None)
 
 
 def test_a_result_is_the_models_own_states_read_twice(recogniser, tones):

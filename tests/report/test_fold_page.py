@@ -152,10 +152,10 @@ def test_examples_are_test_utterances_each_once_with_truth_and_units(run):
     assert len(names) == len(set(names)) >= 4 and all(name.startswith("Ses01") for name in names)
     utterances = {u.id: u for u in manifest.read(run / "corpus.tsv")}
     for figure, name in zip(root.all("figure", "timeline"), names):
-        assert figure.all("audio") and figure.all("div", "units") and figure.all("div", "planted")
+        assert figure.all("audio") and figure.all("div", "units") and figure.all("div", "truth")
         assert utterances[name].label in figure.all("p", "verdict")[0].text
     notes = " ".join(one.text for one in root.all("p", "note"))
-    assert "best" in notes and "worst" in notes and "attention against the planted emotional frames: AUC" in notes
+    assert "best" in notes and "worst" in notes and "attention of emotional frames against the others: AUC" in notes
 
 
 def test_a_page_can_be_made_again_and_is_the_same(run):
@@ -258,7 +258,7 @@ def test_a_corpus_of_other_names_without_truth(small_tree, small_base, tmp_path)
     recipe.run_sessions(chosen, small.SETTINGS)
     path, = write_all(tmp_path / "run", "align")
     root = opened(path)
-    assert "a&b" in root.text and not root.all("div", "planted") and "AUC" not in part(root, "utterances").text
+    assert "a&b" in root.text and not root.all("div", "truth") and "AUC" not in part(root, "utterances").text
     assert "that of the whole utterance, including pauses" in part(root, "units").text
 
 

@@ -23,7 +23,8 @@ def made(T: int, seed: int, with_units: bool = True) -> Result:
     probabilities = dict(zip(LABELS, draw.dirichlet(np.ones(4)).tolist()))
     units = np.repeat(draw.integers(50, size=T), 3)[:T] if with_units else None
     return Result(max(probabilities, key=probabilities.get), probabilities, posterior,
-                  draw.dirichlet(np.ones(T)).astype(np.float32), units, (320 * T + 80 + 123) / 16_000)
+                  draw.dirichlet(np.ones(T)).astype(np.float32), units, (320 * T + 80 + 123) / 16_000,
+                  frames_trained=seed % 2 == 0)
 
 
 RESULTS = [made(300, 0), made(1, 1), made(1000, 2, False), made(41, 3)]
@@ -107,8 +108,9 @@ def test_json_and_json_lines_say_the_same():
         for one, path, result in zip(found, PATHS, RESULTS):
             assert one["path"] == shown(path) and one["emotion"] == result.emotion
             assert one["probabilities"] == result.probabilities and one["seconds"] == result.seconds
-            assert ("posterior" in one) == timeline
+            assert ("posterior" in one) == ("frames_trained" in one) == timeline
             if timeline:
+                assert one["frames_trained"] is result.frames_trained
                 np.testing.assert_allclose(one["posterior"], result.posterior, rtol=1e-4)
                 np.testing.assert_allclose(one["attention"], result.attention, rtol=1e-4)   # however small
                 assert one["units"] == (None if result.units is None else result.units.tolist())

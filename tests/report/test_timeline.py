@@ -1,5 +1,6 @@
 """The picture of one sound: frames stand where they were heard; what is drawn, played and said is what was given."""
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -10,6 +11,8 @@ import pytest
 import soundfile
 from recognised_noise import LABELS, noise, recognised
 
+from framealign.corpus.utterance import Stretch
+from framealign.emotion.segments import Segment, segments
 from framealign.report import html_document, timeline, tracks
 from framealign.report.timeline import Annotation, UnitTrack
 from framealign.report.svg import colours, shade
@@ -26,26 +29,78 @@ def lane(root: markup.Element, name: str) -> markup.Element:
 
 def test_a_picture_has_every_track_and_every_number():
     result, units = recognised(60), np.repeat([3, 7, 3], 20)
-    truth = np.zeros(60, bool)
-    truth[10:40] = True
-    annotation = Annotation("a sound", "a note", "angry", truth)
+    annotation = Annotation("a sound", "a note", "angry", [Stretch(0.2, 0.8, "angry")])
     root = markup.read(timeline.picture(noise(60, 200), result, annotation, UnitTrack(units)))
     names = [track.all("b")[0].text for track in root.all("div", "track") if track.all("b")]
-    assert names == ["sound", "spectrum", "planted truth", "emotion", "posterior", "attention", "units"]
+    assert names == ["sound", "spectrum", "truth", "segments", "posterior", "attention", "units"]
     found = numbers(root)
     assert found["units"] == units.tolist() and found["labels"] == LABELS and found["rate"] == 50
     assert np.abs(np.array(found["posterior"]) - 100 * result.posterior).max() <= 0.5
     assert np.abs(np.array(found["attention"]) - 60 * result.attention).max() <= 0.005
     assert found["seconds"] == pytest.approx((320 * 60 + 280) / 16_000, abs=1e-4)
+    assert found["truth"] == [[0, "neutral"], [0.2, "angry"], [0.8, "neutral"]]
     assert "✗ wrong" in root.text or result.emotion == "angry"
     assert {word.text for word in lane(root, "units").all("span", "word")} == {"3", "7"}
-    assert lane(root, "planted").all("span", "word")[0].text == "angry"
+
+
+def drawn(root: markup.Element, name: str) -> list[tuple[float, float, str]]:
+    """Where a strip's runs begin and end, in shares of the sound, and their colours."""
+    rects = [(*one.numbers("x", "width"), one.attributes["fill"]) for one in lane(root, name).all("rect")]
+    return [(x / 1000, (x + width) / 1000, fill) for x, width, fill in rects]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_truth_and_segments_are_where_they_begin_and_end_in_the_colours_of_their_classes(seed):
+    """Both in seconds of the sound, one below the other, without gaps; what the truth leaves out is neutral."""
+    draw = np.random.default_rng(seed)
+    seconds, colour_of = (320 * 100 + 80) / 16_000, dict(zip(LABELS, colours(LABELS)))
+    edges = np.sort(draw.uniform(0.01, seconds - 0.01, 6))
+    truth = [Stretch(start, end, str(draw.choice(LABELS[1:]))) for start, end in edges.reshape(3, 2)]
+    times = [0.0, *np.sort(draw.uniform(0.01, seconds - 0.01, 3)), seconds]
+    parts = [Segment(start, end, LABELS[i % 4], 0.5, 0.25) for i, (start, end) in enumerate(zip(times, times[1:]))]
+    root = markup.read(timeline.picture(noise(100), recognised(100), Annotation(truth=truth), recognised=parts))
+
+    expected = [(one.start, one.end, colour_of[one.emotion]) for one in parts]
+    assert [fill for _, _, fill in drawn(root, "segments")] == [fill for _, _, fill in expected]
+    assert np.allclose([run[:2] for run in drawn(root, "segments")], np.array([run[:2] for run in expected]) / seconds,
+                       atol=1e-5)
+    for second in draw.uniform(0, seconds, 200):
+        fill, = [fill for start, end, fill in drawn(root, "truth") if start <= second / seconds < end]
+        true = [one.emotion for one in truth if one.start <= second < one.end] or ["neutral"]
+        assert fill == colour_of[true[0]] or min(abs(edges - second)) < 1e-4
+
+
+def test_without_segments_those_of_the_result_are_drawn():
+    result = recognised(200)
+    root = markup.read(timeline.picture(noise(200), result))
+    edges = [segment.start for segment in segments(result)]
+    assert [start for start, _, _ in drawn(root, "segments")] == pytest.approx(np.array(edges) / 4.005, abs=1e-5)
+
+
+def test_an_emotion_that_is_no_class_has_a_colour_and_a_name_of_its_own():
+    """In another spelling it is the class's; what is no class stands in the legend too."""
+    truth = [Stretch(0.1, 0.5, "Anger"), Stretch(0.5, 9.0, "fear")]
+    root = markup.read(timeline.picture(noise(50), recognised(50), Annotation(truth=truth)))
+    fills = [fill for _, _, fill in drawn(root, "truth")]
+    assert fills[:2] == [colours(LABELS)[0], colours(LABELS)[2]] and fills[2] not in colours(LABELS)
+    assert drawn(root, "truth")[-1][1] == pytest.approx(1)
+    assert [entry.text for entry in root.all("p", "legend")[0].all("span")] == [*LABELS, "fear"]
+    assert [word.text for word in lane(root, "truth").all("span", "word")] == ["neutral", "angry", "fear"]
 
 
 def test_what_is_not_known_is_not_drawn():
     root = markup.read(timeline.picture(noise(30), recognised(30)))
-    assert not root.all("div", "units") and not root.all("div", "planted") and numbers(root)["units"] is None
-    assert "truth" not in root.text
+    assert not root.all("div", "units") and not root.all("div", "truth")
+    assert numbers(root)["units"] is None and numbers(root)["truth"] is None
+    root = markup.read(timeline.picture(noise(30), recognised(30), Annotation(truth=())))
+    assert drawn(root, "truth") == [(0, 1, colours(LABELS)[0])]                 # neutral throughout
+
+
+@pytest.mark.parametrize("frames_trained", [False, True])
+def test_a_recogniser_that_learned_no_frames_says_so(frames_trained):
+    result = dataclasses.replace(recognised(30), frames_trained=frames_trained)
+    root = markup.read(timeline.picture(noise(30), result))
+    assert (tracks.WITHOUT_FRAMES in [note.text for note in root.all("p", "note")]) == (not frames_trained)
 
 
 @pytest.mark.parametrize("num_frames, extra", [(1, 0), (2, 319), (7, 5), (60, 200)])
@@ -83,14 +138,21 @@ def test_attention_of_equal_weights_lies_on_the_dashed_line():
     assert {y for _, y in markup.points(area.attributes["d"])} == {at, 100.0}
 
 
-def test_emotion_strip_is_the_most_probable_class_frame_by_frame():
-    result = recognised(50)
-    rects = lane(markup.read(timeline.picture(noise(50), result)), "emotion").all("rect")
-    edges = tracks.frame_edges(50, 320 * 50 + 80)
-    for t, best in enumerate(result.posterior.argmax(-1)):
-        middle = 500 * (edges[t] + edges[t + 1])
-        own, = [r for r in rects if r.numbers("x")[0] <= middle < sum(r.numbers("x", "width"))]
-        assert own.attributes["fill"] == colours(LABELS)[best]
+@pytest.mark.parametrize("number", [tracks.MAX_RUNS, 20 * tracks.MAX_RUNS])
+def test_of_too_many_segments_columns_are_drawn(number):
+    """Each in the colour of the segment at its middle, so that a page of an hour stays small."""
+    draw = np.random.default_rng(0)
+    edges = np.sort([0, *draw.uniform(0, 100, number - 1), 100])
+    values = draw.integers(0, 4, number)
+    parts = [Segment(edges[i], edges[i + 1], LABELS[values[i]], 0.5, 0) for i in range(number)]
+    strip = tracks.emotion_strip(parts, 100, dict(zip(LABELS, colours(LABELS))))
+    rects = [(*one.numbers("x", "width"), one.attributes["fill"]) for one in markup.read(strip).all("rect")]
+    assert len(rects) <= tracks.MAX_RUNS
+    if number > tracks.MAX_RUNS:
+        middles = (np.arange(tracks.MAX_RUNS) + 0.5) / tracks.MAX_RUNS
+        expected = [colours(LABELS)[values[np.searchsorted(edges, 100 * x, "right") - 1]] for x in middles]
+        found = [next(fill for x, width, fill in rects if x <= 1000 * at < x + width) for at in middles]
+        assert found == expected
 
 
 def test_units_keep_the_order_that_is_given():
@@ -164,7 +226,6 @@ def test_nothing_escapes_from_names():
 
 @pytest.mark.parametrize("change, message", [
     ({"units": UnitTrack(np.zeros(9, int))}, "units has 9 frames, attention has 10"),
-    ({"annotation": Annotation(truth=np.zeros(11, bool))}, "truth has 11 frames, attention has 10"),
     ({"waveform": np.zeros((2, 4000))}, r"must be \(N,\)"), ({"waveform": np.zeros(399)}, "N >= 400")])
 def test_lengths_that_do_not_fit_are_refused(change, message):
     with pytest.raises(ValueError, match=message):

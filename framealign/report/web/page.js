@@ -20,8 +20,9 @@ document.querySelectorAll(".timeline").forEach((figure) => {
     readout.replaceChildren();
     const strong = document.createElement("b");
     strong.textContent = `${now.toFixed(2)} s: ${first}`;
+    const truth = data.truth && data.truth.filter(([start]) => start <= now).at(-1)[1];
     readout.append(strong, `, ${rest.slice(0, 3).join(", ")} · attention ${data.attention[t].toFixed(1)} × the mean`
-      + (data.units ? ` · unit ${data.units[t]}` : ""));
+      + (truth ? ` · truth: ${truth}` : "") + (data.units ? ` · unit ${data.units[t]}` : ""));
   }
 
   function seek(seconds) {
