@@ -5,12 +5,10 @@ classifier takes it for the utterance's emotion than for neutral (`frame_trainin
 utterances show how such scores are spread where there is no emotion; what emotional utterances have beyond that tells,
 by the first two moments, which share of their time is emotional. Two states in time do the rest.
 """
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from framealign.runtime import log
 
 CHANGES_PER_BLOCK = 0.25                            # of the two states together: a block of 0.2 s
 LEAST_SHARE = 0.05                                  # of an emotional utterance that is taken to be emotional
@@ -82,27 +80,37 @@ def emotional_share(blocks: np.ndarray, of_emotion: Spread) -> np.ndarray:
     return both[:, 1] / both.sum(1)
 
 
-def soft_labels(scores: Sequence[np.ndarray], labels: Sequence[int], classes: Sequence[str], neutral: int,
-                block_frames: int, whole: float) -> list[np.ndarray]:
-    """Of every frame of each utterance, how much it has of each class: (T, C), rows of sum 1.
+def spreads(scores: Sequence[np.ndarray], labels: Sequence[int], classes: Sequence[str], neutral: int,
+            block_frames: int) -> dict[str, Spread]:
+    """How each emotion's scores are spread, by its name: of those that have utterances.
 
     scores: of each utterance, log p(class) - log p(neutral) of each of its frames and every class, (T, C); labels: the
-    utterances' classes. Frames of a neutral utterance are neutral. Those of an emotion that covers more than `whole` of
-    its utterances are all emotional; else each is so as much as its block is (`emotional_share`).
+    utterances' classes.
     """
-    of_neutral = [values for values, label in zip(scores, labels) if label == neutral]
-    of_frames = [np.eye(len(classes))[np.full(len(values), label)] for values, label in zip(scores, labels)]
+    of_emotions = {}
     for number, name in enumerate(classes):
-        chosen = [u for u, label in enumerate(labels) if label == number]
-        if number == neutral or not chosen:
-            continue
-        blocks = [block_means(scores[u][:, number], block_frames) for u in chosen]
-        of_emotion = spread([block_means(values[:, number], block_frames) for values in of_neutral], blocks)
-        log.say(f"{name}: {of_emotion.coverage:.0%} of its utterances' time" +
-                (", taken to be all of it" if of_emotion.coverage > whole else ""))
-        if of_emotion.coverage > whole:
-            continue
-        for u, values in zip(chosen, blocks):
-            share = of_blocks(emotional_share(values, of_emotion), len(scores[u]))          # (T,)
-            of_frames[u][:, number], of_frames[u][:, neutral] = share, 1 - share
+        of_neutral, of_emotional = ([block_means(values[:, number], block_frames)
+                                     for values, label in zip(scores, labels) if label == kind]
+                                    for kind in (neutral, number))
+        if number != neutral and of_emotional:
+            of_emotions[name] = spread(of_neutral, of_emotional)
+    return of_emotions
+
+
+def soft_labels(scores: Sequence[np.ndarray], labels: Sequence[int], classes: Sequence[str], neutral: int,
+                of_emotions: Mapping[str, Spread], block_frames: int, whole: float) -> list[np.ndarray]:
+    """Of every frame of each utterance, how much it has of each class: (T, C), rows of sum 1.
+
+    scores, labels: as for `spreads`, which gives of_emotions. Frames of a neutral utterance are neutral. Those of an
+    emotion that covers more than `whole` of its utterances are all emotional; else each is so as much as its block is
+    (`emotional_share`).
+    """
+    of_frames = []
+    for values, label in zip(scores, labels):
+        rows = np.eye(len(classes))[np.full(len(values), label)]                # (T, C)
+        if label != neutral and of_emotions[classes[label]].coverage <= whole:
+            blocks = block_means(values[:, label], block_frames)
+            share = of_blocks(emotional_share(blocks, of_emotions[classes[label]]), len(values))        # (T,)
+            rows[:, label], rows[:, neutral] = share, 1 - share
+        of_frames.append(rows)
     return of_frames

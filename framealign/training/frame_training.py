@@ -5,7 +5,7 @@ label. Four steps undo that; none of them sees a truth about frames:
 
 1. `train_scorer`: frames of short stretches of different utterances, shuffled, so that each must be told by itself;
 2. `scores_in_other_company`: what the scorer says of each training utterance, in windows among those of others;
-3. `frame_labels.soft_labels`: how much of each emotion's utterances is emotional, and which frames;
+3. `frame_labels.spreads` and `soft_labels`: how much of each emotion's utterances is emotional, and which frames;
 4. `train_recogniser`: a fresh encoder, frames by those labels, utterances by their own, on joined utterances.
 
 Every stretch is brought to one level: the quiet part of a loud utterance would give itself away.
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framealign.runtime import distributed, log, stopping
+from framealign.runtime import distributed, files, log, stopping
 from framealign.runtime.seeds import derive_seed
 from framealign.runtime.settings import as_dict
 from framealign.sound import audio
@@ -144,11 +144,27 @@ def train_frames(load: Callable[[], Hubert], utterances: Sequence[Utterance], sp
 
 
 def estimated_labels(hubert: Hubert, speech: Speech, config: FramesConfig, run: TrainingRun) -> list[np.ndarray]:
-    """Steps 1 to 3: of each utterance, how much of each class each frame has, (T, C)."""
+    """Steps 1 to 3: of each utterance, how much of each class each frame has, (T, C).
+
+    What it took of the scores of all, `frame_labels.spreads`, is written beside the scorer.
+    """
     scorer = train_scorer(hubert, speech, config, replace(run, folder=run.folder / "scorer"))
     scores = scores_in_other_company(scorer, speech, config, run.device)
-    return frame_labels.soft_labels(scores, speech.labels, speech.classes, speech.neutral,
-                                    max(1, round(config.block_seconds * speech.framing.rate)), config.whole_coverage)
+    size = block_frames(config, speech.framing)
+    spreads = frame_labels.spreads(scores, speech.labels, speech.classes, speech.neutral, size)
+    for name, of_emotion in spreads.items():
+        log.say(f"{name}: {of_emotion.coverage:.0%} of its utterances' time" +
+                (", taken to be all of it" if of_emotion.coverage > config.whole_coverage else ""))
+    if distributed.rank() == 0:
+        files.write_json(run.folder / "scorer" / "spreads.json",
+                         {name: as_dict(of_emotion) for name, of_emotion in spreads.items()})
+    return frame_labels.soft_labels(scores, speech.labels, speech.classes, speech.neutral, spreads, size,
+                                    config.whole_coverage)
+
+
+def block_frames(config: FramesConfig, framing: Framing) -> int:
+    """Frames of a block, which is taken to have one emotion (step 3)."""
+    return max(1, round(config.block_seconds * framing.rate))
 
 
 def true_labels(speech: Speech) -> list[np.ndarray]:

@@ -207,7 +207,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(planted, micro, tmp_path):
     whole = train(micro, planted, tmp_path / "whole")
     again = train(micro, planted, tmp_path / "again", stop_after=(5, 4))
     assert whole == again
-    for name in ("recogniser/model.safetensors", "predictions.csv", "results.json", "log.jsonl", "scorer/log.jsonl"):
+    for name in ("recogniser/model.safetensors", "predictions.csv", "results.json", "log.jsonl", "scorer/log.jsonl",
+                 "scorer/spreads.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
     lines = log_of(tmp_path / "whole")
     assert [line["update"] for line in lines] == [3, 6, 9, 12]
@@ -235,6 +236,11 @@ def test_it_finds_the_frames(planted, micro, tmp_path):
     results = train(local, planted, tmp_path, scorer_epochs=12, epochs=12, lr=1e-2, freeze_conv=False,
                     sequence_seconds=2.0)
     assert results["test"]["ua"] == 1 and results["selection"] == "last"
+    spreads = json.loads((tmp_path / "scorer" / "spreads.json").read_text())
+    assert {*spreads} == {"angry", "sad"}
+    for of_emotion in spreads.values():             # half of the time
+        assert of_emotion["coverage"] == pytest.approx(0.5, abs=0.15)
+        assert of_emotion["neutral"] < -1 and of_emotion["emotional"] > 1
     recogniser = Recogniser.from_pretrained(tmp_path / "recogniser")
     assert recogniser.model.frames is not None
     found = diarization.scores(planted_truth.recognised(recogniser, planted[36:]))
