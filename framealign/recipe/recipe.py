@@ -39,7 +39,7 @@ from framealign.training.pretrain import pretrain
 from framealign.training.training_config import FinetuneConfig, FramesConfig, PretrainConfig, TrainingRun
 from framealign.recipe import model_card, preflight, results
 from framealign.recipe.presets import Preset, preset, with_overrides
-from framealign.recipe.session_config import FRAMES, TINY, SessionConfig, honest, read_utterances, tested_stage
+from framealign.recipe.session_config import TINY, SessionConfig, frames_stage, honest, read_utterances, tested_stage
 from framealign.recipe.stages import Redo, Stage, nothing_half_made, run_stage
 
 
@@ -113,7 +113,8 @@ class Recipe:
             emotion_units = align_units(self, recogniser)
             start = align_pretrain(self, base, emotion_units)
             before += [recogniser, emotion_units, start]
-        return [*before, fine_tuning(self, method, start, selection), *frames(self, start)]
+        of_frames = frames(self, base if self.config.frames_start == "base" else start)
+        return [*before, fine_tuning(self, method, start, selection), *of_frames]
 
     def splits(self, selection: str) -> list[Split]:
         """Who is trained, selected and tested on. Raises ValueError where the corpus does not allow the protocol."""
@@ -320,10 +321,9 @@ def fine_tuning(recipe: Recipe, method: str, start: Stage, selection: str) -> St
 
 
 def frames(recipe: Recipe, start: Stage) -> list[Stage]:
-    """Beyond the paper, stage 7: a recogniser with a classifier of frames, from the encoder that was fine-tuned before.
+    """Beyond the paper, stage 7: a recogniser with a classifier of frames; with `bound` another on the true frames.
 
-    With `bound` another one after it, trained on the true frames. None where it is not wanted, and, said so, where the
-    fold lacks what it needs.
+    None where it is not wanted, and, said so, where the fold lacks what it needs.
     """
     if not recipe.config.frames:
         return []
@@ -340,7 +340,9 @@ def frame_stage(recipe: Recipe, start: Stage, splits: list[Split], on_truth: boo
     config = seeded(recipe.preset.frames, recipe)
     tested = {utterance.id: utterance for split in splits for utterance in split.test}
     split = Split(splits[0].train, [], list(tested.values()), splits[0].name)
-    protocol = {"method": recipe.config.method} | protocol_of(recipe, "last")
+    name = frames_stage(recipe.config.method, recipe.config.frames_start)
+    method = "finetune" if name == "frames" else recipe.config.method           # by the encoder that it starts from
+    protocol = {"method": method} | protocol_of(recipe, "last")
     protocol["frames"] = "trained on their truth" if on_truth else "trained"
 
     def make(folder: Path) -> None:
@@ -352,7 +354,7 @@ def frame_stage(recipe: Recipe, start: Stage, splits: list[Split], on_truth: boo
             model_card.write(folder / "recogniser", result, [split])
         distributed.barrier()
 
-    name = FRAMES[recipe.config.method] + ("-bound" if on_truth else "")
+    name += "-bound" if on_truth else ""
     settings = recipe.common | {"frames": as_dict(config), "session": recipe.config.session, "classes": recipe.classes,
                                 "split": split_digest(split), "precision": recipe.config.precision}
     return Stage(name, recipe.fold / name, ("recogniser", "results.json", "predictions.csv"), settings, [start], make,

@@ -17,7 +17,7 @@ from framealign.corpus.protocols import SELECTIONS
 from framealign.corpus.utterance import Utterance
 from framealign.emotion import metrics
 from framealign.emotion.predictions import Predictions
-from framealign.recipe.session_config import FRAMES, METHODS, foremost, named_by_selection, tested_stage
+from framealign.recipe.session_config import METHODS, foremost, frames_stage, named_by_selection, tested_stage
 from framealign.recipe.stages import difference
 
 PER_FOLD_SETTINGS = ("session", "split")            # settings that differ between the folds of one experiment
@@ -210,11 +210,13 @@ def tested_stages(method: str) -> list[str]:
 def link_recogniser(fold: Path) -> None:
     """Let `recogniser` in a fold's folder be that of the method that stands for it (`foremost`).
 
-    It is the one with a classifier of frames, where that was trained.
+    Where one with a classifier of frames was trained, it is that: the one that starts from the method's encoder, else
+    the one from the base model.
     """
     finished = {path.parent.name for path in fold.glob("*/stage.json")}
-    method = foremost(method for method in METHODS if finished & {FRAMES[method], *tested_stages(method)})
-    stage = next(name for name in (FRAMES[method], *tested_stages(method)) if name in finished)
+    method = foremost(method for method in METHODS if finished & {*tested_stages(method)})
+    names = (frames_stage(method), frames_stage(method, "base"), *tested_stages(method))
+    stage = next(name for name in names if name in finished)
     files.link(fold / "recogniser", fold / stage / "recogniser")
 
 

@@ -15,8 +15,6 @@ PAPERS = ("finetune", "tapt", "align")              # the paper's methods
 METHODS = (*PAPERS, "multiscale")
 TESTED = {"finetune": "finetune", "tapt": "tapt-finetune", "align": "ser-finetune",     # the stage a method reports
           "multiscale": "multiscale-finetune"}
-FRAMES = {"finetune": "finetune-frames", "tapt": "tapt-frames", "align": "frames",     # and that with a classifier of
-          "multiscale": "multiscale-frames"}        # frames, which builds on the encoder that it fine-tuned
 TINY = Path(__file__).parents[1] / "tiny"           # the committed base model of the preset `tiny`
 
 
@@ -42,6 +40,8 @@ class SessionConfig:
         False, "take a validation or test part without some class; UA and macro-F1 are then over the others")
     frames: bool = setting(
         True, "also train a classifier of frames, for the emotion over time: the recogniser in the stage `frames`")
+    frames_start: str = setting(
+        "base", "encoder that it starts from: base, or method (the one that the method fine-tunes)")
     bound: bool = setting(
         False, "train one more on the true frames, where they are known: what a classifier of frames may reach at best")
     seed: int = setting(0, "seed of every random draw")
@@ -58,7 +58,7 @@ class SessionConfig:
         if self.clusters and self.method not in (of_clusters, "all"):
             raise ValueError(f"--clusters {self.clusters} is for --method {of_clusters}, got {self.method}")
         for name, known in (("method", (*METHODS, "all")), ("selection", SELECTIONS),
-                            ("validate_on", ("session", "speaker")),
+                            ("validate_on", ("session", "speaker")), ("frames_start", ("base", "method")),
                             ("pretrain_data", ("transductive", "inductive"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{flag_of(name)} must be one of {', '.join(known)}, "
@@ -96,6 +96,12 @@ def read_utterances(config: SessionConfig) -> list[Utterance]:
 def tested_stage(method: str, selection: str) -> str:
     """The stage whose test a method reports."""
     return named_by_selection(TESTED[method], method, selection)
+
+
+def frames_stage(method: str, start: str = "method") -> str:
+    """The stage with the classifier of frames: `frames` from the base model, which all methods share; else a method's.
+    """
+    return "frames" if start == "base" or method == "finetune" else f"{method}-frames"
 
 
 def named_by_selection(name: str, method: str, selection: str) -> str:

@@ -26,7 +26,7 @@ from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.predictions import Predictions
 from framealign.emotion.recogniser import Recogniser
 from framealign.recipe.results import NO_INTERVAL, claim, missing_words
-from framealign.recipe.session_config import FRAMES, TINY, named_by_selection
+from framealign.recipe.session_config import TINY, frames_stage, named_by_selection
 from framealign.report import charts, curves, html_document, timeline, unit_analysis
 from framealign.report.charts import Group
 from framealign.report.html_document import card, facts, grid, section
@@ -73,7 +73,7 @@ class Fold:
     @property
     def frames(self) -> Path | None:
         """The folder of the method's finished stage that trains a classifier of frames; None where there is none."""
-        return self.stage(FRAMES[self.method])
+        return self.stage(frames_stage(self.method)) or self.stage(frames_stage(self.method, "base"))
 
     @property
     def over_time(self) -> Path:

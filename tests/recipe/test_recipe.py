@@ -443,45 +443,53 @@ def test_a_class_left_out_is_still_pretrained_on(world):
     assert results["classes"] == ["angry", "sad"]
 
 
-@pytest.mark.parametrize("method", ("align", "finetune"))
-def test_a_classifier_of_frames_comes_after_the_method_and_changes_nothing_of_it(world, finished, spoilt, method):
-    """From the encoder that was fine-tuned; kept when the command is given again, stale when its settings change."""
-    run, name = world.folder / spoilt, session_config.FRAMES[method]
+@pytest.mark.parametrize("method, start", (("align", "base"), ("align", "method"), ("finetune", "base")))
+def test_the_stage_frames_comes_after_the_method_and_changes_nothing_of_it(world, finished, spoilt, method, start):
+    """Kept when the command is given again, stale when its settings change."""
+    run, name = world.folder / spoilt, {"method": "align-frames", "base": "frames"}[start]
     before = small.digests(run)
-    results = world.run(spoilt, method=method, frames=True)["1"]
+    results = world.run(spoilt, method=method, frames=True, frames_start=start)["1"]
     tested = {"align": "ser-finetune", "finetune": "finetune"}[method]
     assert results == files.read_json(finished / "session1" / tested / "results.json")
     after, link = small.digests(run), "session1/recogniser"
-    assert (before.pop(link), after[link]) == ("ser-finetune/recogniser", {
-        "align": "frames/recogniser", "finetune": "ser-finetune/recogniser"}[method])
+    assert (before.pop(link), after[link]) == ("ser-finetune/recogniser", f"{name}/recogniser")
     assert {path: digest for path, digest in after.items() if path in before} == before
     assert {Path(path).parts[1] for path in after.keys() - before.keys() - {link}} == {name}
     recogniser = Recogniser.from_pretrained(run / "session1" / name / "recogniser")
     assert recogniser.model.frames is not None
     record = files.read_json(run / "session1" / name / "stage.json")
-    start = {"align": "align-pretrain", "finetune": "base"}[method]
-    assert list(record["upstream"]) == [start] and record["stage"] == name
+    assert list(record["upstream"]) == [{"base": "base", "method": "align-pretrain"}[start]] and record["stage"] == name
     tested = files.read_json(run / "session1" / name / "results.json")
     assert tested["selection"] == "last" and tested["num_utterances"] == {"train": 8, "valid": 0, "test": 8}
     card = (run / "session1" / name / "recogniser" / "README.md").read_text()
     assert "a classifier of its own, trained on frames" in card and "was not trained" not in card
-    world.run(spoilt, method=method, frames=True)
+    world.run(spoilt, method=method, frames=True, frames_start=start)
     assert small.digests(run) == after
     with pytest.raises(ValueError, match=rf"stage {name} in \S+ is stale: settings\.frames\.epochs was 2, is 3"):
-        world.run(spoilt, {"frames.epochs": "3"}, method=method, frames=True)
+        world.run(spoilt, {"frames.epochs": "3"}, method=method, frames=True, frames_start=start)
+
+
+def test_methods_share_the_classifier_of_frames_from_the_base_model(world, spoilt, capsys):
+    world.run(spoilt, method="align", frames=True)
+    before = small.digests(world.folder / spoilt)
+    capsys.readouterr()
+    for method in ("finetune", "tapt"):
+        world.run(spoilt, method=method, frames=True, frames_start="method" if method == "finetune" else "base")
+        assert "[frames] kept" in capsys.readouterr().out
+    assert small.digests(world.folder / spoilt) == before
 
 
 def test_the_bound_is_trained_on_the_true_frames(world):
     """A stage of its own after `frames`, of which it changes nothing; refused without it."""
     world.run("bound", method="finetune", frames=True, bound=True)
     fold = world.folder / "bound" / "session1"
-    found = {name: files.read_json(fold / f"finetune-frames{name}" / "results.json") for name in ("", "-bound")}
-    assert found[""]["protocol"]["frames"] == "trained" and (fold / "finetune-frames" / "scorer").exists()
+    found = {name: files.read_json(fold / f"frames{name}" / "results.json") for name in ("", "-bound")}
+    assert found[""]["protocol"]["frames"] == "trained" and (fold / "frames" / "scorer").exists()
     assert found["-bound"]["protocol"]["frames"] == "trained on their truth"
-    assert not (fold / "finetune-frames-bound" / "scorer").exists()
+    assert not (fold / "frames-bound" / "scorer").exists()
     assert found[""]["over_time"]["num_utterances"] == found["-bound"]["over_time"]["num_utterances"] == 8
     assert found[""]["test"] != found["-bound"]["test"] or found[""]["over_time"] != found["-bound"]["over_time"]
-    assert os.readlink(fold / "recogniser") == "finetune-frames/recogniser"
+    assert os.readlink(fold / "recogniser") == "frames/recogniser"
     with pytest.raises(ValueError, match="--bound is beside the stage `frames`: not with --no-frames"):
         world.recipe("refused", frames=False, bound=True)
 

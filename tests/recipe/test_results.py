@@ -156,8 +156,9 @@ def test_the_emotion_over_time_has_a_table_of_its_own(tmp_path):
     (["tapt-finetune-speaker", "tapt-finetune", "finetune"], "tapt-finetune"),
     (["tapt-finetune-speaker", "finetune"], "tapt-finetune-speaker"),
     (["multiscale-finetune", "ser-finetune", "tapt-finetune", "finetune"], "ser-finetune"),
-    (["ser-finetune", "frames", "finetune"], "frames"), (["finetune", "finetune-frames"], "finetune-frames"),
-    (["ser-finetune", "finetune", "finetune-frames"], "ser-finetune")])
+    (["ser-finetune", "frames", "finetune"], "frames"), (["finetune", "frames"], "frames"),
+    (["ser-finetune", "finetune", "tapt-finetune", "tapt-frames"], "ser-finetune"),
+    (["align-frames", "frames", "ser-finetune"], "align-frames")])
 def test_recogniser_means_the_same_in_whatever_order_methods_were_run(tmp_path, stages, method):
     run, links = Run(tmp_path, "1"), set()
     for order in (stages, stages[::-1]):
@@ -165,6 +166,8 @@ def test_recogniser_means_the_same_in_whatever_order_methods_were_run(tmp_path, 
         for stage in order:
             run.finish("1", stage)
             (tmp_path / "session1" / stage / "recogniser").mkdir()
+            if not any((tmp_path / "session1" / name).exists() for name in order if "frames" not in name):
+                continue                            # frames comes after a tested stage
             results.link_recogniser(tmp_path / "session1")
         links.add(os.readlink(tmp_path / "session1" / "recogniser"))
     assert links == {f"{method}/recogniser"}
