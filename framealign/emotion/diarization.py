@@ -5,6 +5,7 @@ no collar, all time outside emotional stretches counted as neutral, and the plai
 and Yacoubi 2023; computed as in SpeechBrain's `EDER`. Beside it stand the rates of a recogniser that always
 says neutral and of one that gives the whole utterance its own label: below both, the time line tells something.
 """
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,17 +21,18 @@ from framealign.emotion.segments import MIN_SECONDS, segments
 BOUNDARY_SECONDS = 0.2                              # how far a boundary that is found may lie from the true one
 
 
-def scores(recognised: Sequence[tuple[Utterance, Result]], min_seconds: float = MIN_SECONDS) -> dict[str, float]:
+def scores(recognised: Sequence[tuple[Utterance, Result]], min_seconds: float = MIN_SECONDS) -> dict:
     """How well the emotion over time was recognised in utterances whose truth is written beside them.
 
     Means over utterances: "eder" of the most probable class of each frame, with its parts "false_alarm", "missed" and
     "confused"; "segment_eder" of segments of at least `min_seconds`; the rates "always_neutral" and "label_everywhere".
     Over utterances that have both kinds of frames, the AUC of emotional frames against the others: "emotional_auc" by
     1 - p(neutral), "class_auc" by p(the utterance's class). "boundary_f1": of the segments' boundaries, pooled, within
-    0.2 s. "num_utterances". Rates are shares; of what there is none, None. Raises ValueError without an utterance, or
+    0.2 s. "confusion_seconds": how long frames of each true class were recognised as each (rows: truth). Rates are
+    shares; of what there is none, None. "num_utterances". Raises ValueError without an utterance, or
     for a recogniser without a neutral class.
     """
-    rates, of_segments, neutral, everywhere, emotional_auc, class_auc = [], [], [], [], [], []
+    rates, of_segments, neutral, everywhere, emotional_auc, class_auc, time = [], [], [], [], [], [], Counter()
     pairs, num_true, num_recognised = 0, 0, 0
     for utterance, result in recognised:
         classes = list(result.probabilities)
@@ -39,8 +41,9 @@ def scores(recognised: Sequence[tuple[Utterance, Result]], min_seconds: float = 
         truth = [Stretch(start, end, class_of(emotion, classes) or emotion)
                  for start, end, emotion in frame_truth.stretches(utterance)]
         duration, own = result.seconds, class_of(utterance.label, classes) or utterance.label
-        of_each_frame = [classes[number] for number in result.posterior.argmax(-1)]
-        rates.append(errors(truth, of_frames(of_each_frame, result.framing.rate, duration), duration).rates)
+        of_each_frame = of_frames([classes[n] for n in result.posterior.argmax(-1)], result.framing.rate, duration)
+        rates.append(errors(truth, of_each_frame, duration).rates)
+        time.update(shared_time(truth, of_each_frame, duration))
         parts = segments(result, min_seconds)
         of_segments.append(errors(truth, parts, duration).rates[0])
         for name, constant in ((NEUTRAL, neutral), (own, everywhere)):
@@ -62,6 +65,7 @@ def scores(recognised: Sequence[tuple[Utterance, Result]], min_seconds: float = 
             "emotional_auc": float(np.mean(emotional_auc)) if emotional_auc else None,
             "class_auc": float(np.mean(class_auc)) if class_auc else None,
             "boundary_f1": 2 * pairs / (num_true + num_recognised) if num_true + num_recognised else None,
+            "confusion_seconds": [[float(time[true, name]) for name in classes] for true in classes],
             "num_utterances": len(rates)}
 
 
@@ -91,7 +95,26 @@ def errors(truth: Sequence[Labelled], segments: Sequence[Labelled], duration: fl
     """What was recognised in an utterance of `duration` seconds, compared with the truth.
 
     truth: its emotional stretches, in any order; what they leave out is neutral. segments: those recognised; time that
-    they leave out is missed. Raises ValueError for stretches of the truth that overlap, or no duration.
+    they leave out is missed. Raises ValueError as `shared_time`.
+    """
+    false_alarm = missed = confused = 0.0
+    for (true, recognised), seconds in shared_time(truth, segments, duration).items():
+        if recognised == true:
+            continue
+        if true == NEUTRAL and recognised:
+            false_alarm += seconds
+        elif recognised in (NEUTRAL, ""):
+            missed += seconds
+        else:
+            confused += seconds
+    return Errors(false_alarm, missed, confused, duration)
+
+
+def shared_time(truth: Sequence[Labelled], segments: Sequence[Labelled], duration: float
+                ) -> Counter[tuple[str, str]]:
+    """Seconds of an utterance by (true emotion, recognised emotion), "" where nothing is recognised.
+
+    Raises ValueError for stretches of the truth that overlap, or no duration.
     """
     if not duration > 0:
         raise ValueError(f"an utterance must last longer than 0 s, got {duration}")
@@ -101,19 +124,11 @@ def errors(truth: Sequence[Labelled], segments: Sequence[Labelled], duration: fl
             raise ValueError(f"the truth says both {before.emotion} and {after.emotion} at {after.start:g} s")
     inside = {edge for stretch in (*truth, *segments) for edge in (stretch.start, stretch.end) if 0 < edge < duration}
     edges = [0.0, *sorted(inside), duration]
-    false_alarm = missed = confused = 0.0
+    time: Counter[tuple[str, str]] = Counter()
     for start, end in zip(edges, edges[1:]):
         middle = (start + end) / 2
-        true, recognised = emotion_at(truth, middle, NEUTRAL), emotion_at(segments, middle, "")
-        if recognised == true:
-            continue
-        if true == NEUTRAL and recognised:
-            false_alarm += end - start
-        elif recognised in (NEUTRAL, ""):
-            missed += end - start
-        else:
-            confused += end - start
-    return Errors(false_alarm, missed, confused, duration)
+        time[emotion_at(truth, middle, NEUTRAL), emotion_at(segments, middle, "")] += end - start
+    return time
 
 
 def emotion_at(stretches: Sequence[Labelled], second: float, otherwise: str) -> str:

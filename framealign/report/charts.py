@@ -1,4 +1,4 @@
-"""The charts of a report as SVG and plain HTML: curves, intervals, confusion, recall, histogram, heat map, scatter.
+"""The charts of a report as SVG and plain HTML: curves, intervals, confusion, bars, histogram, heat map, scatter.
 
 Each takes numbers and gives markup for `html_document.card`. Whatever colour shows is also shown by a word, a number, a
 dash or a shape.
@@ -16,6 +16,7 @@ WIDTH, HEIGHT = 380, 210                            # of a chart with axes, in i
 LEFT, RIGHT, TOP, BOTTOM = 54, 18, 12, 34           # margins
 DASHES = ("", "dashed", "dotted", "dashed")         # of curves of kind 0..3
 BLOCK_COLUMNS = 13                                  # columns of a heat map that fit on a phone
+STACKED = (1, 0, 3)                                 # the series whose colours parts of a bar have, first to last
 MARKERS = ("circle", "square", "triangle", "diamond", "cross", "bar")
 
 
@@ -225,6 +226,33 @@ def _recall_bar(share: float | None, count: int, to_x: Callable[[float], float],
     if share > 0.6:
         return [bar, text(to_x(share) - 6, y + 13, words, text_anchor="end", style=f"fill:{ink(colour)}")]
     return [bar, text(to_x(share) + 6, y + 13, words, text_anchor="start")]
+
+
+def stacked(rows: Sequence[tuple[str, Sequence[float]]], parts: Sequence[str], reference: tuple[float, str]) -> str:
+    """A bar for each row (name, shares), as long as their sum, made of its parts; a dashed line at a reference.
+
+    parts: names of the shares, at most 3, for the legend below; reference: where the line is, and its label.
+    """
+    row_height, bar_height = 46.0, 20.0
+    height = row_height * len(rows)
+    longest = max([reference[0], *(sum(shares) for _, shares in rows)])
+    to_x = linear(0, longest or 1, 4, WIDTH - 66)
+    shapes = []
+    for number_of_row, (name, shares) in enumerate(rows):
+        top, left = 20 + row_height * number_of_row, 0.0
+        shapes.append(text(4, top - 6, name, class_="strong"))
+        for part, share, kind in zip(parts, shares, STACKED):
+            title = element("title", escape(f"{name}: {part} {100 * share:.1f} %"))
+            shapes.append(rect(to_x(left), top, to_x(left + share) - to_x(left), bar_height, title,
+                               style=f"fill:var(--series{kind})"))
+            left += share
+        shapes.append(text(to_x(left) + 6, top + 15, f"{100 * left:.1f} %", class_="strong"))
+    x = to_x(reference[0])
+    shapes += [line(x, 2, x, height, class_="reference"),
+               text(x + 4, height + 12, reference[1], text_anchor="end" if x > WIDTH / 2 else "start")]
+    samples = [element("span", element("i", "", style=f"background:var(--series{kind})") + escape(part))
+               for part, kind in zip(parts, STACKED)]
+    return _svg(shapes, WIDTH, height + 18, ", ".join(parts)) + element("p", samples, class_="legend")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

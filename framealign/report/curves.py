@@ -89,6 +89,26 @@ def finetuning(records: Sequence[dict], num_classes: int, clip_norm: float, sele
         gradient_card(records, clip_norm, "epoch", learning_rate)])
 
 
+def frame_training(scorer: Sequence[dict], records: Sequence[dict], num_classes: int, settings: dict) -> str:
+    """Curves of a classifier of frames: the scorer's loss, that of the recogniser, which learns from its scores.
+
+    settings: of `FramesConfig`. Their losses are of soft labels, and of utterances beside frames: neither falls to 0.
+    """
+    chance, weight = math.log(num_classes), settings["utterance_weight"]        # loss of guessing, nats
+    both = (1 + weight) * chance
+    of_scorer, of_recogniser = curve(scorer, "loss", "scorer"), curve(records, "loss", "recogniser")
+    loss = Axes(references=[(both, "chance")], low=0.0)
+    return grid([
+        card("Loss of the scorer, nats per frame", curves([of_scorer], Axes(references=[(chance, "chance")], low=0.0)),
+             f"Short stretches of different utterances, each by its utterance's label. Normal: falls from chance "
+             f"(ln {num_classes} = {chance:.2f}) and stays well above 0: parts of an emotional utterance are neutral. "
+             f"{first_to_last(of_scorer)}"),
+        card("Loss of the recogniser, nats", curves([of_recogniser], loss),
+             f"Cross-entropy of a frame with its soft label and {weight:g} x that of the utterance. Normal: falls from "
+             f"chance ({both:.2f}), steeply at first. {first_to_last(of_recogniser)}"),
+        gradient_card(records, settings["clip_norm"])])
+
+
 def speed_card(records: Sequence[dict]) -> str:
     """How much sound was processed in a second."""
     speed = curve(records, "audio_seconds_per_second", "")

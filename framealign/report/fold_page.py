@@ -15,18 +15,19 @@ from framealign.runtime.seeds import derive_seed
 from framealign.sound import audio
 from framealign.sound.frames import milliseconds
 from framealign.corpus import frame_truth, manifest, protocols
-from framealign.corpus.utterance import Utterance
+from framealign.corpus.utterance import NEUTRAL, Utterance
 from framealign.hubert.model import Hubert
 from framealign.exchange import encoder_file
 from framealign.units.codebook import Codebook
 from framealign.units.extraction import source_of_states
 from framealign.units.units import Units, unit_files
-from framealign.emotion import metrics
+from framealign.emotion import diarization, metrics
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.predictions import Predictions
 from framealign.emotion.recogniser import Recogniser
-from framealign.recipe.results import NO_INTERVAL, claim, missing_words
-from framealign.recipe.session_config import TINY, frames_stage, named_by_selection
+from framealign.recipe.results import (NAMES, NO_INTERVAL, OVER_TIME, claim, interval_words, missing_words,
+                                       over_time_cell)
+from framealign.recipe.session_config import METHODS, TINY, frames_stage, named_by_selection
 from framealign.report import charts, curves, html_document, timeline, unit_analysis
 from framealign.report.charts import Group
 from framealign.report.html_document import card, facts, grid, section
@@ -43,10 +44,14 @@ TITLES = {"mfcc-units": "Stage 0: units of MFCC", "scratch-1": "Stage 0: HuBERT,
           "multiscale-units": "Stage 4: pseudo-emotion units of several codebooks",
           "multiscale-pretrain": "Stage 5: pretraining on units of several codebooks",
           "ser-finetune": "Stage 6: fine-tuning and test", "multiscale-finetune": "Stage 6: fine-tuning and test",
-          "finetune": "Fine-tuning of the base model"}
+          "finetune": "Fine-tuning of the base model",
+          **dict.fromkeys(map(frames_stage, METHODS), "Stage 7: which frames")}
 # The stages of each method before the fine-tuning that is tested.
 STAGES_BEFORE = {"finetune": ORDER[:4], "tapt": ORDER[:6], "align": ORDER[:9], "multiscale": ORDER[:7] + ORDER[9:]}
 SCORES = ("wa", "ua", "macro_f1")
+PARTS, CONSTANTS = ("false_alarm", "missed", "confused"), ("always_neutral", "label_everywhere")  # of OVER_TIME
+EDER = ("EDER, the emotion diarization error rate, is the share of the test utterances' time that has a wrong emotion, "
+        "frame by frame; all time outside emotional stretches is neutral.")
 MAP_POINTS, MAP_UTTERANCES, HEAT_UNITS = 1200, 80, 75
 
 
@@ -80,6 +85,17 @@ class Fold:
         """The folder of the recogniser that draws time lines: that with a classifier of frames, else the tested one.
         """
         return self.frames or self.tested
+
+    @property
+    def recognisers(self) -> dict[str, dict]:
+        """Results by stage: of the method's test, of the classifier of frames, and of its bound, where they are there.
+        """
+        by_stage = {self.results["folder"].name: self.results}
+        bound = self.stage(f"{self.frames.name}-bound") if self.frames else None
+        for folder in (self.frames, bound):
+            if folder is not None:
+                by_stage[folder.name] = files.read_json(folder / "results.json")
+        return by_stage
 
     @property
     def classes(self) -> list[str]:
@@ -172,7 +188,10 @@ def write(fold: Fold) -> Path:
     """Make `RUN/session<n>/report.html` (methods other than align: `report-<method>.html`, `file_name`)."""
     utterances = fold.utterances()
     units = FoldUnits.read(fold, list(utterances.values()))
-    parts = {"result": ("Result", result_section(fold)), "training": ("Training", training_section(fold))}
+    parts = {"result": ("Result", result_section(fold))}
+    if fold.frames or "over_time" in fold.results:
+        parts["over-time"] = ("Over time", over_time_section(fold))
+    parts["training"] = ("Training", training_section(fold))
     if units is not None:
         parts["units"] = ("Units", units_section(fold, units))
     parts["map"] = ("Map", map_section(fold, units, utterances))
@@ -210,17 +229,17 @@ def overview(run: Path, collected: dict) -> Path:
     protocol = collected["protocol"]
     method, page = protocol["method"], file_name(protocol)
     classes, pooled, folds = collected["protocol"]["classes"], collected["pooled"], collected["folds"]
-    rows = []
-    for name, fold in folds.items():
-        rows.append([f"session {name}", *(f"{100 * fold['reported'][key]:.1f}" for key in SCORES),
+    rows, columns = [], by_fold(run, collected)
+    for number, (name, fold) in enumerate(folds.items()):
+        rows.append([f"session {name}", *(per_cent(values[number]) for values in columns.values()),
                      str(fold["num_utterances"]["test"])])
-    means = [np.mean([fold["reported"][key] for fold in folds.values()]) for key in SCORES]
-    rows.append(["mean", *(f"{100 * mean:.1f}" for mean in means), ""])
+    known = [[value for value in values if value is not None] for values in columns.values()]
+    rows.append(["mean", *(per_cent(np.mean(values)) for values in known), ""])
 
     total = sum(map(sum, pooled["confusion"]))
     content = missing_notes(collected["missing"])
     content += headline(pooled, len(classes), f"pooled over {total} test utterances of {len(folds)} folds")
-    content += grid([card("By fold, %", charts.table(["", "WA", "UA", "macro-F1", "n"], rows)),
+    content += grid([card("By fold, %", charts.table(["", *columns, "n"], rows), by_fold_note(columns)),
                      card("Confusion, pooled", charts.confusion(pooled["confusion"], classes)),
                      recall_card(classes, folds)])
     content += card("Protocol: what the numbers mean", protocol_facts(collected["protocol"]))
@@ -231,6 +250,28 @@ def overview(run: Path, collected: dict) -> Path:
                             for name in folds])
     body += element("main", section("result", "Result", content))
     return save(run / page, html_document.document(title, body))
+
+
+def by_fold(run: Path, collected: dict) -> dict[str, list[float | None]]:
+    """Columns of the table of folds, shares of each: the method's scores, and EDER of what is known over time."""
+    folds = collected["folds"]
+    columns = {NAMES[key]: [fold["reported"][key] for fold in folds.values()] for key in SCORES}
+    recognisers = [Fold(run, name, collected["protocol"]["method"], collected).recognisers for name in folds]
+    for stage in dict.fromkeys(stage for of_fold in recognisers for stage in of_fold):
+        scores = [of_fold.get(stage, {}).get("over_time") for of_fold in recognisers]
+        if any(scores):
+            columns[f"EDER {stage}"] = [None if one is None else one["eder"] for one in scores]
+    return columns
+
+
+def by_fold_note(columns: Mapping[str, object]) -> str:
+    """What EDER is, where there is one."""
+    return EDER if any(name.startswith("EDER") for name in columns) else ""
+
+
+def per_cent(share: float | None) -> str:
+    """A share in per cent, "-" for None."""
+    return "-" if share is None else f"{100 * share:.1f}"
 
 
 def result_section(fold: Fold) -> str:
@@ -295,9 +336,61 @@ def setting_words(value: object) -> str:
     return str(value)
 
 
+def over_time_section(fold: Fold) -> str:
+    """How right the emotion over time is, by recogniser; where its truth is not known, the utterances alone."""
+    recognisers = fold.recognisers
+    known = {name: results["over_time"] for name, results in recognisers.items() if "over_time" in results}
+    columns = [key for key in OVER_TIME if key not in CONSTANTS] if known else []
+    rows = []
+    for name, results in recognisers.items():
+        scores = known.get(name)
+        cells = ["-" if scores is None else over_time_cell(scores, key) for key in columns]
+        rows.append([f"{name}: {learned_from(name, fold)}", *cells, per_cent(results["reported"]["ua"]),
+                     interval_words(results["test"]["interval_95"]["ua"])])
+    header = ["stage: learned from", *(OVER_TIME[key][0] for key in columns), "UA", "95 % interval"]
+    if known:
+        first = next(iter(known.values()))
+        rows += [[OVER_TIME[key][0], over_time_cell(first, key), *["-"] * (len(header) - 2)] for key in CONSTANTS]
+    notes = [f"{name[0].upper()}{name[1:]}: {words}." for name, words in (OVER_TIME[key] for key in columns)]
+    content = card("Recognisers, %", charts.table(header, rows),
+                   " ".join([*notes, "UA, of whole utterances, with its interval."]), wide=True)
+    if known:
+        content += grid([errors_card(known), *time_confusion_cards(known, fold)])
+    return section("over-time", "Emotion over time", content, EDER if known else
+                   "It is not known when these utterances are emotional, so that their time lines cannot be scored; "
+                   "those of joined utterances can (bin/prepare.py --join, bin/evaluate.py --on).")
+
+
+def learned_from(name: str, fold: Fold) -> str:
+    """What the recogniser of a stage learned from, in words."""
+    if name == fold.results["folder"].name:
+        return "whole utterances"
+    return "true frames" if name.endswith("-bound") else "estimated frames"
+
+
+def errors_card(known: Mapping[str, dict]) -> str:
+    """The parts of each recogniser's EDER beside that of saying always neutral. known: scores over time by stage."""
+    always_neutral = next(iter(known.values()))["always_neutral"]
+    bars = charts.stacked([(name, [scores[key] for key in PARTS]) for name, scores in known.items()],
+                          [f"{OVER_TIME[key][0]}: {OVER_TIME[key][1]}" for key in PARTS],
+                          (always_neutral, f"always neutral: {100 * always_neutral:.1f} %"))
+    return card("Where time lines are wrong, % of the time", bars,
+                "A bar that crosses the dashed line is worse than no time line at all.")
+
+
+def time_confusion_cards(known: Mapping[str, dict], fold: Fold) -> list[str]:
+    """Which class is taken for which over time, by the recogniser that draws; none where it was not recorded."""
+    name = fold.over_time.name
+    if "confusion_seconds" not in known.get(name, {}):
+        return []
+    seconds = np.round(known[name]["confusion_seconds"]).astype(int).tolist()
+    return [card(f"Confusion over time, {name}", charts.confusion(seconds, fold.classes),
+                 "Each row: how the time of one true class was recognised, frame by frame. In small: seconds.")]
+
+
 def training_section(fold: Fold) -> str:
     """Curves of every stage that trained."""
-    folders = [fold.stage(name) for name in STAGES_BEFORE[fold.method]] + [fold.results["folder"]]
+    folders = [fold.stage(name) for name in STAGES_BEFORE[fold.method]] + [fold.results["folder"], fold.frames]
     content = [stage_curves(folder, path, len(fold.classes)) for folder in folders if folder is not None
                for path in sorted(folder.glob("way*/log.jsonl")) or [folder / "log.jsonl"]]
     return section("training", "Training", "".join(content), "The curves of every stage that trained, each with what "
@@ -314,6 +407,9 @@ def stage_curves(folder: Path, log_path: Path, num_classes: int) -> str:
     if "pretrain" in settings:
         num_clusters = files.read_json(folder / "pretrain.json")["num_clusters"]
         content = curves.pretraining(records, num_clusters, settings["pretrain"]["clip_norm"])
+    elif "frames" in settings:
+        scorer = curves.read(folder / "scorer" / "log.jsonl")
+        content = curves.frame_training(scorer, records, num_classes, settings["frames"])
     else:
         selected = files.read_json(log_path.parent / "results.json")["selected_epoch"]
         content = curves.finetuning(records, num_classes, settings["finetune"]["clip_norm"], selected)
@@ -412,6 +508,10 @@ def utterances_section(fold: Fold, units: FoldUnits | None, utterances: Mapping[
         notes, truth = [example.reason], None
         if frame_truth.exists(utterance):
             truth = frame_truth.stretches(utterance)
+            if NEUTRAL in fold.classes:
+                scores = diarization.scores([(utterance, result)])
+                notes.append(f"wrong for {100 * scores['segment_eder']:.0f} % of its time, by segments (always neutral "
+                             f"{100 * scores['always_neutral']:.0f} %)")
             is_emotional = frame_truth.is_emotional(utterance, len(result.attention), result.framing)      # (T,)
             if is_emotional.any() and not is_emotional.all():
                 auc = metrics.roc_auc(result.attention, is_emotional)
@@ -423,6 +523,6 @@ def utterances_section(fold: Fold, units: FoldUnits | None, utterances: Mapping[
         figures.append(timeline.picture(audio.load(utterance.path).numpy(), result, annotation, strip))
     source = "the classifier of frames" if fold.frames else "the classifier of utterances, applied to single frames"
     return section("utterances", "Utterances", "".join(figures), "Test utterances over time: press play, or click into "
-                   f"a picture. They are recognised by that of the stage {fold.over_time.name}: the posterior is by "
+                   f"a picture. The recogniser of the stage {fold.over_time.name} draws them. The posterior is by "
                    f"{source}; segments are the posterior, smoothed; attention is each frame's weight in the "
                    "utterance's result.")

@@ -134,6 +134,11 @@ def test_scores_are_those_of_every_frame(tmp_path):
         assert found[name] == pytest.approx(np.mean(values), abs=1e-9), name
     assert found["segment_eder"] == pytest.approx(found["eder"], abs=1e-9) and found["num_utterances"] == 25
 
+    counts = np.zeros((4, 4))
+    for _, result, true, _ in drawn:
+        np.add.at(counts, (true, result.posterior.argmax(1)), 1)
+    assert np.allclose(found["confusion_seconds"], counts / 50, atol=1e-9) and counts[0, 0] and counts[1, 2]
+
     areas = []
     for _, result, true, own in drawn:
         if own and not (true > 0).all():

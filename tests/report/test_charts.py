@@ -91,6 +91,29 @@ def test_recalls_are_as_long_as_they_are_high():
     assert [one.attributes["fill"] for one in root.all("rect")] == [*[colours(["neutral"])[0]] * 2, colours(["sad"])[0]]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_stacked_bars_are_as_long_as_the_sum_of_their_parts(seed):
+    """One scale for all rows and the reference; parts lie end to end, in their order, with their numbers."""
+    draw = np.random.default_rng(seed)
+    names, parts = ["a", NASTY, "c"], ["false alarm", "missed", "confused"]
+    shares, reference = draw.dirichlet(np.ones(4), 3)[:, :3], float(draw.uniform(0.05, 0.9))
+    root = markup.read(charts.stacked(list(zip(names, shares.tolist())), parts, (reference, "none")))
+    bars = np.array([bar.numbers("x", "width", "y") for bar in root.all("rect")]).reshape(3, 3, 3)
+    line, = root.all("line", "reference")
+    scale = (line.numbers("x1")[0] - 4) / reference
+    assert np.allclose(bars[..., 1], scale * shares, atol=0.011)
+    assert np.allclose(bars[:, 0, 0], 4) and np.allclose(bars[:, 1:, 0], bars[:, :-1, 0] + bars[:, :-1, 1], atol=0.011)
+    assert (np.diff(bars[:, 0, 2]) > 20).all() and bars[..., :2].sum(-1).max() < charts.WIDTH
+    assert [one.text for one in root.all("title")] == [
+        f"{name}: {part} {100 * share:.1f} %" for name, row in zip(names, shares) for part, share in zip(parts, row)]
+    for name, row in zip(names, shares):
+        assert name in texts(root) and f"{100 * row.sum():.1f} %" in texts(root)
+    assert [entry.text for entry in root.all("p", "legend")[0].all("span")] == parts
+    fills = [bar.attributes["style"] for bar in root.all("rect")]
+    assert fills == fills[:3] * 3 and len({*fills}) == 3
+    assert markup.read(charts.stacked([("a", [0.0, 0.0, 0.0])], parts, (0.0, "none")))
+
+
 def test_histogram_bars_are_shares():
     root = markup.read(charts.histogram([0.5, 0.3, 0.2, 0.0], "units", mean_label="even"))
     heights = [one.numbers("height")[0] for one in root.all("rect")]

@@ -20,11 +20,14 @@ from framealign.sound.frames import Framing
 from framealign.corpus import frame_truth, manifest
 from framealign.units.codebook import Codebook
 from framealign.units.units import Units
+from framealign.emotion import diarization
+from framealign.emotion.predictions import Predictions
 from framealign.emotion.recogniser import Recogniser
 from framealign.recipe import recipe, results, session_config
-from framealign.report import fold_page, html_document, lesson, svg, timeline, unit_analysis
+from framealign.report import fold_page, html_document, lesson, svg, timeline, tracks, unit_analysis
 from framealign.report.timeline import UnitTrack
 
+PLACES = ["result", "over-time", "training", "units", "map", "utterances"]
 needs_browser = pytest.mark.skipif(not browser.CHROMIUM, reason="no Chromium (chromium, google-chrome) on the PATH")
 
 
@@ -40,6 +43,15 @@ def run(small_tree, small_base, folder) -> Path:
         recipe.run_sessions(small.config(small_tree, small_base, folder / "run", session=held_out), small.SETTINGS)
     write_all(folder / "run", "align")
     return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def framed(run, small_tree, small_base, folder) -> Path:
+    """The same run, whose first fold has a classifier of frames and its bound too."""
+    copy = shutil.copytree(run, folder / "framed", symlinks=True)
+    recipe.run_sessions(small.config(small_tree, small_base, copy, frames=True, bound=True), small.SETTINGS)
+    write_all(copy, "align")
+    return copy
 
 
 def write_all(run: Path, method: str, session: str = "all") -> list[Path]:
@@ -63,10 +75,9 @@ def test_every_part_is_there_and_nothing_comes_from_elsewhere(run):
         content = path.read_text(encoding="utf-8")
         assert not markup.fetched(content)
         root = markup.read(content)
-        assert [one.attributes["id"] for one in root.all("section")] == ["result", "training", "units", "map",
-                                                                         "utterances"]
+        assert [one.attributes["id"] for one in root.all("section")] == PLACES
         assert [one.attributes["href"] for one in root.all("nav")[0].all("a")] == \
-            ["#result", "#training", "#units", "#map", "#utterances"]
+            [f"#{place}" for place in PLACES]
     assert markup.fetched((run / "report.html").read_text(encoding="utf-8")) == \
         ["session1/report.html", "session2/report.html"]
 
@@ -133,9 +144,98 @@ def test_the_overview_pools_the_folds(run):
         assert row[:3] == [f"{100 * fold['reported'][name]:.1f}" for name in ("wa", "ua", "macro_f1")]
 
 
-def test_every_stage_that_trained_has_its_curves(run):
-    stages = [one.text for one in part(opened(run / "session1" / "report.html"), "training").all("summary")]
-    assert [stage.partition(":")[0] for stage in stages] == ["Stage 2", "Stage 3", "Stage 5", "Stage 6"]
+def test_every_stage_that_trained_has_its_curves(run, framed):
+    for place, last in ((run, []), (framed, ["Stage 7"])):
+        training = part(opened(place / "session1" / "report.html"), "training")
+        stages = [one.text.partition(":")[0] for one in training.all("summary")]
+        assert stages == ["Stage 2", "Stage 3", "Stage 5", "Stage 6", *last]
+        assert ("Loss of the scorer, nats per frame" in training.text) == bool(last)
+
+
+def rows_of(table: markup.Element) -> dict[str, list[str]]:
+    """A table's cells by the name of their row; of the header too."""
+    rows = [[cell.text for cell in (*row.all("th"), *row.all("td"))] for row in table.all("tr")]
+    return {name: cells for name, *cells in rows}
+
+
+def test_the_emotion_over_time_is_scored_for_each_recogniser(framed):
+    """Table, bars and confusion are the numbers of the three results.json, beside the two constant answers."""
+    fold = framed / "session1"
+    known = {name: files.read_json(fold / name / "results.json") for name in ("ser-finetune", "frames", "frames-bound")}
+    place = part(opened(fold / "report.html"), "over-time")
+    rows = rows_of(place.all("table", "plain")[0])
+    first, frames, bound = (f"{name}: {words}" for name, words in zip(known, (
+        "whole utterances", "estimated frames", "true frames")))
+    assert list(rows) == ["stage: learned from", first, frames, bound, "always neutral", "label everywhere"]
+    keys = ["eder", "false_alarm", "missed", "confused", "segment_eder"]
+    for name, tested in zip((first, frames, bound), known.values()):
+        scores = tested["over_time"]
+        assert rows[name][:5] == [f"{100 * scores[key]:.1f}" for key in keys]
+        assert rows[name][5:8] == ["-" if scores[key] is None else f"{scores[key]:.2f}"
+                                   for key in ("emotional_auc", "class_auc", "boundary_f1")]
+        assert rows[name][8] == f"{100 * tested['reported']['ua']:.1f}"
+    scores = known["frames"]["over_time"]
+    assert rows["always neutral"][0] == f"{100 * scores['always_neutral']:.1f}"
+    assert rows["label everywhere"][0] == f"{100 * scores['label_everywhere']:.1f}"
+    assert f"always neutral: {100 * scores['always_neutral']:.1f} %" in place.text
+
+    titles = [title.text for title in place.all("title")]
+    assert titles == [f"{name}: {words} {100 * tested['over_time'][key]:.1f} %" for name, tested in known.items()
+                      for key, words in (("false_alarm", "false alarm: an emotion where it is neutral"),
+                                         ("missed", "missed: neutral where it is not"),
+                                         ("confused", "confused: another emotion than the true one"))]
+    counts = [int(cell.all("small")[0].text) for cell in place.all("table", "confusion")[0].all("td")]
+    assert counts == np.round(scores["confusion_seconds"]).astype(int).ravel().tolist() and sum(counts) > 3
+
+
+def test_without_a_truth_the_recogniser_of_frames_has_its_ua(framed, folder):
+    """Results as of a corpus whose frames nobody knows; without a classifier of frames there is nothing to say."""
+    copy = shutil.copytree(framed, folder / "no truth", symlinks=True)
+    for path in copy.glob("session*/*/results.json"):
+        files.write_json(path, {name: value for name, value in files.read_json(path).items() if name != "over_time"})
+    write_all(copy, "align")
+    place = part(opened(copy / "session1" / "report.html"), "over-time")
+    rows = rows_of(place.all("table", "plain")[0])
+    ua = files.read_json(copy / "session1" / "frames" / "results.json")["reported"]["ua"]
+    assert rows["frames: estimated frames"][0] == f"{100 * ua:.1f}" and rows["stage: learned from"][0] == "UA"
+    assert "It is not known when these utterances are emotional" in place.text and "EDER" not in place.text
+    without = opened(copy / "session2" / "report.html")
+    assert "over-time" not in [one.attributes["id"] for one in without.all("section")]
+    assert "EDER" not in opened(copy / "report.html").text
+
+
+def test_the_recogniser_of_frames_draws_the_examples(framed):
+    """They are chosen from its predictions; what is said of them is what it recognises."""
+    stage, utterances = framed / "session1" / "frames", {u.id: u for u in manifest.read(framed / "corpus.tsv")}
+    recogniser = Recogniser.from_pretrained(stage / "recogniser")
+    place = part(opened(framed / "session1" / "report.html"), "utterances")
+    chosen = unit_analysis.example_utterances(Predictions.read(stage / "predictions.csv", utterances), 0)
+    figures = place.all("figure", "timeline")
+    assert [figure.all("h3")[0].text for figure in figures] == [example.id for example in chosen]
+    for figure, example in zip(figures, chosen):
+        result = recogniser(utterances[example.id].path)
+        shares = [share.text for share in figure.all("span", "share")]
+        assert shares == [f"{100 * share:.0f} %" for share in result.probabilities.values()]
+        scores = diarization.scores([(utterances[example.id], result)])
+        assert (f"wrong for {100 * scores['segment_eder']:.0f} % of its time, by segments (always neutral "
+                f"{100 * scores['always_neutral']:.0f} %)") in figure.text
+        assert tracks.WITHOUT_FRAMES not in figure.text
+    assert "The recogniser of the stage frames draws them. The posterior is by the classifier of frames" in place.text
+    other = part(opened(framed / "session2" / "report.html"), "utterances")
+    assert "The recogniser of the stage ser-finetune draws them" in other.text
+    assert all(tracks.WITHOUT_FRAMES in figure.text for figure in other.all("figure", "timeline"))
+
+
+def test_the_overview_has_the_eder_of_each_fold_and_their_mean(framed):
+    """A fold without a classifier of frames has none of it, and is no part of its mean."""
+    rows = rows_of(opened(framed / "report.html").all("table", "plain")[0])
+    assert rows[""] == ["WA", "UA", "macro-F1", "EDER ser-finetune", "EDER frames", "EDER frames-bound", "n"]
+    *eder, frames = [files.read_json(framed / place / "results.json")["over_time"]["eder"] for place in (
+        "session1/ser-finetune", "session2/ser-finetune", "session1/frames")]
+    assert [rows[name][3] for name in ("session 1", "session 2", "mean")] == [
+        f"{100 * value:.1f}" for value in (*eder, np.mean(eder))]
+    assert [rows[name][4] for name in ("session 1", "session 2", "mean")] == [
+        f"{100 * frames:.1f}", "-", f"{100 * frames:.1f}"]
 
 
 def test_units_are_those_of_the_run(run):
@@ -173,18 +273,18 @@ def test_a_fold_that_is_not_finished_is_named(run):
 
 
 @pytest.mark.parametrize("change, places", [
-    ({"method": "finetune"}, ["result", "training", "map", "utterances"]),
+    ({"method": "finetune"}, ["result", "over-time", "training", "map", "utterances"]),
     ({"method": "multiscale"}, None),
-    ({"method": "tapt", "pretrain_data": "inductive"}, ["result", "training", "units", "map", "utterances"]),
-    ({"method": "align", "hubert": "scratch", "selection": "reference", "pretrain_data": "inductive"}, None)])
+    ({"method": "tapt", "pretrain_data": "inductive"}, None),
+    ({"method": "align", "hubert": "scratch", "selection": "reference", "pretrain_data": "inductive"},
+     ["result", "training", "units", "map", "utterances"])])
 def test_every_method_and_protocol_has_a_page(small_tree, small_base, tmp_path, change, places):
     recipe.run_sessions(small.config(small_tree, change.get("hubert", small_base), tmp_path / "run",
                                       **{k: v for k, v in change.items() if k != "hubert"}), small.SETTINGS)
     path, = write_all(tmp_path / "run", change["method"])
     root = opened(path)
     assert path.name == ("report.html" if change["method"] == "align" else f"report-{change['method']}.html")
-    assert [one.attributes["id"] for one in root.all("section")] == (places or ["result", "training", "units", "map",
-                                                                                "utterances"])
+    assert [one.attributes["id"] for one in root.all("section")] == (places or PLACES)
     assert ("Optimistic" in root.text) == (change.get("selection") == "reference")
     if change["method"] != "finetune":              # inductive: units of the test session are computed
         assert all(figure.all("div", "units") for figure in root.all("figure", "timeline"))
@@ -275,9 +375,9 @@ def window(tmp_path_factory) -> browser.Browser:
 @needs_browser
 @pytest.mark.parametrize("width", [360, 1400])
 @pytest.mark.parametrize("dark", [False, True])
-def test_a_browser_shows_the_pages_without_complaint(run, window, width, dark):
+def test_a_browser_shows_the_pages_without_complaint(framed, window, width, dark):
     """No message in the console, nothing asked for, nothing wider than the window; dark is dark."""
-    for path in (run / "session1" / "report.html", run / "report.html"):
+    for path in (framed / "session1" / "report.html", framed / "report.html"):
         window.open(path, width, dark=dark)
         assert window.complaints == []
         assert window.run("document.documentElement.scrollWidth") == width
@@ -291,9 +391,9 @@ def test_a_browser_shows_the_pages_without_complaint(run, window, width, dark):
 
 @needs_browser
 @pytest.mark.parametrize("width", [360, 1400])
-def test_text_is_large_enough_to_be_read(run, window, width):
+def test_text_is_large_enough_to_be_read(framed, window, width):
     """No letter on the page is smaller than 8.5 px, wherever a picture is scaled down."""
-    window.open(run / "session1" / "report.html", width)
+    window.open(framed / "session1" / "report.html", width)
     smallest = window.run("""Math.min(...[...document.querySelectorAll("svg text")].map(x =>
         parseFloat(getComputedStyle(x).fontSize) * x.getScreenCTM().a || 99))""")
     plain = window.run("""Math.min(...[...document.querySelectorAll("p, td, th, dt, dd, small, span")].map(x =>
@@ -302,10 +402,10 @@ def test_text_is_large_enough_to_be_read(run, window, width):
 
 
 @needs_browser
-def test_every_text_stands_out_from_what_is_below_it(run, window):
+def test_every_text_stands_out_from_what_is_below_it(framed, window):
     """Contrast of the words of page, notes and headings with the card is at least 4.5, light and dark."""
     for dark in (False, True):
-        window.open(run / "session1" / "report.html", 1400, dark=dark)
+        window.open(framed / "session1" / "report.html", 1400, dark=dark)
         card, *words = window.run("""[".card|backgroundColor", ".note|color", "h2|color", ".card|color", ".right|color",
             ".wrong|color", "nav a|color", "dt|color"].map(x => x.split("|")).filter(x => document.querySelector(x[0]))
             .map(x => getComputedStyle(document.querySelector(x[0]))[x[1]])""")
