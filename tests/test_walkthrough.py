@@ -36,7 +36,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(small_tree, small_base, folder) -> Path:
     """A finished fold of the whole method."""
-    recipe.run_sessions(small.config(small_tree, small_base, folder / "run"), small.SETTINGS)
+    recipe.run_sessions(small.config(small_tree, small_base, folder / "run", frames=True), small.SETTINGS)
     return folder / "run"
 
 

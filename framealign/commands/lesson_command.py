@@ -13,7 +13,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("run", help="folder of a session run with a finished fold of method align")
     parser.add_argument("--session", default="", help="held-out session whose models are shown; default the first "
                         "finished fold")
-    parser.add_argument("--sound", default="", help="id of an utterance of the corpus; default the best recognised")
+    parser.add_argument("--sound", default="", help="id of an utterance of the corpus; default the median one of "
+                        "the test by EDER, or without a truth about frames the best recognised")
     args = parser.parse_args(arguments)
 
     lesson.write(args.run, args.session, args.sound)

@@ -21,6 +21,28 @@ from framealign.emotion.segments import MIN_SECONDS, segments
 BOUNDARY_SECONDS = 0.2                              # how far a boundary that is found may lie from the true one
 
 
+class Labelled(Protocol):
+    """What has an emotion from a start to an end: a `Stretch`, or a recognised `segments.Segment`."""
+    start: float
+    end: float
+    emotion: str
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Seconds of an utterance that are labelled wrongly, by kind, and its duration."""
+    false_alarm: float                              # an emotion where the truth is neutral
+    missed: float                                   # neutral, or nothing, where the truth is something else
+    confused: float                                 # another emotion than the true one
+    duration: float
+
+    @property
+    def rates(self) -> tuple[float, float, float, float]:
+        """EDER and its three parts, as shares of the duration."""
+        parts = (self.false_alarm / self.duration, self.missed / self.duration, self.confused / self.duration)
+        return sum(parts), *parts
+
+
 def scores(recognised: Sequence[tuple[Utterance, Result]], min_seconds: float = MIN_SECONDS) -> dict:
     """How well the emotion over time was recognised in utterances whose truth is written beside them.
 
@@ -38,10 +60,9 @@ def scores(recognised: Sequence[tuple[Utterance, Result]], min_seconds: float = 
         classes = list(result.probabilities)
         if NEUTRAL not in classes:
             raise ValueError(f"the recogniser has no class {NEUTRAL}: what is outside emotional stretches has no name")
-        truth = [Stretch(start, end, class_of(emotion, classes) or emotion)
-                 for start, end, emotion in frame_truth.stretches(utterance)]
+        truth = true_stretches(utterance, classes)
         duration, own = result.seconds, class_of(utterance.label, classes) or utterance.label
-        of_each_frame = of_frames([classes[n] for n in result.posterior.argmax(-1)], result.framing.rate, duration)
+        of_each_frame = most_probable(result)
         rates.append(errors(truth, of_each_frame, duration).rates)
         time.update(shared_time(truth, of_each_frame, duration))
         parts = segments(result, min_seconds)
@@ -69,26 +90,29 @@ def scores(recognised: Sequence[tuple[Utterance, Result]], min_seconds: float = 
             "num_utterances": len(rates)}
 
 
-class Labelled(Protocol):
-    """What has an emotion from a start to an end: a `Stretch`, or a recognised `segments.Segment`."""
-    start: float
-    end: float
-    emotion: str
+def median(recognised: Sequence[tuple[Utterance, Result]]) -> Utterance | None:
+    """Of the emotional utterances, the one in the middle by EDER: neither show-piece nor failure. None of none."""
+    ranked = sorted((errors_of(utterance, result).rates[0], utterance.id, utterance) for utterance, result in recognised
+                    if class_of(utterance.label) != NEUTRAL)
+    return ranked[len(ranked) // 2][-1] if ranked else None
 
 
-@dataclass(frozen=True)
-class Errors:
-    """Seconds of an utterance that are labelled wrongly, by kind, and its duration."""
-    false_alarm: float                              # an emotion where the truth is neutral
-    missed: float                                   # neutral, or nothing, where the truth is something else
-    confused: float                                 # another emotion than the true one
-    duration: float
+def errors_of(utterance: Utterance, result: Result) -> Errors:
+    """What is wrong of the most probable class of each frame of an utterance whose truth is written beside it."""
+    return errors(true_stretches(utterance, list(result.probabilities)), most_probable(result), result.seconds)
 
-    @property
-    def rates(self) -> tuple[float, float, float, float]:
-        """EDER and its three parts, as shares of the duration."""
-        parts = (self.false_alarm / self.duration, self.missed / self.duration, self.confused / self.duration)
-        return sum(parts), *parts
+
+def most_probable(result: Result) -> list[Stretch]:
+    """The most probable class of each frame, as stretches (`of_frames`)."""
+    classes = list(result.probabilities)
+    of_each_frame = [classes[number] for number in result.posterior.argmax(-1)]
+    return of_frames(of_each_frame, result.framing.rate, result.seconds)
+
+
+def true_stretches(utterance: Utterance, classes: Sequence[str]) -> list[Stretch]:
+    """An utterance's emotional stretches, by the names of the classes where these have one."""
+    return [Stretch(start, end, class_of(emotion, classes) or emotion)
+            for start, end, emotion in frame_truth.stretches(utterance)]
 
 
 def errors(truth: Sequence[Labelled], segments: Sequence[Labelled], duration: float) -> Errors:

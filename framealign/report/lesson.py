@@ -1,9 +1,9 @@
 """lesson.html: every step of the method as a picture of one utterance, made by the code that trained the run.
 
 The steps are those of docs/WALKTHROUGH.md, in the same order and under the same titles. Each names the code that
-computes it and gives the shapes of this utterance.
+computes it and gives the shapes of this utterance. A run without the stage `frames` has a lesson without its steps.
 """
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,26 +12,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framealign.runtime import files
+from framealign.runtime import files, log
 from framealign.runtime.seeds import derive_seed
 from framealign.sound import audio
 from framealign.sound.frames import SAMPLE_RATE, Framing, milliseconds, num_frames, num_samples_of
 from framealign.sound.mfcc import mfcc, mfcc_follows
 from framealign.corpus import frame_truth
-from framealign.corpus.utterance import Utterance
+from framealign.corpus.utterance import NEUTRAL, Utterance, class_of
 from framealign.hubert.masking import span_mask
 from framealign.hubert.model import Hubert
 from framealign.hubert.objective import UnitHead, masked_prediction_loss, unit_logits
-from framealign.emotion.emotion_model import EmotionModel
+from framealign.emotion import diarization, planted_truth
+from framealign.emotion.emotion_model import LEAST_WEIGHT, EmotionModel
 from framealign.emotion.predictions import Predictions
-from framealign.training import checkpoint
+from framealign.emotion.recogniser import Recogniser
+from framealign.training import checkpoint, frame_labels, frame_training
+from framealign.training.frame_labels import Spread
+from framealign.training.frame_training import Piece, Speech
+from framealign.training.training_config import FramesConfig
 from framealign.recipe import results
 from framealign.report import fold_page, html_document, tracks, unit_analysis
-from framealign.report.svg import element, escape, line, path, rect, shade
-from framealign.report.tracks import WIDTH, track
+from framealign.report.svg import colours, element, escape, line, linear, path, rect, shade
+from framealign.report.tracks import COLUMNS, HEIGHT, WIDTH, track
 
 SHOWN_FRAMES = 6                                    # in the first picture
-GREY, GREEN, RED = "#56606b", "#0b7a67", "#b83227"
+COMPANY = 8                                         # utterances of each class, of the same speaker
+GREY, GREEN = "#56606b", "#0b7a67"
+KINDS = ("false alarm", "missed", "confused")       # of wrong time
+BEYOND = "beyond the papers"
 
 
 @dataclass
@@ -43,11 +51,58 @@ class Step:
     caption: str
     tracks: list[str]
     legend: str = ""                                # below the time axis
+    num_samples: int = 0                            # of another sound than the example, on the time axis
+
+
+@dataclass
+class FrameModels:
+    """What the stage `frames` left, and speech of the example's speaker, the example first, in whose company it is."""
+    config: FramesConfig
+    scorer: EmotionModel
+    spreads: dict[str, Spread]                      # of each emotion's scores, by its name
+    recogniser: EmotionModel
+    speech: Speech
+    eder: list[float | None]                        # of all test utterances: of the tested recogniser, and of this one
+    planted: dict[str, float]                       # share of the time of each emotion's utterances that has it
+
+    @property
+    def classes(self) -> list[str]:
+        return self.scorer.labels
+
+    def log_p(self, pieces: Sequence[Piece]) -> Tensor:
+        """What the scorer says of frames of pieces, put together: log p of each class, (T, C)."""
+        waveform = self.speech.waveform(pieces)[None]                           # (1, N)
+        states, _ = self.scorer.states(waveform, torch.tensor([waveform.shape[1]]))
+        return self.scorer.of_frames(states)[0].log_softmax(-1)
+
+    def edges(self, pieces: Sequence[Piece]) -> np.ndarray:
+        """Where the frames of pieces begin and end on the time axis of their own sound, (T + 1,) in 0..1."""
+        num_hops = sum(piece.end - piece.first for piece in pieces)
+        return tracks.frame_edges(num_hops, num_samples_of(num_hops, self.speech.framing), self.speech.framing)
+
+    def labels_track(self, pieces: Sequence[Piece]) -> str:
+        """The labels of the utterances that pieces are of."""
+        numbers = [self.speech.labels[piece.utterance] for piece in pieces]
+        of_frames = np.repeat(np.arange(len(pieces)), [piece.end - piece.first for piece in pieces])       # (T,)
+        strip = tracks.coloured_runs(of_frames, self.edges(pieces), [colours(self.classes)[n] for n in numbers],
+                                     [self.classes[n] for n in numbers])
+        return track("labels", strip, 24, "of the utterances")
+
+    def truth_tracks(self, pieces: Sequence[Piece]) -> list[str]:
+        """The planted truth of pieces, where it is known."""
+        if not self.planted:
+            return []
+        labels = frame_training.true_labels(self.speech)                        # (T, C) of each utterance
+        numbers = np.concatenate([labels[piece.utterance][piece.first:piece.end].argmax(-1) for piece in pieces])
+        strip = tracks.coloured_runs(numbers, self.edges(pieces), colours(self.classes), self.classes)
+        return [track("truth", strip, 24, "no training reads it")]
 
 
 @dataclass
 class Example:
     """One utterance of T frames and the models of the run that are applied to it."""
+    utterance: Utterance
+    is_tested: bool                                 # no training used its label
     sound: np.ndarray                               # (N,) as in the file
     waveform: Tensor                                # (N,) as the encoder gets it
     units: np.ndarray                               # (T,) pseudo-emotion units
@@ -55,8 +110,9 @@ class Example:
     pretrained: Hubert                              # by masked prediction of those units
     head: UnitHead
     pretraining: dict                               # its settings: `PretrainConfig`
-    recogniser: EmotionModel
+    recogniser: EmotionModel                        # the method's, tested
     truth: np.ndarray | None                        # (T,) bool: planted emotional frames
+    frames: FrameModels | None                      # None: the run has no stage `frames`, or the speaker no company
     seed: int
 
     @property
@@ -84,13 +140,14 @@ class Example:
         """The planted truth where it is known."""
         if self.truth is None:
             return []
-        return [track("planted truth", self.strip(self.truth, RED, "emotional"), 24, "emotional frames")]
+        name = self.utterance.label or "emotional"
+        return [track("truth", self.strip(self.truth, colours([name])[0], name), 24, "no training reads it")]
 
 
 def write(run: str | Path, session: str = "", sound: str = "", device: str = "cpu") -> Path:
     """Make `RUN/session<n>/lesson.html` of a finished run of method align.
 
-    session: "" for the first finished; sound: an utterance's id, "" for the one that is recognised best.
+    session: "" for the first finished; sound: an utterance's id, "" for the one that `example_id` chooses.
     Raises ValueError where the run has no finished fold of that method, or the corpus no such utterance.
     """
     collected = results.collect(run, "align")
@@ -101,8 +158,7 @@ def write(run: str | Path, session: str = "", sound: str = "", device: str = "cp
     fold = fold_page.Fold(Path(run), session, "align", collected, device)
     utterances = fold.utterances()
     if not sound:
-        predictions = Predictions.read(fold.tested / "predictions.csv", utterances)
-        sound = unit_analysis.example_utterances(predictions, fold.seed)[0].id
+        sound = example_id(fold, utterances)
     if sound not in utterances:
         raise ValueError(f"{run}: no utterance {sound} in its corpus.tsv")
 
@@ -116,6 +172,21 @@ def write(run: str | Path, session: str = "", sound: str = "", device: str = "cp
     return fold_page.save(fold.run / f"session{session}" / "lesson.html", page)
 
 
+def example_id(fold: fold_page.Fold, utterances: Mapping[str, Utterance]) -> str:
+    """The test utterance that is drawn: the median one by EDER (`diarization.median`), by the recogniser of frames.
+
+    Without one, or without a truth about frames, the utterance whose class is recognised as the most probable.
+    """
+    predictions = Predictions.read(fold.over_time / "predictions.csv", utterances)
+    if fold.frames is not None:
+        recogniser = Recogniser.from_pretrained(fold.frames / "recogniser", fold.device)
+        tested = [utterances[name] for name in predictions.ids]
+        middle = diarization.median(planted_truth.recognised(recogniser, tested))
+        if middle is not None:
+            return middle.id
+    return unit_analysis.example_utterances(predictions, fold.seed)[0].id
+
+
 def read_example(fold: fold_page.Fold, utterance: Utterance, utterances: list[Utterance]) -> Example:
     """The utterance and the fold's models. Raises ValueError where a stage left no checkpoint."""
     fold_units = fold_page.FoldUnits.read(fold, utterances)
@@ -127,17 +198,68 @@ def read_example(fold: fold_page.Fold, utterance: Utterance, utterances: list[Ut
     if frame_truth.exists(utterance):
         truth = frame_truth.is_emotional(utterance, len(units), pretrained.config.framing)
     settings = files.read_json(folder / "stage.json")["settings"]["pretrain"]
-    return Example(sound=sound.numpy(), waveform=audio.preprocess(sound, pretrained.do_normalize), units=units,
+    return Example(utterance=utterance, is_tested=utterance.session == fold.session, sound=sound.numpy(),
+                   waveform=audio.preprocess(sound, pretrained.do_normalize), units=units,
                    order=unit_analysis.unit_order(fold_units.codebook.centroids), pretrained=pretrained,
                    head=read_head(folder, pretrained.config.hidden_size, settings["temperature"]), pretraining=settings,
-                   recogniser=EmotionModel.from_pretrained(fold.tested / "recogniser"), truth=truth, seed=fold.seed)
+                   recogniser=EmotionModel.from_pretrained(fold.tested / "recogniser"), truth=truth,
+                   frames=read_frame_models(fold, utterance, utterances), seed=fold.seed)
+
+
+def read_frame_models(fold: fold_page.Fold, utterance: Utterance, utterances: list[Utterance]) -> FrameModels | None:
+    """What the stage `frames` left, and company of the utterance, drawn; None without that stage or such company.
+
+    Raises ValueError where the stage left no scorer.
+    """
+    folder = fold.frames
+    if folder is None:
+        return None
+    newest, spreads = checkpoint.newest(folder / "scorer"), folder / "scorer" / "spreads.json"
+    if newest is None or not spreads.exists():
+        raise ValueError(f"{folder}: its scorer left no checkpoint, or no {spreads.name}; remake the stage with --redo "
+                         f"{folder.name}")
+    scorer = EmotionModel.from_pretrained(newest)
+    of_speaker = [other for other in utterances if other.speaker == utterance.speaker and other != utterance]
+    rng = np.random.default_rng(derive_seed(fold.seed, "company"))
+    company = []
+    for name in scorer.labels:
+        of_class = [other for other in of_speaker if other.label == name]
+        company += [of_class[i] for i in rng.permutation(len(of_class))[:COMPANY]]
+    labels = {one.label for one in (utterance, *company)}
+    if utterance.label not in scorer.labels or not labels > {NEUTRAL}:
+        log.say(f"{utterance.id}: has no label, or its speaker lacks neutral or emotional utterances, in whose company "
+                "its frames would be scored: the lesson leaves out the steps of the stage frames")
+        return None
+    over_time = (files.read_json(place / "results.json").get("over_time") for place in (fold.tested, folder))
+    speech = Speech([utterance, *company], scorer.labels, scorer.hubert.config.framing, scorer.hubert.do_normalize)
+    is_known = all(frame_truth.exists(one) and all(class_of(emotion, scorer.labels)
+                                                   for *_, emotion in frame_truth.stretches(one))
+                   for one in speech.utterances)
+    return FrameModels(config=FramesConfig(**files.read_json(folder / "stage.json")["settings"]["frames"]),
+                       scorer=scorer,
+                       spreads={name: Spread(**numbers) for name, numbers in files.read_json(spreads).items()},
+                       recogniser=EmotionModel.from_pretrained(folder / "recogniser"), speech=speech,
+                       eder=[scores and scores["eder"] for scores in over_time],
+                       planted=planted_shares(utterances, scorer.labels) if is_known else {})
+
+
+def planted_shares(utterances: Iterable[Utterance], classes: Iterable[str]) -> dict[str, float]:
+    """The share of the time of each class's utterances that is emotional, of those whose truth is known."""
+    shares = {}
+    for name in classes:
+        known = [utterance for utterance in utterances if utterance.label == name and frame_truth.exists(utterance)]
+        seconds = sum(end - start for utterance in known for start, end, _ in frame_truth.stretches(utterance))
+        if known:
+            shares[name] = seconds * SAMPLE_RATE / sum(utterance.num_samples for utterance in known)
+    return shares
 
 
 def read_head(folder: Path, hidden_size: int, temperature: float) -> UnitHead:
     """The unit head of a pretraining's newest checkpoint: it is not part of the encoder that the stage exports."""
     newest = checkpoint.latest(folder)
     if newest is None:
-        raise ValueError(f"{folder}: has no checkpoint left, so that its unit head is not known; remake the stage")
+        raise ValueError(f"{folder}: has no checkpoint left, so that its unit head is not known; remake the stage "
+                         f"with --redo {folder.name}")
     _, head_state, _ = newest
     tensors = {name.removeprefix("heads.0."): tensor for name, tensor in head_state.items()}
     num_clusters, projection_size = tensors["codewords"].shape
@@ -156,6 +278,8 @@ def steps(example: Example) -> Iterator[Step]:
     yield units_step(example)
     yield from masked_prediction_steps(example)
     yield from recognition_steps(example)
+    if example.frames is not None:
+        yield from frames_steps(example, example.frames)
 
 
 def waveform_step(example: Example) -> Step:
@@ -247,11 +371,183 @@ def recognition_steps(example: Example) -> Iterator[Step]:
 
     shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in zip(model.labels, probabilities))
     areas = tracks.stretched(tracks.posterior_shapes(posterior, example.edges, model.labels))
+    recognised = int(probabilities.argmax())
+    repeated = (posterior.argmax(-1) == recognised).mean()
     yield Step("Emotion, once and over time", "alignment paper, Sec. 2.3", "emotion_model.py: EmotionModel.over_time",
                f"The classifier is linear: applied to the pooled state it gives the utterance's emotion ({shares}), "
-               f"applied to single frames the posterior ({T}, {len(model.labels)}).",
+               f"applied to single frames the posterior ({T}, {len(model.labels)}). It was trained on whole "
+               f"utterances, and {100 * repeated:.0f} % of the frames repeat what the utterance is called: "
+               f"{model.labels[recognised]}.",
                [*example.truth_tracks(), example.units_track(), track("posterior", areas, 110)],
                tracks.legend(model.labels))
+
+
+def frames_steps(example: Example, models: FrameModels) -> Iterator[Step]:
+    """Beyond the papers: what a classifier of frames learns from labels of utterances, and what it says."""
+    yield stretches_step(example, models)
+    speech, classes = models.speech, models.classes
+    scores = frame_training.scores_in_other_company(models.scorer, speech, models.config, torch.device("cpu"))
+    emotions = [number for number, name in enumerate(classes) if name in models.spreads]
+    label = speech.labels[0]                        # of a neutral one, the emotion that it is most like
+    if label not in emotions:
+        label = max(emotions, key=scores[0].mean(0).__getitem__)
+    yield scores_step(example, models, scores[0], label)
+    yield soft_labels_step(example, models, scores[0], label)
+    yield joined_step(example, models, scores)
+    yield which_frames_step(example, models)
+
+
+def stretches_step(example: Example, models: FrameModels) -> Step:
+    """What the scorer is trained on, drawn from the speaker's utterances, and what it says of it."""
+    speech, config = models.speech, models.config
+    rng = np.random.default_rng(derive_seed(example.seed, "lesson", "stretches"))
+    pieces = frame_training.draw_stretches(speech, example.utterance.speaker, config, rng).pieces
+    waveform, log_p = speech.waveform(pieces), models.log_p(pieces)             # (N,), (T, C)
+    labels = np.repeat([speech.labels[piece.utterance] for piece in pieces],
+                       [piece.end - piece.first for piece in pieces])           # (T,)
+    is_right = torch.as_tensor(log_p.argmax(-1).numpy() == labels)              # (T,)
+    areas = tracks.stretched(tracks.posterior_shapes(log_p.exp().numpy(), models.edges(pieces), models.classes))
+    return Step("Shuffled stretches", BEYOND, "frame_training.py: draw_stretches, Speech.waveform, train_scorer",
+                f"{len(pieces)} stretches of {config.least_stretch_seconds:g} to {config.most_stretch_seconds:g} s, of "
+                "different utterances of this speaker, half of them neutral, in drawn order, brought to one level: a "
+                f"waveform ({len(waveform)},) of {len(labels)} frames. The label of a frame is that of the utterance "
+                "which its stretch is of, right or wrong. The scorer, trained on many such draws of the training "
+                f"utterances, gives {percent(is_right)} of these frames their label.",
+                [track("sound", tracks.stretched(tracks.waveform_shapes(waveform.numpy())), 62, "at one level"),
+                 models.labels_track(pieces), *models.truth_tracks(pieces),
+                 track("scorer", areas, 90, "p of each class")],
+                tracks.legend(models.classes), len(waveform))
+
+
+def scores_step(example: Example, models: FrameModels, scores: np.ndarray, label: int) -> Step:
+    """Scores of the example's frames in its own company and among windows of others."""
+    speech, config, name = models.speech, models.config, models.classes[label]
+    log_p = models.log_p([speech.whole(0)]).numpy()                             # (T', C)
+    alone, among = (of_frames(example, speech, values) for values in
+                    (log_p[:, label] - log_p[:, speech.neutral], scores[:, label]))         # (T,) each
+    limits = min(0.0, alone.min(), among.min()), max(0.0, alone.max(), among.max())
+    shares = [percent(torch.as_tensor(values > 0)) for values in (alone, among)]
+    training = " In training it is the training utterances that are scored; this one is tested." * example.is_tested
+    return Step("Scores in other company", BEYOND, "frame_training.py: scores_in_other_company, windows_of",
+                f"A frame's score is log p({name}) - log p(neutral), ({len(among)},); where it is above 0, dashed, "
+                f"{name} is the more probable. First the scorer gets the utterance as it is: {shares[0]} of the frames "
+                f"score above 0. Then it gets windows of {config.window_seconds:g} s of it, shuffled among those of "
+                f"{len(speech.utterances) - 1} other utterances of the speaker, {config.score_passes} times: "
+                f"{shares[1]}.{training}",
+                [*example.truth_tracks(),
+                 track("own company", curve(example, alone, limits, [0.0]), 90, "dashed: 0"),
+                 track("other company", curve(example, among, limits, [0.0]), 90, "dashed: 0")])
+
+
+def soft_labels_step(example: Example, models: FrameModels, scores: np.ndarray, label: int) -> Step:
+    """The share of time that the emotion covers, and the label of each frame that it gives."""
+    speech, config, name = models.speech, models.config, models.classes[label]
+    size, of_emotion = frame_training.block_frames(config, speech.framing), models.spreads[name]
+    blocks = frame_labels.block_means(scores[:, label], size)                   # (n,)
+    steps = of_frames(example, speech, frame_labels.of_blocks(blocks, len(scores)))         # (T,)
+    soft = of_frames(example, speech, *soft_labels(models, [scores], speech.labels[:1]))    # (T, C)
+    means = (of_emotion.neutral, of_emotion.emotional)
+    limits = min(*means, steps.min()), max(*means, steps.max())
+    areas = tracks.posterior_shapes(soft, example.edges, models.classes)
+    planted = f" (planted: {models.planted[name]:.2f})" if name in models.planted else ""
+    whole = f", more than {config.whole_coverage:g}: all of it" if of_emotion.coverage > config.whole_coverage else ""
+    states = f"by two states in time, {100 * soft[:, label].mean():.0f} % {name}"
+    if speech.labels[0] == speech.neutral:
+        states = "neutral throughout, as its utterance is called"
+    return Step("Coverage and soft labels", BEYOND, "frame_labels.py: spread, emotional_share, soft_labels",
+                f"By means and variances of the scores of all training utterances, {name} covers "
+                f"{of_emotion.coverage:.2f} of the time of its own{planted}{whole}. Above, the mean scores of "
+                f"{len(blocks)} blocks of about {config.block_seconds:g} s of this utterance; dashed, the mean of a "
+                f"block without the emotion, {means[0]:.1f}, and with it, {means[1]:.1f}. Below, how much of each "
+                f"class each frame is taken to be, ({len(soft)}, {len(models.classes)}): {states}.",
+                [*example.truth_tracks(),
+                 track("scores", curve(example, steps, limits, means), 90, "of blocks"),
+                 track("soft label", tracks.stretched(areas), 70)], tracks.legend(models.classes))
+
+
+def joined_step(example: Example, models: FrameModels, scores: list[np.ndarray]) -> Step:
+    """What the recogniser is trained on: the example among neutral utterances of its speaker, its labels and weights.
+    """
+    speech, emotions = models.speech, models.classes
+    rng = np.random.default_rng(derive_seed(example.seed, "lesson", "joined"))
+    chosen = next(u for u, label in enumerate(speech.labels) if label != speech.neutral)
+    pieces = frame_training.draw_joined(speech, chosen, rng).pieces
+    while len(pieces) == 1:                         # one in four is alone
+        pieces = frame_training.draw_joined(speech, chosen, rng).pieces
+    labels = soft_labels(models, scores, speech.labels)
+    target = np.concatenate([labels[piece.utterance][piece.first:piece.end] for piece in pieces])          # (T, C)
+    waveform, edges = speech.waveform(pieces), models.edges(pieces)             # (N,), (T + 1,)
+    states, is_valid = models.recogniser.states(waveform[None], torch.tensor([len(waveform)]))  # (1, T, D), (1, T)
+    attention = models.recogniser.weighing.attention(states, is_valid)[0].numpy()               # (T,)
+    names = " + ".join(emotions[speech.labels[piece.utterance]] for piece in pieces)
+    return Step("Joined utterances", BEYOND,
+                "frame_training.py: draw_joined, train_recogniser, FrameLoss; emotion_model.py: FrameClassifier",
+                f"The recogniser is trained on utterances among neutral ones of their speaker, here {names}, "
+                f"({len(waveform)},): each frame by its soft label, ({len(target)}, {len(emotions)}), the whole by its "
+                f"class, {emotions[speech.labels[chosen]]}, on the mean of states weighted by 1 - p(neutral) + "
+                f"{LEAST_WEIGHT:g}. Last, these weights as the trained recogniser has them, with sum 1; dashed: equal "
+                "weights.",
+                [track("sound", tracks.stretched(tracks.waveform_shapes(waveform.numpy())), 62, "at one level"),
+                 *models.truth_tracks(pieces),
+                 track("soft labels", tracks.stretched(tracks.posterior_shapes(target, edges, emotions)), 70),
+                 track("weights", tracks.stretched(tracks.attention_shapes(attention, edges)), 60)],
+                tracks.legend(emotions), len(waveform))
+
+
+def which_frames_step(example: Example, models: FrameModels) -> Step:
+    """The emotion over time, recognised before and after, and where it is wrong."""
+    rows, words, labels = list(example.truth_tracks()), [], models.classes
+    for when, kind, model, of_all in (("before", "utterances", example.recogniser, models.eder[0]),
+                                      ("after", "frames", models.recogniser, models.eder[1])):
+        result = Recogniser(model)(example.utterance.path)
+        numbers = result.posterior.argmax(-1)                                   # (T,)
+        strip = tracks.coloured_runs(numbers, example.edges, colours(labels), labels)
+        areas = tracks.posterior_shapes(result.posterior, example.edges, labels)
+        rows += [track(when, strip, 24, f"by {kind}"), track("posterior", tracks.stretched(areas), 70)]
+        if example.truth is not None:
+            wrong = diarization.errors_of(example.utterance, result).rates[0]
+            tested = "" if of_all is None else f" (of all test utterances {100 * of_all:.0f} %)"
+            words.append(f"{when} {100 * wrong:.0f} %{tested}")
+            kinds = wrong_kinds(numbers, example.truth, models.speech)
+            strip = tracks.coloured_runs(kinds, example.edges, [None, *colours(KINDS)], ["", *KINDS])
+            rows.append(track("wrong", strip, 20))
+    rows.append(track("attention", tracks.stretched(tracks.attention_shapes(result.attention, example.edges)), 60,
+                      "after; dashed: equal"))
+    eder = f" EDER, the share of its time that is wrong: {', '.join(words)}." if words else ""
+    known = " Both were trained on labels of whole utterances, and on none of this one." * example.is_tested
+    return Step("Which frames", BEYOND, "emotion_model.py: EmotionModel.over_time; diarization.py: errors",
+                "Before: the recogniser that learned from utterances (Emotion, once and over time). After: the one "
+                "that learned from frames. Of each, the most probable class of every frame and the posterior "
+                f"({example.num_frames}, {len(labels)}).{known}{eder}",
+                rows, tracks.legend(labels) + (tracks.legend(KINDS) if words else ""))
+
+
+def wrong_kinds(numbers: np.ndarray, is_emotional: np.ndarray, speech: Speech) -> np.ndarray:
+    """How each frame, of recognised class number (T,), is wrong: 0 not at all, else its place in KINDS, from 1 on."""
+    true = np.where(is_emotional, speech.labels[0], speech.neutral)             # (T,)
+    kinds = np.where(true == speech.neutral, 1, np.where(numbers == speech.neutral, 2, 3))
+    return np.where(numbers == true, 0, kinds)
+
+
+def soft_labels(models: FrameModels, scores: list[np.ndarray], labels: Sequence[int]) -> list[np.ndarray]:
+    """Soft labels of utterances by their scores, (T, C) each, as in training."""
+    config, speech = models.config, models.speech
+    return frame_labels.soft_labels(scores, labels, models.classes, speech.neutral, models.spreads,
+                                    frame_training.block_frames(config, speech.framing), config.whole_coverage)
+
+
+def of_frames(example: Example, speech: Speech, of_hops: np.ndarray) -> np.ndarray:
+    """Values of the example's audible hops (T', ...) for all of its frames, (T, ...): repeated at silent ends."""
+    places = np.arange(example.num_frames) - speech.starts[0]
+    return of_hops[places.clip(0, len(of_hops) - 1)]
+
+
+def curve(example: Example, scores: np.ndarray, limits: tuple[float, float], levels: Sequence[float]) -> str:
+    """The example's scores (T,) over time, between limits; dashed lines at levels."""
+    scale = linear(*limits, 0.95 * HEIGHT, 0.05 * HEIGHT)
+    x, y = tracks.averaged(scores, example.edges, COLUMNS)
+    dashed = [element("path", "", d=path([0, WIDTH], [scale(level)] * 2), class_="even") for level in levels]
+    return tracks.stretched([*dashed, element("path", "", d=path(x, scale(y)), class_="curve s0")])
 
 
 def standardised_image(x: Tensor) -> str:
@@ -291,9 +587,9 @@ def anchor(title: str) -> str:
 
 
 def step_card(step: Step, num_samples: int) -> str:
-    """A step as a card with an address of its own."""
+    """A step as a card with an address of its own; num_samples: of the example."""
     source = element("small", escape(step.source) + " · " + element("code", escape(step.code)))
-    rows = element("div", [*step.tracks, tracks.axis(num_samples / SAMPLE_RATE)], class_="tracks")
+    rows = element("div", [*step.tracks, tracks.axis((step.num_samples or num_samples) / SAMPLE_RATE)], class_="tracks")
     content = [element("figcaption", escape(step.title) + source),
                element("p", escape(step.caption), class_="note"), rows, step.legend]
     return element("figure", content, class_="card wide", id=anchor(step.title))

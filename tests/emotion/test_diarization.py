@@ -9,7 +9,7 @@ import pytest
 from framealign.corpus import frame_truth
 from framealign.corpus.frame_truth import Stretch
 from framealign.corpus.utterance import Utterance
-from framealign.emotion.diarization import boundaries, errors, matched, of_frames, scores
+from framealign.emotion.diarization import boundaries, errors, errors_of, matched, median, of_frames, scores
 from framealign.emotion.recogniser import Result
 
 EMOTIONS = ("neutral", "happy", "angry", "sad")
@@ -170,3 +170,21 @@ def test_what_cannot_be_scored_is_refused(tmp_path):
     frame_truth.write(utterance.path, [])
     found = scores([(utterance, replace(result, posterior=np.eye(4)[np.zeros(len(result.posterior), int)]))])
     assert found["emotional_auc"] is None and found["boundary_f1"] is None and found["eder"] == 0
+
+
+@pytest.mark.parametrize("number", (1, 2, 3, 6, 7))
+def test_the_median_utterance(tmp_path, number):
+    """Emotional utterances of 1 s, each wrong in a known share of it, in drawn order; neutral ones do not count."""
+    rng = np.random.default_rng(number)
+    pairs, shares = [], rng.permutation(np.arange(number) + 3)
+    for place, wrong in enumerate([*shares.tolist(), 0, 0, 0]):
+        label = "angry" if place < number else "neutral"
+        utterance = Utterance(f"u{place}", tmp_path / f"u{place}.wav", 16_000, label=label)
+        frame_truth.write(utterance.path, [(0, 50, "ang")] if label == "angry" else [])
+        posterior = np.eye(2)[np.array([0] * wrong + [1] * (50 - wrong))]       # (T, classes): missed
+        result = Result("angry", {"neutral": 0.0, "angry": 1.0}, posterior, np.full(50, 0.02), seconds=1.0)
+        assert errors_of(utterance, result).missed == pytest.approx(wrong / 50)
+        pairs.append((utterance, result))
+    chosen = median([pairs[i] for i in rng.permutation(len(pairs))])
+    assert shares[int(chosen.id[1:])] == 3 + number // 2
+    assert median(pairs[number:]) is None
