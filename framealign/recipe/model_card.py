@@ -8,7 +8,9 @@ from framealign.runtime import files
 from framealign.sound.frames import SAMPLE_RATE
 from framealign.corpus.protocols import Split
 from framealign.corpus.utterance import summary
-from framealign.recipe.results import NAMES, NO_INTERVAL, claim, interval_words, missing_classes, missing_words
+from framealign.emotion.emotion_model import LEAST_WEIGHT
+from framealign.recipe.results import (NAMES, NO_INTERVAL, OVER_TIME, claim, interval_words, missing_classes,
+                                       missing_words, over_time_cell)
 
 USE = """Recognising which of these emotions speech of about 1 to 60 s expresses, and when: for research, teaching, and
 material where a mistake harms nobody. The model uses how something is said and knows nothing of what is meant.
@@ -16,18 +18,29 @@ Do not use it for decisions about people (hiring, policing, health, education, i
 not agreed to it; in some places the law forbids emotion recognition at work and in schools."""
 
 LIMITS = """- It knows only the classes above: laughter, music, silence or another emotion gets one of them.
-- Probabilities are not calibrated. {frames}
+- Probabilities are not calibrated.
 - Languages, ages, microphones and speaking styles other than those of the training data may be recognised much worse
   than the table says, and with different accuracy for different groups of people. Test it on your own data.
 - Sound longer than 3000 frames (60 s, where one comes every 20 ms) is recognised in windows of as many
   (`long_sound.py`), which training never used."""
 
-
-OF_FRAMES = {
-    False: "The frame-wise posterior is the utterance classifier applied to single frames; it\n"
-           "  was not trained on frames.",
-    True: "The frame-wise posterior is a classifier of its own, trained on frames whose\n"
-          "  emotion was worked out from the labels of utterances."}
+# By what a protocol says of frames: the model's heads, and where its emotion over time comes from.
+TRUE_FRAMES = "trained on their truth"
+HEADS = {"": "attention pooling, linear classifier", **dict.fromkeys(
+    ("trained", TRUE_FRAMES), "linear classifier of frames, which also weighs them, linear classifier of utterances")}
+WEIGHING = f"""A linear classifier of single frames (`frames.weight`, `frames.bias`) gives the frame-wise posterior, and
+a frame counts in the emotion of its utterance by 1 - p(neutral) + {LEAST_WEIGHT:g}."""
+FRAMES_BY = {
+    "": """The frame-wise posterior is the utterance classifier applied to single frames. It learned from whole
+utterances and mostly repeats their emotion.""",
+    "trained": f"""{WEIGHING} It was trained from the labels of utterances
+alone: no label of a frame was ever seen, in training or in a choice. A scorer learned short stretches of different
+utterances, shuffled and brought to one level, each by its utterance's label. Its scores of all training utterances,
+cut into windows among those of others, say which share of an emotion's utterances is emotional, and where. These
+estimated labels of frames, and the true ones of utterances, trained the recogniser on utterances joined with neutral
+ones of their speaker.""",
+    TRUE_FRAMES: f"""{WEIGHING} **It was trained on the true
+emotion of every frame**, which few corpora know: a bound of what can be learned from the labels of utterances."""}
 
 
 def write(directory: Path, results: dict, splits: list[Split]) -> None:
@@ -37,20 +50,20 @@ def write(directory: Path, results: dict, splits: list[Split]) -> None:
 
 def text(results: dict, splits: list[Split]) -> str:
     """The card of one fold. results: as in its `results.json`, with `protocol` where it is known; splits: its parts."""
-    classes = results["classes"]
+    classes, frames = results["classes"], results.get("protocol", {}).get("frames", "")
     lines = ["---", "library_name: framealign", "pipeline_tag: audio-classification",
              "tags: [speech-emotion-recognition, hubert]", "---", "",
              "# Speech emotion recogniser", "",
-             f"HuBERT encoder, attention pooling, linear classifier: {', '.join(classes)}. Input: mono sound at "
-             f"{SAMPLE_RATE} Hz. Made by framealign, split {results['split']}.", "",
+             f"HuBERT encoder, {HEADS[frames]}. Classes: {', '.join(classes)}. Input: mono sound at {SAMPLE_RATE} Hz. "
+             f"Made by framealign, split {results['split']}.", "",
              "```python", "from framealign import Recogniser",
              'result = Recogniser.from_pretrained("this/directory")("a.wav")', "```", ""]
     lines += ["## Results", "", *results_lines(results), ""]
+    lines += ["## Emotion over time", "", FRAMES_BY[frames], "", *over_time_lines(results)]
     lines += ["## Protocol", "", *protocol_lines(results), ""]
     lines += ["## Training data", "", *data_lines(results, splits), ""]
     lines += ["## Intended use", "", USE, ""]
-    of_frames = OF_FRAMES["frames" in results.get("protocol", {})]
-    lines += ["## Limits", "", LIMITS.format(frames=of_frames), ""]
+    lines += ["## Limits", "", LIMITS, ""]
     return "\n".join(lines)
 
 
@@ -80,6 +93,17 @@ def results_lines(results: dict) -> list[str]:
         lines.append(f"The numbers are those of {len(results['ways'])} trainings, in which each speaker of the fold is "
                      "tested once; this recogniser is that of the first.")
     return lines
+
+
+def over_time_lines(results: dict) -> list[str]:
+    """EDER, its parts, what they are compared with, and the other scores over time; nothing where none are known."""
+    if "over_time" not in results:
+        return []
+    scores = results["over_time"]
+    rows = [f"| {name} | {over_time_cell(scores, key)} | {words} |" for key, (name, words) in OVER_TIME.items()]
+    return ["Emotion diarization error rate (EDER) and other scores over the "
+            f"{scores['num_utterances']} test utterances whose true frames are known; shares of the time in %:", "",
+            "| measure | value | what it says |", "|---|--:|---|", *rows, ""]
 
 
 def protocol_lines(results: dict) -> list[str]:

@@ -35,6 +35,45 @@ def test_the_card_has_the_recorded_numbers(finished):
     assert all(len(line) < 400 for line in text.splitlines())
 
 
+@pytest.fixture(scope="module")
+def framed(finished):
+    """The stages `frames` and `frames-bound` of the same run."""
+    config = small.config(finished.parents[2] / "tree", finished.parents[2] / "base", finished.parents[1],
+                          method="finetune", frames=True, bound=True)
+    recipe.run_sessions(config, small.SETTINGS | {"finetune.epochs": "1"})
+    return finished.parent
+
+
+@pytest.mark.parametrize("stage, words, others", [
+    ("finetune", ["encoder, attention pooling", "mostly repeats their emotion"], ["frames.weight", "true\nemotion"]),
+    ("frames", ["encoder, linear classifier of frames, which also weighs them", "no label of a frame was ever seen",
+                "1 - p(neutral) + 0.1"], ["attention pooling", "mostly repeats", "true\nemotion"]),
+    ("frames-bound", ["encoder, linear classifier of frames", "**It was trained on the true\nemotion of every frame**"],
+     ["attention pooling", "ever seen"])])
+def test_the_card_says_what_its_emotion_over_time_is_worth(framed, stage, words, others):
+    """EDER with its parts and what these are compared with, as recorded; and where the posterior of frames is from."""
+    text = (framed / stage / "recogniser" / "README.md").read_text()
+    part = text.partition("## Emotion over time")[2].partition("\n## ")[0]
+    scores = files.read_json(framed / stage / "results.json")["over_time"]
+    rows = dict(re.findall(r"^\| ([\w ]+) \| ([-\d.]+) \|", part, re.MULTILINE))
+    for name, key in (("EDER", "eder"), ("false alarm", "false_alarm"), ("missed", "missed"), ("confused", "confused"),
+                      ("segments", "segment_eder"), ("always neutral", "always_neutral"),
+                      ("label everywhere", "label_everywhere")):
+        assert rows[name] == f"{100 * scores[key]:.1f}"
+    assert rows["AUC emotional"] == f"{scores['emotional_auc']:.2f}"
+    assert f"over the {scores['num_utterances']} test utterances whose true frames are known" in part
+    assert all(word in text for word in words) and not any(word in text for word in others)
+
+
+def test_a_card_without_a_truth_has_no_scores_over_time(finished):
+    results = files.read_json(finished / "results.json")
+    del results["over_time"]
+    recipe_split, = recipe.Recipe(small.config(finished.parents[2] / "tree", finished.parents[2] / "base",
+                                               finished.parents[1], method="finetune"), small.SETTINGS).splits("clean")
+    text = model_card.text(results, [recipe_split])
+    assert "EDER" not in text and "## Emotion over time" in text and not re.search(r"\n\n\n", text)
+
+
 def test_an_optimistic_selection_is_marked(finished):
     results = files.read_json(finished / "results.json") | {"optimistic": True, "selection": "best-test"}
     recipe_split, = recipe.Recipe(small.config(finished.parents[2] / "tree", finished.parents[2] / "base",

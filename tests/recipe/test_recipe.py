@@ -462,7 +462,7 @@ def test_the_stage_frames_comes_after_the_method_and_changes_nothing_of_it(world
     tested = files.read_json(run / "session1" / name / "results.json")
     assert tested["selection"] == "last" and tested["num_utterances"] == {"train": 8, "valid": 0, "test": 8}
     card = (run / "session1" / name / "recogniser" / "README.md").read_text()
-    assert "a classifier of its own, trained on frames" in card and "was not trained" not in card
+    assert "no label of a frame was ever seen" in card and "applied to single frames" not in card
     world.run(spoilt, method=method, frames=True, frames_start=start)
     assert small.digests(run) == after
     with pytest.raises(ValueError, match=rf"stage {name} in \S+ is stale: settings\.frames\.epochs was 2, is 3"):
