@@ -1,4 +1,4 @@
-"""The whole method on a synthetic corpus it makes itself: six stages, three methods, what is recognised and aligned.
+"""The whole method on a synthetic corpus it makes itself: seven stages, three methods, what is recognised and when.
 
     bin/demo.py                                     # minutes on a CPU, from the committed tiny base model
     bin/demo.py --make-tiny-base --out runs/tiny-base
@@ -6,9 +6,11 @@
 It ends with two pages to open in a browser: report.html and lesson.html.
 """
 import dataclasses
+import multiprocessing
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -27,7 +29,7 @@ from framealign.units.units import make_units
 from framealign.emotion import diarization, metrics, planted_truth
 from framealign.emotion.recogniser import Recogniser
 from framealign.recipe import presets, results, session_config
-from framealign.recipe.recipe import Recipe, base_stages
+from framealign.recipe.recipe import BaseModel, Recipe, base_stages
 from framealign.recipe.results import aligned
 from framealign.recipe.session_config import PAPERS, TESTED, SessionConfig
 from framealign.recipe.stages import Redo, run_stage
@@ -66,20 +68,36 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(config: DemoConfig, overrides: dict[str, str]) -> dict:
-    """Make the corpus, run the three methods on one fold, measure, draw: the numbers as written to `demo.json`."""
+    """Make the corpus, run the three methods on one fold, measure, draw: the numbers as written to `demo.json`.
+
+    The stage `frames` starts from the base model and waits for no other: a second process trains it, and its bound.
+    Raises ValueError under torchrun.
+    """
+    if distributed.world_size() > 1:
+        raise ValueError("the demo runs in two processes of its own; start it without torchrun")
     torch.set_num_threads(1)                        # so small a model waits for a second thread more than it gains;
     began, root = time.monotonic(), Path(config.out)    # and the numbers are the same on any number of cores
     tree = make_corpus(root / "corpus", CORPUS_SEED, 5, UTTERANCES_PER_SPEAKER)
 
     rows = {}
-    for method in PAPERS:
-        log.say(f"== method {method}")
-        recipe = Recipe(recipe_config(config, tree, method), SETTINGS | overrides)
-        rows[method] = recipe.run()
-        rows[method]["alignment"] = alignment(recipe, recipe.fold / TESTED[method] / "recogniser")
-    split, = protocols.split(recipe.utterances, config.session, "clean")
-    baselines = {name: baseline(split, recipe.classes, features) for name, features in
-                 (("pitch and energy", pitch_and_energy), ("MFCC", mfcc_mean))}
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as second:
+        try:
+            for method in PAPERS:
+                log.say(f"== method {method}")
+                recipe = Recipe(recipe_config(config, tree, method), SETTINGS | overrides)
+                rows[method] = recipe.run()
+                if method == "finetune":            # the base model is there
+                    frames = second.submit(of_frames, dataclasses.replace(recipe.config, frames=True, bound=True),
+                                           SETTINGS | overrides, recipe.utterances, recipe.base)
+                rows[method]["alignment"] = alignment(recipe, TESTED[method])
+            split, = protocols.split(recipe.utterances, config.session, "clean")
+            baselines = {name: baseline(split, recipe.classes, features) for name, features in
+                         (("pitch and energy", pitch_and_energy), ("MFCC", mfcc_mean))}
+            rows |= frames.result()
+        except BaseException:                       # a mistake, or asked to stop: not when the second is through
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
     numbers = {"methods": rows, "utterance_means_ua": baselines, "seconds": round(time.monotonic() - began, 1)}
     files.write_json(root / "demo.json", numbers)
 
@@ -92,15 +110,26 @@ def run(config: DemoConfig, overrides: dict[str, str]) -> dict:
 def recipe_config(config: DemoConfig, tree: Path, method: str) -> SessionConfig:
     """One method of the recipe on the synthetic corpus `tree`."""
     return SessionConfig(iemocap=str(tree), allow_partial=True, hubert=config.hubert, preset="tiny", out=config.out,
-                         session=config.session, method=method, seed=config.seed, device=config.device)
+                         session=config.session, method=method, frames=False, seed=config.seed, device=config.device)
 
 
-def alignment(recipe: Recipe, place: Path) -> dict[str, float]:
-    """How well the recogniser in `place` aligns with the planted truth, on the test session and by its own units."""
+def of_frames(config: SessionConfig, overrides: dict[str, str], utterances: list[Utterance], base: BaseModel) -> dict:
+    """The stages `frames` and `frames-bound`, in a process of their own: results of both as of the methods."""
+    torch.set_num_threads(1)                        # as in `run`
+    log.say("== beside it, in a second process: which frames")
+    recipe = Recipe(config, overrides, utterances, base)
+    recipe.run()
+    return {name: files.read_json(recipe.fold / name / "results.json") | {"alignment": alignment(recipe, name)}
+            for name in ("frames", "frames-bound")}
+
+
+def alignment(recipe: Recipe, stage: str) -> dict[str, float]:
+    """How well a stage's recogniser aligns with the planted truth, on the test session and by its own units."""
     test = [u for u in recipe.utterances if u.session == recipe.config.session]
+    place = recipe.fold / stage / "recogniser"
     recognised = planted_truth.recognised(Recogniser.from_pretrained(place, recipe.config.device), test)
     scores = planted_truth.frame_auc(recognised) | {"over_time": diarization.scores(recognised)}
-    return scores | {"units_nmi": units_nmi(recipe, place, recipe.root / "alignment-states")}
+    return scores | {"units_nmi": units_nmi(recipe, place, recipe.fold / stage / "states")}
 
 
 def write_pages(config: DemoConfig) -> list[Path]:
@@ -119,10 +148,14 @@ def make_corpus(root: Path, seed: int, sessions: int, utterances_per_speaker: in
     """The synthetic corpus as an IEMOCAP tree; one that was finished before stays."""
     wanted = {"seed": seed, "sessions": sessions, "utterances_per_speaker": utterances_per_speaker}
     done = root / "synthetic.json"
-    if not done.exists() or files.read_json(done) != wanted:
-        shutil.rmtree(root, ignore_errors=True)
-        synthetic_corpus.write_corpus(root, seed, sessions, utterances_per_speaker)
-        files.write_json(done, wanted)
+
+    def make() -> None:
+        if not done.exists() or files.read_json(done) != wanted:
+            shutil.rmtree(root, ignore_errors=True)
+            synthetic_corpus.write_corpus(root, seed, sessions, utterances_per_speaker)
+            files.write_json(done, wanted)
+
+    distributed.on_rank_0(make)
     return root
 
 
@@ -188,6 +221,7 @@ def summary(numbers: dict, config: DemoConfig) -> str:
     return "\n".join([
         "", f"Synthetic corpus, session {config.session} held out, clean selection, seed {config.seed}; chance: 25 %",
         *aligned(rows), f"UA of a logistic regression on utterance means: {means}",
+        "frames: taught to tell frames, from the same labels of utterances; frames-bound: from the planted truth",
         "EDER: share of the time with a wrong emotion; of saying always neutral "
         f"{100 * over_time['always_neutral']:.1f} %",
         "AUC: emotional frames of non-neutral test utterances against the rest, chance 0.5",

@@ -31,7 +31,7 @@ from framealign.emotion.recogniser import Recogniser
 from framealign.training import optimiser
 from framealign.training.batches import balanced_draw, frame_source, micro_batch_size
 from framealign.training.checkpoint import RecogniserTraining
-from framealign.training.training_config import FinetuneConfig, TrainingRun
+from framealign.training.training_config import FinetuneConfig, FramesConfig, TrainingRun
 
 PREDICTED_FRAMES = 3000                             # of one padded batch that is predicted: a minute
 
@@ -171,7 +171,7 @@ def crop_at_random(utterance: int, num_frames: int, max_seconds: float, generato
     return Crop(utterance, int(torch.randint(num_frames - size + 1, (), generator=generator)), size)
 
 
-def draw_mask(counts: Tensor, config: FinetuneConfig, *name: object) -> Tensor | None:
+def draw_mask(counts: Tensor, config: FinetuneConfig | FramesConfig, *name: object) -> Tensor | None:
     """Time masks of a batch, counts (B,) frames: (B, T) bool, drawn from the seed and `name`; None: no masking."""
     if config.mask_start_fraction == 0:
         return None

@@ -33,7 +33,7 @@ from framealign.hubert.model import Hubert
 from framealign.emotion.emotion_model import EmotionModel, weighted_mean
 from framealign.training import frame_labels, optimiser
 from framealign.training.checkpoint import RecogniserTraining
-from framealign.training.finetune import FoldData, test
+from framealign.training.finetune import FoldData, draw_mask, test
 from framealign.training.training_config import FramesConfig, TrainingRun
 
 
@@ -324,7 +324,8 @@ class FrameTraining(RecogniserTraining):
 def fit(hubert: Hubert, plan: Plan, config: FramesConfig, run: TrainingRun) -> EmotionModel:
     """Train a recogniser with a classifier of frames by a plan; continues from the newest checkpoint in the folder.
 
-    Each rank computes a share of the medleys of an update. The loss is the cross-entropy of frames with their soft
+    Each rank computes a share of the medleys of an update. Spans of frames are masked, as in fine-tuning, so that a
+    frame is told by its neighbours too. The loss is the cross-entropy of frames with their soft
     labels, its mean over frames, and `utterance_weight` times that of the utterances' classes.
     """
     training = prepare(hubert, plan, config, run)
@@ -338,15 +339,19 @@ def fit(hubert: Hubert, plan: Plan, config: FramesConfig, run: TrainingRun) -> E
     training.model.train()
     for update in steps:
         medleys = plan.draw(update)
-        num_frames = sum(medley.num_hops for medley in medleys)
-        mine, weight = (medleys[rank::world], 1.0) if rank < len(medleys) else (medleys[:1], 0.0)   # all reduce
+        counts = torch.tensor([medley.num_hops for medley in medleys])          # (B,)
+        is_masked = draw_mask(counts, config, update)                           # (B, T), the same on every rank
+        own, weight = (slice(rank, None, world), 1.0) if rank < len(medleys) else (slice(1), 0.0)   # all reduce
+        mine = medleys[own]
+        if is_masked is not None:
+            is_masked = distributed.send(is_masked[own, :int(counts[own].max())], run.device)
         inputs, lengths, target, labels = batch_of(mine, plan)
         torch.manual_seed(derive_seed(config.seed, "dropout", update, rank))
         with autocast():
             of_frames, of_utterances = replicated(distributed.send(inputs, run.device), lengths,
                                                   distributed.send(target, run.device),
-                                                  distributed.send(labels, run.device))
-        loss = weight * (of_frames / num_frames + plan.utterance_weight * of_utterances / len(medleys))
+                                                  distributed.send(labels, run.device), is_masked)
+        loss = weight * (of_frames / int(counts.sum()) + plan.utterance_weight * of_utterances / len(medleys))
         (optimiser.only_if_finite(loss) * world).backward()                     # DDP averages over ranks
         lr = optimiser.linear_schedule(update, config.lr, 0, plan.updates)
         norm, skipped = optimiser.step(training.optimizer, lr, config.clip_norm)
@@ -371,7 +376,7 @@ def prepare(hubert: Hubert, plan: Plan, config: FramesConfig, run: TrainingRun) 
     torch.manual_seed(derive_seed(config.seed, "head"))
     model = EmotionModel(hubert, plan.speech.classes, "frames", config.dropout, config.fast_path).to(run.device)
     hubert.feature_extractor.requires_grad_(not config.freeze_conv)
-    hubert.masked_spec_embed.requires_grad_(False)
+    hubert.masked_spec_embed.requires_grad_(config.mask_start_fraction > 0)
     model.classifier.requires_grad_(plan.utterance_weight > 0)
     optimizer = optimiser.adamw(hubert.parameters(), config.lr, (0.9, 0.999), 1e-8, config.weight_decay)
     heads = [p for head in (model.frames, model.classifier) for p in head.parameters() if p.requires_grad]
@@ -397,9 +402,10 @@ class FrameLoss(torch.nn.Module):
         super().__init__()
         self.model, self.with_utterances = model, with_utterances
 
-    def forward(self, inputs: Tensor, lengths: Tensor, target: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """What `batch_of` gives: cross-entropies, summed over frames and over utterances, ()."""
-        states, is_valid = self.model.states(inputs, lengths)
+    def forward(self, inputs: Tensor, lengths: Tensor, target: Tensor, labels: Tensor, is_masked: Tensor | None = None
+                ) -> tuple[Tensor, Tensor]:
+        """What `batch_of` gives, and masked frames (B, T): cross-entropies, summed over frames and utterances, ()."""
+        states, is_valid = self.model.states(inputs, lengths, is_masked)
         log_p = self.model.frames(self.model.dropout(states)).float().log_softmax(-1)       # (B, T, C)
         of_frames = -(target * log_p).sum()
         if not self.with_utterances:

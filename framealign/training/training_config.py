@@ -148,6 +148,10 @@ class FramesConfig:
     utterance_weight: float = setting(1.0, "weight of the utterances' cross-entropy beside that of frames")
     max_seconds: float = setting(6.0, "seconds of a joined utterance that are used; longer ones are cropped")
     test_max_seconds: float = setting(0.0, "seconds of an utterance that are used in the test; 0: whole utterances")
+    mask_start_fraction: float = setting(
+        0.05, "share of the frames that start a masked span (time masking) in training")
+    mask_span_frames: int = setting(10, "frames of a masked span, 20 ms each in all published sizes")
+    mask_min_spans: int = setting(0, "fewest masked spans of a joined utterance, where they fit")
     dropout: float = setting(0.0, "probability of dropout before the classifiers")
     fast_path: bool = setting(True, "the encoder's fast path: no work for the padding of a batch, the same numbers")
     freeze_conv: bool = setting(True, "the conv encoder does not train")
@@ -157,16 +161,19 @@ class FramesConfig:
     keep_checkpoints: int = setting(2, "newest checkpoints that stay on the disk")
 
     def __post_init__(self):
-        for name in ("scorer_epochs", "epochs", "batch_size", "score_passes", "log_every_updates", "save_every_updates",
-                     "keep_checkpoints"):
+        for name in ("scorer_epochs", "epochs", "batch_size", "score_passes", "mask_span_frames", "log_every_updates",
+                     "save_every_updates", "keep_checkpoints"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "weight_decay", "level_decibels", "utterance_weight", "test_max_seconds"):
+        for name in ("lr", "weight_decay", "level_decibels", "utterance_weight", "test_max_seconds",
+                     "mask_min_spans"):
             require(0 <= getattr(self, name) < math.inf, f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("clip_norm", "head_lr_factor", "sequence_seconds", "window_seconds", "block_seconds",
                      "max_seconds"):
             require(0 < getattr(self, name) < math.inf, f"{name} must be above 0, got {getattr(self, name)}")
         require(0 < self.least_stretch_seconds <= self.most_stretch_seconds < math.inf, "least_stretch_seconds must be "
                 f"in (0, most_stretch_seconds = {self.most_stretch_seconds}], got {self.least_stretch_seconds}")
+        require(0 <= self.mask_start_fraction <= 1,
+                f"mask_start_fraction must be in [0, 1], got {self.mask_start_fraction}")
         require(0 <= self.whole_coverage <= 1, f"whole_coverage must be in [0, 1], got {self.whole_coverage}")
         require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
 

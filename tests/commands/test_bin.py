@@ -446,7 +446,7 @@ def test_demo_runs_the_three_methods_and_measures_alignment(good, base, tmp_path
     monkeypatch.setattr(demo_command, "UTTERANCES_PER_SPEAKER", 4)
     out = good("demo", "--hubert", base, "--device", "cpu", *small.FLAGS, "--out", tmp_path / "demo")
     numbers = files.read_json(tmp_path / "demo" / "demo.json")
-    assert list(numbers["methods"]) == ["finetune", "tapt", "align"]
+    assert list(numbers["methods"]) == ["finetune", "tapt", "align", "frames", "frames-bound"]
     for method, result in numbers["methods"].items():
         assert all(0 <= result["alignment"][name] <= 1 for name in ("attention_auc_mean", "posterior_auc_mean",
                                                                    "units_nmi"))
@@ -456,6 +456,8 @@ def test_demo_runs_the_three_methods_and_measures_alignment(good, base, tmp_path
         assert re.search(row, out, re.MULTILINE) and f"always neutral {100 * over_time['always_neutral']:.1f} %" in out
         assert peak >= 1 and result["over_time"] == over_time                   # the fold's own test says the same
     assert {"pitch and energy", "MFCC"} == set(numbers["utterance_means_ua"])
+    assert os.readlink(tmp_path / "demo" / "session1" / "recogniser") == "frames/recogniser"
+    assert numbers["methods"]["frames-bound"]["protocol"]["frames"] == "trained on their truth"
     *_, example, pages = out.splitlines()
     recogniser = tmp_path / "demo" / "session1" / "recogniser"
     assert re.fullmatch(rf"try: bin/recognise.py {recogniser} (\S+\.wav) --timeline", example)
@@ -463,6 +465,13 @@ def test_demo_runs_the_three_methods_and_measures_alignment(good, base, tmp_path
     report, lesson = (tmp_path / "demo" / "session1" / name for name in ("report.html", "lesson.html"))
     assert pages == f"open in a browser: {report} and {lesson}"
     assert "<svg" in report.read_text(encoding="utf-8") and "<svg" in lesson.read_text(encoding="utf-8")
+
+
+def test_the_demo_is_not_for_torchrun(base, tmp_path):
+    done = ranks.torchrun(2, small.ROOT / "bin" / "demo.py", "--hubert", base, "--device", "cpu", "--out",
+                          tmp_path / "demo", folder=tmp_path)
+    assert "error: the demo runs in two processes of its own; start it without torchrun" in done.stderr
+    assert done.returncode != 0 and not (tmp_path / "demo").exists()
 
 
 def test_the_committed_base_model_can_be_made_again(good, tmp_path, monkeypatch):
