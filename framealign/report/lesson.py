@@ -162,6 +162,7 @@ def write(run: str | Path, session: str = "", sound: str = "", device: str = "cp
     if sound not in utterances:
         raise ValueError(f"{run}: no utterance {sound} in its corpus.tsv")
 
+    log.say(f"lesson on {utterances[sound].path}")
     example = read_example(fold, utterances[sound], list(utterances.values()))
     pictures = list(steps(example))
     body = html_document.head(f"From waveform to emotion: {sound}",
@@ -427,7 +428,7 @@ def scores_step(example: Example, models: FrameModels, scores: np.ndarray, label
                     (log_p[:, label] - log_p[:, speech.neutral], scores[:, label]))         # (T,) each
     limits = min(0.0, alone.min(), among.min()), max(0.0, alone.max(), among.max())
     shares = [percent(torch.as_tensor(values > 0)) for values in (alone, among)]
-    training = " In training it is the training utterances that are scored; this one is tested." * example.is_tested
+    training = " In training, the training utterances are scored so; this one is a test utterance." * example.is_tested
     return Step("Scores in other company", BEYOND, "frame_training.py: scores_in_other_company, windows_of",
                 f"A frame's score is log p({name}) - log p(neutral), ({len(among)},); where it is above 0, dashed, "
                 f"{name} is the more probable. First the scorer gets the utterance as it is: {shares[0]} of the frames "

@@ -8,6 +8,8 @@ import pytest
 import small
 from test_layout import WINGS
 
+from framealign.report import svg, timeline_svg
+
 DOCS = small.ROOT / "docs"
 SVG = "{http://www.w3.org/2000/svg}"
 LIMIT_BYTES = 60_000
@@ -67,7 +69,11 @@ def test_the_nine_files_are_in_the_blue_wings():
 
 
 def test_the_first_look_is_what_readme_prints():
-    """The sound of README's second command: its emotion, probabilities and segments; the project's own style."""
+    """The sound of README's second command: its emotion, probabilities, segments and truth; the project's own style.
+
+    To make it again: that command, with the path that `bin/lesson.py runs/demo` says and `--format svg >
+    docs/first-look.svg`; what README says of it follows.
+    """
     text = (DOCS / "first-look.svg").read_text(encoding="utf-8")
     style = (small.ROOT / "framealign" / "report" / "web" / "timeline_svg.css").read_text(encoding="utf-8")
     assert style.strip() in text
@@ -83,3 +89,16 @@ def test_the_first_look_is_what_readme_prints():
     drawn = [one.find(f"{SVG}title").text for one in root.iter(f"{SVG}rect") if one.find(f"{SVG}title") is not None]
     assert drawn == [f"{emotion}, {start} to {end} s, confidence {confidence}"
                      for start, end, emotion, confidence in lines]
+
+    seconds = float(re.search(r" of ([\d.]+) s, ", root.find(f"{SVG}title").text)[1])
+    colours = svg.EMOTION_COLOURS
+    planted = [(float(one.attrib["x"]), float(one.attrib["width"])) for one in root.iter(f"{SVG}rect")
+               if one.attrib.get("class") == "run" and one.find(f"{SVG}title") is None
+               and one.attrib["fill"] != colours["neutral"]]
+    left, right = timeline_svg.LEFT, timeline_svg.RIGHT
+    edges = [[f"{(x - left) / (right - left) * seconds:.2f}" for x in (start, start + width)]
+             for start, width in planted]
+    said = re.search(r"The emotion was planted from (.+?) s and is found from (.+?) s,", readme, re.DOTALL)
+    assert [re.findall(r"[\d.]+", pair) for pair in re.findall(r"[\d.]+\s+to\s+[\d.]+", said[1])] == edges and edges
+    found = [[start, end] for start, end, emotion, _ in lines if emotion != "neutral"]
+    assert [re.findall(r"[\d.]+", pair) for pair in re.findall(r"[\d.]+\s+to\s+[\d.]+", said[2])] == found

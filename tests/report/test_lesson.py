@@ -128,7 +128,7 @@ def test_a_neutral_utterance_and_one_of_training(run, fold):
     assert "none of this one" in caption(neutral["Which frames"])
     trained = figures(run, sound=of[False, "sad"].id)
     assert "none of this one" not in caption(trained["Which frames"])
-    assert "tested" not in caption(trained["Scores in other company"])
+    assert "test utterance" not in caption(trained["Scores in other company"])
     assert "by two states in time" in caption(trained["Coverage and soft labels"]) \
         or "all of it" in caption(trained["Coverage and soft labels"])
 
