@@ -199,7 +199,7 @@ def train_scorer(hubert: Hubert, speech: Speech, config: FramesConfig, run: Trai
 
     updates = config.scorer_epochs * math.ceil(len(speech.labels) / config.batch_size)
     plan = Plan(speech=speech, labels=labels, draw=draw, updates=updates, utterance_weight=0.0)
-    return fit(hubert, plan, config, run)
+    return fit(hubert, plan, replace(config, mask_start_fraction=0.0), run)     # a span may hide a whole stretch
 
 
 def draw_stretches(speech: Speech, speaker: str, config: FramesConfig, rng: np.random.Generator) -> Medley:
@@ -324,8 +324,7 @@ class FrameTraining(RecogniserTraining):
 def fit(hubert: Hubert, plan: Plan, config: FramesConfig, run: TrainingRun) -> EmotionModel:
     """Train a recogniser with a classifier of frames by a plan; continues from the newest checkpoint in the folder.
 
-    Each rank computes a share of the medleys of an update. Spans of frames are masked, as in fine-tuning, so that a
-    frame is told by its neighbours too. The loss is the cross-entropy of frames with their soft
+    Each rank computes a share of the medleys of an update. Spans of frames are masked as in fine-tuning. The loss is the cross-entropy of frames with their soft
     labels, its mean over frames, and `utterance_weight` times that of the utterances' classes.
     """
     training = prepare(hubert, plan, config, run)

@@ -230,6 +230,30 @@ def test_several_ranks_do_as_one(planted, micro, tmp_path, world):
             assert mine["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
+@pytest.mark.parametrize("fraction", (0.0, 0.08))
+def test_spans_are_masked_for_the_recogniser_alone(planted, micro, tmp_path, fraction):
+    """Of the scorer's stretches none; of joined utterances as many as `span_mask` draws, none beyond their ends."""
+    seen, states = {"scorer": [], "recogniser": []}, EmotionModel.states
+
+    def look(model, inputs, lengths, is_masked=None):
+        if model.training:
+            kind = "recogniser" if model.classifier.weight.requires_grad else "scorer"
+            counts = model.hubert.num_frames(lengths)
+            if is_masked is not None:
+                is_real = torch.arange(is_masked.shape[1]) < counts[:, None]
+                assert is_masked.shape == (len(counts), counts.max()) and not (is_masked & ~is_real).any()
+            seen[kind].append((0 if is_masked is None else int(is_masked.sum())) / int(counts.sum()))
+        return states(model, inputs, lengths, is_masked)
+
+    with mock.patch.object(EmotionModel, "states", look):
+        train(micro, planted, tmp_path, mask_start_fraction=fraction)
+    assert len(seen["scorer"]) == len(seen["recogniser"]) == 12 and set(seen["scorer"]) == {0}
+    share = np.mean(seen["recogniser"])
+    assert share == 0 if not fraction else 0.4 < share < 0.7, share
+    record = Hubert.from_pretrained(tmp_path / "recogniser").masked_spec_embed
+    assert torch.equal(record, load(micro).masked_spec_embed) == (not fraction)
+
+
 def test_it_finds_the_frames(planted, micro, tmp_path):
     """From labels of whole utterances, in utterances that it never saw."""
     local = dataclasses.replace(micro, **QUIET, feat_extract_norm="layer", conv_bias=True)
