@@ -6,6 +6,7 @@ stretch, in frames of 20 ms. What is left out is neutral. Only corpora have it w
 or put together (`joining`), or whose annotators marked stretches (ZED). No training reads it.
 """
 import itertools
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ _STRETCH = re.compile(r"([0-9]+(?:\.[0-9]+)?) +([0-9]+(?:\.[0-9]+)?) +([^;]*[^;\
 
 def exists(utterance: Utterance) -> bool:
     """Whether it is known when this utterance is emotional: by its manifest, or by what lies beside its sound."""
-    return utterance.truth is not None or _beside(utterance.path).exists()
+    return utterance.truth is not None or os.path.exists(_beside(utterance.path))
 
 
 def stretches(utterance: Utterance) -> list[Stretch]:
@@ -43,7 +44,7 @@ def beside(wav_path: str | Path, seconds: float) -> list[Stretch] | None:
 
     Raises ValueError as `rows` and `check`.
     """
-    if not _beside(wav_path).exists():
+    if not os.path.exists(_beside(wav_path)):       # False for a name that is too long, too
         return None
     known = stretches(Utterance("", str(wav_path), 0))
     try:

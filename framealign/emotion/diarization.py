@@ -50,8 +50,8 @@ def scores(recognised: Sequence[tuple[Utterance, Result]], min_seconds: float = 
     "confused"; "segment_eder" of segments of at least `min_seconds`; the rates "always_neutral" and "label_everywhere".
     Over utterances that have both kinds of frames, the AUC of emotional frames against the others: "emotional_auc" by
     1 - p(neutral), "class_auc" by p(the utterance's class). "boundary_f1": of the segments' boundaries, pooled, within
-    0.2 s. "confusion_seconds": how long frames of each true class were recognised as each (rows: truth). Rates are
-    shares; of what there is none, None. "num_utterances". Raises ValueError without an utterance, or
+    0.2 s. "confusion_seconds": how long each true class was recognised as which, by frames, {true: {recognised: s}}.
+    Rates are shares; of what there is none, None. "num_utterances". Raises ValueError without an utterance, or
     for a recogniser without a neutral class.
     """
     rates, of_segments, neutral, everywhere, emotional_auc, class_auc, time = [], [], [], [], [], [], Counter()
@@ -86,7 +86,7 @@ def scores(recognised: Sequence[tuple[Utterance, Result]], min_seconds: float = 
             "emotional_auc": float(np.mean(emotional_auc)) if emotional_auc else None,
             "class_auc": float(np.mean(class_auc)) if class_auc else None,
             "boundary_f1": 2 * pairs / (num_true + num_recognised) if num_true + num_recognised else None,
-            "confusion_seconds": [[float(time[true, name]) for name in classes] for true in classes],
+            "confusion_seconds": {true: {name: float(time[true, name]) for name in classes} for true in classes},
             "num_utterances": len(rates)}
 
 

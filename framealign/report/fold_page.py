@@ -383,8 +383,9 @@ def time_confusion_cards(known: Mapping[str, dict], fold: Fold) -> list[str]:
     name = fold.over_time.name
     if "confusion_seconds" not in known.get(name, {}):
         return []
-    seconds = np.round(known[name]["confusion_seconds"]).astype(int).tolist()
-    return [card(f"Confusion over time, {name}", charts.confusion(seconds, fold.classes),
+    seconds = known[name]["confusion_seconds"]
+    rows = [[round(seconds[true][recognised]) for recognised in fold.classes] for true in fold.classes]
+    return [card(f"Confusion over time, {name}", charts.confusion(rows, fold.classes),
                  "Each row: how the time of one true class was recognised, frame by frame. In small: seconds.")]
 
 
@@ -409,7 +410,9 @@ def stage_curves(folder: Path, log_path: Path, num_classes: int) -> str:
         content = curves.pretraining(records, num_clusters, settings["pretrain"]["clip_norm"])
     elif "frames" in settings:
         scorer = curves.read(folder / "scorer" / "log.jsonl")
-        content = curves.frame_training(scorer, records, num_classes, settings["frames"])
+        place = folder / "scorer" / "spreads.json"
+        spreads = files.read_json(place) if place.exists() else {}              # as a log that was deleted
+        content = curves.frame_training(scorer, records, num_classes, settings["frames"], spreads)
     else:
         selected = files.read_json(log_path.parent / "results.json")["selected_epoch"]
         content = curves.finetuning(records, num_classes, settings["finetune"]["clip_norm"], selected)

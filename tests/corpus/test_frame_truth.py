@@ -55,6 +55,8 @@ def test_what_lies_beside_a_sound_is_read_without_a_manifest(tmp_path):
     """None where nothing does; stretches that the sound cannot have are named with the file."""
     sound = tmp_path / "a.b.wav"
     assert frame_truth.beside(sound, 2.0) is None
+    assert frame_truth.beside(tmp_path / f"{'x' * 248}.wav", 2.0) is None       # a name that no truth can lie beside
+    assert not frame_truth.exists(Utterance("x", tmp_path / f"{'x' * 248}.wav", 32_000))
     frame_truth.write(sound, [])
     assert frame_truth.beside(str(sound), 2.0) == []
     frame_truth.write(sound, [(10, 20, "sad"), (50, 300, "Neutral"), (95, 120, "angry")])

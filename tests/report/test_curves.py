@@ -54,16 +54,21 @@ def test_finetuning_has_its_three_charts_and_the_selected_epoch():
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_a_classifier_of_frames_has_its_scorer_and_its_recogniser(weight):
     scorer = [{"update": u, "loss": 1.2 - u / 1000, "lr": 1e-3, "gradient_norm": 1.0} for u in (50, 100)]
-    settings = {"utterance_weight": weight, "clip_norm": 2.0}
-    root = markup.read(curves.frame_training(scorer, PRETRAINING, 4, settings))
-    assert captions(root) == ["Loss of the scorer, nats per frame", "Loss of the recogniser, nats", "Gradient norm"]
+    settings = {"utterance_weight": weight, "clip_norm": 2.0, "whole_coverage": 0.85}
+    spreads = {"happy": {"coverage": 0.444}, "sad": {"coverage": 1.0}}
+    root = markup.read(curves.frame_training(scorer, PRETRAINING, 4, settings, spreads))
+    assert captions(root) == ["Loss of the scorer, nats per frame", "Emotional share of emotional utterances",
+                              "Loss of the recogniser, nats", "Gradient norm"]
+    assert [one.text for one in (*root.all("dt"), *root.all("dd"))] == ["happy", "sad", "44 %", "100 %"]
     notes = [one.text for one in root.all("p", "note")]
     assert f"(ln 4 = {math.log(4):.2f})" in notes[0] and "from 1.15 to 1.10" in notes[0]
-    assert f"chance ({(1 + weight) * math.log(4):.2f})" in notes[1] and f"{weight:g} x that" in notes[1]
-    assert "from 4.90 to 4.70" in notes[1] and "Above the clipping norm 2 in 1 of 3" in notes[2]
+    assert "Above 85 % the whole utterance is taken" in notes[1]
+    assert f"chance ({(1 + weight) * math.log(4):.2f})" in notes[2] and f"{weight:g} x that" in notes[2]
+    assert "from 4.90 to 4.70" in notes[2] and "Above the clipping norm 2 in 1 of 3" in notes[3]
 
 
 @pytest.mark.parametrize("records", [[], [{"update": 1}], TUNING[:1], [{"update": 1, "loss": None, "lr": 0.0}]])
 def test_short_logs_have_pictures_too(records):
-    assert markup.read(curves.frame_training(records, [], 4, {"utterance_weight": 1.0, "clip_norm": 10.0}))
+    assert markup.read(curves.frame_training(records, [], 4, {"utterance_weight": 1.0, "clip_norm": 10.0,
+                                                                "whole_coverage": 0.8}, {}))
     assert markup.read(curves.finetuning(records, 4, 10.0, 1)) and markup.read(curves.pretraining(records, [2], 10.0))
