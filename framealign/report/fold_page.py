@@ -98,6 +98,11 @@ class Fold:
         return by_stage
 
     @property
+    def scores_over_time(self) -> dict[str, dict]:
+        """Scores of the emotion over time (`diarization.scores`) by stage, of recognisers that have them."""
+        return {name: results["over_time"] for name, results in self.recognisers.items() if "over_time" in results}
+
+    @property
     def classes(self) -> list[str]:
         return self.results["classes"]
 
@@ -239,7 +244,8 @@ def overview(run: Path, collected: dict) -> Path:
     total = sum(map(sum, pooled["confusion"]))
     content = missing_notes(collected["missing"])
     content += headline(pooled, len(classes), f"pooled over {total} test utterances of {len(folds)} folds")
-    content += grid([card("By fold, %", charts.table(["", *columns, "n"], rows), by_fold_note(columns)),
+    is_scored = len(columns) > len(SCORES)
+    content += grid([card("By fold, %", charts.table(["", *columns, "n"], rows), EDER if is_scored else "", is_scored),
                      card("Confusion, pooled", charts.confusion(pooled["confusion"], classes)),
                      recall_card(classes, folds)])
     content += card("Protocol: what the numbers mean", protocol_facts(collected["protocol"]))
@@ -256,17 +262,13 @@ def by_fold(run: Path, collected: dict) -> dict[str, list[float | None]]:
     """Columns of the table of folds, shares of each: the method's scores, and EDER of what is known over time."""
     folds = collected["folds"]
     columns = {NAMES[key]: [fold["reported"][key] for fold in folds.values()] for key in SCORES}
-    recognisers = [Fold(run, name, collected["protocol"]["method"], collected).recognisers for name in folds]
-    for stage in dict.fromkeys(stage for of_fold in recognisers for stage in of_fold):
-        scores = [of_fold.get(stage, {}).get("over_time") for of_fold in recognisers]
-        if any(scores):
-            columns[f"EDER {stage}"] = [None if one is None else one["eder"] for one in scores]
+    known = [Fold(run, name, collected["protocol"]["method"], collected).scores_over_time for name in folds]
+    for stage in dict.fromkeys(stage for scores in known for stage in scores):
+        columns[f"EDER {stage}"] = [scores[stage]["eder"] if stage in scores else None for scores in known]
+    if any(known):
+        columns["always neutral"] = [next(iter(scores.values()))["always_neutral"] if scores else None
+                                     for scores in known]
     return columns
-
-
-def by_fold_note(columns: Mapping[str, object]) -> str:
-    """What EDER is, where there is one."""
-    return EDER if any(name.startswith("EDER") for name in columns) else ""
 
 
 def per_cent(share: float | None) -> str:
@@ -338,11 +340,10 @@ def setting_words(value: object) -> str:
 
 def over_time_section(fold: Fold) -> str:
     """How right the emotion over time is, by recogniser; where its truth is not known, the utterances alone."""
-    recognisers = fold.recognisers
-    known = {name: results["over_time"] for name, results in recognisers.items() if "over_time" in results}
+    known = fold.scores_over_time
     columns = [key for key in OVER_TIME if key not in CONSTANTS] if known else []
     rows = []
-    for name, results in recognisers.items():
+    for name, results in fold.recognisers.items():
         scores = known.get(name)
         cells = ["-" if scores is None else over_time_cell(scores, key) for key in columns]
         rows.append([f"{name}: {learned_from(name, fold)}", *cells, per_cent(results["reported"]["ua"]),

@@ -234,13 +234,15 @@ def test_the_recogniser_of_frames_draws_the_examples(framed):
 def test_the_overview_has_the_eder_of_each_fold_and_their_mean(framed):
     """A fold without a classifier of frames has none of it, and is no part of its mean."""
     rows = rows_of(opened(framed / "report.html").all("table", "plain")[0])
-    assert rows[""] == ["WA", "UA", "macro-F1", "EDER ser-finetune", "EDER frames", "EDER frames-bound", "n"]
-    *eder, frames = [files.read_json(framed / place / "results.json")["over_time"]["eder"] for place in (
+    assert rows[""] == ["WA", "UA", "macro-F1", "EDER ser-finetune", "EDER frames", "EDER frames-bound",
+                        "always neutral", "n"]
+    first, second, frames = [files.read_json(framed / place / "results.json")["over_time"] for place in (
         "session1/ser-finetune", "session2/ser-finetune", "session1/frames")]
     assert [rows[name][3] for name in ("session 1", "session 2", "mean")] == [
-        f"{100 * value:.1f}" for value in (*eder, np.mean(eder))]
+        f"{100 * value:.1f}" for value in (first["eder"], second["eder"], (first["eder"] + second["eder"]) / 2)]
     assert [rows[name][4] for name in ("session 1", "session 2", "mean")] == [
-        f"{100 * frames:.1f}", "-", f"{100 * frames:.1f}"]
+        f"{100 * frames['eder']:.1f}", "-", f"{100 * frames['eder']:.1f}"]
+    assert [rows[f"session {n}"][6] for n in "12"] == [f"{100 * one['always_neutral']:.1f}" for one in (first, second)]
 
 
 def test_units_are_those_of_the_run(run):
