@@ -133,7 +133,7 @@ def alignment(recipe: Recipe, stage: str) -> dict[str, float]:
 
 
 def write_pages(config: DemoConfig) -> list[Path]:
-    """The report of the fold by method align, and the lesson on its best recognised utterance: the pages' paths.
+    """The report of the fold by method align, and the lesson on its median utterance by EDER: the pages' paths.
 
     The first rank alone writes them.
     """

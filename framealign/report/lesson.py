@@ -140,8 +140,10 @@ class Example:
         """The planted truth where it is known."""
         if self.truth is None:
             return []
-        name = self.utterance.label or "emotional"
-        return [track("truth", self.strip(self.truth, colours([name])[0], name), 24, "no training reads it")]
+        names = [NEUTRAL, self.utterance.label or "emotional"]
+        fills = [colours([name])[0] for name in names]
+        strip = tracks.coloured_runs(self.truth.astype(int), self.edges, fills, names)
+        return [track("truth", strip, 24, "no training reads it")]
 
 
 def write(run: str | Path, session: str = "", sound: str = "", device: str = "cpu") -> Path:
@@ -433,7 +435,7 @@ def scores_step(example: Example, models: FrameModels, scores: np.ndarray, label
                 f"A frame's score is log p({name}) - log p(neutral), ({len(among)},); where it is above 0, dashed, "
                 f"{name} is the more probable. First the scorer gets the utterance as it is: {shares[0]} of the frames "
                 f"score above 0. Then it gets windows of {config.window_seconds:g} s of it, shuffled among those of "
-                f"{len(speech.utterances) - 1} other utterances of the speaker, {config.score_passes} times: "
+                f"{len(speech.utterances) - 1} other utterances of the speaker (passes: {config.score_passes}): "
                 f"{shares[1]}.{training}",
                 [*example.truth_tracks(),
                  track("own company", curve(example, alone, limits, [0.0]), 90, "dashed: 0"),
