@@ -485,11 +485,11 @@ def joined_step(example: Example, models: FrameModels, scores: list[np.ndarray])
     names = " + ".join(emotions[speech.labels[piece.utterance]] for piece in pieces)
     return Step("Joined utterances", BEYOND,
                 "frame_training.py: draw_joined, train_recogniser, FrameLoss; emotion_model.py: FrameClassifier",
-                f"The recogniser is trained on utterances among neutral ones of their speaker, here {names}, "
-                f"({len(waveform)},): each frame by its soft label, ({len(target)}, {len(emotions)}), the whole by its "
-                f"class, {emotions[speech.labels[chosen]]}, on the mean of states weighted by 1 - p(neutral) + "
-                f"{LEAST_WEIGHT:g}. Last, these weights as the trained recogniser has them, with sum 1; dashed: equal "
-                "weights.",
+                "The recogniser is trained on utterances that stand among neutral ones of their speaker, as here: "
+                f"{names}, ({len(waveform)},). Each frame is trained by its soft label, ({len(target)}, "
+                f"{len(emotions)}), the whole by its class, {emotions[speech.labels[chosen]]}, on the mean of states "
+                f"weighted by 1 - p(neutral) + {LEAST_WEIGHT:g}. Last, these weights as the trained recogniser has "
+                "them, with sum 1; dashed: equal weights.",
                 [track("sound", tracks.stretched(tracks.waveform_shapes(waveform.numpy())), 62, "at one level"),
                  *models.truth_tracks(pieces),
                  track("soft labels", tracks.stretched(tracks.posterior_shapes(target, edges, emotions)), 70),
