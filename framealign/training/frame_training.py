@@ -324,8 +324,9 @@ class FrameTraining(RecogniserTraining):
 def fit(hubert: Hubert, plan: Plan, config: FramesConfig, run: TrainingRun) -> EmotionModel:
     """Train a recogniser with a classifier of frames by a plan; continues from the newest checkpoint in the folder.
 
-    Each rank computes a share of the medleys of an update. Spans of frames are masked as in fine-tuning. The loss is the cross-entropy of frames with their soft
-    labels, its mean over frames, and `utterance_weight` times that of the utterances' classes.
+    Each rank computes a share of the medleys of an update. Spans of frames are masked as in fine-tuning. The loss is
+    the cross-entropy of frames with their soft labels, its mean over frames, and `utterance_weight` times that of the
+    utterances' classes.
     """
     training = prepare(hubert, plan, config, run)
     training.restore()
