@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The whole method on a synthetic corpus it makes itself: six stages, three methods, what is recognised and aligned.
+"""The whole method on a synthetic corpus it makes itself: seven stages, three methods, what is recognised and when.
 
     bin/demo.py                                     # minutes on a CPU, from the committed tiny base model
     bin/demo.py --make-tiny-base --out runs/tiny-base

@@ -101,9 +101,11 @@ def run(config: DemoConfig, overrides: dict[str, str]) -> dict:
     numbers = {"methods": rows, "utterance_means_ua": baselines, "seconds": round(time.monotonic() - began, 1)}
     files.write_json(root / "demo.json", numbers)
 
-    pages = write_pages(config)
+    example = rows["frames"]["alignment"]["median_utterance"]
+    pages = write_pages(config, example)
     log.say(summary(numbers, config))
-    log.say(closing(config, numbers, split.test[0], pages))
+    path = next(utterance.path for utterance in recipe.utterances if utterance.id == example)
+    log.say(closing(config, numbers, path, pages))
     return numbers
 
 
@@ -123,25 +125,21 @@ def of_frames(config: SessionConfig, overrides: dict[str, str], utterances: list
             for name in ("frames", "frames-bound")}
 
 
-def alignment(recipe: Recipe, stage: str) -> dict[str, float]:
+def alignment(recipe: Recipe, stage: str) -> dict:
     """How well a stage's recogniser aligns with the planted truth, on the test session and by its own units."""
     test = [u for u in recipe.utterances if u.session == recipe.config.session]
     place = recipe.fold / stage / "recogniser"
     recognised = planted_truth.recognised(Recogniser.from_pretrained(place, recipe.config.device), test)
-    scores = planted_truth.frame_auc(recognised) | {"over_time": diarization.scores(recognised)}
+    scores = planted_truth.frame_auc(recognised) | {"over_time": diarization.scores(recognised),
+                                                     "median_utterance": diarization.median(recognised).id}
     return scores | {"units_nmi": units_nmi(recipe, place, recipe.fold / stage / "states")}
 
 
-def write_pages(config: DemoConfig) -> list[Path]:
-    """The report of the fold by method align, and the lesson on its median utterance by EDER: the pages' paths.
-
-    The first rank alone writes them.
-    """
-    if distributed.rank() != 0:
-        return []
+def write_pages(config: DemoConfig, example: str) -> list[Path]:
+    """The report of the fold by method align, and the lesson on the utterance of that id: the pages' paths."""
     collected = results.collect(config.out, "align")
     report = fold_page.write_all(config.out, collected, config.session, config.device)
-    return [*report, lesson.write(config.out, config.session)]
+    return [*report, lesson.write(config.out, config.session, example)]
 
 
 def make_corpus(root: Path, seed: int, sessions: int, utterances_per_speaker: int) -> Path:
@@ -228,12 +226,12 @@ def summary(numbers: dict, config: DemoConfig) -> str:
         "max/mean: the largest attention weight of an utterance by its mean weight; flat attention has 1"])
 
 
-def closing(config: DemoConfig, numbers: dict, utterance: Utterance, pages: list[Path]) -> str:
+def closing(config: DemoConfig, numbers: dict, sound: Path, pages: list[Path]) -> str:
     """What there is to look at and to try next, with a sound of the corpus that was not trained on."""
     recogniser = Path(config.out) / f"session{config.session}" / "recogniser"
     return "\n".join([
         f"{log.clock(numbers['seconds'])}; all numbers are in {config.out}/demo.json",
-        f"try: {command_line.program('recognise')} {recogniser} {utterance.path} --timeline",
+        f"try: {command_line.program('recognise')} {recogniser} {sound} --timeline",
         "open in a browser: " + " and ".join(map(str, pages))])
 
 
