@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
                         help="score a recogniser on this labelled corpus, of which the truth about frames is known: "
                         "one made by prepare --join, ZED, a table with a column truth")
     parser.add_argument("--smooth", type=float, default=MIN_SECONDS, metavar="SECONDS",
-                        help=f"of --on: no segment is shorter (default {MIN_SECONDS:g})")
+                        help=f"of --on: no segment is shorter (default {MIN_SECONDS:g}, as of recognise)")
     parser.add_argument("--json", default="", metavar="FILE", help="of --on: also write the scores here")
     parser.add_argument("--device", default="auto", help="of --on: auto, cpu, cuda or mps")
     args = parser.parse_args(arguments)

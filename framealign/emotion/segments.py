@@ -10,7 +10,8 @@ import numpy as np
 
 from framealign.emotion.recogniser import Result
 
-MIN_SECONDS = 0.25                                  # that no segment is shorter than, unless `--smooth` says otherwise
+MIN_SECONDS = 0.1                                   # that no segment is shorter than, unless `--smooth` says otherwise;
+                                                    # the least EDER of segments on validation data (BENCHMARKS.md)
 
 
 @dataclass(frozen=True)
