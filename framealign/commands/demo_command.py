@@ -36,7 +36,9 @@ from framealign.recipe.stages import Redo, run_stage
 from framealign.report import fold_page, lesson
 from framealign.commands import command_line
 
-SETTINGS = {"finetune.epochs": "6"}                 # of 384 utterances: 144 updates; the preset's 24 are for fewer
+SETTINGS = {"finetune.epochs": "6",                 # of 384 utterances: 144 updates; the preset's 24 are for fewer,
+            "frames.epochs": "8",                   # as are its 16 here
+            "frames.mask_start_fraction": "0"}      # masks hide the ends of planted stretches, half a second long
 CORPUS_SEED, BASE_SEED = 0, 1000                    # the base model's speakers are none of the demo's
 UTTERANCES_PER_SPEAKER = 64
 BASE_SESSIONS, BASE_UTTERANCES_PER_SPEAKER = 30, 50
@@ -70,8 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
 def run(config: DemoConfig, overrides: dict[str, str]) -> dict:
     """Make the corpus, run the three methods on one fold, measure, draw: the numbers as written to `demo.json`.
 
-    The stage `frames` starts from the base model and waits for no other: a second process trains it, and its bound.
-    Raises ValueError under torchrun.
+    The stage `frames` starts from the base model and waits for no other: a second process trains it, and its bound, and
+    measures what is there. Raises ValueError under torchrun.
     """
     if distributed.world_size() > 1:
         raise ValueError("the demo runs in two processes of its own; start it without torchrun")
@@ -79,25 +81,25 @@ def run(config: DemoConfig, overrides: dict[str, str]) -> dict:
     began, root = time.monotonic(), Path(config.out)    # and the numbers are the same on any number of cores
     tree = make_corpus(root / "corpus", CORPUS_SEED, 5, UTTERANCES_PER_SPEAKER)
 
-    rows = {}
+    rows: dict[str, dict] = {}
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as second:
         try:
             for method in PAPERS:
                 log.say(f"== method {method}")
                 recipe = Recipe(recipe_config(config, tree, method), SETTINGS | overrides)
-                rows[method] = recipe.run()
-                if method == "finetune":            # the base model is there
-                    frames = second.submit(of_frames, dataclasses.replace(recipe.config, frames=True, bound=True),
-                                           SETTINGS | overrides, recipe.utterances, recipe.base)
-                rows[method]["alignment"] = alignment(recipe, TESTED[method])
-            split, = protocols.split(recipe.utterances, config.session, "clean")
-            baselines = {name: baseline(split, recipe.classes, features) for name, features in
-                         (("pitch and energy", pitch_and_energy), ("MFCC", mfcc_mean))}
-            rows |= frames.result()
+                recipe.run()
+                if method == "finetune":            # the base model is there, and the conv features of all sounds
+                    frames = dataclasses.replace(recipe.config, frames=True, bound=True)
+                    beside = second.submit(in_second_process, frames, SETTINGS | overrides, recipe.utterances,
+                                           recipe.base)
+                else:
+                    rows[method] = measured(recipe, TESTED[method])
+            of_second, baselines = beside.result()
         except BaseException:                       # a mistake, or asked to stop: not when the second is through
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
+    rows = {name: (rows | of_second)[name] for name in (*PAPERS, "frames", "frames-bound")}
     numbers = {"methods": rows, "utterance_means_ua": baselines, "seconds": round(time.monotonic() - began, 1)}
     files.write_json(root / "demo.json", numbers)
 
@@ -115,14 +117,22 @@ def recipe_config(config: DemoConfig, tree: Path, method: str) -> SessionConfig:
                          session=config.session, method=method, frames=False, seed=config.seed, device=config.device)
 
 
-def of_frames(config: SessionConfig, overrides: dict[str, str], utterances: list[Utterance], base: BaseModel) -> dict:
-    """The stages `frames` and `frames-bound`, in a process of their own: results of both as of the methods."""
+def in_second_process(config: SessionConfig, overrides: dict[str, str], utterances: list[Utterance], base: BaseModel
+                      ) -> tuple[dict[str, dict], dict[str, float]]:
+    """Train the stages `frames` and `frames-bound`: results of method finetune and of both, and the baselines' UA."""
     torch.set_num_threads(1)                        # as in `run`
     log.say("== beside it, in a second process: which frames")
     recipe = Recipe(config, overrides, utterances, base)
     recipe.run()
-    return {name: files.read_json(recipe.fold / name / "results.json") | {"alignment": alignment(recipe, name)}
-            for name in ("frames", "frames-bound")}
+    split, = protocols.split(recipe.utterances, config.session, "clean")
+    baselines = {name: baseline(split, recipe.classes, features) for name, features in
+                 (("pitch and energy", pitch_and_energy), ("MFCC", mfcc_mean))}
+    return {stage: measured(recipe, stage) for stage in ("finetune", "frames", "frames-bound")}, baselines
+
+
+def measured(recipe: Recipe, stage: str) -> dict:
+    """The results of a stage that was tested, with its `alignment`."""
+    return files.read_json(recipe.fold / stage / "results.json") | {"alignment": alignment(recipe, stage)}
 
 
 def alignment(recipe: Recipe, stage: str) -> dict:

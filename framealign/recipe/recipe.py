@@ -21,7 +21,7 @@ import torch
 
 from framealign.runtime import distributed, files, lock, log
 from framealign.runtime.settings import as_dict
-from framealign.corpus import manifest, protocols
+from framealign.corpus import frame_truth, manifest, protocols
 from framealign.corpus.protocols import Split, class_names, split_digest
 from framealign.corpus.utterance import Utterance, class_of, corpus_description
 from framealign.hubert.hubert_config import HubertConfig
@@ -332,6 +332,9 @@ def frames(recipe: Recipe, start: Stage) -> list[Stage]:
     if lacking:
         log.say_once(f"session {recipe.config.session}: no stage frames: {lacking}")
         return []
+    unknown = next((u for u in splits[0].train if not frame_truth.exists(u)), None) if recipe.config.bound else None
+    if unknown is not None:
+        raise ValueError(f"--bound trains on the truth of frames, which is not known of {unknown.path}; run without it")
     return [frame_stage(recipe, start, splits, on_truth) for on_truth in (False, True)[:1 + recipe.config.bound]]
 
 

@@ -131,7 +131,7 @@ class FramesConfig:
     """A classifier of frames from utterance labels (`frame_training`); the defaults are those of the preset `tiny`."""
     seed: int = setting(0, "seed of every random draw")
     scorer_epochs: int = setting(4, "epochs of the scorer, of as many medleys as there are training utterances")
-    epochs: int = setting(8, "epochs of the recogniser")
+    epochs: int = setting(16, "epochs of the recogniser")
     lr: float = setting(1e-3, "learning rate at the first update; linear decay to 0 at the last one")
     head_lr_factor: float = setting(5.0, "the classifiers' learning rate is so many times that of the encoder")
     weight_decay: float = setting(0.01, "AdamW's decoupled weight decay, times the learning rate, per update")
@@ -149,7 +149,7 @@ class FramesConfig:
     max_seconds: float = setting(6.0, "seconds of a joined utterance that are used; longer ones are cropped")
     test_max_seconds: float = setting(0.0, "seconds of an utterance that are used in the test; 0: whole utterances")
     mask_start_fraction: float = setting(
-        0.05, "share of the frames that start a masked span (time masking) in training")
+        0.04, "share of the frames that start a masked span (time masking) in the recogniser's training")
     mask_span_frames: int = setting(10, "frames of a masked span, 20 ms each in all published sizes")
     mask_min_spans: int = setting(0, "fewest masked spans of a joined utterance, where they fit")
     dropout: float = setting(0.0, "probability of dropout before the classifiers")

@@ -494,6 +494,16 @@ def test_the_bound_is_trained_on_the_true_frames(world):
         world.recipe("refused", frames=False, bound=True)
 
 
+def test_the_bound_needs_the_truth_of_every_training_utterance(world):
+    """Said before the training."""
+    chosen = small.config(world.tree, world.base, world.folder / "no-truth", method="finetune", frames=True, bound=True)
+    utterances = session_config.read_utterances(chosen)
+    bare = shutil.copy(utterances[-1].path, world.folder / "bare.wav")
+    utterances[-1] = dataclasses.replace(utterances[-1], path=Path(bare))
+    with pytest.raises(ValueError, match=r"--bound trains on the truth of frames, .* of \S+bare.wav; run without it"):
+        recipe.Recipe(chosen, small.SETTINGS, utterances).stages()
+
+
 @pytest.mark.parametrize("classes, speaker, reason", [
     ("angry,sad", "", "there is no class neutral, what an utterance is outside its emotion"),
     ("neutral,happy,angry,sad", "{label} {speaker}",
