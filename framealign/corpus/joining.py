@@ -26,6 +26,7 @@ EMOTIONAL = "emotional"
 PATTERNS = ((NEUTRAL, EMOTIONAL), (EMOTIONAL, NEUTRAL), (NEUTRAL, EMOTIONAL, NEUTRAL), (EMOTIONAL,))
 SILENT_DECIBELS = 40                                # so far below the 95th percentile of an utterance's levels
 SHORTEST_SECONDS = 0.2                              # of a part, without the silence at its ends
+MAX_NAMED = 5                                       # of those too short
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def render(joined: Joined) -> tuple[np.ndarray, list[tuple[int, int, str]]]:
     for part in joined.parts:
         waveform = audio.load(part.path).numpy()
         first, last = audible(waveform)
-        if HOP * (last - first) < SHORTEST_SECONDS * SAMPLE_RATE:
+        if not is_long_enough(first, last):
             raise ValueError(f"{part.path}: {HOP * (last - first) / SAMPLE_RATE:.2f} s without the silence at its ends,"
                              f" must be >= {SHORTEST_SECONDS} s to be joined; leave it out")
         piece = waveform[HOP * first:HOP * last].astype(np.float64)
@@ -120,17 +121,40 @@ def audible(waveform: np.ndarray, hop: int = HOP) -> tuple[int, int]:
     return int(loud[0]), int(loud[-1]) + 1
 
 
+def is_long_enough(first: int, end: int) -> bool:
+    """Whether the hops [first, end) that are left of an utterance are at least 0.2 s."""
+    return HOP * (end - first) >= SHORTEST_SECONDS * SAMPLE_RATE
+
+
+def long_enough(utterances: Sequence[Utterance]) -> list[Utterance]:
+    """Those that are long enough to be joined, without the silence at their ends; a note names the others.
+
+    Raises ValueError as `audio.load`.
+    """
+    usable, short = [], []
+    for utterance in log.progress(utterances, len(utterances), "reading", "utterances"):
+        is_usable = is_long_enough(*audible(audio.load(utterance.path).numpy()))
+        (usable if is_usable else short).append(utterance)
+    if short:
+        names = ", ".join(utterance.id for utterance in short[:MAX_NAMED])
+        log.say_once(f"left out, shorter than {SHORTEST_SECONDS} s without the silence at their ends: {len(short)} of "
+                     f"{len(utterances)} utterances ({names}{', ...' if len(short) > MAX_NAMED else ''})")
+    return usable
+
+
 def write_corpus(folder: str | Path, utterances: Sequence[Utterance], seed: int = 0, one_speaker: bool = False
                  ) -> list[Utterance]:
     """Join a corpus into sound files (16 bits, FLAC) in `folder`, the truth beside each; returns their utterances.
 
-    An utterance keeps speaker, session, gender and label of the emotional one; its style is the pattern. The folder
-    appears whole or not at all. Raises ValueError as `draw` and `render`, and where it holds something already.
+    An utterance keeps speaker, session, gender and label of the emotional one; its style is the pattern. Those that are
+    too short are left out, and said so. The folder appears whole or not at all. Raises ValueError as `draw` and
+    `render`, and where it holds something already.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder}: already there and not empty; name another folder or remove it")
-    plan, written = draw(utterances, seed, one_speaker), []
+    draw(utterances, seed, one_speaker)             # errors first
+    plan, written = draw(long_enough([u for u in utterances if u.label]), seed, one_speaker), []
     whole = folder.resolve()
     temporary = whole.with_name(f".{whole.name}.{os.getpid()}.tmp")
     try:

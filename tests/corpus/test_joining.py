@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from framealign.runtime import log
 from framealign.sound.frames import num_frames
 from framealign.corpus import frame_truth, joining
 from framealign.corpus.joining import Joined
@@ -94,17 +95,41 @@ def test_a_corpus_is_written_with_its_truth(corpus, tmp_path):
         joining.write_corpus(tmp_path / "out", corpus, seed=4)
 
 
-def test_a_set_appears_whole_or_not_at_all(corpus, tmp_path):
-    """An utterance that is all but silent costs one line; nothing of those before it is left."""
+def test_what_is_too_short_is_left_out(corpus, tmp_path, capsys):
+    """An utterance that is all but silent, neutral or emotional, costs one line for all; `render` refuses it."""
     rng = np.random.default_rng(0)
     samples = 1e-4 * rng.standard_normal(16_000)
     samples[8000:10_560] = 0.3 * rng.standard_normal(2560)
     path = tmp_path / "short.wav"
     soundfile.write(path, samples, 16_000, subtype="FLOAT")
-    spoilt = [*corpus[:35], dataclasses.replace(corpus[35], path=path)]
+    numbers = [next(i for i, u in enumerate(corpus[:36]) if u.label == label) for label in ("neutral", "angry")]
+    spoilt = [dataclasses.replace(u, path=path) if i in numbers else u for i, u in enumerate(corpus[:36])]
+    log._said.clear()
+    written = joining.write_corpus(tmp_path / "out", spoilt)
+    first, second = (corpus[i].id for i in sorted(numbers))
+    assert (f"left out, shorter than 0.2 s without the silence at their ends: 2 of 36 utterances ({first}, {second})\n"
+            in capsys.readouterr().err)
+    kept = [u for i, u in enumerate(corpus[:36]) if i not in numbers]
+    assert [u.id for u in written] == [j.emotional.id for j in joining.draw(kept, seed=0)] and len(written) == 23
+    alone = joining.Joined((spoilt[numbers[1]],), spoilt[numbers[1]])
     with pytest.raises(ValueError, match=r"short.wav: 0.16 s without the silence at its ends, must be >= 0.2 s"):
-        joining.write_corpus(tmp_path / "out", spoilt)
-    assert [place.name for place in tmp_path.iterdir()] == ["short.wav"]
+        joining.render(alone)
+
+
+def test_a_set_appears_whole_or_not_at_all(corpus, tmp_path, monkeypatch):
+    """Where one cannot be joined, nothing of those before it is left."""
+    render, rendered = joining.render, []
+
+    def fails_at_last(joined):
+        rendered.append(joined)
+        if len(rendered) == 24:
+            raise ValueError("rotten.wav: cannot be read")
+        return render(joined)
+
+    monkeypatch.setattr(joining, "render", fails_at_last)
+    with pytest.raises(ValueError, match="rotten.wav: cannot be read"):
+        joining.write_corpus(tmp_path / "out", corpus[:36])
+    assert len(rendered) == 24 and not any(tmp_path.iterdir())
     (tmp_path / "out").mkdir()
     assert len(joining.write_corpus(tmp_path / "out", corpus[:36])) == 24      # an empty folder gives way
 
