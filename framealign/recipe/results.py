@@ -43,7 +43,8 @@ def collect(run: str | Path, method: str, selection: str = "") -> dict:
     selection: "" for the only one there is. Pooled scores are computed once over all folds' test predictions, with
     intervals over `Utterance.group`. "subsets": scores of improvised dialogues, of women and of men, where the
     manifest knows them. "reference": what the reference code would report of the same trainings, or None. "missing":
-    `missing_classes` of the folds that lack any, by session. Raises ValueError where no fold is finished, or where the
+    `missing_classes` of the folds that lack any, by session. Folds whose frames were learned have "frames", results by
+    stage (`of_frames`). Raises ValueError where no fold is finished, or where the
     folds are not of one experiment or tested an utterance twice.
     """
     folds = finished_folds(run, method, selection)
@@ -54,7 +55,8 @@ def collect(run: str | Path, method: str, selection: str = "") -> dict:
         pooled = Predictions.joined(tables)
     except ValueError as error:
         raise ValueError(f"{run}: sessions {', '.join(folds)}: {error}") from None
-    folds = {session: fold | {"test": tested.scores()} for (session, fold), tested in zip(folds.items(), tables)}
+    folds = {session: fold | {"test": tested.scores()} | of_frames(fold["folder"].parent, method)
+             for (session, fold), tested in zip(folds.items(), tables)}
 
     subsets = {}
     for name, places in subset_places(pooled, utterances).items():
@@ -72,6 +74,16 @@ def collect(run: str | Path, method: str, selection: str = "") -> dict:
     return {"protocol": protocol, "folds": folds, "pooled": pooled.scores(), "predictions": pooled,
             "subsets": subsets, "reference": reference,
             "missing": {session: names for session, names in missing.items() if names}}
+
+
+def of_frames(fold: Path, method: str) -> dict[str, dict]:
+    """{"frames": results by stage} of a fold's finished classifier of frames, the method's or that from the base model,
+    and of its bound; {} where there is none.
+    """
+    is_finished = {path.parent.name for path in fold.glob("*/stage.json")}
+    name = next((name for name in (frames_stage(method), frames_stage(method, "base")) if name in is_finished), None)
+    names = [one for one in (name, f"{name}-bound") if one in is_finished]
+    return {"frames": {one: files.read_json(fold / one / "results.json") for one in names}} if names else {}
 
 
 def missing_classes(fold: dict) -> dict[str, list[str]]:
@@ -241,18 +253,32 @@ def table(results: dict) -> str:
     lines.append("confusion, pooled (rows: truth, columns: predicted)")
     counts = [[name, *map(str, row)] for name, row in zip(classes, pooled["confusion"])]
     lines += aligned([["", *classes], *counts])
-    over_time = {name: fold["over_time"] for name, fold in results["folds"].items() if "over_time" in fold}
-    if over_time:
-        lines += ["emotion over time, where its truth is known: % of the time that has a wrong emotion; AUC and F1",
-                  *over_time_rows(over_time)]
+    if any("frames" in fold or "over_time" in fold for fold in results["folds"].values()):
+        lines += ["emotion over time, by stage: UA of utterances; where the truth is known, % of the time that has a "
+                  "wrong emotion; AUC and F1", *over_time_rows(results["folds"])]
     return "\n".join(lines)
 
 
 def over_time_rows(folds: Mapping[str, Mapping]) -> list[str]:
-    """Scores of the emotion over time (`diarization.scores`) of each fold as a row, as lines."""
-    rows = [["session", *(name for name, _ in OVER_TIME.values()), "utterances"]]
-    for session, scores in folds.items():
-        rows.append([session, *(over_time_cell(scores, key) for key in OVER_TIME), str(scores["num_utterances"])])
+    """UA and scores of the emotion over time (`diarization.scores`) of each fold's recognisers, as lines.
+
+    Of each stage, its folds and with several of them their mean.
+    """
+    rows = [["stage", "session", "UA", *(name for name, _ in OVER_TIME.values()), "utterances"]]
+    by_stage: dict[str, dict[str, Mapping]] = {}
+    for session, fold in folds.items():
+        for stage, tested in {fold["folder"].name: fold, **fold.get("frames", {})}.items():
+            by_stage.setdefault(stage, {})[session] = tested
+    for stage, of_sessions in by_stage.items():
+        shown = {session: {"ua": tested["reported"]["ua"], **dict.fromkeys([*OVER_TIME, "num_utterances"]),
+                           **tested.get("over_time", {})} for session, tested in of_sessions.items()}
+        if len(shown) > 1:
+            numbers = {key: [scores[key] for scores in shown.values() if scores[key] is not None]
+                       for key in ("ua", *OVER_TIME)}
+            shown["mean"] = {key: float(np.mean(values)) if values else None for key, values in numbers.items()}
+        for session, scores in shown.items():
+            rows.append([stage, session, *(over_time_cell(scores, key) for key in ("ua", *OVER_TIME)),
+                         str(scores.get("num_utterances") or "")])
     return aligned(rows)
 
 

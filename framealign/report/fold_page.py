@@ -90,12 +90,7 @@ class Fold:
     def recognisers(self) -> dict[str, dict]:
         """Results by stage: of the method's test, of the classifier of frames, and of its bound, where they are there.
         """
-        by_stage = {self.results["folder"].name: self.results}
-        bound = self.stage(f"{self.frames.name}-bound") if self.frames else None
-        for folder in (self.frames, bound):
-            if folder is not None:
-                by_stage[folder.name] = files.read_json(folder / "results.json")
-        return by_stage
+        return {self.results["folder"].name: self.results, **self.results.get("frames", {})}
 
     @property
     def scores_over_time(self) -> dict[str, dict]:

@@ -127,7 +127,8 @@ def test_a_fold_that_lacks_a_class_is_said(tmp_path):
 
 
 def test_the_emotion_over_time_has_a_table_of_its_own(tmp_path):
-    """A row for each fold whose truth is known: shares of the time in per cent, areas and F1 as they are."""
+    """A row for each fold and stage: shares of the time in per cent, areas and F1 as they are; the mean of each stage.
+    """
     run, draw, known = Run(tmp_path), np.random.default_rng(1), {}
     for session in "123":
         run.finish(session)
@@ -138,17 +139,45 @@ def test_the_emotion_over_time_has_a_table_of_its_own(tmp_path):
             files.write_json(place, files.read_json(place) | {"over_time": known[session]})
     found = collect(tmp_path, "align")
     _, _, over_time = table(found).partition("emotion over time")
-    rows = rows_of(over_time)
-    assert "2" not in rows and list(rows)[2:] == ["1", "3"]
+    rows = [line.split() for line in over_time.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [["ser-finetune", session] for session in ("1", "2", "3", "mean")]
     for session, one in known.items():
-        shares = [f"{100 * one[name]:.1f}" for name in list(one)[:7]]
-        assert rows[session] == [*shares, f"{one['emotional_auc']:.2f}", f"{one['class_auc']:.2f}", "-", "40"]
+        ua, shares = found["folds"][session]["reported"]["ua"], [f"{100 * one[name]:.1f}" for name in list(one)[:7]]
+        assert rows[int(session) - 1][2:] == [f"{100 * ua:.1f}", *shares, f"{one['emotional_auc']:.2f}",
+                                              f"{one['class_auc']:.2f}", "-", "40"]
+    assert rows[1][3:] == ["-"] * len(results.OVER_TIME)
+    assert rows[3][3] == f"{100 * np.mean([one['eder'] for one in known.values()]):.1f}"
     results.write(tmp_path, found)
     written = files.read_json(tmp_path / "results.json")["align"]["folds"]
     assert {session: fold["over_time"] for session, fold in written.items() if "over_time" in fold} == known
     run.finish("1")
     run.finish("3")
     assert "emotion over time" not in table(collect(tmp_path, "align"))
+
+
+def test_the_classifier_of_frames_has_rows_of_its_own(tmp_path):
+    """Beside the method's, which keeps its numbers: UA, and EDER where it is known; its bound too; in results.json."""
+    run = Run(tmp_path)
+    run.finish("1")
+    alone = collect(tmp_path, "align")
+    scores = dict.fromkeys(results.OVER_TIME, 0.25) | {"num_utterances": 40}
+    for stage, ua in (("frames", 0.9), ("frames-bound", 0.95), ("tapt-frames", 0.1)):
+        place = tmp_path / "session1" / stage
+        place.mkdir()
+        files.write_json(place / "stage.json", {})
+        files.write_json(place / "results.json", {"reported": {"ua": ua}} | (
+            {"over_time": scores} if stage == "frames" else {}))
+    found = collect(tmp_path, "align")
+    of_frames = found["folds"]["1"].pop("frames")
+    assert {stage: one["reported"]["ua"] for stage, one in of_frames.items()} == {"frames": 0.9, "frames-bound": 0.95}
+    assert found["folds"] == alone["folds"] and found["pooled"] == alone["pooled"]
+    _, _, over_time = table(collect(tmp_path, "align")).partition("emotion over time")
+    rows = {line.split()[0]: line.split()[1:] for line in over_time.splitlines()[2:]}
+    assert list(rows) == ["ser-finetune", "frames", "frames-bound"]
+    assert rows["frames"] == ["1", "90.0", *["25.0"] * 7, *["0.25"] * 3, "40"]
+    assert rows["frames-bound"] == ["1", "95.0", *["-"] * 10]
+    results.write(tmp_path, collect(tmp_path, "align"))
+    assert files.read_json(tmp_path / "results.json")["align"]["folds"]["1"]["frames"] == of_frames
 
 
 @pytest.mark.parametrize("stages, method", [
