@@ -31,8 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
                         help=f"the protocol whose folds are shown ({', '.join(protocols.SELECTIONS)}); default: the "
                         "one that was run")
     parser.add_argument("--compare", nargs=2, metavar="RUN",
-                        help="paired differences of two runs on the same utterances: RUN, RUN:METHOD or a "
-                        "predictions.csv")
+                        help="paired differences of two runs on the same utterances: RUN, RUN:METHOD, RUN:frames or "
+                        "a predictions.csv")
     parser.add_argument("--on", metavar="TABLE",
                         help="score a recogniser on this labelled corpus, of which the truth about frames is known: "
                         "one made by prepare --join, ZED, a table with a column truth")

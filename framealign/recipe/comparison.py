@@ -12,7 +12,7 @@ from framealign.emotion import metrics
 from framealign.emotion.predictions import Predictions
 from framealign.recipe import results
 from framealign.recipe.results import NAMES, aligned, claim, interval_words
-from framealign.recipe.session_config import METHODS, foremost
+from framealign.recipe.session_config import METHODS, foremost, frames_stages
 
 
 def seeds_of(run: str | Path) -> dict[str, Path]:
@@ -47,15 +47,18 @@ def write(runs: Mapping[str, Path], collected: dict[str, dict[str, dict]]) -> No
 
 
 def predictions_of(what: str | Path, method: str = "", selection: str = "") -> list[Predictions]:
-    """Test predictions, one for each seed, of `run`, `run:method`, or a predictions.csv.
+    """Test predictions, one for each seed, of `run`, `run:method`, `run:frames`, or a predictions.csv.
 
-    Of a bare file, groups are the speakers that ids tell. Raises ValueError where there are none, or where seeds did
-    not test the same utterances.
+    `frames` may be any stage with a classifier of frames (`session_config.frames_stages`). Of a bare file, groups are
+    the speakers that ids tell. Raises ValueError where there are none, or where seeds did not test the same utterances.
     """
     path = Path(what)
     if path.is_file():
         return [Predictions.read(path)]
     folder, _, named = str(what).rpartition(":")
+    if named in frames_stages() and folder:
+        of_seeds = [results.predictions_of_frames(run, named) for run in seeds_of(folder).values()]
+        return [in_order_of(of_seeds[0], one, str(what)) for one in of_seeds]
     if named in METHODS and folder:
         path, method = Path(folder), named
     runs = seeds_of(path)

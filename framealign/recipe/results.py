@@ -86,6 +86,18 @@ def of_frames(fold: Path, method: str) -> dict[str, dict]:
     return {"frames": {one: files.read_json(fold / one / "results.json") for one in names}} if names else {}
 
 
+def predictions_of_frames(run: str | Path, stage: str) -> Predictions:
+    """Test predictions of a stage with a classifier of frames, of all folds of a run in which it is finished.
+
+    Raises ValueError where there is none.
+    """
+    places = sorted({path.parent for path in Path(run).glob(f"session*/{stage}/stage.json")})
+    if not places:
+        raise ValueError(f"{run}: no finished fold of the stage {stage}; run bin/session.py first")
+    utterances = {utterance.id: utterance for utterance in manifest.read(Path(run) / "corpus.tsv")}
+    return Predictions.joined([Predictions.read(place / "predictions.csv", utterances) for place in places])
+
+
 def missing_classes(fold: dict) -> dict[str, list[str]]:
     """The classes that a test or validation part of a fold's trainings lacks, by part; UA and macro-F1 leave them out.
     """

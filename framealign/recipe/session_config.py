@@ -104,6 +104,12 @@ def frames_stage(method: str, start: str = "method") -> str:
     return "frames" if start == "base" or method == "finetune" else f"{method}-frames"
 
 
+def frames_stages() -> list[str]:
+    """All names of stages with a classifier of frames, and of their bounds."""
+    names = dict.fromkeys(map(frames_stage, METHODS))
+    return [*names, *(f"{name}-bound" for name in names)]
+
+
 def named_by_selection(name: str, method: str, selection: str) -> str:
     """A name of a method's stage, page or results; of `tapt` with the selection, where that looks at the test session.
 

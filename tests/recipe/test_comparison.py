@@ -126,6 +126,23 @@ def test_two_runs_are_compared_on_the_same_utterances(two):
         assert back[name]["interval"] == pytest.approx([-x for x in reversed(there[name]["interval"])], abs=1e-12)
 
 
+def test_the_classifier_of_frames_is_compared_with_a_method(two):
+    """Over the folds that have it, each seed its own; one that no fold has is named."""
+    for seed in (1, 2):
+        run = Run(two / f"seed{seed}", "123")
+        run.draw = np.random.default_rng(10 + seed)
+        for session in "123":
+            run.finish(session, "tapt-frames")
+    text = comparison.comparison(f"{two}:tapt-frames", f"{two}:align")
+    a, b = (np.mean([scores(said(two / f"seed{seed}", stage).values()) for seed in (1, 2)], 0)
+            for stage in ("tapt-frames", "ser-finetune"))
+    found = [float(x) for x in re.findall(r"(?:WA|UA|macro-F1) ([+-]\d+\.\d) \(", text)]
+    np.testing.assert_allclose(found, 100 * (b - a), atol=0.051)
+    assert "for new speakers and new trainings, from 6 speakers and 2 seeds" in text
+    with pytest.raises(ValueError, match=r"seed1: no finished fold of the stage frames; run bin/session.py first"):
+        predictions_of(f"{two}:frames")
+
+
 def test_prediction_files_are_compared_too(two, tmp_path):
     """In whatever order their rows and classes come; the speaker is read from the ids."""
     rows = [(name, *pair) for name, pair in said(two / "seed1", "finetune").items()]
