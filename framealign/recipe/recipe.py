@@ -308,16 +308,21 @@ def fine_tuning(recipe: Recipe, method: str, start: Stage, selection: str) -> St
         run = TrainingRun(folder, recipe.device, recipe.config.precision, recipe.root / "frontend")
         result = finetune_fold(lambda: load_encoder(start.model, recipe.config.seed), recipe.utterances, splits,
                                recipe.classes, config, run) | {"protocol": protocol}
-        if distributed.rank() == 0:
-            files.write_json(folder / "results.json", result)
-            model_card.write(folder / "recogniser", result, splits)
-        distributed.barrier()
+        write_results(folder, result, splits)
 
     settings = recipe.common | {"finetune": as_dict(config), "session": recipe.config.session,
                                 "classes": recipe.classes, "split": [split_digest(split) for split in splits],
                                 "precision": recipe.config.precision, "pretrain_data": recipe.config.pretrain_data}
     return Stage(name, recipe.fold / name, ("recogniser", "results.json", "predictions.csv"), settings, [start], make,
                  protocol=protocol, room=preflight.training_bytes(recipe.base.config, config) * len(splits))
+
+
+def write_results(folder: Path, result: dict, splits: list[Split]) -> None:
+    """What a stage that tests leaves besides its recogniser: `results.json`, and the recogniser's card."""
+    if distributed.rank() == 0:
+        files.write_json(folder / "results.json", result)
+        model_card.write(folder / "recogniser", result, splits)
+    distributed.barrier()
 
 
 def frames(recipe: Recipe, start: Stage) -> list[Stage]:
@@ -352,10 +357,7 @@ def frame_stage(recipe: Recipe, start: Stage, splits: list[Split], on_truth: boo
         run = TrainingRun(folder, recipe.device, recipe.config.precision)
         result = train_frames(lambda: load_encoder(start.model, recipe.config.seed), recipe.utterances, split,
                               recipe.classes, config, run, on_truth) | {"protocol": protocol}
-        if distributed.rank() == 0:
-            files.write_json(folder / "results.json", result)
-            model_card.write(folder / "recogniser", result, [split])
-        distributed.barrier()
+        write_results(folder, result, [split])
 
     name += "-bound" if on_truth else ""
     settings = recipe.common | {"frames": as_dict(config), "session": recipe.config.session, "classes": recipe.classes,
