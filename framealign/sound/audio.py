@@ -195,7 +195,7 @@ def _resample(waveform: Tensor, rate: int, path: str | Path) -> Tensor:
     except (ImportError, OSError, RuntimeError) as error:                   # the last two: a torch it does not match
         raise ValueError(f"{path}: {rate} Hz must be resampled, and torchaudio does not load "
                          f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
-                         "install the matching pair torch==2.11.* torchaudio==2.11.*") from None
+                         "install the matching pair torch==2.11.0 torchaudio==2.11.0") from None
     total = _resampled_length(waveform.numel(), rate)
     zeros = 0 if total < 1 << 24 else (waveform.numel() >> 23) + 1
     waveform = torch.nn.functional.pad(waveform, (0, zeros))

@@ -32,7 +32,7 @@ def mfcc(waveform: Tensor, framing: Framing = EVERY_20_MS) -> Tensor:
         from torchaudio.compliance import kaldi
         from torchaudio.functional import compute_deltas
     except (ImportError, OSError) as error:
-        raise ValueError("MFCC needs a torchaudio that matches torch: install torch==2.11.* and torchaudio==2.11.* "
+        raise ValueError("MFCC needs a torchaudio that matches torch: install torch==2.11.0 and torchaudio==2.11.0 "
                          f"from the same index ({error})") from None
     waveform = waveform.to(torch.float32)
     windows = (len(waveform) - RECEPTIVE_FIELD) // SHIFT + 1
