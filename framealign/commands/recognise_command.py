@@ -42,8 +42,8 @@ class RecogniseRun:
     """How sounds are recognised and results written."""
     timeline: bool = setting(False, "also over time: segments, and in json, jsonl and csv 50 frames/s (of base)")
     format: str = setting("table", "table, json, jsonl, csv, textgrid, rttm, audacity or svg")
-    smooth: float = setting(MIN_SECONDS, "seconds: no segment is shorter; 0: each frame for itself; "
-                            "the default had the least wrong time on validation data, 0.5 much more")
+    smooth: float = setting(MIN_SECONDS, "seconds: no segment is shorter; 0: each frame for itself; 0.1 "
+                            "left the least time wrong on validation data, 0.5 much more")
     out: str = setting("", "folder for one file per sound; without it everything goes to standard output")
     html: str = setting("", "also write this file: a page with a playable picture of each sound")
     codebook: str = setting("", "codebook.safetensors: also each frame's unit (with --timeline)")

@@ -410,6 +410,7 @@ def test_all_methods_and_two_seeds_share_stages_and_are_compared(good, tree, bas
     out = good("session", *args, "--method", "all", "--seeds", "1,2")
     assert sorted(collected) == sorted((f"seed{n}", method) for n in (1, 2) for method in session_config.METHODS)
     assert out.count("[tapt-pretrain] done") == 2 and out.count("[tapt-pretrain] kept") == 4    # the others keep it
+    assert out.count("[frames] done") == 2 and out.count("[frames] kept") == 6
     table = out[out.index("protocol: "):]
     assert table.count("tapt - finetune: WA") == table.count("align - tapt: WA") == \
         table.count("multiscale - align: WA") == 1 and "seed 1 2" in table
@@ -425,9 +426,9 @@ def test_all_methods_and_two_seeds_share_stages_and_are_compared(good, tree, bas
     assert "method align" in seeds and [line.split()[0] for line in seeds.splitlines()[2:]] == ["1", "2", "mean",
                                                                                                "deviation", "95"]
     link = tmp_path / "run" / "seed1" / "session1" / "recogniser"
-    assert os.readlink(link) == "ser-finetune/recogniser"   # though multiscale came last
-    good("session", *args, "--method", "tapt", "--seed", "1", "--out", tmp_path / "run" / "seed1")
-    assert os.readlink(link) == "ser-finetune/recogniser"
+    assert os.readlink(link) == "frames/recogniser"
+    good("session", *args, "--method", "tapt", "--seed", "1", "--no-frames", "--out", tmp_path / "run" / "seed1")
+    assert os.readlink(link) == "frames/recogniser"
     pair = [f"{tmp_path}/run/seed{seed}:tapt" for seed in (1, 2)]
     assert f"{pair[1]} - {pair[0]}: WA " in good("evaluate", "--compare", *pair)
 

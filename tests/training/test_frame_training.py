@@ -258,7 +258,7 @@ def test_it_finds_the_frames(planted, micro, tmp_path):
     """From labels of whole utterances, in utterances that it never saw."""
     local = dataclasses.replace(micro, **QUIET, feat_extract_norm="layer", conv_bias=True)
     results = train(local, planted, tmp_path, scorer_epochs=12, epochs=12, lr=1e-2, freeze_conv=False,
-                    sequence_seconds=2.0)
+                    sequence_seconds=2.0, mask_start_fraction=0.0)
     assert results["test"]["ua"] == 1 and results["selection"] == "last"
     spreads = json.loads((tmp_path / "scorer" / "spreads.json").read_text())
     assert {*spreads} == {"angry", "sad"}
