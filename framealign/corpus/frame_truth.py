@@ -3,7 +3,7 @@
 It stands in the manifest, in the column `truth`, in seconds: `0.39 1.1 angry; 2 3.25 sad`, or the one word `neutral`.
 Or beside the sound file: `a.wav` has `a.emotional.tsv`, a row first_frame<TAB>end_frame<TAB>emotion for each emotional
 stretch, in frames of 20 ms. What is left out is neutral. Only corpora have it whose sound was made (`synthetic_corpus`)
-or put together (`joining`), or whose annotators marked stretches (ZED). No training reads it.
+or put together (`joining`), or whose annotators marked stretches (ZED). No training reads it but that of the bound.
 """
 import itertools
 import os
@@ -70,21 +70,31 @@ def throughout(known: Iterable[Stretch], seconds: float, classes: Sequence[str])
         now = end
     if now < seconds:
         filled.append(Stretch(now, seconds, NEUTRAL))
-    return [stretch._replace(emotion=class_of(stretch.emotion, classes) or stretch.emotion) for stretch in filled]
+    return named(filled, classes)
+
+
+def named(known: Iterable[Stretch], classes: Sequence[str]) -> list[Stretch]:
+    """The same stretches, their emotions by the names of the classes, where these have one."""
+    return [stretch._replace(emotion=class_of(stretch.emotion, classes) or stretch.emotion) for stretch in known]
 
 
 def is_emotional(utterance: Utterance, num_frames: int, framing: Framing = EVERY_20_MS) -> np.ndarray:
-    """Which frames of an utterance are emotional: (T,) bool with T = num_frames.
+    """Which frames of an utterance are emotional: (T,) bool with T = num_frames. Raises ValueError as `rows`."""
+    return stretch_of_frames(stretches(utterance), num_frames, framing) >= 0
+
+
+def stretch_of_frames(known: Sequence[Stretch], num_frames: int, framing: Framing = EVERY_20_MS) -> np.ndarray:
+    """In which stretch each of T = num_frames frames lies, (T,) int: its number in `known`; -1 in none.
 
     A frame is what its centre is. That of frame t of 20 ms, which counts as [t / 50, (t + 1) / 50) s, is its middle;
-    frames of another `framing` lie beside these. Raises ValueError as `rows`.
+    frames of another `framing` lie beside these.
     """
     centres = framing.hop * np.arange(num_frames) + framing.receptive_field / 2             # (T,) samples
     seconds = (centres - (RECEPTIVE_FIELD - HOP) / 2) / SAMPLE_RATE                         # (T,)
-    is_inside = np.zeros(num_frames, bool)
-    for start, end, _ in stretches(utterance):
-        is_inside |= (seconds >= start) & (seconds < end)
-    return is_inside
+    numbers = np.full(num_frames, -1)
+    for number, (start, end, _) in enumerate(known):
+        numbers[(seconds >= start) & (seconds < end)] = number
+    return numbers
 
 
 # In a manifest

@@ -111,8 +111,7 @@ def most_probable(result: Result) -> list[Stretch]:
 
 def true_stretches(utterance: Utterance, classes: Sequence[str]) -> list[Stretch]:
     """An utterance's emotional stretches, by the names of the classes where these have one."""
-    return [Stretch(start, end, class_of(emotion, classes) or emotion)
-            for start, end, emotion in frame_truth.stretches(utterance)]
+    return frame_truth.named(frame_truth.stretches(utterance), classes)
 
 
 def errors(truth: Sequence[Labelled], segments: Sequence[Labelled], duration: float) -> Errors:

@@ -25,15 +25,15 @@ LIMITS = """- It knows only the classes above: laughter, music, silence or anoth
   (`long_sound.py`), which training never used."""
 
 # By what a protocol says of frames: the model's heads, and where its emotion over time comes from.
-TRUE_FRAMES = "trained on their truth"
-HEADS = {"": "attention pooling, linear classifier", **dict.fromkeys(
-    ("trained", TRUE_FRAMES), "linear classifier of frames, which also weighs them, linear classifier of utterances")}
+ESTIMATED_FRAMES, TRUE_FRAMES = "trained", "trained on their truth"
+FRAME_HEADS = "linear classifier of frames, which also weighs them, linear classifier of utterances"
+HEADS = {"": "attention pooling, linear classifier", ESTIMATED_FRAMES: FRAME_HEADS, TRUE_FRAMES: FRAME_HEADS}
 WEIGHING = f"""A linear classifier of single frames (`frames.weight`, `frames.bias`) gives the frame-wise posterior, and
 a frame counts in the emotion of its utterance by 1 - p(neutral) + {LEAST_WEIGHT:g}."""
 FRAMES_BY = {
     "": """The frame-wise posterior is the utterance classifier applied to single frames. It learned from whole
 utterances and mostly repeats their emotion.""",
-    "trained": f"""{WEIGHING} It was trained from the labels of utterances
+    ESTIMATED_FRAMES: f"""{WEIGHING} It was trained from the labels of utterances
 alone: no label of a frame was ever seen, in training or in a choice. A scorer learned short stretches of different
 utterances, shuffled and brought to one level, each by its utterance's label. Its scores of all training utterances,
 cut into windows among those of others, say which share of an emotion's utterances is emotional, and where. These

@@ -351,7 +351,7 @@ def frame_stage(recipe: Recipe, start: Stage, splits: list[Split], on_truth: boo
     name = frames_stage(recipe.config.method, recipe.config.frames_start)
     method = "finetune" if name == "frames" else recipe.config.method           # by the encoder that it starts from
     protocol = {"method": method} | protocol_of(recipe, "last")
-    protocol["frames"] = "trained on their truth" if on_truth else "trained"
+    protocol["frames"] = model_card.TRUE_FRAMES if on_truth else model_card.ESTIMATED_FRAMES
 
     def make(folder: Path) -> None:
         run = TrainingRun(folder, recipe.device, recipe.config.precision)

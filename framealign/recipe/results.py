@@ -17,7 +17,7 @@ from framealign.corpus.protocols import SELECTIONS
 from framealign.corpus.utterance import Utterance
 from framealign.emotion import metrics
 from framealign.emotion.predictions import Predictions
-from framealign.recipe.session_config import METHODS, foremost, frames_stage, named_by_selection, tested_stage
+from framealign.recipe.session_config import METHODS, foremost, frames_stages_of, named_by_selection, tested_stage
 from framealign.recipe.stages import difference
 
 PER_FOLD_SETTINGS = ("session", "split")            # settings that differ between the folds of one experiment
@@ -44,12 +44,12 @@ def collect(run: str | Path, method: str, selection: str = "") -> dict:
     intervals over `Utterance.group`. "subsets": scores of improvised dialogues, of women and of men, where the
     manifest knows them. "reference": what the reference code would report of the same trainings, or None. "missing":
     `missing_classes` of the folds that lack any, by session. Folds whose frames were learned have "frames", results by
-    stage (`of_frames`). Raises ValueError where no fold is finished, or where the
-    folds are not of one experiment or tested an utterance twice.
+    stage (`of_frames`). Raises ValueError where no fold is finished, or where the folds are not of one experiment or
+    tested an utterance twice.
     """
     folds = finished_folds(run, method, selection)
     first = next(iter(folds.values()))
-    utterances = {utterance.id: utterance for utterance in manifest.read(Path(run) / "corpus.tsv")}
+    utterances = utterances_of(run)
     tables = [Predictions.read(fold["folder"] / "predictions.csv", utterances) for fold in folds.values()]
     try:
         pooled = Predictions.joined(tables)
@@ -81,7 +81,7 @@ def of_frames(fold: Path, method: str) -> dict[str, dict]:
     and of its bound; {} where there is none.
     """
     is_finished = {path.parent.name for path in fold.glob("*/stage.json")}
-    name = next((name for name in (frames_stage(method), frames_stage(method, "base")) if name in is_finished), None)
+    name = next((name for name in frames_stages_of(method) if name in is_finished), None)
     names = [one for one in (name, f"{name}-bound") if one in is_finished]
     return {"frames": {one: files.read_json(fold / one / "results.json") for one in names}} if names else {}
 
@@ -94,8 +94,13 @@ def predictions_of_frames(run: str | Path, stage: str) -> Predictions:
     places = sorted({path.parent for path in Path(run).glob(f"session*/{stage}/stage.json")})
     if not places:
         raise ValueError(f"{run}: no finished fold of the stage {stage}; run bin/session.py first")
-    utterances = {utterance.id: utterance for utterance in manifest.read(Path(run) / "corpus.tsv")}
+    utterances = utterances_of(run)
     return Predictions.joined([Predictions.read(place / "predictions.csv", utterances) for place in places])
+
+
+def utterances_of(run: str | Path) -> dict[str, Utterance]:
+    """The corpus of a run, by id."""
+    return {utterance.id: utterance for utterance in manifest.read(Path(run) / "corpus.tsv")}
 
 
 def missing_classes(fold: dict) -> dict[str, list[str]]:
@@ -239,8 +244,7 @@ def link_recogniser(fold: Path) -> None:
     """
     finished = {path.parent.name for path in fold.glob("*/stage.json")}
     method = foremost(method for method in METHODS if finished & {*tested_stages(method)})
-    names = (frames_stage(method), frames_stage(method, "base"), *tested_stages(method))
-    stage = next(name for name in names if name in finished)
+    stage = next(name for name in (*frames_stages_of(method), *tested_stages(method)) if name in finished)
     files.link(fold / "recogniser", fold / stage / "recogniser")
 
 

@@ -104,6 +104,12 @@ def frames_stage(method: str, start: str = "method") -> str:
     return "frames" if start == "base" or method == "finetune" else f"{method}-frames"
 
 
+def frames_stages_of(method: str) -> list[str]:
+    """The stages with a classifier of frames that may stand for a method: its own first, then that of the base model.
+    """
+    return list(dict.fromkeys([frames_stage(method), frames_stage(method, "base")]))
+
+
 def frames_stages() -> list[str]:
     """All names of stages with a classifier of frames, and of their bounds."""
     names = dict.fromkeys(map(frames_stage, METHODS))

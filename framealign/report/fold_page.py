@@ -14,7 +14,7 @@ from framealign.runtime import files, log
 from framealign.runtime.seeds import derive_seed
 from framealign.sound import audio
 from framealign.sound.frames import milliseconds
-from framealign.corpus import frame_truth, manifest, protocols
+from framealign.corpus import frame_truth, protocols
 from framealign.corpus.utterance import NEUTRAL, Utterance
 from framealign.hubert.model import Hubert
 from framealign.exchange import encoder_file
@@ -26,7 +26,7 @@ from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.predictions import Predictions
 from framealign.emotion.recogniser import Recogniser
 from framealign.recipe.results import (NAMES, NO_INTERVAL, OVER_TIME, claim, interval_words, missing_words,
-                                       over_time_cell)
+                                       over_time_cell, utterances_of)
 from framealign.recipe.session_config import METHODS, TINY, frames_stage, named_by_selection
 from framealign.report import charts, curves, html_document, timeline, unit_analysis
 from framealign.report.charts import Group
@@ -78,7 +78,7 @@ class Fold:
     @property
     def frames(self) -> Path | None:
         """The folder of the method's finished stage that trains a classifier of frames; None where there is none."""
-        return self.stage(frames_stage(self.method)) or self.stage(frames_stage(self.method, "base"))
+        return next((self.stage(name) for name in self.results.get("frames", {})), None)
 
     @property
     def over_time(self) -> Path:
@@ -115,7 +115,7 @@ class Fold:
 
     def utterances(self) -> dict[str, Utterance]:
         """The corpus, by id."""
-        return {utterance.id: utterance for utterance in manifest.read(self.run / "corpus.tsv")}
+        return utterances_of(self.run)
 
 
 @dataclass

@@ -39,12 +39,13 @@ def picture(waveform: np.ndarray, result: Result, segments: Sequence[Segment], a
     seconds = len(waveform) / SAMPLE_RATE
 
     shapes = lane("sound", "", 62, 62, tracks.waveform_shapes(waveform, COLUMNS))
-    top, truth = 132.0, ()
+    top, truth = 132.0, []
     if annotation.truth is not None:
         truth = frame_truth.throughout(annotation.truth, seconds, labels)
-        shapes += emotion_lane("truth", truth, tracks.emotion_colours(labels, truth), seconds, top)
-        top += 30
     colour_of = tracks.emotion_colours(labels, truth)
+    if truth:
+        shapes += emotion_lane("truth", truth, colour_of, seconds, top)
+        top += 30
     shapes += emotion_lane("segments", segments, colour_of, seconds, top)
     shapes += lane("posterior", "of each class", top + 32, 76,
                    tracks.posterior_shapes(result.posterior, edges, labels, COLUMNS))

@@ -28,7 +28,7 @@ from framealign.corpus import frame_truth, joining
 from framealign.corpus.cropping import Waveforms, load_checked, padded
 from framealign.corpus.joining import EMOTIONAL, PATTERNS
 from framealign.corpus.protocols import Split, check_parts
-from framealign.corpus.utterance import NEUTRAL, Utterance, class_of, corpus_digest
+from framealign.corpus.utterance import NEUTRAL, Utterance, corpus_digest
 from framealign.hubert.model import Hubert
 from framealign.emotion.emotion_model import EmotionModel, weighted_mean
 from framealign.training import frame_labels, optimiser
@@ -176,15 +176,14 @@ def true_labels(speech: Speech) -> list[np.ndarray]:
     for u, utterance in enumerate(speech.utterances):
         if not frame_truth.exists(utterance):
             raise ValueError(f"{utterance.path}: the truth of its frames is not known, which the bound is trained on")
-        start, end = speech.starts[u], speech.starts[u] + speech.size(u)
-        numbers = np.full(end, speech.neutral)
-        for stretch in frame_truth.stretches(utterance):
-            emotion = class_of(stretch.emotion, speech.classes)
-            if not emotion:
+        known = frame_truth.named(frame_truth.stretches(utterance), speech.classes)
+        for stretch in known:
+            if stretch.emotion not in speech.classes:
                 raise ValueError(f"{utterance.path}: its truth has {stretch.emotion}, which is no class")
-            alone = replace(utterance, truth=(stretch,))
-            numbers[frame_truth.is_emotional(alone, end, speech.framing)] = speech.classes.index(emotion)
-        of_utterances.append(np.eye(len(speech.classes))[numbers[start:]])
+        labels = np.array([*(speech.classes.index(stretch.emotion) for stretch in known), speech.neutral])  # -1: last
+        start, end = speech.starts[u], speech.starts[u] + speech.size(u)
+        of_frames = frame_truth.stretch_of_frames(known, end, speech.framing)[start:]
+        of_utterances.append(np.eye(len(speech.classes))[labels[of_frames]])
     return of_utterances
 
 
