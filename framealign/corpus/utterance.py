@@ -11,6 +11,7 @@ from framealign.sound.frames import SAMPLE_RATE
 
 CLASSES = ("neutral", "happy", "angry", "sad")
 NEUTRAL = "neutral"
+NONE = "none"                                       # of a result: no emotion was recognised; never a class
 # What a label that is no class counts as. Excited is happy, as usual for IEMOCAP, unless it is a class of its own.
 SPELLINGS = {"neu": "neutral", "hap": "happy", "happiness": "happy", "joy": "happy", "excited": "happy",
              "exc": "excited", "excitement": "excited", "ang": "angry", "anger": "angry", "sadness": "sad"}
@@ -53,7 +54,8 @@ class Utterance:
 def check_class_names(names: Sequence[str], where: str) -> None:
     """Raise ValueError, with `where`, unless names are different and can be keys, columns and words of a list.
 
-    So none is empty, has a comma, begins or ends with a blank, or holds what cannot be printed (tab, end of line).
+    So none is empty, has a comma, begins or ends with a blank, or holds what cannot be printed (tab, end of line); and
+    none is called "none", which stands for sound in which no emotion was recognised.
     """
     for name, number in Counter(name.lower() for name in names).items():       # case tells no labels apart: `class_of`
         if number > 1:
@@ -62,6 +64,9 @@ def check_class_names(names: Sequence[str], where: str) -> None:
         if not name or name != name.strip() or "," in name or not name.isprintable():
             raise ValueError(f"{where}: a class must have a name without commas, tabs or ends of lines, and without "
                              f"blanks around it, got {name!r}")
+        if name.lower() == NONE:
+            raise ValueError(f"{where}: a class must not be called {name!r}, which stands for no emotion recognised; "
+                             "give it another name (or leave its utterances out)")
 
 
 def class_of(label: str, classes: Sequence[str] = CLASSES) -> str:

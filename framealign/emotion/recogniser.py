@@ -16,6 +16,7 @@ from framealign.runtime import distributed
 from framealign.sound import audio
 from framealign.sound.frames import EVERY_20_MS, SAMPLE_RATE, Framing, milliseconds
 from framealign.corpus.cropping import groups_by_length, padded
+from framealign.corpus.utterance import NONE
 from framealign.hubert import long_sound
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
@@ -28,8 +29,11 @@ WAITING_BATCHES = 8                                 # of sound that are read bef
 
 @dataclass(frozen=True)
 class Result:
-    """What was recognised in one utterance of T frames, which lie as `framing` says."""
-    emotion: str                                    # the most probable class
+    """What was recognised in one utterance of T frames, which lie as `framing` says.
+
+    Raises ValueError where `emotion` is `NONE` without a reason, or has one and is a class.
+    """
+    emotion: str                                    # the most probable class; or NONE: no emotion was recognised
     probabilities: dict[str, float]                 # of each class, sum 1
     posterior: np.ndarray                           # (T, classes): of single frames
     attention: np.ndarray                           # (T,): how much each frame counted, sum 1
@@ -37,6 +41,12 @@ class Result:
     seconds: float = 0.0                            # of sound
     framing: Framing = EVERY_20_MS                  # of the recogniser's encoder
     frames_trained: bool = False                    # the posterior is that of a classifier trained on frames
+    reason: str = ""                                # in words, why the emotion is NONE; the numbers are as computed
+
+    def __post_init__(self):
+        if (self.emotion == NONE) != bool(self.reason):
+            raise ValueError(f"a result whose emotion is {NONE}, and only such a one, must have a reason, got "
+                             f"{self.emotion!r} and {self.reason!r}")
 
 
 class UnitExtractor:

@@ -28,9 +28,9 @@ def shown(path: object) -> str:
 
 
 def table(path: object, result: Result, segments: list[Segment], timeline: bool) -> str:
-    """The path, the emotion and each class's probability; below it, a line for each segment."""
+    """The path, the emotion, each class's probability, why there is no emotion; below it, a line for each segment."""
     shares = "  ".join(f"{label} {share:.2f}" for label, share in result.probabilities.items())
-    lines = [f"{shown(path)}\t{result.emotion}\t{shares}"]
+    lines = [f"{shown(path)}\t{result.emotion}\t{shares}" + (f"\t{result.reason}" if result.reason else "")]
     if timeline:
         width = max(map(len, result.probabilities))
         lines += [f"{one.start:10.2f} {one.end:8.2f}  {one.emotion:{width}}  confidence {one.confidence:.2f}  "
@@ -40,7 +40,7 @@ def table(path: object, result: Result, segments: list[Segment], timeline: bool)
 
 def json_content(path: object, result: Result, segments: list[Segment], timeline: bool) -> dict:
     """What JSON contains of a sound; numbers over time to 5 significant digits."""
-    content = {"path": shown(path), "seconds": result.seconds, "emotion": result.emotion,
+    content = {"path": shown(path), "seconds": result.seconds, "emotion": result.emotion, "reason": result.reason,
                "probabilities": result.probabilities}
     if timeline:
         content |= {"labels": list(result.probabilities), "frames_per_second": result.framing.rate,
@@ -68,7 +68,7 @@ def csv_rows(path: object, result: Result, segments: list[Segment], timeline: bo
     """One row; with `timeline` one row per frame: when it begins, the smoothed emotion, attention, unit, posterior."""
     if not timeline:
         shares = [f"{share:.6f}" for share in result.probabilities.values()]
-        return _csv([[shown(path), f"{result.seconds:.3f}", result.emotion, *shares]])
+        return _csv([[shown(path), f"{result.seconds:.3f}", result.emotion, result.reason, *shares]])
     num_frames, rate = len(result.attention), result.framing.rate
     digits = 2 if 100 % rate == 0 else 4            # of the seconds: hundredths tell frames of 20 ms apart exactly
     units = [""] * num_frames if result.units is None else result.units.tolist()
@@ -83,7 +83,7 @@ def csv_rows(path: object, result: Result, segments: list[Segment], timeline: bo
 
 def csv_header(labels: list[str], timeline: bool) -> str:
     """The names of the columns."""
-    first = ["path", "time", "emotion", "attention", "unit"] if timeline else ["path", "seconds", "emotion"]
+    first = ["path", "time", "emotion", "attention", "unit"] if timeline else ["path", "seconds", "emotion", "reason"]
     return _csv([[*first, *labels]])
 
 

@@ -15,7 +15,7 @@ import soundfile
 
 from framealign.sound.frames import SAMPLE_RATE, milliseconds
 from framealign.corpus import frame_truth
-from framealign.corpus.utterance import Stretch
+from framealign.corpus.utterance import NONE, Stretch
 from framealign.emotion.recogniser import Result
 from framealign.emotion.segments import Segment, segments
 from framealign.report import html_document, tracks
@@ -119,7 +119,7 @@ def page(title: str, pictures: Iterable[str], subtitle: str = "") -> str:
 
 
 def heading(result: Result, annotation: Annotation) -> str:
-    """Title, note, the recognised emotion (and the true one), each class's probability."""
+    """Title, note, the recognised emotion (or why there is none) and the true one, each class's probability."""
     labels, label = list(result.probabilities), annotation.label
     content = []
     if annotation.title:
@@ -128,6 +128,8 @@ def heading(result: Result, annotation: Annotation) -> str:
         content.append(element("p", escape(annotation.note), class_="note"))
 
     verdict = [chip(result.emotion, labels, "recognised: ")]
+    if result.reason:
+        verdict.append(element("span", escape(result.reason), class_="why"))
     if label:
         is_right = label == result.emotion
         verdict += [chip(label, labels, "truth: "),
@@ -147,7 +149,9 @@ def probability_bar(name: str, share: float, colour: str) -> str:
 
 
 def chip(name: str, labels: Sequence[str], before: str = "") -> str:
-    """A class's name on its colour."""
+    """A class's name on its colour; NONE, which has no colour, on hatching."""
+    if name == NONE:
+        return escape(before) + element("b", name, class_="chip hatched")
     known = [*labels, name]
     colour = dict(zip(known, colours(known)))[name]
     return escape(before) + element("b", escape(name), class_="chip", style=f"background:{colour};color:{ink(colour)}")

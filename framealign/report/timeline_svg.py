@@ -58,12 +58,17 @@ def picture(waveform: np.ndarray, result: Result, segments: Sequence[Segment], a
         height += 14
     background = rect(0.5, 0.5, WIDTH - 1, height - 1, class_="back", rx=10)
 
-    description = f"{title or 'A sound'} of {seconds:.2f} s, recognised as {result.emotion}: " + \
+    description = f"{title or 'A sound'} of {seconds:.2f} s, recognised as {verdict(result)}: " + \
         ", ".join(f"{name} {100 * share:.0f} %" for name, share in result.probabilities.items())
     style = element("style", html_document.resource("timeline_svg.css"))
     return element("svg", [element("title", escape(description)), style, background, *heading(result, title),
                            *shapes], xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {number(height)}",
                    width=WIDTH, height=height, role="img") + "\n"
+
+
+def verdict(result: Result) -> str:
+    """What was recognised, in words; of no emotion the reason too."""
+    return f"{result.emotion}, {result.reason}" if result.reason else result.emotion
 
 
 def heading(result: Result, title: str) -> list[str]:
@@ -72,7 +77,7 @@ def heading(result: Result, title: str) -> list[str]:
     longest = 60
     shortened = title if len(title) <= longest else "…" + title[1 - longest:]   # the end of a path says most
     return [text(16, 28, shortened, class_="title"),
-            text(16, 48, f"recognised: {result.emotion} ({shares})", class_="plain")]
+            text(16, 48, f"recognised: {verdict(result)} ({shares})", class_="plain")]
 
 
 def lane(name: str, hint: str, top: float, height: float, shapes: Sequence[str]) -> list[str]:

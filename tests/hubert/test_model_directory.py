@@ -291,6 +291,8 @@ def test_classes_that_cannot_be_told_apart_are_refused(tmp_path):
     refused([f"LABEL_{i}" for i in range(4)], "placeholders")
     for name in ("", " b", "b\t", "b\nc", "b,c", "b\x00", "\u2028"):
         refused(["a", name, "c", "d"], "a class must have a name without commas, tabs or ends of lines")
+    for name in ("none", "None"):
+        refused(["a", name, "c", "d"], f"a class must not be called '{name}', .*give it another name")
     for back in ({"a": 0}, {"a": 1, "b": 0, "c": 2, "d": 3}, {"a": 0, "b": 1, "c": 2, "e": 3}, [], "a"):
         refused(["a", "b", "c", "d"], "label2id contradicts id2label", label2id=back)
     edit(tmp_path / "config.json", id2label=dict(enumerate("abcd")), label2id=None)

@@ -119,6 +119,27 @@ def test_json_and_json_lines_say_the_same():
     assert json.loads(FORMATS["json"].first(LABELS, False) + FORMATS["json"].last) == []
 
 
+def test_sound_without_an_emotion_says_why():
+    result = replace(RESULTS[0], emotion="none", reason="below 0.6")
+    text = {name: form.write("a.wav", result, segments(result), False) for name, form in FORMATS.items()
+            if name in ("table", "json", "jsonl", "csv")}
+    cells = text["table"].rstrip("\n").split("\t")
+    assert cells[:2] == ["a.wav", "none"] and cells[2].count(".") == 4 and cells[3] == "below 0.6"
+    row, = csv.DictReader(io.StringIO(FORMATS["csv"].first(LABELS, False) + text["csv"]))
+    for found in (row, json.loads(text["json"]), json.loads(text["jsonl"])):
+        assert (found["emotion"], found["reason"]) == ("none", "below 0.6")
+    assert float(row["happy"]) == pytest.approx(result.probabilities["happy"], abs=1e-6)
+    assert json.loads(text["json"])["probabilities"] == result.probabilities
+    assert {line.count("\t") for line in written("table").splitlines()} == {2}
+    assert [one["reason"] for one in json.loads(written("json"))] == [""] * 4
+
+
+@pytest.mark.parametrize("emotion, reason", [("none", ""), ("happy", "no speech")])
+def test_a_reason_and_no_emotion_belong_together(emotion, reason):
+    with pytest.raises(ValueError, match="must have a reason"):
+        replace(RESULTS[0], emotion=emotion, reason=reason)
+
+
 def test_csv_has_a_row_for_each_sound_or_each_frame():
     rows = list(csv.DictReader(io.StringIO(written("csv"))))
     assert [row["path"] for row in rows] == [shown(path) for path in PATHS]

@@ -103,6 +103,14 @@ def test_a_recogniser_that_learned_no_frames_says_so(frames_trained):
     assert (tracks.WITHOUT_FRAMES in [note.text for note in root.all("p", "note")]) == (not frames_trained)
 
 
+def test_no_emotion_is_hatched_and_says_why():
+    result = dataclasses.replace(recognised(30), emotion="none", reason="no speech: <silence>")
+    verdict, = markup.read(timeline.picture(noise(30), result)).all("p", "verdict")
+    chip, = verdict.all("b", "chip")
+    assert chip.text == "none" and "hatched" in chip.attributes["class"] and "style" not in chip.attributes
+    assert verdict.all("span", "why")[0].text == "no speech: <silence>"
+
+
 @pytest.mark.parametrize("num_frames, extra", [(1, 0), (2, 319), (7, 5), (60, 200)])
 def test_frames_stand_around_their_centres(num_frames, extra):
     """The middle of a frame's place is its receptive field's centre, sample 320 t + 200."""

@@ -44,6 +44,13 @@ def test_it_is_one_file_of_the_promised_size(num_frames):
     assert text.count("http") == 1                  # the namespace
 
 
+def test_no_emotion_says_why():
+    result = dataclasses.replace(recognised(40), emotion="none", reason="no speech: silence")
+    root = drawn(40, result=result)
+    assert sum(text.startswith("recognised: none, no speech: silence (neutral ") for text in texts(root)) == 1
+    assert "recognised as none, no speech: silence:" in root.find(f"{SVG}title").text
+
+
 @pytest.mark.parametrize("truth", [None, [Stretch(0.2, 0.7, "sad")]])
 def test_tracks_lie_within_the_picture_and_below_each_other(truth):
     root = drawn(60, truth=truth)
