@@ -17,12 +17,12 @@ from typing import TypeVar
 from framealign.runtime import files, log
 from framealign.sound import audio
 from framealign.sound.frames import RECEPTIVE_FIELD, SAMPLE_RATE
-from framealign.corpus import frame_truth
+from framealign.corpus import annotator_votes, frame_truth
 from framealign.corpus.utterance import Utterance
 
 T = TypeVar("T")
 COLUMNS = ("id", "path", "num_samples", "session", "speaker", "gender", "label", "style")
-TRUTH = "truth"                                     # a column where an utterance has one
+OPTIONAL = {"truth": frame_truth.cell, "votes": annotator_votes.cell}   # columns that are there where one has some
 DELIMITERS = "\t,;"
 ALTERNATIVES = {"label": "emotion", "style": "sentence"}    # column -> another name of it
 GENDERS = {"female": "F", "male": "M", "f": "F", "m": "M"}
@@ -37,11 +37,12 @@ def read(path: str | Path) -> list[Utterance]:
     Columns are separated by tabs, commas or semicolons and may stand in any order; paths are absolute or relative to
     the table's folder. Of the other columns those that are there are used: id (else the file's stem), num_samples at
     16 kHz (else from the sound file's header), session, speaker, gender, label (or emotion), style (or sentence), truth
-    (`frame_truth`); a note names the others. Labels are kept as they are written; an empty one means unlabelled.
+    (`frame_truth`), votes (`annotator_votes`); a note names the others. Labels are kept as they are written; an empty
+    one means unlabelled.
 
     Raises ValueError, with file and line, for text that is no such table, a line with too few or too many columns, a
     duplicate or unsafe id, a sound file that was named before, and num_samples that is no number or below 400,
-    or a truth that is none.
+    or a truth or votes that are none.
     """
     rows = _rows(path)
     line, header = next(rows, (1, []))
@@ -50,7 +51,7 @@ def read(path: str | Path) -> list[Utterance]:
         raise ValueError(f"{path}:{line}: the header must name a column path, and label or emotion where there are "
                          f"labels (or be the root folder of a fairseq .tsv, with path<TAB>samples below it), got "
                          f"{excerpt(', '.join(header))}; a manifest has {' '.join(COLUMNS)}")
-    used = [column if column in header else ALTERNATIVES.get(column, column) for column in (*COLUMNS, TRUTH)]
+    used = [column if column in header else ALTERNATIVES.get(column, column) for column in (*COLUMNS, *OPTIONAL)]
     for column in used:
         if header.count(column) > 1:
             raise ValueError(f"{path}:{line}: the header names the column {column} {header.count(column)} times; "
@@ -65,33 +66,34 @@ def read(path: str | Path) -> list[Utterance]:
         if len(row) != len(header):
             raise ValueError(f"{where}: {len(row)} columns, the header has {len(header)}: {excerpt(', '.join(header))}")
         cell = dict(zip(header, row))
-        id, place, num_samples, session, speaker, gender, label, style, truth = (
+        id, place, num_samples, session, speaker, gender, label, style, truth, votes = (
             cell.get(column, "") for column in used)
         utterances.add(where, place, num_samples, id=id if "id" in cell else None, session=session, speaker=speaker,
-                       gender=gender, label=label.strip(), style=style, truth=truth)
+                       gender=gender, label=label.strip(), style=style, truth=truth, votes=votes)
     return not_empty(utterances.items, path)
 
 
 def write(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """Write a manifest, whole or not at all. Sound files below its folder get a relative path, others an absolute one.
-    The column truth is there where an utterance has one.
+    The columns truth and votes are there where an utterance has some.
 
     Raises ValueError, and writes nothing, for an utterance that `read` would refuse. What `read` gives is equal.
     """
     folder = Path(os.path.abspath(path)).parent
     utterances = list(utterances)
-    has_truth = any(utterance.truth is not None for utterance in utterances)
-    columns = [*COLUMNS, TRUTH] if has_truth else list(COLUMNS)
-    lines = ["\t".join(columns)]
+    rows: list[dict[str, str]] = []
     used_at: dict[str | Path, str] = {}
     for number, utterance in enumerate(utterances, 1):
         _check(utterance, f"utterance number {number}", used_at)
         place = utterance.path
         if place.is_relative_to(folder):
             place = place.relative_to(folder)
-        cells = {**vars(utterance), "path": place.as_posix(), TRUTH: frame_truth.cell(utterance.truth)}
-        lines.append("\t".join(str(cells[column]) for column in columns))
-    files.write_text(path, "".join(line + "\n" for line in lines))
+        row = {**vars(utterance), "path": place.as_posix()}
+        rows.append(row | {name: cell(row[name]) for name, cell in OPTIONAL.items()})
+
+    columns = [*COLUMNS, *(name for name in OPTIONAL if any(row[name] for row in rows))]
+    lines = [columns, *([str(row[column]) for column in columns] for row in rows)]
+    files.write_text(path, "".join("\t".join(line) + "\n" for line in lines))
 
 
 # What the importers need too.
@@ -105,7 +107,7 @@ class UtteranceList:
         self._used_at: dict[str | Path, str] = {}   # id, or path of a sound file -> file:line
 
     def add(self, where: str, path: str, num_samples: str = "", *, id: str | None = None, gender: str = "",
-            truth: str = "", **fields: str) -> None:
+            truth: str = "", votes: str = "", **fields: str) -> None:
         """Add an utterance out of the text of its fields, which stands at `where` (file:line).
 
         Without `num_samples` the sound file's header is read; without `id` it is the file's stem. Raises ValueError,
@@ -119,14 +121,14 @@ class UtteranceList:
         place = Path(os.path.abspath(self.folder / path))
         try:
             length = int(num_samples) if num_samples else audio.length(place)
-            stretches = frame_truth.parsed(truth)
+            stretches, of_annotators = frame_truth.parsed(truth), annotator_votes.parsed(votes)
         except (ValueError, OSError) as error:
             raise ValueError(f"{where}: {error}") from None
 
         if id is None:
             id = place.stem
         utterance = Utterance(id, place, length, gender=GENDERS.get(gender.lower(), gender), truth=stretches,
-                              **fields)
+                              votes=of_annotators, **fields)
         _check(utterance, where, self._used_at)
         self.items.append(utterance)
 
@@ -146,6 +148,7 @@ def _check(utterance: Utterance, where: str, used_at: dict[str | Path, str]) -> 
                          f"got {utterance.num_samples}; leave it out")
     try:
         frame_truth.check(utterance.truth or (), utterance.num_samples / SAMPLE_RATE)
+        annotator_votes.check(utterance.votes)
     except ValueError as error:
         raise ValueError(f"{where}: utterance {utterance.id}: {error}") from None
     first = used_at.setdefault(utterance.id, where)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from framealign.runtime import files, log
+from framealign.corpus import annotator_votes
 from framealign.corpus.utterance import CLASSES, Utterance, check_class_names, class_of, natural_order
 
 SELECTIONS = ("clean", "last", "speaker", "reference", "best-test")
@@ -114,10 +115,12 @@ def class_names(text: str) -> list[str]:
 def of_classes(utterances: Sequence[Utterance], classes: Sequence[str]) -> list[Utterance]:
     """The same utterances, each with the class that its label names, and no label where it names none of them.
 
-    Those are left out of fine-tuning and test, as unlabelled ones are; a note counts them. Raises ValueError where no
-    label names a class.
+    Those are left out of fine-tuning and test, as unlabelled ones are; a note counts them. Of the votes, those for
+    classes stay. Raises ValueError where no label names a class.
     """
-    chosen = [dataclasses.replace(utterance, label=class_of(utterance.label, classes)) for utterance in utterances]
+    chosen = [dataclasses.replace(utterance, label=class_of(utterance.label, classes),
+                                  votes=annotator_votes.of_classes(utterance.votes, classes))
+              for utterance in utterances]
     others = Counter(u.label for u, one in zip(utterances, chosen) if u.label and not one.label)
     if not others:
         return chosen

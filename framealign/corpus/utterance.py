@@ -38,6 +38,7 @@ class Utterance:
     label: str = ""                                 # "": unlabelled
     style: str = ""                                 # IEMOCAP: impro or script
     truth: tuple[Stretch, ...] | None = None        # when it is emotional, by its manifest; see `frame_truth`
+    votes: tuple[tuple[str, float], ...] = ()       # of its annotators: (label, weight) each; see `annotator_votes`
 
     @property
     def group(self) -> str:

@@ -78,13 +78,18 @@ def test_round_trip(tmp_path):
                           zip(edges[::2], edges[1::2]))
         return generator.choice((None, stretches))
 
+    def votes() -> tuple[tuple[str, float], ...]:
+        labels = generator.sample(("neutral", "sad", "a: b", "c d \"e", "neu:tral:"), generator.randint(0, 5))
+        return tuple((label, generator.choice((1.0, 3.0, generator.random() or 1.0, 1e-7, 1e17))) for label in labels)
+
     utterances = [Utterance(f"{number}{word()}", Path(generator.choice(folders), word(), word()),
                             generator.randint(400, 10 ** 7), word(), word(), generator.choice("FM"),
-                            generator.choice((*utterance.CLASSES, "")), word(), truth()) for number in range(200)]
+                            generator.choice((*utterance.CLASSES, "")), word(), truth(), votes())
+                  for number in range(200)]
     manifest.write(tmp_path / "corpus.tsv", utterances)
     assert manifest.read(tmp_path / "corpus.tsv") == utterances
     assert [name for name in os.listdir(tmp_path)] == ["corpus.tsv"]
-    manifest.write(tmp_path / "corpus.tsv", [u for u in utterances if u.truth is None])
+    manifest.write(tmp_path / "corpus.tsv", [u for u in utterances if u.truth is None and not u.votes])
     assert (tmp_path / "corpus.tsv").read_text().startswith(HEADER)             # the column is there where it is needed
 
 
@@ -109,6 +114,8 @@ def test_a_manifest_beside_a_relative_path(tmp_path, wav, monkeypatch):
     (Utterance("a", Path("/a\udcff.wav"), 400), ["path", "control character"]),
     (Utterance("a", Path("/a.wav"), 399), ["utterance a", ">= 400", "got 399"]),
     (Utterance("a", Path("/a.wav"), 400, truth=(utterance.Stretch(1, 2, "sad"),)), ["utterance a", "ends at 0.03 s"]),
+    (Utterance("a", Path("/a.wav"), 400, votes=(("sad", float("nan")),)), ["utterance a", "above 0", "nan"]),
+    (Utterance("a", Path("/a.wav"), 400, votes=(("s;d", 1.0),)), ["utterance a", "no semicolon", "'s;d'"]),
     (Utterance("first", Path("/a.wav"), 400), ["utterance number 2", "id first was used before", "number 1"])])
 def test_write_refuses_what_read_would_and_leaves_the_old_file(tmp_path, bad, words):
     path = table(tmp_path, "old")
@@ -223,6 +230,12 @@ LINE = "b\tb.wav\t400\t1\ts\tF\tsad\tx\n"
     (HEADER + LINE.replace("b.wav", "b\x07.wav"), 2, ["path"]),
     ("path,num_samples,truth\na.wav,16000,0 1 sad\nb.wav,16000,angry\n", 3, ["truth must be", "'angry'", "rename"]),
     ("path,num_samples,truth\na.wav,16000,0 0.5 sad; 0.4 1 sad\n", 2, ["utterance a", "both sad and sad at 0.4 s"]),
+    ("path,num_samples,votes\na.wav,400,sad:1\nb.wav,400,17\n", 3, ["votes must be label:weight", "'17'", "rename"]),
+    ("path,num_samples,votes\na.wav,400,sad:2;happy:-1\n", 2, ["votes must be", "above 0", "'happy:-1'"]),
+    ("path,num_samples,votes\na.wav,400,sad:2;happy:0\n", 2, ["utterance a", "happy must be above 0", "got 0"]),
+    ("path,num_samples,votes\na.wav,400,sad:2;\n", 2, ["votes must be", "''"]),
+    ("path,num_samples,votes\na.wav,400,sad:" + "9" * 400 + "\n", 2, ["utterance a", "finite, got inf"]),
+    ("path,num_samples,votes\na.wav,400,sad:1;fear:1;sad:2\n", 2, ["utterance a", "sad is named 2 times"]),
     (HEADER + LINE + "x" * 70_000, 3, ["at most 65536 bytes"]),
     (HEADER.encode() + LINE.encode() + b"\xff\xfe", 3, ["not UTF-8"]),
     (HEADER + LINE + "a\0b", 3, ["not UTF-8 text"]),
