@@ -18,14 +18,17 @@ from framealign.runtime import files, log
 from framealign.sound import audio
 from framealign.sound.frames import RECEPTIVE_FIELD, SAMPLE_RATE
 from framealign.corpus import annotator_votes, frame_truth
-from framealign.corpus.utterance import Utterance
+from framealign.corpus.utterance import PARTS, Utterance
 
 T = TypeVar("T")
 COLUMNS = ("id", "path", "num_samples", "session", "speaker", "gender", "label", "style")
-OPTIONAL = {"truth": frame_truth.cell, "votes": annotator_votes.cell}   # columns that are there where one has some
+# Columns that are there where an utterance has some, each with what writes its cell.
+OPTIONAL = {"split": str, "truth": frame_truth.cell, "votes": annotator_votes.cell}
 DELIMITERS = "\t,;"
 ALTERNATIVES = {"label": "emotion", "style": "sentence"}    # column -> another name of it
 GENDERS = {"female": "F", "male": "M", "f": "F", "m": "M"}
+SPLITS = {"training": "train", "dev": "valid", "development": "valid", "val": "valid", "validation": "valid",
+          "eval": "test", "evaluation": "test", "testing": "test"}      # other names of the parts of a fixed split
 MAX_LINE, MAX_NAME, MAX_PATH = 65_536, 200, 4096    # bytes of a line of text, of an id; characters of a path
 MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")   # what a line of a manifest cannot hold
@@ -36,13 +39,13 @@ def read(path: str | Path) -> list[Utterance]:
 
     Columns are separated by tabs, commas or semicolons and may stand in any order; paths are absolute or relative to
     the table's folder. Of the other columns those that are there are used: id (else the file's stem), num_samples at
-    16 kHz (else from the sound file's header), session, speaker, gender, label (or emotion), style (or sentence), truth
-    (`frame_truth`), votes (`annotator_votes`); a note names the others. Labels are kept as they are written; an empty
-    one means unlabelled.
+    16 kHz (else from the sound file's header), session, speaker, gender, label (or emotion), style (or sentence), split
+    (train, valid or test, or a usual name of these), truth (`frame_truth`), votes (`annotator_votes`); a note names the
+    others. Labels are kept as they are written; an empty one means unlabelled.
 
     Raises ValueError, with file and line, for text that is no such table, a line with too few or too many columns, a
-    duplicate or unsafe id, a sound file that was named before, and num_samples that is no number or below 400,
-    or a truth or votes that are none.
+    duplicate or unsafe id, a sound file that was named before, num_samples that is no number or below 400, and a split,
+    truth or votes that are none.
     """
     rows = _rows(path)
     line, header = next(rows, (1, []))
@@ -66,16 +69,17 @@ def read(path: str | Path) -> list[Utterance]:
         if len(row) != len(header):
             raise ValueError(f"{where}: {len(row)} columns, the header has {len(header)}: {excerpt(', '.join(header))}")
         cell = dict(zip(header, row))
-        id, place, num_samples, session, speaker, gender, label, style, truth, votes = (
+        id, place, num_samples, session, speaker, gender, label, style, split, truth, votes = (
             cell.get(column, "") for column in used)
         utterances.add(where, place, num_samples, id=id if "id" in cell else None, session=session, speaker=speaker,
-                       gender=gender, label=label.strip(), style=style, truth=truth, votes=votes)
+                       gender=gender, label=label.strip(), style=style, split=split, truth=truth,
+                       votes=votes)
     return not_empty(utterances.items, path)
 
 
 def write(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """Write a manifest, whole or not at all. Sound files below its folder get a relative path, others an absolute one.
-    The columns truth and votes are there where an utterance has some.
+    The columns split, truth and votes are there where an utterance has some.
 
     Raises ValueError, and writes nothing, for an utterance that `read` would refuse. What `read` gives is equal.
     """
@@ -107,7 +111,7 @@ class UtteranceList:
         self._used_at: dict[str | Path, str] = {}   # id, or path of a sound file -> file:line
 
     def add(self, where: str, path: str, num_samples: str = "", *, id: str | None = None, gender: str = "",
-            truth: str = "", votes: str = "", **fields: str) -> None:
+            split: str = "", truth: str = "", votes: str = "", **fields: str) -> None:
         """Add an utterance out of the text of its fields, which stands at `where` (file:line).
 
         Without `num_samples` the sound file's header is read; without `id` it is the file's stem. Raises ValueError,
@@ -127,8 +131,9 @@ class UtteranceList:
 
         if id is None:
             id = place.stem
+        part = split.strip().lower()
         utterance = Utterance(id, place, length, gender=GENDERS.get(gender.lower(), gender), truth=stretches,
-                              votes=of_annotators, **fields)
+                              votes=of_annotators, split=SPLITS.get(part, part), **fields)
         _check(utterance, where, self._used_at)
         self.items.append(utterance)
 
@@ -146,6 +151,9 @@ def _check(utterance: Utterance, where: str, used_at: dict[str | Path, str]) -> 
     if utterance.num_samples < RECEPTIVE_FIELD:
         raise ValueError(f"{where}: utterance {utterance.id}: num_samples must be >= {RECEPTIVE_FIELD} (25 ms), "
                          f"got {utterance.num_samples}; leave it out")
+    if utterance.split not in ("", *PARTS):
+        raise ValueError(f"{where}: utterance {utterance.id}: split must be {', '.join(PARTS)} or empty (or "
+                         f"{', '.join(SPLITS)}), got {excerpt(utterance.split)}")
     try:
         frame_truth.check(utterance.truth or (), utterance.num_samples / SAMPLE_RATE)
         annotator_votes.check(utterance.votes)

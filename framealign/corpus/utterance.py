@@ -15,6 +15,7 @@ NONE = "none"                                       # of a result: no emotion wa
 # What a label that is no class counts as. Excited is happy, as usual for IEMOCAP, unless it is a class of its own.
 SPELLINGS = {"neu": "neutral", "hap": "happy", "happiness": "happy", "joy": "happy", "excited": "happy",
              "exc": "excited", "excitement": "excited", "ang": "angry", "anger": "angry", "sadness": "sad"}
+PARTS = ("train", "valid", "test")                  # of a split
 MAX_COLUMNS = 12                                    # of labels that have one of their own in a summary
 _TURN = re.compile(r"(Ses\d+)[FM]_\w+_([FM])(?:\d{3}|XX\d)", re.ASCII)
 
@@ -39,6 +40,7 @@ class Utterance:
     style: str = ""                                 # IEMOCAP: impro or script
     truth: tuple[Stretch, ...] | None = None        # when it is emotional, by its manifest; see `frame_truth`
     votes: tuple[tuple[str, float], ...] = ()       # of its annotators: (label, weight) each; see `annotator_votes`
+    split: str = ""                                 # part of a fixed split, one of PARTS, where the corpus has one
 
     @property
     def group(self) -> str:

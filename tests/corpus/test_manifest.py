@@ -84,13 +84,28 @@ def test_round_trip(tmp_path):
 
     utterances = [Utterance(f"{number}{word()}", Path(generator.choice(folders), word(), word()),
                             generator.randint(400, 10 ** 7), word(), word(), generator.choice("FM"),
-                            generator.choice((*utterance.CLASSES, "")), word(), truth(), votes())
+                            generator.choice((*utterance.CLASSES, "")), word(), truth(), votes(),
+                            generator.choice(("", *utterance.PARTS)))
                   for number in range(200)]
     manifest.write(tmp_path / "corpus.tsv", utterances)
     assert manifest.read(tmp_path / "corpus.tsv") == utterances
     assert [name for name in os.listdir(tmp_path)] == ["corpus.tsv"]
-    manifest.write(tmp_path / "corpus.tsv", [u for u in utterances if u.truth is None and not u.votes])
-    assert (tmp_path / "corpus.tsv").read_text().startswith(HEADER)             # the column is there where it is needed
+    for columns in ([], ["split"], ["truth"], ["votes"], ["split", "truth"], ["split", "truth", "votes"]):
+        has = {"split": lambda u: u.split, "truth": lambda u: u.truth is not None, "votes": lambda u: u.votes}
+        part = [u for u in utterances if all(name in columns or not has[name](u) for name in has)]
+        manifest.write(tmp_path / "corpus.tsv", part)                           # a column is there where it is needed
+        assert (tmp_path / "corpus.tsv").read_text().splitlines()[0] == "\t".join([*HEADER.strip().split(), *columns])
+        assert manifest.read(tmp_path / "corpus.tsv") == part
+
+
+def test_usual_names_of_a_fixed_split(tmp_path):
+    names = {"train": ["train", "Train", "TRAINING", " train "], "": ["", " "],
+             "valid": ["valid", "dev", "Val", "validation", "Development"],
+             "test": ["test", "eval", "Evaluation", "TESTING"]}
+    lines = [f"{part or 'none'}{number}.wav\t400\t{name}\n" for part, spelt in names.items()
+             for number, name in enumerate(spelt)]
+    read = manifest.read(table(tmp_path, "path\tnum_samples\tsplit\n" + "".join(lines)))
+    assert [u.split for u in read] == [part for part, spelt in names.items() for _ in spelt]
 
 
 def test_files_below_the_manifest_move_with_it(tmp_path, wav):
@@ -114,6 +129,7 @@ def test_a_manifest_beside_a_relative_path(tmp_path, wav, monkeypatch):
     (Utterance("a", Path("/a\udcff.wav"), 400), ["path", "control character"]),
     (Utterance("a", Path("/a.wav"), 399), ["utterance a", ">= 400", "got 399"]),
     (Utterance("a", Path("/a.wav"), 400, truth=(utterance.Stretch(1, 2, "sad"),)), ["utterance a", "ends at 0.03 s"]),
+    (Utterance("a", Path("/a.wav"), 400, split="dev"), ["utterance a", "split must be train, valid, test", "'dev'"]),
     (Utterance("a", Path("/a.wav"), 400, votes=(("sad", float("nan")),)), ["utterance a", "above 0", "nan"]),
     (Utterance("a", Path("/a.wav"), 400, votes=(("s;d", 1.0),)), ["utterance a", "no semicolon", "'s;d'"]),
     (Utterance("first", Path("/a.wav"), 400), ["utterance number 2", "id first was used before", "number 1"])])
@@ -228,6 +244,7 @@ LINE = "b\tb.wav\t400\t1\ts\tF\tsad\tx\n"
     (HEADER + LINE.replace("\t1\t", "\t../1\t"), 2, ["session '../1'", "not safe"]),
     (HEADER + LINE.replace("\ts\t", "\t/s\t"), 2, ["speaker '/s'", "not safe"]),
     (HEADER + LINE.replace("b.wav", "b\x07.wav"), 2, ["path"]),
+    ("path,num_samples,split\na.wav,400,test\nb.wav,400,Test1\n", 3, ["utterance b", "split must be", "'test1'"]),
     ("path,num_samples,truth\na.wav,16000,0 1 sad\nb.wav,16000,angry\n", 3, ["truth must be", "'angry'", "rename"]),
     ("path,num_samples,truth\na.wav,16000,0 0.5 sad; 0.4 1 sad\n", 2, ["utterance a", "both sad and sad at 0.4 s"]),
     ("path,num_samples,votes\na.wav,400,sad:1\nb.wav,400,17\n", 3, ["votes must be label:weight", "'17'", "rename"]),
