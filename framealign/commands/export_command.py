@@ -14,6 +14,7 @@ from framealign.hubert import model_directory
 from framealign.exchange import encoder_file, torchaudio_weights
 from framealign.emotion import exported_program
 from framealign.training import checkpoint
+from framealign.recipe import trained_on
 from framealign.commands import command_line
 
 FORMATS = ("huggingface", "torchaudio", "torch-export")
@@ -62,6 +63,7 @@ def run(source: str, target: str, encoder_only: bool, form: str) -> None:
     else:
         model_directory.write(target, content.config, content.state, head, do_normalize=bool(content.do_normalize),
                               labels=content.labels if head else None, preprocessor=content.preprocessor)
-        if head and (place / "README.md").exists():     # the model card
-            shutil.copyfile(place / "README.md", Path(target) / "README.md")
+        for name, wanted in (("README.md", head), (trained_on.NAME, True)):     # the model card; what its weights know
+            if wanted and (place / name).exists():
+                shutil.copyfile(place / name, Path(target) / name)
     log.say(f"{target}: {'recogniser' if head else 'encoder'} of {place}, {form} format")

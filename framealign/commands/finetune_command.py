@@ -14,7 +14,7 @@ from framealign.corpus.protocols import OPTIMISTIC, Split, class_names
 from framealign.corpus.utterance import CLASSES, Utterance
 from framealign.training.finetune import finetune_fold
 from framealign.training.training_config import FinetuneConfig, TrainingRun
-from framealign.recipe import model_card
+from framealign.recipe import model_card, trained_on
 from framealign.recipe.preflight import read_corpus
 from framealign.recipe.presets import preset
 from framealign.recipe.recipe import load_encoder
@@ -73,6 +73,7 @@ def run(config: FinetuneRun, training: FinetuneConfig) -> None:
     with lock.held(out), nothing_half_made(out / "frontend"):
         results = finetune_fold(lambda: load_encoder(config.init_from, training.seed), utterances, splits, classes,
                                 training, TrainingRun(out, device, config.precision))
+        trained_on.write(out / "recogniser", splits, training.selection, config.init_from)
     if distributed.rank() == 0:
         model_card.write(out / "recogniser", results, splits)
     reported = ", ".join(f"{name} {100 * value:.1f} %" for name, value in results["reported"].items())

@@ -124,5 +124,6 @@ def data_lines(results: dict, splits: list[Split]) -> list[str]:
     test_speakers = {utterance.speaker for one in splits for utterance in one.test if utterance.speaker}
     hours = sum(utterance.num_samples for utterance in split.train) / SAMPLE_RATE / 3600
     return [f"Utterances: {', '.join(parts)}; {hours:.2f} hours and {len(train_speakers) or 'unknown'} speakers in "
-            f"training, {len(test_speakers) or 'unknown'} others in the test. Trained on:", "",
+            f"training, {len(test_speakers) or 'unknown'} others in the test. `trained_on.tsv` names each utterance of "
+            "training and validation. Trained on:", "",
             "```", summary(split.train), "```"]

@@ -37,7 +37,7 @@ from framealign.training import frame_training
 from framealign.training.frame_training import train_frames
 from framealign.training.pretrain import pretrain
 from framealign.training.training_config import FinetuneConfig, FramesConfig, PretrainConfig, TrainingRun
-from framealign.recipe import model_card, preflight, results
+from framealign.recipe import model_card, preflight, results, trained_on
 from framealign.recipe.presets import Preset, preset, with_overrides
 from framealign.recipe.session_config import TINY, SessionConfig, frames_stage, honest, read_utterances, tested_stage
 from framealign.recipe.stages import Redo, Stage, nothing_half_made, run_stage
@@ -308,7 +308,7 @@ def fine_tuning(recipe: Recipe, method: str, start: Stage, selection: str) -> St
         run = TrainingRun(folder, recipe.device, recipe.config.precision, recipe.root / "frontend")
         result = finetune_fold(lambda: load_encoder(start.model, recipe.config.seed), recipe.utterances, splits,
                                recipe.classes, config, run) | {"protocol": protocol}
-        write_results(folder, result, splits)
+        write_results(recipe, folder, result, splits)
 
     settings = recipe.common | {"finetune": as_dict(config), "session": recipe.config.session,
                                 "classes": recipe.classes, "split": [split_digest(split) for split in splits],
@@ -317,8 +317,9 @@ def fine_tuning(recipe: Recipe, method: str, start: Stage, selection: str) -> St
                  protocol=protocol, room=preflight.training_bytes(recipe.base.config, config) * len(splits))
 
 
-def write_results(folder: Path, result: dict, splits: list[Split]) -> None:
-    """What a stage that tests leaves besides its recogniser: `results.json`, and the recogniser's card."""
+def write_results(recipe: Recipe, folder: Path, result: dict, splits: list[Split]) -> None:
+    """What a stage that tests leaves: `results.json`, and beside its recogniser the card and the list of utterances."""
+    trained_on.write(folder / "recogniser", splits, result["selection"], recipe.base.folder)
     if distributed.rank() == 0:
         files.write_json(folder / "results.json", result)
         model_card.write(folder / "recogniser", result, splits)
@@ -351,13 +352,16 @@ def frame_stage(recipe: Recipe, start: Stage, splits: list[Split], on_truth: boo
     name = frames_stage(recipe.config.method, recipe.config.frames_start)
     method = "finetune" if name == "frames" else recipe.config.method           # by the encoder that it starts from
     protocol = {"method": method} | protocol_of(recipe, "last")
+    known = split                                   # what the recogniser knows the labels of
+    if method not in ("finetune", "tapt"):          # it starts from units of a recogniser that was selected on these
+        known = dataclasses.replace(split, valid=recipe.splits(honest(recipe.config.selection))[0].valid)
     protocol["frames"] = model_card.TRUE_FRAMES if on_truth else model_card.ESTIMATED_FRAMES
 
     def make(folder: Path) -> None:
         run = TrainingRun(folder, recipe.device, recipe.config.precision)
         result = train_frames(lambda: load_encoder(start.model, recipe.config.seed), recipe.utterances, split,
                               recipe.classes, config, run, on_truth) | {"protocol": protocol}
-        write_results(folder, result, [split])
+        write_results(recipe, folder, result, [known])
 
     name += "-bound" if on_truth else ""
     settings = recipe.common | {"frames": as_dict(config), "session": recipe.config.session, "classes": recipe.classes,
