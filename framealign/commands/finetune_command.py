@@ -38,6 +38,9 @@ class FinetuneRun:
     init_from: str = setting("", "model directory or file (encoder only)")
     preset: str = setting("base", "settings: tiny, small, base or large")
     classes: str = setting(",".join(CLASSES), "separated by commas, in the order of the classifier")
+    merge: str = setting(
+        "", "labels that count as a class, e.g. excited=happy,calm=neutral, or none; default: excited as happy, unless "
+        "it is a class")
     out: str = setting("runs/finetune", "folder for checkpoints, log.jsonl, recogniser and results")
     resume: bool = setting(True, "continue an interrupted run; --no-resume: refuse a folder that holds a checkpoint")
     device: str = setting("auto", "auto, cpu, cuda or mps")
@@ -90,13 +93,13 @@ def read_splits(config: FinetuneRun, training: FinetuneConfig, classes: list[str
     if bool(config.corpus) == bool(config.train):
         raise ValueError("give either --corpus (with --session) or --train, --valid and --test")
     if config.corpus:
-        utterances = protocols.of_classes(read_corpus(config.corpus), classes)
+        utterances = protocols.of_classes(read_corpus(config.corpus), classes, config.merge)
         return utterances, protocols.split(utterances, config.session, training.selection, config.validate_on, classes,
                                            config.allow_missing_classes)
 
     required(config, "test")
     overlap = training.selection in OPTIMISTIC
-    split = scp.read_split(config.train, config.valid or None, config.test, overlap, classes)
+    split = scp.read_split(config.train, config.valid or None, config.test, overlap, classes, config.merge)
     protocols.check_classes(split, classes, split.name, config.allow_missing_classes)
     by_id = {u.id: u for part in (split.train, split.valid, split.test) for u in part}
     return list(by_id.values()), [split]

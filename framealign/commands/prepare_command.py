@@ -32,6 +32,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help="manifest to write, e.g. corpus.tsv")
     parser.add_argument("--classes", default="", metavar="A,B,...", help="of --join: labels that take part, usual "
                         "spellings merged (default: all, as they are)")
+    parser.add_argument("--merge", default="", metavar="LABEL=CLASS,...", help="with --classes: labels that count as a "
+                        "class, e.g. excited=happy,calm=neutral, or none (default: excited as happy, unless it is a "
+                        "class)")
     parser.add_argument("--seed", type=int, default=0, help="of --join: draws orders and company")
     parser.add_argument("--one-speaker", action=argparse.BooleanOptionalAction, default=False,
                         help="of --join: refuse a speaker without neutral utterances (default: those of others of the "
@@ -43,6 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
                         help="IEMOCAP's excited counts as happy, 5531 utterances (default), or is left out, 4490")
     args = parser.parse_args(arguments)
 
+    if args.merge and not (args.join and args.classes):
+        raise ValueError("--merge says what labels count as among the --classes of --join; give both")
     files.check_writable(Path(args.out).absolute().parent)                  # before headers are read for minutes
     utterances = read(args)
     manifest.write(args.out, utterances)
@@ -61,7 +66,7 @@ def read(args: argparse.Namespace) -> list[Utterance]:
     if args.join:
         utterances = preflight.read_corpus(args.join)
         if args.classes:
-            utterances = protocols.of_classes(utterances, protocols.class_names(args.classes))
+            utterances = protocols.of_classes(utterances, protocols.class_names(args.classes), args.merge)
         return joining.write_corpus(Path(args.out).absolute().parent, utterances, args.seed, args.one_speaker)
     return preflight.read_corpus(args.table)
 

@@ -6,11 +6,11 @@ They stand in the manifest, in the column `votes`: `neutral:3;happy:1`, a label 
 """
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from framealign.corpus.utterance import class_of
+from framealign.corpus.utterance import MERGED, class_of
 
 _VOTE = re.compile(r"([^,]*[^,\s])\s*:\s*([0-9]+(?:\.[0-9]+)?)")  # the last colon: a label may have some
 
@@ -45,11 +45,15 @@ def check(votes: Sequence[tuple[str, float]]) -> None:
             raise ValueError(f"votes: {label} is named {labels.count(label)} times; add its weights up")
 
 
-def of_classes(votes: Sequence[tuple[str, float]], classes: Sequence[str]) -> tuple[tuple[str, float], ...]:
-    """The votes for classes, each under its class's name, spellings of one class added up; () where there are none."""
+def of_classes(votes: Sequence[tuple[str, float]], classes: Sequence[str], merged: Mapping[str, str] = MERGED
+               ) -> tuple[tuple[str, float], ...]:
+    """The votes for classes, each under its class's name, spellings of one class added up; () where there are none.
+
+    merged: as of `class_of`.
+    """
     weights: dict[str, float] = {}
     for label, weight in votes:
-        name = class_of(label, classes)
+        name = class_of(label, classes, merged)
         if name:
             weights[name] = weights.get(name, 0.0) + weight
     return tuple(weights.items())

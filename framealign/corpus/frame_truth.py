@@ -8,14 +8,14 @@ or put together (`joining`), or whose annotators marked stretches (ZED). No trai
 import itertools
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from framealign.runtime import files
 from framealign.sound.frames import EVERY_20_MS, HOP, RECEPTIVE_FIELD, SAMPLE_RATE, Framing
-from framealign.corpus.utterance import NEUTRAL, Stretch, Utterance, class_of
+from framealign.corpus.utterance import MERGED, NEUTRAL, Stretch, Utterance, class_of
 
 SUFFIX = ".emotional.tsv"
 _STRETCH = re.compile(r"([0-9]+(?:\.[0-9]+)?) +([0-9]+(?:\.[0-9]+)?) +([^;]*[^;\s])")
@@ -73,9 +73,11 @@ def throughout(known: Iterable[Stretch], seconds: float, classes: Sequence[str])
     return named(filled, classes)
 
 
-def named(known: Iterable[Stretch], classes: Sequence[str]) -> list[Stretch]:
-    """The same stretches, their emotions by the names of the classes, where these have one."""
-    return [stretch._replace(emotion=class_of(stretch.emotion, classes) or stretch.emotion) for stretch in known]
+def named(known: Iterable[Stretch], classes: Sequence[str], merged: Mapping[str, str] = MERGED) -> list[Stretch]:
+    """The same stretches, their emotions by the names of the classes, where these have one. merged: as of `class_of`.
+    """
+    return [stretch._replace(emotion=class_of(stretch.emotion, classes, merged) or stretch.emotion)
+            for stretch in known]
 
 
 def is_emotional(utterance: Utterance, num_frames: int, framing: Framing = EVERY_20_MS) -> np.ndarray:

@@ -7,12 +7,13 @@ test.
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from framealign.runtime import files, log
-from framealign.corpus import annotator_votes
-from framealign.corpus.utterance import CLASSES, Utterance, check_class_names, class_of, natural_order
+from framealign.corpus import annotator_votes, frame_truth
+from framealign.corpus.utterance import (CLASSES, MERGED, Utterance, check_class_names, class_of, names_of,
+                                         natural_order)
 
 SELECTIONS = ("clean", "last", "speaker", "reference", "best-test")
 OPTIMISTIC = ("reference", "best-test")             # protocols that look at the test session before the test
@@ -112,15 +113,56 @@ def class_names(text: str) -> list[str]:
     return names
 
 
-def of_classes(utterances: Sequence[Utterance], classes: Sequence[str]) -> list[Utterance]:
+def merged_labels(text: str, classes: Sequence[str]) -> dict[str, str]:
+    """What labels count as, in lower case: "excited=happy, calm=neutral" -> {"excited": "happy", "calm": "neutral"}.
+
+    "none": nothing is merged. "": the default, excited counts as happy unless it is a class of its own. Raises
+    ValueError for a text of another form, a label that is named twice or is a class (or a spelling of one), or a class
+    that there is not.
+    """
+    known = {name.lower() for name in classes}
+    if not text:
+        return {label: name for label, name in MERGED.items() if name in known and label not in known}
+    merged: dict[str, str] = {}
+    for part in text.split(",") if text.strip().lower() != "none" else []:
+        label, _, name = (word.strip().lower() for word in part.partition("="))
+        if not label or not name or "=" in name:
+            raise ValueError(f"--merge must be label=class, several separated by commas, or none, got {text!r}")
+        if merged.setdefault(label, name) != name:
+            raise ValueError(f"--merge counts {label} as {merged[label]} and as {name}; choose one of them")
+    for label, name in merged.items():
+        if name in merged:
+            raise ValueError(f"--merge goes in a circle or a chain: {label} counts as {name}, and {name} as "
+                             f"{merged[name]}; name a class for each label")
+        own = class_of(label, classes, {})
+        if own:
+            raise ValueError(f"--merge would take the class {own} away, {label} into {name}; leave {own} out of "
+                             f"--classes ({','.join(classes)}), or {label} out of --merge")
+        if name not in known:
+            raise ValueError(f"--merge counts {label} as {name}, which is no class; classes: {', '.join(classes)}")
+    return merged
+
+
+def merged_words(merged: Mapping[str, str]) -> str:
+    """What labels count as, in words for records: "excited into happy", or "none"."""
+    return ", ".join(f"{label} into {name}" for label, name in merged.items()) or "none"
+
+
+def of_classes(utterances: Sequence[Utterance], classes: Sequence[str], merge: str = "") -> list[Utterance]:
     """The same utterances, each with the class that its label names, and no label where it names none of them.
 
     Those are left out of fine-tuning and test, as unlabelled ones are; a note counts them. Of the votes, those for
-    classes stay. Raises ValueError where no label names a class.
+    classes stay. merge: `merged_labels`; what it says holds for the truth about frames, too. Raises ValueError where no
+    label names a class, or none is one that is to be merged.
     """
-    chosen = [dataclasses.replace(utterance, label=class_of(utterance.label, classes),
-                                  votes=annotator_votes.of_classes(utterance.votes, classes))
+    merged = merged_labels(merge, classes)
+    chosen = [dataclasses.replace(utterance, label=class_of(utterance.label, classes, merged),
+                                  votes=annotator_votes.of_classes(utterance.votes, classes, merged))
               for utterance in utterances]
+    if merge:
+        check_merged(utterances, classes, merged)
+        log.say_once(f"merged: {merged_words(merged)}")
+        chosen = [_with_merged_truth(utterance, classes, merged) for utterance in chosen]
     others = Counter(u.label for u, one in zip(utterances, chosen) if u.label and not one.label)
     if not others:
         return chosen
@@ -133,6 +175,24 @@ def of_classes(utterances: Sequence[Utterance], classes: Sequence[str]) -> list[
     log.say_once(f"{others.total()} utterances with labels that are no class ({listed}) are left out of fine-tuning "
                  f"and test; classes: {', '.join(classes)}")
     return chosen
+
+
+def check_merged(utterances: Iterable[Utterance], classes: Sequence[str], merged: Mapping[str, str]) -> None:
+    """Raise ValueError for a label that is to be merged and that no utterance has, in any spelling."""
+    labels = Counter(utterance.label for utterance in utterances if utterance.label)
+    there_are = {name for label in labels for name in names_of(label, classes, merged)}
+    for label in merged:
+        if label not in there_are:
+            listed = ", ".join(name for name, _ in labels.most_common(MAX_NAMED)) or "none"
+            raise ValueError(f"--merge names {label}, and no utterance has that label; there are: {listed}")
+
+
+def _with_merged_truth(utterance: Utterance, classes: Sequence[str], merged: Mapping[str, str]) -> Utterance:
+    """The same utterance, the truth about its frames by the names of the classes that its emotions count as."""
+    if not frame_truth.exists(utterance):
+        return utterance
+    known = frame_truth.named(frame_truth.stretches(utterance), classes, merged)
+    return dataclasses.replace(utterance, truth=tuple(known))
 
 
 def check_speakers(split: Split) -> None:

@@ -1,7 +1,7 @@
 """What an utterance is; a table of what a corpus holds, and a digest of which utterances these are."""
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +12,10 @@ from framealign.sound.frames import SAMPLE_RATE
 CLASSES = ("neutral", "happy", "angry", "sad")
 NEUTRAL = "neutral"
 NONE = "none"                                       # of a result: no emotion was recognised; never a class
-# What a label that is no class counts as. Excited is happy, as usual for IEMOCAP, unless it is a class of its own.
-SPELLINGS = {"neu": "neutral", "hap": "happy", "happiness": "happy", "joy": "happy", "excited": "happy",
-             "exc": "excited", "excitement": "excited", "ang": "angry", "anger": "angry", "sadness": "sad"}
+# Other names of a label, and what one counts as where nothing else is said and it is no class: as usual for IEMOCAP.
+SPELLINGS = {"neu": "neutral", "hap": "happy", "happiness": "happy", "joy": "happy", "exc": "excited",
+             "excitement": "excited", "ang": "angry", "anger": "angry", "sadness": "sad"}
+MERGED = {"excited": "happy"}
 PARTS = ("train", "valid", "test")                  # of a split
 MAX_COLUMNS = 12                                    # of labels that have one of their own in a summary
 _TURN = re.compile(r"(Ses\d+)[FM]_\w+_([FM])(?:\d{3}|XX\d)", re.ASCII)
@@ -72,13 +73,23 @@ def check_class_names(names: Sequence[str], where: str) -> None:
                              "give it another name (or leave its utterances out)")
 
 
-def class_of(label: str, classes: Sequence[str] = CLASSES) -> str:
-    """The class that a label names, in any known spelling, upper or lower case; "" where it names none."""
+def class_of(label: str, classes: Sequence[str] = CLASSES, merged: Mapping[str, str] = MERGED) -> str:
+    """The class that a label names, in any known spelling, upper or lower case; "" where it names none.
+
+    merged: what labels that are no class count as, in lower case.
+    """
     by_name = {name.lower(): name for name in classes}
-    name = label.lower()
-    while name not in by_name and name in SPELLINGS:
-        name = SPELLINGS[name]
-    return by_name.get(name, "")
+    *_, last = names_of(label, classes, merged)
+    return by_name.get(last, "")
+
+
+def names_of(label: str, classes: Sequence[str], merged: Mapping[str, str]) -> list[str]:
+    """A label in lower case, then what it is another spelling of or counts as, down to the class that it names."""
+    known = {name.lower() for name in classes}
+    names = [label.lower()]
+    while names[-1] not in known and (names[-1] in merged or names[-1] in SPELLINGS):
+        names.append(merged.get(names[-1]) or SPELLINGS[names[-1]])
+    return names
 
 
 def summary(utterances: Sequence[Utterance]) -> str:

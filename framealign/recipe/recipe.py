@@ -22,8 +22,8 @@ import torch
 from framealign.runtime import distributed, files, lock, log
 from framealign.runtime.settings import as_dict
 from framealign.corpus import frame_truth, manifest, protocols
-from framealign.corpus.protocols import Split, class_names, split_digest
-from framealign.corpus.utterance import Utterance, class_of, corpus_description
+from framealign.corpus.protocols import Split, class_names, merged_labels, merged_words, split_digest
+from framealign.corpus.utterance import Utterance, corpus_description
 from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.model import Hubert
 from framealign.hubert.parameters import digest_of_encoder, digest_of_state
@@ -84,6 +84,7 @@ class Recipe:
         self.device = distributed.choose_device(config.device)
         distributed.autocast(self.device, config.precision)         # an unknown precision is an error now
         self.classes = class_names(config.classes)
+        self.merged = merged_words(merged_labels(config.merge, self.classes))
         self.utterances = read_utterances(config) if utterances is None else utterances
         self.pretraining_utterances = protocols.pretraining_utterances(self.utterances, config.session,
                                                                        config.pretrain_data)
@@ -311,7 +312,8 @@ def fine_tuning(recipe: Recipe, method: str, start: Stage, selection: str) -> St
         write_results(recipe, folder, result, splits)
 
     settings = recipe.common | {"finetune": as_dict(config), "session": recipe.config.session,
-                                "classes": recipe.classes, "split": [split_digest(split) for split in splits],
+                                "classes": recipe.classes, "merged": recipe.merged,
+                                "split": [split_digest(split) for split in splits],
                                 "precision": recipe.config.precision, "pretrain_data": recipe.config.pretrain_data}
     return Stage(name, recipe.fold / name, ("recogniser", "results.json", "predictions.csv"), settings, [start], make,
                  protocol=protocol, room=preflight.training_bytes(recipe.base.config, config) * len(splits))
@@ -365,7 +367,8 @@ def frame_stage(recipe: Recipe, start: Stage, splits: list[Split], on_truth: boo
 
     name += "-bound" if on_truth else ""
     settings = recipe.common | {"frames": as_dict(config), "session": recipe.config.session, "classes": recipe.classes,
-                                "split": split_digest(split), "precision": recipe.config.precision}
+                                "merged": recipe.merged, "split": split_digest(split),
+                                "precision": recipe.config.precision}
     return Stage(name, recipe.fold / name, ("recogniser", "results.json", "predictions.csv"), settings, [start], make,
                  protocol=protocol, room=2 * preflight.training_bytes(recipe.base.config, config))
 
@@ -385,8 +388,7 @@ def protocol_of(recipe: Recipe, selection: str = "") -> dict:
         protocol["selection"] = selection
         if selection == "clean":
             protocol["validate_on"] = config.validate_on
-        merges = class_of("excited", recipe.classes) == "happy"
-        protocol |= {"classes": recipe.classes, "merged": "excited into happy" if merges else "none",
+        protocol |= {"classes": recipe.classes, "merged": recipe.merged,
                      "training_crop_seconds": settings.max_seconds or "none",
                      "test_crop_seconds": settings.test_max_seconds or "none"}
     return protocol

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from framealign.runtime.settings import flag_of, setting
 from framealign.corpus.importers import iemocap
-from framealign.corpus.protocols import SELECTIONS, class_names, of_classes
+from framealign.corpus.protocols import SELECTIONS, class_names, merged_labels, of_classes
 from framealign.corpus.utterance import CLASSES, Utterance
 from framealign.units.units import cluster_numbers
 from framealign.recipe import preflight
@@ -36,6 +36,9 @@ class SessionConfig:
         "session", "what clean selection validates on: session (a whole training session) or speaker (one of it)")
     pretrain_data: str = setting("transductive", "transductive, or inductive: without the held-out session's audio")
     classes: str = setting(",".join(CLASSES), "separated by commas, in the order of the classifier")
+    merge: str = setting(
+        "", "labels that count as a class, e.g. excited=happy,calm=neutral, or none; default: excited as happy, unless "
+        "it is a class")
     allow_missing_classes: bool = setting(
         False, "take a validation or test part without some class; UA and macro-F1 are then over the others")
     frames: bool = setting(
@@ -69,7 +72,7 @@ class SessionConfig:
             raise ValueError("give the base model: --hubert with a model directory, tiny or scratch")
         if self.bound and not self.frames:
             raise ValueError("--bound is beside the stage `frames`: not with --no-frames")
-        class_names(self.classes)
+        merged_labels(self.merge, class_names(self.classes))
 
     def of(self, method: str) -> "SessionConfig":
         """The same for one of the methods of `all`; clusters go to the one that takes so many."""
@@ -90,7 +93,7 @@ def read_utterances(config: SessionConfig) -> list[Utterance]:
         utterances = iemocap.read(config.iemocap, config.allow_partial)
     else:
         utterances = preflight.read_corpus(config.corpus)
-    return of_classes(utterances, class_names(config.classes))
+    return of_classes(utterances, class_names(config.classes), config.merge)
 
 
 def tested_stage(method: str, selection: str) -> str:

@@ -683,6 +683,26 @@ def test_prepare_keeps_every_label(tmp_path, wav, monkeypatch, capsys):
         ["all", "1", "1", "1", "1", "1", "1", "1", "7"]]
 
 
+def test_prepare_merges_what_it_joins(tmp_path, monkeypatch, capsys):
+    draw, lines = np.random.default_rng(0), ["path\tspeaker\tlabel"]
+    for label in ("calm", "bored", "happy"):
+        soundfile.write(tmp_path / f"{label}.wav", draw.normal(scale=0.1, size=16_000), 16_000)
+        lines.append(f"{label}.wav\tone\t{label}")
+    source = table(tmp_path, "\n".join(lines) + "\n", "source.tsv")
+    join = ("--join", source, "--out", tmp_path / "joined" / "corpus.tsv")
+    for flags in (("--merge", "calm=neutral"), ("--table", source, "--merge", "calm=neutral")):
+        given = (*join, *flags) if "--table" not in flags else (*flags, "--out", tmp_path / "x.tsv")
+        assert prepare(monkeypatch, capsys, *given)[2].strip().endswith(
+            "--merge says what labels count as among the --classes of --join; give both")
+    classes = ("--classes", "neutral,happy")
+    assert "no utterance has that label" in prepare(monkeypatch, capsys, *join, *classes, "--merge", "fear=happy")[2]
+    assert not (tmp_path / "joined").exists()
+    status, _, errors = prepare(monkeypatch, capsys, *join, *classes, "--merge", "calm=neutral,bored=happy")
+    assert status == 0, errors
+    assert [(u.id, u.label) for u in manifest.read(tmp_path / "joined" / "corpus.tsv")] == [
+        ("bored", "happy"), ("happy", "happy")]
+
+
 def test_prepare_from_lists(tmp_path, wav, monkeypatch, capsys):
     fairseq = table(tmp_path, f"{wav.parent}\na.wav\t400\n", "f.tsv")
     status, printed, _ = prepare(monkeypatch, capsys, "--fairseq", fairseq, "--out", tmp_path / "corpus.tsv")

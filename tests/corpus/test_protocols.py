@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from framealign.corpus.protocols import (OPTIMISTIC, SELECTIONS, Split, check_speakers, of_classes,
-                                         pretraining_utterances, split)
-from framealign.corpus.utterance import CLASSES, Utterance, summary
+from framealign.corpus import frame_truth
+from framealign.corpus.protocols import (OPTIMISTIC, SELECTIONS, Split, check_speakers, merged_labels, merged_words,
+                                         of_classes, pretraining_utterances, split)
+from framealign.corpus.utterance import CLASSES, Stretch, Utterance, summary
 
 
 def corpus(num_sessions: int = 5, per_class: int = 2) -> list[Utterance]:
@@ -60,6 +61,56 @@ def test_classes_that_are_not_the_usual_ones(capsys):
     with pytest.raises(ValueError, match="no label is one of the classes calm, bored; there are: fear 2, exc 1.*"
                                          "choose others with --classes"):
         of_classes(utterances, ("calm", "bored"))
+
+
+@pytest.mark.parametrize("merge, names", [
+    ("", ["neutral", "happy", "happy", "happy", "", "", ""]), ("none", ["neutral", "happy", "", "", "", "", ""]),
+    ("calm=neutral", ["neutral", "happy", "", "", "neutral", "", ""]),
+    ("excited = Happy,CALM=neutral", ["neutral", "happy", "happy", "happy", "neutral", "", ""]),
+    ("exc=sad", ["neutral", "happy", "sad", "", "", "", ""]),                   # the spelling alone
+    ("excited=angry,fear=sad", ["neutral", "happy", "angry", "angry", "", "sad", ""])])
+def test_what_counts_as_a_class_is_what_the_user_says(merge, names):
+    """In place of the default, excited as happy; a label is merged in any spelling."""
+    utterances = labelled("neu", "joy", "exc", "Excited", "Calm", "fear", "")
+    assert [u.label for u in of_classes(utterances, CLASSES, merge)] == names
+
+
+def test_the_default_is_the_papers_and_says_so():
+    assert merged_words(merged_labels("", CLASSES)) == "excited into happy"
+    assert merged_words(merged_labels("", ("Happy", "sad"))) == "excited into happy"
+    for classes in (("happy", "excited"), ("sad", "calm")):
+        assert merged_words(merged_labels("", classes)) == "none"
+    assert merged_words(merged_labels("calm=neutral,excited=happy", CLASSES)) == "calm into neutral, excited into happy"
+
+
+@pytest.mark.parametrize("merge, words", [
+    ("calm", "must be label=class.*got 'calm'"), ("calm=", "must be label=class"), ("=sad", "must be label=class"),
+    ("calm=sad=happy", "must be label=class"), ("calm=sad,", "must be label=class"),
+    ("calm=neutral,calm=sad", "counts calm as neutral and as sad"),
+    ("calm=serene", "calm as serene, which is no class; classes: neutral, happy, angry, sad"),
+    ("happy=sad", "take the class happy away, happy into sad; leave happy out of --classes"),
+    ("joy=sad", "take the class happy away, joy into sad; leave happy out of --classes"),
+    ("happy=sad,sad=happy", "circle.*happy counts as sad, and sad as happy"),
+    ("sad=sad", "circle"), ("calm=bored,bored=neutral", "chain: calm counts as bored, and bored as neutral"),
+    ("fear=sad", "names fear, and no utterance has that label; there are: calm, happy")])
+def test_merges_that_cannot_be(merge, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        of_classes(labelled("calm", "happy"), CLASSES, merge)
+    assert "--merge" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_votes_and_the_truth_about_frames_count_as_their_classes(tmp_path):
+    """In the manifest, and beside the sound file, from which the truth is then taken."""
+    known = (Stretch(0.0, 0.25, "calm"), Stretch(0.25, 0.5, "exc"))
+    told = Utterance("a", tmp_path / "a.wav", 16_000, label="exc", truth=known,
+                     votes=(("calm", 1.0), ("neu", 1.0), ("exc", 2.0)))
+    frame_truth.write(tmp_path / "b.wav", [(10, 20, "excited"), (30, 40, "calm")])
+    beside = Utterance("b", tmp_path / "b.wav", 16_000, label="excited")
+    first, second, _ = of_classes([told, beside, *labelled("calm")], CLASSES, "calm=neutral,excited=sad")
+    assert first.votes == (("neutral", 2.0), ("sad", 2.0))
+    assert frame_truth.stretches(first) == [Stretch(0.25, 0.5, "sad")]
+    assert frame_truth.stretches(second) == [Stretch(0.2, 0.4, "sad")]
+    assert of_classes([beside], CLASSES)[0].truth is None                       # untouched where nothing is said
 
 
 def test_other_labels_change_no_fold_and_stay_in_pretraining():

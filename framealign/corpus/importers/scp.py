@@ -20,12 +20,12 @@ class _Line(NamedTuple):
 
 
 def read_split(train: str | Path, valid: str | Path | None, test: str | Path, allow_overlap: bool = False,
-               classes: Sequence[str] = CLASSES) -> Split:
+               classes: Sequence[str] = CLASSES, merge: str = "") -> Split:
     """The reference's three lists, one `name path label` per line: a Split named after the test list.
 
-    Labels are names or, where all three lists hold numbers only, positions in `classes`. Utterances of another label
-    are left out, with a note. Session, speaker and gender are known for names as in IEMOCAP. Paths are absolute or
-    relative to the list's folder.
+    Labels are names or, where all three lists hold numbers only, positions in `classes`; merge: as of `of_classes`.
+    Utterances of another label are left out, with a note. Session, speaker and gender are known for names as in
+    IEMOCAP. Paths are absolute or relative to the list's folder.
 
     Raises ValueError, with file and line, for a line that cannot be read; for an utterance or a sound file that is both
     trained on and tested (or selected) on; and for a speaker in two lists, unless `allow_overlap` (protocols marked
@@ -48,7 +48,7 @@ def read_split(train: str | Path, valid: str | Path | None, test: str | Path, al
                            **fields_of_name(line.name))
         parts.append(utterances.items)
 
-    every = iter(of_classes([utterance for part in parts for utterance in part], classes))
+    every = iter(of_classes([utterance for part in parts for utterance in part], classes, merge))
     parts = [[utterance for utterance in itertools.islice(every, len(part)) if utterance.label] for part in parts]
     split = Split(*parts, name=Path(test).stem)
 
