@@ -33,6 +33,10 @@ _CUT = re.compile(r"Ogg ?: (?:Last page lacks|Junk after)")       # what libsndf
 _notes: dict[str, str] = {}                         # subject -> the first note on it, the only one that is printed
 
 
+class NothingToHear(ValueError):
+    """A file of sound that is in order but holds none, or less than a frame: some corpora are published with such."""
+
+
 def load(path: str | Path, start: int = 0, num_samples: int | None = None) -> Tensor:
     """The waveform in a sound file, as it stands there (-1..1, not normalised): (N,) float32 at 16 kHz.
 
@@ -60,7 +64,7 @@ def load(path: str | Path, start: int = 0, num_samples: int | None = None) -> Te
             with _opened(path) as (again, frames, _):
                 samples, _ = _read(again, path, frames, channel=0)
         if num_samples == total and samples.min() == samples.max():
-            raise ValueError(f"{path}: all samples are equal, nothing to hear; record it again or leave it out")
+            raise NothingToHear(f"{path}: all samples are equal, nothing to hear; record it again or leave it out")
         waveform = _resample(torch.from_numpy(samples), file.samplerate, path)      # (total,)
         return waveform[start:start + num_samples]
 
@@ -141,7 +145,7 @@ def _length(file: soundfile.SoundFile, frames: int, path: str | Path) -> int:
         raise ValueError(f"{path}: {rate} Hz, must be {LOWEST_RATE} to {HIGHEST_RATE} Hz; convert it to 16000 Hz")
     total = _resampled_length(frames, rate)
     if total < RECEPTIVE_FIELD:
-        raise ValueError(f"{path}: {total} samples at 16 kHz, must be >= {RECEPTIVE_FIELD} (25 ms); leave it out")
+        raise NothingToHear(f"{path}: {total} samples at 16 kHz, must be >= {RECEPTIVE_FIELD} (25 ms); leave it out")
     if rate != SAMPLE_RATE:
         _note("rate", f"{path}: {rate} Hz, resampled to 16000 Hz (likewise every other rate; reported once)")
     if file.channels > 1:

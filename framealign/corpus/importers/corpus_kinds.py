@@ -1,0 +1,34 @@
+"""The corpora that have an importer, by the name of their kind; which of them a folder is, by its layout."""
+from framealign.corpus.importers import emo_db, nemo, ravdess
+from framealign.corpus.importers.published_corpus import CorpusFolder, PublishedCorpus
+from framealign.corpus.utterance import Utterance
+
+KINDS: dict[str, PublishedCorpus] = {"ravdess": ravdess.CORPUS, "emodb": emo_db.CORPUS, "nemo": nemo.CORPUS}
+
+
+def read(folder: CorpusFolder, kind: str, allow_partial: bool = False) -> list[Utterance]:
+    """The utterances of the corpus of this kind in a folder: see `PublishedCorpus.read`.
+
+    Raises ValueError for a kind that no importer has, and where the corpus cannot be taken.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"--corpus-kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    return KINDS[kind].read(folder, allow_partial)
+
+
+def guess(folder: CorpusFolder) -> str:
+    """The kind of corpus that a folder looks like: half of its sounds or more are named so, or its tables are there.
+
+    Raises ValueError where it looks like none of them or like several.
+    """
+    shares = {kind: corpus.share_of(folder) for kind, corpus in KINDS.items()}
+    kinds = [kind for kind, share in shares.items() if share >= 0.5]
+    if len(kinds) > 1:
+        raise ValueError(f"{folder.root}: may be any of {', '.join(kinds)}; say which with --corpus-kind, or give the "
+                         "folder of one corpus")
+    if not kinds:
+        parts = "".join(f", {100 * share:.0f} % named as in {KINDS[kind].name}"
+                        for kind, share in shares.items() if share)
+        raise ValueError(f"{folder.root}: laid out as none of the corpora {', '.join(KINDS)} ({len(folder.sounds)} "
+                         f"sound files{parts}); give the folder of one corpus, unpacked, or a table to --table")
+    return kinds[0]
