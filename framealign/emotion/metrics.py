@@ -1,4 +1,5 @@
-"""What is reported: accuracies from a confusion matrix, with intervals; ROC-AUC, mutual information. numpy only.
+"""What is reported: accuracies from a confusion matrix, with intervals; how right confidences are (calibration);
+ROC-AUC, mutual information. numpy only.
 
 A confusion matrix is (C, C) int64, rows the true class, columns the predicted one; the functions that take one also
 take a stack of them (..., C, C) and then return an array (...,). WA is the field's name for the share of utterances
@@ -11,6 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 MIN_GROUPS = 10                                     # of fewer there is no p
+BINS = 15                                           # of confidence, in calibration errors (Guo et al. 2017)
+DRAWS = 1000                                        # of what a calibrated recogniser may get right
+POINTS = 20                                         # of the risk-coverage curve that are kept: at 5, 10 ... 100 %
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)            # to integrate over -1..1
 
 
@@ -109,6 +113,102 @@ def nmi(a: ArrayLike, b: ArrayLike) -> float:
     _, joint = np.unique(a * num_b + b, return_counts=True)                     # only pairs that occur
     shared = max(0.0, entropy_a + entropy_b - entropy(joint))
     return shared / ((entropy_a + entropy_b) / 2)
+
+
+def bin_numbers(confidence: ArrayLike, num_bins: int = BINS, equal_mass: bool = False) -> np.ndarray:
+    """The bin of each confidence (U,) in 0..1: (U,) int64, ascending with the confidence.
+
+    Bins are equally wide, each with its upper end, or (equal_mass) hold as many utterances as can be equal. Raises
+    ValueError for a number that is no probability.
+    """
+    confidence = np.asarray(confidence, float)
+    if not ((confidence >= 0) & (confidence <= 1)).all():
+        raise ValueError("confidences must be probabilities, in 0..1")
+    if not equal_mass:
+        return np.searchsorted(np.arange(1, num_bins) / num_bins, confidence, side="left")
+    numbers = np.empty(len(confidence), np.int64)
+    for number, places in enumerate(np.array_split(np.argsort(confidence, kind="stable"), num_bins)):
+        numbers[places] = number
+    return numbers
+
+
+def calibration_error(confidence: ArrayLike, right: ArrayLike, num_bins: int = BINS, equal_mass: bool = False) -> float:
+    """Expected calibration error: mean difference of confidence and share right in bins of `bin_numbers`.
+
+    confidence (U,) in 0..1, U >= 1; right (U,): whether that answer was right. Bins count by their utterances.
+    Sources: Naeini et al. 2015; Guo et al. 2017; with equal mass, "adaptive": Nguyen and O'Connor 2015.
+    """
+    numbers = bin_numbers(confidence, num_bins, equal_mass)
+    apart = np.asarray(confidence, float) - _mean_of_ties(confidence, right)
+    return float(np.abs(np.bincount(numbers, apart)).sum() / len(apart))
+
+
+def calibration_noise(confidence: ArrayLike, num_bins: int = BINS, equal_mass: bool = False) -> tuple[float, float]:
+    """`calibration_error` of a perfectly calibrated recogniser with these confidences (U,): mean and 95 % quantile.
+
+    A bin of few utterances has a difference by chance, so that the error is above 0 even there. Answers are drawn
+    `DRAWS` times, each right with its confidence, always the same.
+    """
+    confidence, draw = np.asarray(confidence, float), np.random.default_rng(0)
+    errors = [calibration_error(confidence, draw.random(len(confidence)) < confidence, num_bins, equal_mass)
+              for _ in range(DRAWS)]
+    return float(np.mean(errors)), float(np.quantile(errors, 0.95))
+
+
+def reliability(confidence: ArrayLike, right: ArrayLike, num_bins: int = BINS) -> list[tuple[int, float, float]]:
+    """(utterances, mean confidence, share right) of each equally wide bin that has utterances, ascending."""
+    confidence, right = np.asarray(confidence, float), np.asarray(right, float)
+    numbers = bin_numbers(confidence, num_bins)
+    return [(int(own.sum()), float(confidence[own].mean()), float(right[own].mean()))
+            for own in (numbers == number for number in range(num_bins)) if own.any()]
+
+
+def brier(probabilities: ArrayLike, true: ArrayLike) -> float:
+    """Brier score: mean over utterances of the squared distance of the probabilities (U, C) to the truth, 0 to 2.
+
+    true (U,) class numbers. Brier 1950.
+    """
+    probabilities = np.asarray(probabilities, float)
+    return float(((probabilities - np.eye(probabilities.shape[1])[np.asarray(true)]) ** 2).sum(1).mean())
+
+
+def risks(confidence: ArrayLike, right: ArrayLike) -> np.ndarray:
+    """Share of wrong answers among the 1, 2, ... U most confident: (U,), the risk-coverage curve at k / U.
+
+    Of equal confidence, each order is as likely. The mean is the area under the curve, AURC: Geifman and El-Yaniv 2017.
+    """
+    confidence = np.asarray(confidence, float)
+    wrong = 1 - _mean_of_ties(confidence, right)[np.argsort(-confidence, kind="stable")]
+    return np.cumsum(wrong) / np.arange(1, len(wrong) + 1)
+
+
+def calibration(probabilities: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> dict:
+    """How right the probabilities (U, C) of the predicted classes (U,) are, U >= 1; true (U,).
+
+    "confidence": their mean; "ece" of 15 equally wide bins and "adaptive_ece" of as many with equal mass, each with
+    "..._if_calibrated", `calibration_noise`; "brier"; "aurc"; "bins", `reliability`; "risks" at 5, 10, ... 100 % of
+    the utterances, the most confident first.
+    """
+    confidence, right = probabilities[np.arange(len(true)), predicted], true == predicted
+    curve = risks(confidence, right)
+    return {"confidence": float(confidence.mean()),
+            "ece": calibration_error(confidence, right), "ece_if_calibrated": list(calibration_noise(confidence)),
+            "adaptive_ece": calibration_error(confidence, right, equal_mass=True),
+            "adaptive_ece_if_calibrated": list(calibration_noise(confidence, equal_mass=True)),
+            "brier": brier(probabilities, true), "aurc": float(curve.mean()),
+            "bins": [list(one) for one in reliability(confidence, right)],
+            "risks": [float(curve[-(-point * len(curve) // POINTS) - 1]) for point in range(1, POINTS + 1)]}
+
+
+def _mean_of_ties(confidence: ArrayLike, right: ArrayLike) -> np.ndarray:
+    """right (U,) as shares, equal ones for equal confidences (U,): what follows depends on no order. Raises ValueError.
+    """
+    confidence, right = np.asarray(confidence, float), np.asarray(right, float)
+    if confidence.shape != right.shape or confidence.ndim != 1 or not len(right):
+        raise ValueError(f"a confidence is needed for each of one or more answers, got {confidence.shape} for "
+                         f"{right.shape}")
+    _, value, counts = np.unique(confidence, return_inverse=True, return_counts=True)
+    return (np.bincount(value, right) / counts)[value]
 
 
 def group_matrices(true: ArrayLike, predicted: ArrayLike, groups: ArrayLike, num_classes: int) -> np.ndarray:

@@ -100,9 +100,14 @@ class Predictions:
                    [group for part in parts for group in part.groups], first.classes)
 
     def scores(self) -> dict:
-        """`metrics.scores`, and as "interval_over" what the intervals are over, in words: "10 speakers"."""
-        return metrics.scores(self.true, self.predicted, self.classes, self.groups) | {
-            "interval_over": self.groups_in_words()}
+        """`metrics.scores`; as "interval_over" what the intervals are over, in words: "10 speakers"; and where
+        probabilities are known, "calibration": `metrics.calibration`.
+        """
+        scores = metrics.scores(self.true, self.predicted, self.classes, self.groups)
+        scores["interval_over"] = self.groups_in_words()
+        if self.probabilities is not None:
+            scores["calibration"] = metrics.calibration(self.probabilities, self.true, self.predicted)
+        return scores
 
     def groups_in_words(self) -> str:
         """How many groups there are: "10 speakers", or of utterances whose speakers are unknown "240 utterances"."""
@@ -157,8 +162,12 @@ def _class_numbers(labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
 
 
 def _numbers(rows: Sequence[Sequence[str]], columns: Sequence[int], path: str | Path) -> np.ndarray:
-    """Some columns as numbers: (U, C) float64. Raises ValueError, naming the file, for other text."""
+    """Some columns as probabilities: (U, C) float64. Raises ValueError, naming the file, for what is none."""
     try:
-        return np.array([[float(row[i]) for i in columns] for row in rows])
+        numbers = np.array([[float(row[i]) for i in columns] for row in rows])
     except ValueError as error:
         raise ValueError(f"{path}: not a probability: {error}") from None
+    is_probability = (numbers >= 0) & (numbers <= 1)
+    if not is_probability.all():
+        raise ValueError(f"{path}: not a probability: {numbers[~is_probability][0]:g}; must be in 0..1")
+    return numbers

@@ -3,6 +3,7 @@ import itertools
 import json
 import math
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -103,6 +104,115 @@ def test_roc_auc_at_its_ends_and_without_one_kind():
         metrics.roc_auc([1, 2, 3], [True, False])
     with pytest.raises(ValueError, match="score 1 is nan"):
         metrics.roc_auc([1, np.nan], [True, False])
+
+
+def drawn_confidences(size: int, seed: int, digits: int = 9) -> tuple[np.ndarray, np.ndarray]:
+    """Confidences above 1/4, with `digits` 1 many of them equal, and whether the answer is right, less often."""
+    generator = np.random.default_rng(seed)
+    confidence = np.round(0.25 + 0.75 * generator.random(size) ** 0.5, digits)
+    return confidence, generator.random(size) < confidence ** 2
+
+
+@pytest.mark.parametrize("size, num_bins, seed", [(1, 15, 0), (7, 15, 1), (200, 15, 2), (999, 10, 3)])
+def test_calibration_errors_by_their_definition(size, num_bins, seed):
+    """Bins (i / B, (i + 1) / B], and sorted answers in pieces: each by a loop over bins, in exact fractions."""
+    confidence, right = drawn_confidences(size, seed)
+    answers = sorted((Fraction(p), int(one)) for p, one in zip(confidence, right))
+    total = Fraction(0)
+    for i in range(num_bins):
+        own = [(p, one) for p, one in answers if Fraction(i, num_bins) < p <= Fraction(i + 1, num_bins)]
+        total += abs(sum(p - one for p, one in own))
+    assert metrics.calibration_error(confidence, right, num_bins) == pytest.approx(float(total / size), abs=1e-12)
+
+    sizes = [size // num_bins + (i < size % num_bins) for i in range(num_bins)]
+    total, left = Fraction(0), list(answers)
+    for number in sizes:
+        total += abs(sum(p - one for p, one in left[:number]))
+        left = left[number:]
+    adaptive = metrics.calibration_error(confidence, right, num_bins, equal_mass=True)
+    assert adaptive == pytest.approx(float(total / size), abs=1e-12)
+
+
+def test_calibration_error_by_hand():
+    """0.9 right twice of two and 0.6 once of two: differences 0.1 and 0.1; at an edge of bins the lower one counts."""
+    assert metrics.calibration_error([0.9, 0.9, 0.6, 0.6], [1, 1, 1, 0]) == pytest.approx(0.1)
+    assert metrics.bin_numbers([0.0, 0.2, 0.21, 0.4, 1.0], 5).tolist() == [0, 0, 1, 1, 4]
+    assert metrics.bin_numbers([0.5, 0.1, 0.4, 0.3], 2, equal_mass=True).tolist() == [1, 0, 1, 0]
+    with pytest.raises(ValueError, match="0..1"):
+        metrics.bin_numbers([0.5, np.nan])
+    with pytest.raises(ValueError, match="one or more answers"):
+        metrics.calibration_error([], [])
+
+
+@pytest.mark.parametrize("equal_mass", [False, True])
+def test_equal_confidences_have_no_order(equal_mass):
+    """Whatever order the utterances come in: errors and risks are the same."""
+    confidence, right = drawn_confidences(300, 5, digits=1)
+    order = np.random.default_rng(1).permutation(300)
+    assert metrics.calibration_error(confidence, right, 15, equal_mass) == pytest.approx(
+        metrics.calibration_error(confidence[order], right[order], 15, equal_mass), abs=1e-12)
+    np.testing.assert_allclose(metrics.risks(confidence, right), metrics.risks(confidence[order], right[order]))
+
+
+def test_noise_is_what_a_binomial_share_is_off_by():
+    """100 answers of confidence 0.5 in one bin: the mean absolute deviation of a binomial share, and its quantile."""
+    weights = np.array([math.comb(100, k) for k in range(101)]) / 2 ** 100
+    apart = np.abs(np.arange(101) / 100 - 0.5)
+    mean, high = metrics.calibration_noise(np.full(100, 0.5))
+    assert mean == pytest.approx((weights * apart).sum(), rel=0.06)
+    assert high == pytest.approx(0.10, abs=0.01)
+    assert (mean, high) == metrics.calibration_noise(np.full(100, 0.5))         # the same draws
+    assert metrics.calibration_noise([1.0] * 9) == (0.0, 0.0)
+
+
+def test_about_one_calibrated_recogniser_in_twenty_is_above_the_noise_and_an_overconfident_one_always():
+    generator, above = np.random.default_rng(3), 0
+    for _ in range(40):
+        confidence = 0.4 + 0.6 * generator.random(300)
+        right = generator.random(300) < confidence
+        above += metrics.calibration_error(confidence, right) > metrics.calibration_noise(confidence)[1]
+    assert above <= 5                                                           # 2 are expected
+    surer = confidence ** 0.3
+    assert metrics.calibration_error(surer, right) > 1.5 * metrics.calibration_noise(surer)[1]
+
+
+def test_reliability_and_brier_are_scikit_learns():
+    pytest.importorskip("sklearn.metrics", reason="scikit-learn, of the extra [oracle], is not installed")
+    from sklearn.calibration import calibration_curve
+    from sklearn.metrics import brier_score_loss
+    confidence, right = drawn_confidences(400, 8)
+    share, mean = calibration_curve(right, confidence, n_bins=15)
+    found = metrics.reliability(confidence, right)
+    assert sum(number for number, _, _ in found) == 400
+    np.testing.assert_allclose([one[1:] for one in found], np.stack([mean, share], 1), atol=1e-12)
+    both = np.stack([1 - confidence, confidence], 1)
+    assert metrics.brier(both, right.astype(int)) == pytest.approx(2 * brier_score_loss(right, confidence))
+
+
+def test_risks_by_counting():
+    confidence, right = drawn_confidences(60, 9)
+    ranked = [one for _, one in sorted(zip(confidence, right), reverse=True)]
+    counted = [ranked[:k].count(False) / k for k in range(1, 61)]
+    np.testing.assert_allclose(metrics.risks(confidence, right), counted, atol=1e-12)
+    assert metrics.risks([0.9, 0.5, 0.5], [1, 0, 1]).tolist() == pytest.approx([0, 1 / 4, 1 / 3])   # either order
+
+
+def test_calibration_of_predictions():
+    """Everything of one table, plain numbers; the confidence is that of the predicted class, whichever it is."""
+    generator = np.random.default_rng(0)
+    probabilities = generator.dirichlet(np.ones(4), 50)
+    true, predicted = generator.integers(4, size=50), probabilities.argmax(1)
+    found = metrics.calibration(probabilities, true, predicted)
+    confidence, right = probabilities.max(1), true == predicted
+    assert found["ece"] == metrics.calibration_error(confidence, right)
+    assert found["adaptive_ece"] == metrics.calibration_error(confidence, right, equal_mass=True)
+    assert found["ece_if_calibrated"] == list(metrics.calibration_noise(confidence))
+    assert found["aurc"] == pytest.approx(metrics.risks(confidence, right).mean())
+    assert found["risks"][-1] == pytest.approx((~right).mean()) and len(found["risks"]) == 20
+    assert found["risks"][0] == pytest.approx(metrics.risks(confidence, right)[2])      # 5 % of 50: three
+    assert found["brier"] == pytest.approx(sum(
+        sum((p - (c == t)) ** 2 for c, p in enumerate(row)) for row, t in zip(probabilities, true)) / 50)
+    json.dumps(found)
 
 
 def test_entropy_and_perplexity():

@@ -92,7 +92,9 @@ def test_tables_of_other_programs_need_three_columns(tmp_path):
 @pytest.mark.parametrize("content, message", [
     ("", "must have the columns"), ("id,true,predicted\n", "a row for each utterance"),
     ("id,truth\na,sad\n", "must have the columns"), ("id,true,predicted,sad\na,sad\n", "row of a has 2 columns"),
-    ("id,true,predicted,sad\na,sad,sad,much\n", "not a probability"), ("\x00\xff", "p.csv: ")])
+    ("id,true,predicted,sad\na,sad,sad,much\n", "not a probability"),
+    ("id,true,predicted,sad\na,sad,sad,1.5\n", "not a probability: 1.5; must be in 0..1"),
+    ("id,true,predicted,sad\na,sad,sad,nan\n", "not a probability: nan"), ("\x00\xff", "p.csv: ")])
 def test_what_is_no_such_table_is_refused_by_name(tmp_path, content, message):
     (tmp_path / "p.csv").write_bytes(content.encode("latin-1"))
     with pytest.raises(ValueError, match=message) as error:
