@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 MIN_GROUPS = 10                                     # of fewer there is no p
 BINS = 15                                           # of confidence, in calibration errors (Guo et al. 2017)
-DRAWS = 1000                                        # of what a calibrated recogniser may get right
+DRAWS = 500                                         # of what a calibrated recogniser may get right
 POINTS = 20                                         # of the risk-coverage curve that are kept: at 5, 10 ... 100 %
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)            # to integrate over -1..1
 
@@ -138,9 +138,9 @@ def calibration_error(confidence: ArrayLike, right: ArrayLike, num_bins: int = B
     confidence (U,) in 0..1, U >= 1; right (U,): whether that answer was right. Bins count by their utterances.
     Sources: Naeini et al. 2015; Guo et al. 2017; with equal mass, "adaptive": Nguyen and O'Connor 2015.
     """
-    numbers = bin_numbers(confidence, num_bins, equal_mass)
-    apart = np.asarray(confidence, float) - _mean_of_ties(confidence, right)
-    return float(np.abs(np.bincount(numbers, apart)).sum() / len(apart))
+    confidence, right = _answers(confidence, right)
+    sums = (confidence - right) @ _shares_of_bins(confidence, num_bins, equal_mass)         # (B,)
+    return float(np.abs(sums).sum() / len(right))
 
 
 def calibration_noise(confidence: ArrayLike, num_bins: int = BINS, equal_mass: bool = False) -> tuple[float, float]:
@@ -149,9 +149,11 @@ def calibration_noise(confidence: ArrayLike, num_bins: int = BINS, equal_mass: b
     A bin of few utterances has a difference by chance, so that the error is above 0 even there. Answers are drawn
     `DRAWS` times, each right with its confidence, always the same.
     """
-    confidence, draw = np.asarray(confidence, float), np.random.default_rng(0)
-    errors = [calibration_error(confidence, draw.random(len(confidence)) < confidence, num_bins, equal_mass)
-              for _ in range(DRAWS)]
+    confidence, draw, errors = np.asarray(confidence, float), np.random.default_rng(0), []
+    shares = _shares_of_bins(confidence, num_bins, equal_mass)                              # (U, B)
+    for _ in range(0, DRAWS, 50):                   # at once: of many utterances, all would take much memory
+        right = draw.random((50, len(confidence))) < confidence                             # (50, U)
+        errors += (np.abs((confidence - right) @ shares).sum(1) / len(confidence)).tolist()
     return float(np.mean(errors)), float(np.quantile(errors, 0.95))
 
 
@@ -177,8 +179,9 @@ def risks(confidence: ArrayLike, right: ArrayLike) -> np.ndarray:
 
     Of equal confidence, each order is as likely. The mean is the area under the curve, AURC: Geifman and El-Yaniv 2017.
     """
-    confidence = np.asarray(confidence, float)
-    wrong = 1 - _mean_of_ties(confidence, right)[np.argsort(-confidence, kind="stable")]
+    confidence, right = _answers(confidence, right)
+    _, value, counts = np.unique(-confidence, return_inverse=True, return_counts=True)
+    wrong = np.repeat(1 - np.bincount(value, right) / counts, counts)           # the most confident first
     return np.cumsum(wrong) / np.arange(1, len(wrong) + 1)
 
 
@@ -200,15 +203,24 @@ def calibration(probabilities: np.ndarray, true: np.ndarray, predicted: np.ndarr
             "risks": [float(curve[-(-point * len(curve) // POINTS) - 1]) for point in range(1, POINTS + 1)]}
 
 
-def _mean_of_ties(confidence: ArrayLike, right: ArrayLike) -> np.ndarray:
-    """right (U,) as shares, equal ones for equal confidences (U,): what follows depends on no order. Raises ValueError.
-    """
+def _answers(confidence: ArrayLike, right: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Confidences and answers as float (U,). Raises ValueError unless there are as many, and one or more."""
     confidence, right = np.asarray(confidence, float), np.asarray(right, float)
     if confidence.shape != right.shape or confidence.ndim != 1 or not len(right):
         raise ValueError(f"a confidence is needed for each of one or more answers, got {confidence.shape} for "
                          f"{right.shape}")
+    return confidence, right
+
+
+def _shares_of_bins(confidence: np.ndarray, num_bins: int, equal_mass: bool) -> np.ndarray:
+    """How much of each utterance is in each bin of `bin_numbers`: (U, B), rows of sum 1.
+
+    Utterances of equal confidence are in each of their bins by equal shares: their order means nothing.
+    """
+    numbers = bin_numbers(confidence, num_bins, equal_mass)
     _, value, counts = np.unique(confidence, return_inverse=True, return_counts=True)
-    return (np.bincount(value, right) / counts)[value]
+    of_values = np.bincount(value * num_bins + numbers, minlength=len(counts) * num_bins).reshape(-1, num_bins)
+    return (of_values / counts[:, None])[value]
 
 
 def group_matrices(true: ArrayLike, predicted: ArrayLike, groups: ArrayLike, num_classes: int) -> np.ndarray:
