@@ -80,7 +80,7 @@ def run(config: PretrainRun, training: PretrainConfig) -> None:
     units = read_units(config.units, utterances, hubert.config.framing)
 
     out = Path(config.out)
-    width = hubert.config.conv_dim[-1] if training.cache_frontend and training.freeze_conv else 0
+    width = hubert.config.conv_dim[-1] if training.keeps_features else 0
     frontend_bytes = frames_bytes(utterances, width, training.kept_type, hubert.config.framing)
     check_room(out, {out: training_bytes(hubert.config, training) + frontend_bytes})
     if config.preflight:

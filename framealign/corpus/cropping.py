@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from framealign.sound import audio
+from framealign.sound.degradation import Degradation
 from framealign.sound.frames import EVERY_20_MS, Framing, milliseconds, num_frames, num_samples_of
 from framealign.corpus.utterance import Utterance
 
@@ -23,6 +24,7 @@ class Crop:
     utterance: int
     start: int
     frames: int
+    degradation: Degradation | None = None          # of the whole utterance, before it is cut
 
 
 class Waveforms:
@@ -46,15 +48,17 @@ class Waveforms:
         """Crops, zero-padded at the end: (B, N) float32 samples and each one's number of samples (B,) int64.
 
         A crop starts on sample 320 x start and ends with its last frame; a whole utterance keeps the few samples after.
+        A crop's degradation changes the whole utterance, and its frames are those of the changed one.
         Raises ValueError for a sound file that cannot be read, or has another length than its manifest promises.
         """
-        from_files = self._read({crop.utterance for crop in crops} - self.cache.keys())
+        voices = {voice for crop in crops if crop.degradation for voice in crop.degradation.voices}
+        from_files = self._read(({crop.utterance for crop in crops} | voices) - self.cache.keys())
         rows = []
         for crop in crops:
-            if crop.utterance in from_files:
-                waveform = from_files[crop.utterance]
-            else:
-                waveform = self.cache[crop.utterance].float() / 2 ** 15
+            waveform = self._whole(crop.utterance, from_files)
+            if crop.degradation:
+                company = [self._whole(voice, from_files) for voice in crop.degradation.voices]
+                waveform = crop.degradation(waveform, company)
             waveform = audio.preprocess(waveform, self.do_normalize)            # (N,) of the whole utterance
 
             is_whole = crop.start == 0 and crop.frames == num_frames(len(waveform), self.framing)
@@ -71,6 +75,12 @@ class Waveforms:
         for utterance, waveform in waveforms.items():
             self._keep(utterance, waveform)
         return waveforms
+
+    def _whole(self, utterance: int, from_files: dict[int, Tensor]) -> Tensor:
+        """An utterance's waveform (N,) float32, just read or held."""
+        if utterance in from_files:
+            return from_files[utterance]
+        return self.cache[utterance].float() / 2 ** 15
 
     def _load(self, utterance: int) -> Tensor:
         return load_checked(self.utterances[utterance], do_normalize=False)

@@ -250,8 +250,9 @@ def check_parts(split: Split, classes: Sequence[str], selection: str) -> None:
 
 
 def split_digest(split: Split) -> str:
-    """Digest of who is in which part of a split, with which label."""
-    return files.digest_of([[(u.id, u.label) for u in part] for part in (split.train, split.valid, split.test)])
+    """Digest of who is in which part of a split, with which label, and with which votes where there are some."""
+    return files.digest_of([[(u.id, u.label, *u.votes) for u in part]
+                            for part in (split.train, split.valid, split.test)])
 
 
 def _check_spelling(utterances: Sequence[Utterance]) -> None:

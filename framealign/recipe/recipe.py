@@ -127,7 +127,7 @@ class Recipe:
         room = {stage.folder: stage.room for stage in self.stages()
                 if stage.make and not (stage.folder / "stage.json").exists()}
         settings = self.preset.finetune
-        width = self.base.config.conv_dim[-1] if settings.freeze_conv and settings.cache_frontend else 0
+        width = self.base.config.conv_dim[-1] if settings.keeps_features else 0
         room[self.root / "frontend"] = preflight.frames_bytes(self.utterances, width, settings.kept_type,
                                                                  self.base.config.framing)
         return room

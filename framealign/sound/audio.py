@@ -65,7 +65,7 @@ def load(path: str | Path, start: int = 0, num_samples: int | None = None) -> Te
                 samples, _ = _read(again, path, frames, channel=0)
         if num_samples == total and samples.min() == samples.max():
             raise NothingToHear(f"{path}: all samples are equal, nothing to hear; record it again or leave it out")
-        waveform = _resample(torch.from_numpy(samples), file.samplerate, path)      # (total,)
+        waveform = resample(torch.from_numpy(samples), file.samplerate, path)       # (total,)
         return waveform[start:start + num_samples]
 
 
@@ -143,7 +143,7 @@ def _length(file: soundfile.SoundFile, frames: int, path: str | Path) -> int:
                          "or does not know how many there are; convert it again")
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise ValueError(f"{path}: {rate} Hz, must be {LOWEST_RATE} to {HIGHEST_RATE} Hz; convert it to 16000 Hz")
-    total = _resampled_length(frames, rate)
+    total = resampled_length(frames, rate)
     if total < RECEPTIVE_FIELD:
         raise NothingToHear(f"{path}: {total} samples at 16 kHz, must be >= {RECEPTIVE_FIELD} (25 ms); leave it out")
     if rate != SAMPLE_RATE:
@@ -182,8 +182,10 @@ def _read(file: soundfile.SoundFile, path: str | Path, num_samples: int, channel
     return np.ascontiguousarray(samples), power_of_mean < CANCELLED * power_of_channels
 
 
-def _resample(waveform: Tensor, rate: int, path: str | Path) -> Tensor:
-    """To 16 kHz: (n,) float32 -> (ceil(n x 16,000 / rate),), by torchaudio wherever its filter bank is of a sane size.
+def resample(waveform: Tensor, rate: int, path: str | Path) -> Tensor:
+    """From any rate to 16 kHz: (n,) float32 -> (ceil(n x 16,000 / rate),). path: what the sound is, for messages.
+
+    By torchaudio wherever its filter bank is of a sane size. Raises ValueError where torchaudio does not load.
 
     torchaudio computes that length in float32, which is too short by some samples from 2^24 on; trailing zeros, which
     its own padding would add anyway, make up for it.
@@ -195,15 +197,16 @@ def _resample(waveform: Tensor, rate: int, path: str | Path) -> Tensor:
     if new * (old + 2 * math.ceil(ZERO_CROSSINGS * old / (ROLL_OFF * min(old, new)))) > MAX_KERNEL:
         return _resample_directly(waveform, rate)
     try:
-        from torchaudio.functional import resample
+        from torchaudio.functional import resample as by_filter_bank
     except (ImportError, OSError, RuntimeError) as error:                   # the last two: a torch it does not match
         raise ValueError(f"{path}: {rate} Hz must be resampled, and torchaudio does not load "
                          f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
                          "install the matching pair torch==2.11.0 torchaudio==2.11.0") from None
-    total = _resampled_length(waveform.numel(), rate)
+    total = resampled_length(waveform.numel(), rate)
     zeros = 0 if total < 1 << 24 else (waveform.numel() >> 23) + 1
     waveform = torch.nn.functional.pad(waveform, (0, zeros))
-    return resample(waveform, rate, SAMPLE_RATE, lowpass_filter_width=ZERO_CROSSINGS, rolloff=ROLL_OFF)[:total]
+    resampled = by_filter_bank(waveform, rate, SAMPLE_RATE, lowpass_filter_width=ZERO_CROSSINGS, rolloff=ROLL_OFF)
+    return resampled[:total]
 
 
 def _resample_directly(waveform: Tensor, rate: int) -> Tensor:
@@ -217,7 +220,7 @@ def _resample_directly(waveform: Tensor, rate: int) -> Tensor:
     taps = torch.arange(-width, width + 1)                                  # (W,)
     padded = torch.nn.functional.pad(waveform, (width, width))
     pieces = []
-    for outputs in torch.arange(_resampled_length(waveform.numel(), rate)).split(max(1, (1 << 20) // len(taps))):
+    for outputs in torch.arange(resampled_length(waveform.numel(), rate)).split(max(1, (1 << 20) // len(taps))):
         centre = (outputs * rate).double() / SAMPLE_RATE                    # (n,) in input samples
         index = centre.long()[:, None] + taps                               # (n, W)
         t = ((index - centre[:, None]) * scale).clamp(-ZERO_CROSSINGS, ZERO_CROSSINGS)
@@ -226,7 +229,7 @@ def _resample_directly(waveform: Tensor, rate: int) -> Tensor:
     return torch.cat(pieces)
 
 
-def _resampled_length(num_samples: int, rate: int) -> int:
+def resampled_length(num_samples: int, rate: int) -> int:
     """ceil(num_samples x 16,000 / rate), as torchaudio rounds."""
     return -(-num_samples * SAMPLE_RATE // rate)
 

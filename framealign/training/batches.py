@@ -96,7 +96,7 @@ def ahead(batches: Iterator, depth: int = 2) -> Iterator:
 def frame_source(hubert: Hubert, utterances: Sequence[Utterance], config: PretrainConfig | FinetuneConfig,
                  run: TrainingRun) -> FrameStore | Waveforms:
     """What training reads: the frozen conv encoder's features, computed once, or sound where it trains."""
-    if config.freeze_conv and config.cache_frontend:
+    if config.keeps_features:
         store = frontend_store(hubert, utterances, run.features, run.device, config.kept_type)
         return store.hold(run.device) if run.device.type == "cuda" else store       # else the system's cache holds them
     return Waveforms(utterances, hubert.do_normalize, framing=hubert.config.framing)

@@ -16,7 +16,8 @@ from torch import Tensor
 from framealign.runtime import distributed, files, log, stopping
 from framealign.runtime.seeds import derive_seed
 from framealign.runtime.settings import as_dict
-from framealign.sound.frames import EVERY_20_MS, Framing, frames_in
+from framealign.sound.degradation import Degradation
+from framealign.sound.frames import EVERY_20_MS, Framing, frames_in, num_frames
 from framealign.corpus import frame_truth
 from framealign.corpus.cropping import Crop, Waveforms, frame_counts, groups_by_length
 from framealign.corpus.protocols import OPTIMISTIC, Split, check_parts, split_digest
@@ -28,7 +29,7 @@ from framealign.emotion import diarization, metrics, planted_truth
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.predictions import Predictions
 from framealign.emotion.recogniser import Recogniser
-from framealign.training import optimiser
+from framealign.training import augmentation, optimiser
 from framealign.training.batches import balanced_draw, frame_source, micro_batch_size
 from framealign.training.checkpoint import RecogniserTraining
 from framealign.training.training_config import FinetuneConfig, FramesConfig, TrainingRun
@@ -50,12 +51,30 @@ class FoldData:
         self.counts = frame_counts(utterances, self.framing)                    # (U,) int64
         self.labels = torch.tensor([classes.index(utterance.label) if utterance.label in classes else -1
                                     for utterance in utterances])               # (U,) int64, -1: none of the classes
+        self.shares = shares_of_votes(utterances, classes)                      # (U, C)
+        sizes = torch.bincount(self.labels[self.train], minlength=len(classes))             # (C,)
+        self.class_weights = len(self.train) / (len(classes) * sizes.clamp(min=1))          # (C,)
 
     def selecting(self, selection: str) -> list[int]:
         """What an epoch is selected on: nothing, the validation part or, with "best-test", the test part itself."""
         if selection == "last":
             return []
         return self.test if selection == "best-test" else self.valid
+
+
+def shares_of_votes(utterances: Sequence[Utterance], classes: Sequence[str]) -> Tensor:
+    """Which share of an utterance's votes for classes each class has, (U, C) float32; without votes 1 for its label."""
+    shares = torch.zeros(len(utterances), len(classes))
+    for row, utterance in zip(shares, utterances):
+        weights = votes_of(utterance, classes) or {utterance.label: 1.0}
+        for name in weights.keys() & set(classes):
+            row[classes.index(name)] = weights[name] / sum(weights.values())
+    return shares
+
+
+def votes_of(utterance: Utterance, classes: Sequence[str]) -> dict[str, float]:
+    """The weights of an utterance's votes for classes (`protocols.of_classes` gives them the classes' names)."""
+    return {name: weight for name, weight in utterance.votes if name in classes}
 
 
 @dataclass(kw_only=True)
@@ -76,6 +95,11 @@ def finetune(hubert: Hubert, utterances: Sequence[Utterance], split: Split, clas
     there. Raises ValueError as `check_parts`, or where the folder has a checkpoint of another configuration.
     """
     check_parts(split, classes, config.selection)
+    if config.soft_labels and not any(votes_of(utterance, classes) for utterance in split.train):
+        raise ValueError(f"{split.name}: soft_labels: no training utterance has votes for these classes; give a corpus "
+                         "with a column votes, or train without")
+    if config.augment and config.freeze_conv and config.cache_frontend:
+        log.say_once(f"augment {config.augment}: training reads sound in every epoch; no conv features are kept")
     training = prepare(hubert, split, classes, config, run)
     data = FoldData(utterances, split, classes, frame_source(hubert, utterances, config, run))
     selecting = data.selecting(config.selection)
@@ -149,7 +173,7 @@ def training_batches(data: FoldData, config: FinetuneConfig, epoch: int) -> Iter
     """Batches of one epoch, of crops of the training part.
 
     As many draws as utterances, classes equally likely (`balanced`) or each once; a longer utterance than `max_seconds`
-    gives a crop at a random place (the reference: always the first 6 s).
+    gives a crop at a random place (the reference: always the first 6 s). With `augment` each draw is degraded first.
     """
     train = torch.tensor(data.train)
     counts, labels = data.counts[train], data.labels[train]
@@ -158,10 +182,24 @@ def training_batches(data: FoldData, config: FinetuneConfig, epoch: int) -> Iter
         drawn = balanced_draw(labels, len(labels), generator)
     else:
         drawn = torch.randperm(len(labels), generator=generator).tolist()
-    crops = [crop_at_random(int(train[i]), int(counts[i]), config.max_seconds, generator, data.framing)
-             for i in drawn]
+    crops = []
+    for place, i in enumerate(drawn):
+        u, frames = int(train[i]), int(counts[i])
+        degradation = augmentation.drawn(config, u, data.train, epoch, place)
+        if degradation:
+            degradation, frames = with_frames(degradation, data.utterances[u].num_samples, data.framing)
+        crop = crop_at_random(u, frames, config.max_seconds, generator, data.framing)
+        crops.append(replace(crop, degradation=degradation))
     for first in range(0, len(crops), config.batch_size):
         yield crops[first:first + config.batch_size]
+
+
+def with_frames(degradation: Degradation, num_samples: int, framing: Framing) -> tuple[Degradation, int]:
+    """A degradation of so many samples, and the frames that it leaves; its speed stays as it is where none were left.
+    """
+    if degradation.length(num_samples) < framing.receptive_field:
+        degradation = replace(degradation, speed_percent=100)
+    return degradation, num_frames(degradation.length(num_samples), framing)
 
 
 def crop_at_random(utterance: int, num_frames: int, max_seconds: float, generator: torch.Generator,
@@ -184,6 +222,8 @@ def train_step(training: Finetuning, model: torch.nn.Module, data: FoldData, cro
                name: tuple[int, int]) -> Tensor:
     """Forward and backward of one batch in micro-batches of like lengths: mean cross-entropy, (), on the device.
 
+    Classes are weighted and targets smoothed as torch has it; the mean is over utterances, whatever they weigh.
+
     model: the training's, replicated over ranks. name: epoch and batch, which masks and dropout are drawn by. The mask
     is drawn for the whole batch, so that only dropout depends on `micro_batch_size`.
     """
@@ -196,6 +236,7 @@ def train_step(training: Finetuning, model: torch.nn.Module, data: FoldData, cro
     size = micro_batch_size(len(ordered), config.micro_batch_size, world)
     starts = range(0, len(ordered), size)
     total = torch.zeros((), device=device)
+    class_weights = data.class_weights.to(device) if config.class_weights else None         # (C,)
     for index in range(rank, math.ceil(len(starts) / world) * world, world):
         start, weight = (starts[index], 1.0) if index < len(starts) else (0, 0.0)
         part = ordered[start:start + size]
@@ -203,11 +244,13 @@ def train_step(training: Finetuning, model: torch.nn.Module, data: FoldData, cro
         if is_masked is not None:
             mask = distributed.send(is_masked[start:start + len(part), :part[-1].frames], device)
         inputs, lengths = data.source.batch(part)
-        target = distributed.send(data.labels[[crop.utterance for crop in part]], device)
+        targets = data.shares if config.soft_labels else data.labels
+        target = distributed.send(targets[[crop.utterance for crop in part]], device)       # (B, C) or (B,)
         torch.manual_seed(derive_seed(config.seed, "dropout", *name, index))
         with autocast():
             logits = model(distributed.send(inputs, device), lengths, mask)     # (B, classes)
-        loss = F.cross_entropy(logits.float(), target, reduction="sum") * (weight / len(crops))
+        loss = F.cross_entropy(logits.float(), target, class_weights, reduction="sum",
+                               label_smoothing=config.label_smoothing) * (weight / len(crops))
         (optimiser.only_if_finite(loss) * world).backward()         # DDP averages over ranks
         total += loss.detach()
     return total

@@ -6,8 +6,12 @@ from pathlib import Path
 import torch
 
 from framealign.runtime.settings import require, setting
+from framealign.sound.degradation import LINES, NOISES
 from framealign.corpus.protocols import SELECTIONS
 from framealign.units.frame_store import KEPT_TYPES
+
+AUGMENTATIONS = (*NOISES, "reverb", *LINES, "speed", "level")
+LEAST_RT60, MOST_RT60 = 0.2, 10.0                   # seconds
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,57 @@ class PretrainConfig:
         require(self.kept_type in KEPT_TYPES,
                  f"kept_type must be one of {', '.join(KEPT_TYPES)}, got {self.kept_type}")
 
+    @property
+    def keeps_features(self) -> bool:
+        """Whether the conv encoder's output is computed once and kept: it is frozen."""
+        return self.freeze_conv and self.cache_frontend
+
+
+ALL = "all"                                         # of AUGMENTATIONS
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """How the sound of training is degraded (`augmentation`); by default not at all."""
+    augment: str = setting(
+        "", f"degrade the training sound, by any of {', '.join(AUGMENTATIONS)}, separated by commas, or {ALL}; "
+        "sound is then read and computed in every epoch")
+    augment_share: float = setting(
+        0.5, "share of the draws with noise; likewise of those in a room (reverb), over a line (telephone, mu-law)")
+    augment_least_snr: float = setting(0.0, "decibels of speech over noise, at least")
+    augment_most_snr: float = setting(20.0, "and at most")
+    augment_rt60: float = setting(0.8, "seconds in which a room's sound falls by 60 dB, at most; at least 0.2")
+    augment_speed: float = setting(0.1, "share by which the speed is changed at most: 0.1 is 0.9 to 1.1")
+    augment_level: float = setting(
+        6.0, "decibels by which the level is changed at most; a model that normalises its input hears none of it")
+
+    def __post_init__(self):
+        kinds = self.augmentations
+        unknown = [kind for kind in kinds if kind not in AUGMENTATIONS]
+        require(not unknown, f"augment must be {ALL}, or some of {', '.join(AUGMENTATIONS)}, separated by commas, got "
+                f"{self.augment!r}")
+        require(len(set(kinds)) == len(kinds), f"augment must name each once, got {self.augment!r}")
+        require(0 <= self.augment_share <= 1, f"augment_share must be in [0, 1], got {self.augment_share}")
+        require(-math.inf < self.augment_least_snr <= self.augment_most_snr < math.inf, "augment_least_snr must be "
+                f"at most augment_most_snr = {self.augment_most_snr}, got {self.augment_least_snr}")
+        require(LEAST_RT60 <= self.augment_rt60 <= MOST_RT60,
+                f"augment_rt60 must be in [{LEAST_RT60:g}, {MOST_RT60:g}], got {self.augment_rt60}")
+        require(0 <= self.augment_speed <= 0.5, f"augment_speed must be in [0, 0.5], got {self.augment_speed}")
+        require(0 <= self.augment_level < math.inf, f"augment_level must not be negative, got {self.augment_level}")
+
+    @property
+    def augmentations(self) -> list[str]:
+        """The names that `augment` has."""
+        if self.augment == ALL:
+            return list(AUGMENTATIONS)
+        return [kind.strip() for kind in self.augment.split(",")] if self.augment else []
+
 
 POOLINGS = ("attention", "mean")
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
+class FinetuneConfig(AugmentationConfig):
     """Emotion recognition on top of the encoder (alignment paper, Sec. 2.3); the defaults are the reference's."""
     seed: int = setting(0, "seed of every random draw")
     epochs: int = setting(40, "epochs of as many draws as there are training utterances")
@@ -101,6 +150,11 @@ class FinetuneConfig:
     mask_min_spans: int = setting(0, "fewest masked spans of an utterance, where they fit")
     dropout: float = setting(0.1, "probability of dropout before pooling and before the classifier")
     balanced: bool = setting(True, "draw the classes equally often, with replacement")
+    class_weights: bool = setting(
+        False, "instead, with --no-balanced: draw each utterance once, and weight its loss by how rare its class is")
+    label_smoothing: float = setting(0.0, "share of the target that all classes have equally")
+    soft_labels: bool = setting(
+        False, "the target is the shares of the annotators' votes, where the corpus has a column votes")
     fast_path: bool = setting(
         True, "the encoder's fast path: no work for the padding of a batch, the same numbers up to rounding")
     freeze_conv: bool = setting(True, "the conv encoder does not train")
@@ -120,10 +174,19 @@ class FinetuneConfig:
                  f"mask_start_fraction must be in [0, 1], got {self.mask_start_fraction}")
         require(self.kept_type in KEPT_TYPES,
                  f"kept_type must be one of {', '.join(KEPT_TYPES)}, got {self.kept_type}")
+        super().__post_init__()
+        require(not (self.balanced and self.class_weights), "class_weights with balanced draws would count rare "
+                "classes twice; choose one of them: --no-balanced beside --class-weights")
+        require(0 <= self.label_smoothing < 1, f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
         require(self.pooling in POOLINGS, f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling}")
         require(self.selection in SELECTIONS,
                  f"selection must be one of {', '.join(SELECTIONS)}, got {self.selection}")
         require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
+
+    @property
+    def keeps_features(self) -> bool:
+        """Whether the conv encoder's output is computed once and kept: it is frozen, and hears no other sound."""
+        return self.freeze_conv and self.cache_frontend and not self.augment
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def test_torchaudios_length_is_mended_where_float32_rounds_it():
     functional = pytest.importorskip("torchaudio.functional")
     waveform = torch.zeros(2 ** 24 + 1)
     waveform[-2000:] = torch.linspace(-1, 1, 2000)
-    resampled = audio._resample(waveform, 8000, "a.wav")
+    resampled = audio.resample(waveform, 8000, "a.wav")
     assert len(resampled) == 2 ** 25 + 2
     assert torch.allclose(resampled[-2000:], functional.resample(waveform[-4000:], 8000, 16_000)[-2000:], atol=1e-6)
 

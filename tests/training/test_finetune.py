@@ -20,7 +20,7 @@ from framealign.sound import audio
 from framealign.sound.frames import EVERY_20_MS, frames_in, num_samples_of
 from framealign.corpus.cropping import Crop, Waveforms, frame_counts
 from framealign.corpus.protocols import SELECTIONS, Split, split
-from framealign.corpus.utterance import CLASSES, Stretch
+from framealign.corpus.utterance import CLASSES, Stretch, Utterance
 from framealign.hubert import model_directory
 from framealign.hubert.masking import span_mask
 from framealign.hubert.model import Hubert
@@ -57,6 +57,10 @@ def run(micro, tones, folder: Path, config: FinetuneConfig, part: Split | None =
     """Fine-tune on the fold that holds session 1 out."""
     part = part or split(tones, "1", config.selection)[0]
     return stopped.finetune(base(micro), tones, part, LABELS, config, folder, **rest)
+
+
+def voted(utterance: Utterance, *votes: tuple[str, float]) -> Utterance:
+    return dataclasses.replace(utterance, votes=votes)
 
 
 def drawn_from(counts: torch.Tensor, labels: torch.Tensor) -> SimpleNamespace:
@@ -272,6 +276,67 @@ def test_micro_batches_change_no_gradient(micro, tones, mask_start_fraction):
         for name, gradient in gradients.items():
             assert torch.allclose(gradient, wanted[name], rtol=0,
                                   atol=1e-5 * float(wanted[name].abs().max()) + floor), name
+
+
+@pytest.mark.parametrize("changes", ({"class_weights": True, "balanced": False}, {"label_smoothing": 0.3},
+                                     {"soft_labels": True},
+                                     {"class_weights": True, "balanced": False, "soft_labels": True,
+                                      "label_smoothing": 0.2}))
+def test_the_loss_is_weighted_smoothed_and_shared_as_it_says(micro, tones, changes):
+    """In numpy, from the logits: each class's share of the target times its weight; over as many as utterances."""
+    first, second, *others = tones
+    tones = [voted(first, ("neutral", 3.0), ("happy", 1.0), ("fear", 9.0)), voted(second, ("fear", 1.0)), *others]
+    config = settings(dropout=0.0, mask_start_fraction=0.0, batch_size=24, **changes)
+    data = finetune.FoldData(tones, Split([u for u in tones if u.gender == "F" or u.label != "sad"], [], [], ""),
+                             LABELS, Waveforms(tones, True))
+    model = recogniser(micro, **QUIET)
+    training = finetune.Finetuning(model=model, optimizer=None, run=TrainingRun(Path(), CPU), record={},
+                                   config=config, updates_per_epoch=1)
+    crops = [Crop(u, 0, int(data.counts[u])) for u in (0, 1, *data.train[4:20])]
+    loss = finetune.train_step(training, model, data, crops, (1, 0))
+
+    sizes = np.bincount([LABELS.index(tones[u].label) for u in data.train])
+    assert len(set(sizes.tolist())) > 1
+    weights = sizes.sum() / (4 * sizes) if config.class_weights else np.ones(4)
+    total = 0.0
+    for crop in crops:
+        target = np.eye(4)[LABELS.index(tones[crop.utterance].label)]
+        if config.soft_labels and crop.utterance == 0:
+            target = np.array([0.75, 0.25, 0, 0])   # neutral, happy; fear is no class, and the second has its label
+        target = (1 - config.label_smoothing) * target + config.label_smoothing / 4
+        with torch.no_grad():
+            logits = model(*data.source.batch([crop]))[0].double().numpy()
+        total -= (weights * target * (logits - np.log(np.exp(logits).sum()))).sum() / len(crops)
+    assert loss.item() == pytest.approx(total, rel=1e-5)
+
+
+def test_class_weights_beside_unbalanced_draws_weigh_classes_equally(tones):
+    """What they are for: over an epoch in which each utterance is drawn once, every class has the same weight."""
+    part = Split([u for u in tones if u.label != "sad" or u.session == "1"], [], [], "")
+    data = finetune.FoldData(tones, part, LABELS, Waveforms(tones, True))
+    drawn = [crop.utterance for crops in finetune.training_batches(data, settings(balanced=False), 1) for crop in crops]
+    labels = data.labels[drawn]
+    sums = np.bincount(labels.numpy(), weights=data.class_weights[labels].numpy())
+    assert np.bincount(labels.numpy()).tolist() == [6, 6, 6, 2] and sums == pytest.approx([5] * 4)
+    with pytest.raises(ValueError, match="class_weights with balanced draws would count rare classes twice.*--no-bal"):
+        settings(class_weights=True)
+
+
+def test_soft_labels_need_votes(micro, tones, tmp_path):
+    part = split(tones, "1", "clean")[0]
+    part = dataclasses.replace(part, train=[voted(u, ("fear", 1.0)) for u in part.train])
+    with pytest.raises(ValueError, match="session1: soft_labels: no training utterance has votes for these classes"):
+        run(micro, tones, tmp_path, settings(soft_labels=True), part)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_votes_do_not_continue_a_run(micro, tones, tmp_path):
+    tones = [voted(u, ("sad", 1.0), ("angry", 2.0)) for u in tones]
+    part = split(tones, "1", "clean")[0]
+    run(micro, tones, tmp_path, settings(soft_labels=True), part, stop_after=1)
+    changed = dataclasses.replace(part, train=[voted(part.train[0], ("sad", 2.0)), *part.train[1:]])
+    with pytest.raises(ValueError, match="made with another configuration, split or sound"):
+        run(micro, tones, tmp_path, settings(soft_labels=True), changed)
 
 
 def test_predictions_are_those_of_each_utterance_alone(micro, tones, monkeypatch):
@@ -513,6 +578,22 @@ def test_resuming_is_bit_identical(micro, tones, tmp_path, monkeypatch, stops):
         assert same_to_the_bit(x, y)
 
 
+def test_augmented_training_keeps_no_features_resumes_and_leaves_the_conv_encoder(micro, tones, tmp_path, capsys):
+    """The same bits after a stop in the middle of an epoch; sound is read, and that is said once."""
+    config = settings(augment="all", batch_size=4)
+    results = run(micro, tones, tmp_path / "whole", config)
+    assert capsys.readouterr().err.count("augment all: training reads sound in every epoch; no conv features") == 1
+    assert run(micro, tones, tmp_path / "parts", config, stop_after=1.5) == {}
+    assert run(micro, tones, tmp_path / "parts", config) == results
+    for name in ("predictions.csv", "recogniser/model.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
+    assert not (tmp_path / "whole" / "frontend").exists()
+    after, before = weights(tmp_path / "whole" / "recogniser"), base(micro).feature_extractor.state_dict()
+    assert all(torch.equal(after[f"hubert.feature_extractor.{name}"], x) for name, x in before.items())
+    run(micro, tones, tmp_path / "plain", settings(batch_size=4))
+    assert not same_to_the_bit(after, weights(tmp_path / "plain" / "recogniser"))
+
+
 def test_it_learns_what_can_be_learnt(micro, tones, tmp_path):
     """Four emotions that are four pitches: without fault as heard in training, well above chance by other speakers."""
     heard, others = [u for u in tones if u.session != "1"], [i for i, u in enumerate(tones) if u.session == "1"]
@@ -646,7 +727,8 @@ def alike(mine: object, other: object) -> bool:
 
 
 @pytest.mark.parametrize("world, changes", ((2, {"micro_batch_size": 2}), (2, {"micro_batch_size": 3, "dropout": 0.0}),
-                                            (4, {"micro_batch_size": 8, "dropout": 0.0})))
+                                            (4, {"micro_batch_size": 8, "dropout": 0.0}),
+                                            (2, {"micro_batch_size": 2, "augment": "all"})))
 def test_several_ranks_equal_one(micro, tones, tmp_path, world, changes):
     """Losses, predictions and scores, with time masking on, across an interruption.
 
