@@ -23,6 +23,7 @@ from framealign.runtime import distributed, files, log, stopping
 from framealign.runtime.seeds import derive_seed
 from framealign.runtime.settings import as_dict
 from framealign.sound import audio
+from framealign.sound.degradation import Degradation
 from framealign.sound.frames import Framing
 from framealign.corpus import frame_truth, joining
 from framealign.corpus.cropping import Waveforms, load_checked, padded
@@ -31,7 +32,7 @@ from framealign.corpus.protocols import Split, check_parts
 from framealign.corpus.utterance import NEUTRAL, Utterance, corpus_digest
 from framealign.hubert.model import Hubert
 from framealign.emotion.emotion_model import EmotionModel, weighted_mean
-from framealign.training import frame_labels, optimiser
+from framealign.training import augmentation, frame_labels, optimiser
 from framealign.training.checkpoint import RecogniserTraining
 from framealign.training.finetune import FoldData, draw_mask, test
 from framealign.training.training_config import FramesConfig, TrainingRun
@@ -51,6 +52,7 @@ class Medley:
     """What is trained on as one sound: pieces one after the other, and the class of the whole."""
     pieces: list[Piece]
     label: int
+    degradation: Degradation | None = None          # of the whole
 
     @property
     def num_hops(self) -> int:
@@ -95,7 +97,7 @@ class Speech:
         """All of an utterance."""
         return Piece(u, 0, self.size(u))
 
-    def waveform(self, pieces: Sequence[Piece]) -> Tensor:
+    def waveform(self, pieces: Sequence[Piece], degradation: Degradation | None = None) -> Tensor:
         """Pieces as the encoder takes them, (N,) float32: with the rest of a last frame there is one for every hop."""
         parts = []
         for piece in pieces:
@@ -103,7 +105,11 @@ class Speech:
             part -= part.mean()
             parts.append(part * 10 ** (piece.decibels / 20) / np.sqrt(np.mean(part ** 2) + 1e-6))
         sound = np.pad(np.concatenate(parts), (0, self.framing.receptive_field - self.framing.hop))
-        return audio.preprocess(torch.from_numpy(sound).float(), self.do_normalize)
+        waveform = torch.from_numpy(sound).float()                              # (N,)
+        if degradation:
+            voices = [torch.from_numpy(self.sounds[voice].ravel()).float() for voice in degradation.voices]
+            waveform = degradation(waveform, voices)
+        return audio.preprocess(waveform, self.do_normalize)
 
 
 def lacking(utterances: Sequence[Utterance], classes: Sequence[str]) -> str:
@@ -280,7 +286,9 @@ def train_recogniser(hubert: Hubert, speech: Speech, labels: list[np.ndarray], c
         order = rng.permutation([*neutral, *emotional]).tolist()
         drawn = order[index * config.batch_size:(index + 1) * config.batch_size]
         rng = np.random.default_rng(derive_seed(config.seed, "patterns", update))
-        return [cropped(draw_joined(speech, u, rng), config, speech.framing, rng) for u in drawn]
+        medleys = [cropped(draw_joined(speech, u, rng), config, speech.framing, rng) for u in drawn]
+        return [replace(medley, degradation=augmentation.drawn(config, u, members, "joined", update, place))
+                for place, (u, medley) in enumerate(zip(drawn, medleys))]
 
     plan = Plan(speech=speech, labels=labels, draw=draw, updates=config.epochs * per_epoch,
                 utterance_weight=config.utterance_weight)
@@ -387,7 +395,7 @@ def prepare(hubert: Hubert, plan: Plan, config: FramesConfig, run: TrainingRun) 
 
 def batch_of(medleys: list[Medley], plan: Plan) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Samples (B, N) and their lengths (B,), soft labels (B, T, C), 0 beyond each end, and classes (B,)."""
-    inputs, lengths = padded([plan.speech.waveform(medley.pieces) for medley in medleys])
+    inputs, lengths = padded([plan.speech.waveform(medley.pieces, medley.degradation) for medley in medleys])
     of_frames = [np.concatenate([plan.labels[piece.utterance][piece.first:piece.end] for piece in medley.pieces])
                  for medley in medleys]
     target, _ = padded([torch.from_numpy(rows).float() for rows in of_frames])

@@ -2,6 +2,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -10,7 +11,8 @@ from framealign.sound.degradation import LINES, NOISES
 from framealign.corpus.protocols import SELECTIONS
 from framealign.units.frame_store import KEPT_TYPES
 
-AUGMENTATIONS = (*NOISES, "reverb", *LINES, "speed", "level")
+AUGMENTATIONS = (*NOISES, "reverb", *LINES)         # that leave every frame where it is
+CHANGES = ("speed", "level")                        # that whole utterances may have beside them
 LEAST_RT60, MOST_RT60 = 0.2, 10.0                   # seconds
 
 
@@ -82,43 +84,38 @@ class PretrainConfig:
         return self.freeze_conv and self.cache_frontend
 
 
-ALL = "all"                                         # of AUGMENTATIONS
+ALL = "all"                                         # of the kinds of augmentation that there are
 
 
 @dataclass(frozen=True)
 class AugmentationConfig:
     """How the sound of training is degraded (`augmentation`); by default not at all."""
+    kinds: ClassVar[tuple[str, ...]] = AUGMENTATIONS
     augment: str = setting(
-        "", f"degrade the training sound, by any of {', '.join(AUGMENTATIONS)}, separated by commas, or {ALL}; "
-        "sound is then read and computed in every epoch")
+        "", f"degrade the training sound, by any of {', '.join((*AUGMENTATIONS, *CHANGES))}, separated by commas, or "
+        f"{ALL}; sound is then read and computed in every epoch")
     augment_share: float = setting(
         0.5, "share of the draws with noise; likewise of those in a room (reverb), over a line (telephone, mu-law)")
     augment_least_snr: float = setting(0.0, "decibels of speech over noise, at least")
     augment_most_snr: float = setting(20.0, "and at most")
     augment_rt60: float = setting(0.8, "seconds in which a room's sound falls by 60 dB, at most; at least 0.2")
-    augment_speed: float = setting(0.1, "share by which the speed is changed at most: 0.1 is 0.9 to 1.1")
-    augment_level: float = setting(
-        6.0, "decibels by which the level is changed at most; a model that normalises its input hears none of it")
 
     def __post_init__(self):
-        kinds = self.augmentations
-        unknown = [kind for kind in kinds if kind not in AUGMENTATIONS]
-        require(not unknown, f"augment must be {ALL}, or some of {', '.join(AUGMENTATIONS)}, separated by commas, got "
-                f"{self.augment!r}")
-        require(len(set(kinds)) == len(kinds), f"augment must name each once, got {self.augment!r}")
+        named = self.augmentations
+        require(set(named) <= set(self.kinds), f"augment must be {ALL}, or some of {', '.join(self.kinds)}, separated "
+                f"by commas, got {self.augment!r}")
+        require(len(set(named)) == len(named), f"augment must name each once, got {self.augment!r}")
         require(0 <= self.augment_share <= 1, f"augment_share must be in [0, 1], got {self.augment_share}")
         require(-math.inf < self.augment_least_snr <= self.augment_most_snr < math.inf, "augment_least_snr must be "
                 f"at most augment_most_snr = {self.augment_most_snr}, got {self.augment_least_snr}")
         require(LEAST_RT60 <= self.augment_rt60 <= MOST_RT60,
                 f"augment_rt60 must be in [{LEAST_RT60:g}, {MOST_RT60:g}], got {self.augment_rt60}")
-        require(0 <= self.augment_speed <= 0.5, f"augment_speed must be in [0, 0.5], got {self.augment_speed}")
-        require(0 <= self.augment_level < math.inf, f"augment_level must not be negative, got {self.augment_level}")
 
     @property
     def augmentations(self) -> list[str]:
         """The names that `augment` has."""
         if self.augment == ALL:
-            return list(AUGMENTATIONS)
+            return list(self.kinds)
         return [kind.strip() for kind in self.augment.split(",")] if self.augment else []
 
 
@@ -128,6 +125,10 @@ POOLINGS = ("attention", "mean")
 @dataclass(frozen=True)
 class FinetuneConfig(AugmentationConfig):
     """Emotion recognition on top of the encoder (alignment paper, Sec. 2.3); the defaults are the reference's."""
+    kinds: ClassVar[tuple[str, ...]] = (*AUGMENTATIONS, *CHANGES)
+    augment_speed: float = setting(0.1, "share by which the speed is changed at most: 0.1 is 0.9 to 1.1")
+    augment_level: float = setting(
+        6.0, "decibels by which the level is changed at most; a model that normalises its input hears none of it")
     seed: int = setting(0, "seed of every random draw")
     epochs: int = setting(40, "epochs of as many draws as there are training utterances")
     lr: float = setting(1e-4, "learning rate; constant, as in the reference, unless --lr-decay")
@@ -175,6 +176,8 @@ class FinetuneConfig(AugmentationConfig):
         require(self.kept_type in KEPT_TYPES,
                  f"kept_type must be one of {', '.join(KEPT_TYPES)}, got {self.kept_type}")
         super().__post_init__()
+        require(0 <= self.augment_speed <= 0.5, f"augment_speed must be in [0, 0.5], got {self.augment_speed}")
+        require(0 <= self.augment_level < math.inf, f"augment_level must not be negative, got {self.augment_level}")
         require(not (self.balanced and self.class_weights), "class_weights with balanced draws would count rare "
                 "classes twice; choose one of them: --no-balanced beside --class-weights")
         require(0 <= self.label_smoothing < 1, f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
@@ -190,7 +193,7 @@ class FinetuneConfig(AugmentationConfig):
 
 
 @dataclass(frozen=True)
-class FramesConfig:
+class FramesConfig(AugmentationConfig):
     """A classifier of frames from utterance labels (`frame_training`); the defaults are those of the preset `tiny`."""
     seed: int = setting(0, "seed of every random draw")
     scorer_epochs: int = setting(4, "epochs of the scorer, of as many medleys as there are training utterances")
@@ -233,6 +236,7 @@ class FramesConfig:
         for name in ("clip_norm", "head_lr_factor", "sequence_seconds", "window_seconds", "block_seconds",
                      "max_seconds"):
             require(0 < getattr(self, name) < math.inf, f"{name} must be above 0, got {getattr(self, name)}")
+        super().__post_init__()
         require(0 < self.least_stretch_seconds <= self.most_stretch_seconds < math.inf, "least_stretch_seconds must be "
                 f"in (0, most_stretch_seconds = {self.most_stretch_seconds}], got {self.least_stretch_seconds}")
         require(0 <= self.mask_start_fraction <= 1,

@@ -13,7 +13,7 @@ from framealign.sound.degradation import LINES, NOISES, Degradation
 from framealign.sound.frames import EVERY_20_MS, num_frames, num_samples_of
 from framealign.corpus.cropping import Crop, Waveforms, frame_counts
 from framealign.training import augmentation, finetune
-from framealign.training.training_config import AUGMENTATIONS, FinetuneConfig
+from framealign.training.training_config import FinetuneConfig, FramesConfig
 
 TRAIN = list(range(100, 120))
 
@@ -48,7 +48,7 @@ def test_shares_and_ranges():
         assert set(d.voices) < set(TRAIN) - {100}
 
 
-@pytest.mark.parametrize("kind", AUGMENTATIONS)
+@pytest.mark.parametrize("kind", FinetuneConfig.kinds)
 def test_one_kind_alone_is_as_among_all(kind):
     """Only what is named is drawn, and to leave out others changes none of its numbers."""
     alone, among = draws(200, augment=kind, augment_share=1.0), draws(200, augment="all", augment_share=1.0)
@@ -73,6 +73,14 @@ def test_draws_have_names():
 def test_words_that_are_none(text, words):
     with pytest.raises(ValueError, match=words):
         FinetuneConfig(augment=text)
+
+
+def test_frames_stay_where_they_are():
+    """A classifier of frames has the kinds that change neither speed nor level, which it sets itself."""
+    assert FramesConfig(augment="all").augmentations == [*NOISES, "reverb", *LINES]
+    assert FinetuneConfig(augment="all").augmentations == [*NOISES, "reverb", *LINES, "speed", "level"]
+    with pytest.raises(ValueError, match="augment must be all, or some of .*mu-law, separated by commas, got 'speed'"):
+        FramesConfig(augment="speed")
 
 
 def test_blanks_around_words():

@@ -1,5 +1,6 @@
 """A classifier of frames: what is drawn, levels, the loss, ranks, resuming, and that it finds the frames."""
 import dataclasses
+import functools
 import json
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,7 @@ import soundfile
 import stopped
 import torch
 
-from framealign.sound.frames import EVERY_20_MS, Framing
+from framealign.sound.frames import EVERY_20_MS, Framing, num_frames
 from framealign.corpus import frame_truth
 from framealign.corpus.protocols import Split
 from framealign.corpus.utterance import Utterance
@@ -125,6 +126,29 @@ def test_a_crop_is_a_stretch_of_the_medley(seed):
     assert everything[first:first + len(kept)] == kept
 
 
+def test_what_is_joined_is_degraded_and_keeps_its_frames(planted, micro, tmp_path):
+    """The recogniser's medleys, not the scorer's: each the plain waveform degraded, by its update and place."""
+    speech = speech_of(planted)
+    shares = [np.zeros((speech.size(u), 3)) for u in range(len(planted))]
+    drawn = {}
+    with mock.patch.object(frame_training, "fit", lambda hubert, plan, *rest: plan):
+        for augment in ("", "all"):
+            run = TrainingRun(tmp_path, CPU)
+            config = settings(augment=augment, augment_share=1.0)
+            assert all(medley.degradation is None for medley in
+                       frame_training.train_scorer(load(micro), speech, config, run).draw(1))
+            plan = frame_training.train_recogniser(load(micro), speech, shares, config, run)
+            drawn[augment] = [plan.draw(update) for update in (1, 2)]
+            assert drawn[augment] == [plan.draw(update) for update in (1, 2)]
+    assert len({medley.degradation.seed for medleys in drawn["all"] for medley in medleys}) == 6
+    for plain, degraded in zip(drawn[""][0], drawn["all"][0]):
+        assert plain == dataclasses.replace(degraded, degradation=None) and degraded.degradation.noise
+        voices = [torch.from_numpy(speech.sounds[u].ravel()).float() for u in degraded.degradation.voices]
+        expected = degraded.degradation(speech.waveform(plain.pieces), voices)
+        inputs, lengths, target, _ = frame_training.batch_of([degraded], plan)
+        assert torch.equal(inputs[0], expected) and len(target[0]) == plain.num_hops == num_frames(int(lengths[0]))
+
+
 def test_an_epoch_has_each_neutral_utterance_and_emotions_equally_often(planted, micro):
     speech, plans = speech_of(planted), []
     with mock.patch.object(frame_training, "fit", lambda hubert, plan, *rest: plans.append(plan)):
@@ -202,10 +226,11 @@ def log_of(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def test_an_interrupted_run_ends_with_the_same_bits(planted, micro, tmp_path):
+@pytest.mark.parametrize("changes", ({}, {"augment": "all", "augment_share": 1.0}))
+def test_an_interrupted_run_ends_with_the_same_bits(planted, micro, tmp_path, changes):
     """Stopped within the scorer's training, between two lines of the log, and within the recogniser's."""
-    whole = train(micro, planted, tmp_path / "whole")
-    again = train(micro, planted, tmp_path / "again", stop_after=(5, 4))
+    whole = train(micro, planted, tmp_path / "whole", **changes)
+    again = train(micro, planted, tmp_path / "again", stop_after=(5, 4), **changes)
     assert whole == again
     for name in ("recogniser/model.safetensors", "predictions.csv", "results.json", "log.jsonl", "scorer/log.jsonl",
                  "scorer/spreads.json"):
@@ -213,15 +238,15 @@ def test_an_interrupted_run_ends_with_the_same_bits(planted, micro, tmp_path):
     lines = log_of(tmp_path / "whole")
     assert [line["update"] for line in lines] == [3, 6, 9, 12]
     with pytest.raises(ValueError, match="made with another configuration, split or sound"):
-        train(micro, planted, tmp_path / "again", lr=1e-4)
+        train(micro, planted, tmp_path / "again", **changes | {"lr": 1e-4})
 
 
-@pytest.mark.parametrize("world", (2, 4))
-def test_several_ranks_do_as_one(planted, micro, tmp_path, world):
+@pytest.mark.parametrize("world, changes", ((2, {}), (4, {}), (2, {"augment": "all"})))
+def test_several_ranks_do_as_one(planted, micro, tmp_path, world, changes):
     """Three medleys an update: of two ranks one has more, of four one has none."""
     quiet = dataclasses.replace(micro, **QUIET)
-    one = train(quiet, planted, tmp_path / "one")
-    several = ranks.run(train, world, quiet, planted, tmp_path / "several", (5, 4))
+    one = train(quiet, planted, tmp_path / "one", **changes)
+    several = ranks.run(functools.partial(train, **changes), world, quiet, planted, tmp_path / "several", (5, 4))
     for found in several:
         assert found["test"]["confusion"] == one["test"]["confusion"]
     for place in ("scorer", "."):
