@@ -77,6 +77,18 @@ def read(path: str | Path) -> list[Utterance]:
     return not_empty(utterances.items, path)
 
 
+def line_of(path: str | Path, utterance: Utterance) -> str:
+    """Where an utterance stands in the table it was read from, file:line; the table and its id if that was changed."""
+    rows = _rows(path)
+    _, header = next(rows, (1, []))
+    header = _column_names(header)
+    for line, row in rows:
+        cell = dict(zip(header, row))
+        if cell.get("id", Path(cell.get("path", "")).stem) == utterance.id:
+            return f"{path}:{line}"
+    return f"{path}: {utterance.id}"
+
+
 def write(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """Write a manifest, whole or not at all. Sound files below its folder get a relative path, others an absolute one.
     The columns split, truth and votes are there where an utterance has some.

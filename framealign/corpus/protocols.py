@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from framealign.runtime import files, log
-from framealign.corpus import annotator_votes, frame_truth
+from framealign.corpus import annotator_votes, folds, frame_truth
 from framealign.corpus.utterance import (CLASSES, MERGED, Utterance, check_class_names, class_of, names_of,
                                          natural_order)
 
@@ -36,7 +36,8 @@ class Split:
 
 
 def split(utterances: Iterable[Utterance], session: str, selection: str, validate_on: str = "session",
-          classes: Sequence[str] = CLASSES, allow_missing_classes: bool = False) -> list[Split]:
+          classes: Sequence[str] = CLASSES, allow_missing_classes: bool = False, allow_shared_speakers: bool = False
+          ) -> list[Split]:
     """The splits of one fold, which holds `session` out, among the labelled utterances. By `selection`:
 
     - `clean`: validation is the session after the held-out one (after the last comes the first), or with `validate_on`
@@ -45,10 +46,14 @@ def split(utterances: Iterable[Utterance], session: str, selection: str, validat
     - `speaker`, and `reference`, which differs in what is reported: each speaker of the held-out session is tested
       once while the session's others validate, so two splits for a session of two speakers, three for three.
 
+    Where sessions are the parts of a fixed split (`folds.is_fixed_split`), `train` alone trains, and validation of
+    `clean` is `valid`.
+
     Raises ValueError for an unknown session or selection; too few sessions or speakers; utterances without a session,
     or without a speaker where the protocol needs one; two sessions or speakers whose names differ in spelling alone; a
-    class that a part has no utterance of (of validation and test unless `allow_missing_classes`); and, outside
-    `reference` and `best-test`, a speaker in two parts.
+    class that a part has no utterance of (of validation and test unless `allow_missing_classes`); a fixed split
+    without the part that is needed; and, outside `reference` and `best-test` and unless `allow_shared_speakers`, a
+    speaker in two parts.
     """
     if selection not in SELECTIONS or validate_on not in ("session", "speaker"):
         raise ValueError(f"selection must be one of {', '.join(SELECTIONS)} and validate_on session or speaker, "
@@ -56,17 +61,22 @@ def split(utterances: Iterable[Utterance], session: str, selection: str, validat
     labelled = [utterance for utterance in utterances if utterance.label]
     if not labelled:
         raise ValueError("no utterance has a label, nothing to train or test on; fill in the manifest's column label")
+    is_fixed = folds.is_fixed_split(labelled)
     needs_three = selection == "clean" and validate_on == "session"
+    if is_fixed:
+        _check_parts_of_fixed(labelled, selection, validate_on)
     sessions = _sessions(labelled, session, at_least=3 if needs_three else 2)
     _check_spelling(labelled)
     held_out = [utterance for utterance in labelled if utterance.session == session]
     others = [utterance for utterance in labelled if utterance.session != session]
+    if is_fixed and selection != "clean":
+        others = [utterance for utterance in others if utterance.session == folds.TRAINED]
     name = f"session{session}"
 
     if selection in ("last", "best-test"):
         splits = [Split(others, [], held_out, name)]
     elif selection == "clean":
-        following = sessions[(sessions.index(session) + 1) % len(sessions)]
+        following = folds.VALIDATED if is_fixed else sessions[(sessions.index(session) + 1) % len(sessions)]
         valid = [utterance for utterance in others if utterance.session == following]
         if validate_on == "speaker":
             speaker = _speakers(valid, following)[0]
@@ -85,7 +95,7 @@ def split(utterances: Iterable[Utterance], session: str, selection: str, validat
 
     for one in splits:
         check_classes(one, classes, f"holding out session {session}", allow_missing_classes)
-        if selection not in OPTIMISTIC:
+        if selection not in OPTIMISTIC and not allow_shared_speakers:
             check_speakers(one)
     return splits
 
@@ -204,7 +214,8 @@ def check_speakers(split: Split) -> None:
             if utterance.speaker and first != part:
                 raise ValueError(f"{split.name}: speaker {utterance.speaker} is in the {first} part ({other.id}) and "
                                  f"in the {part} part ({utterance.id}); the result would be optimistic: give each "
-                                 f"speaker one session, or choose a protocol marked so ({', '.join(OPTIMISTIC)})")
+                                 "speaker one session, or take it so, marked: --allow-shared-speakers, or --selection "
+                                 f"{', '.join(OPTIMISTIC)}")
 
 
 def check_classes(split: Split, classes: Sequence[str], where: str, allow_missing: bool) -> None:
@@ -253,6 +264,20 @@ def split_digest(split: Split) -> str:
     """Digest of who is in which part of a split, with which label, and with which votes where there are some."""
     return files.digest_of([[(u.id, u.label, *u.votes) for u in part]
                             for part in (split.train, split.valid, split.test)])
+
+
+def _check_parts_of_fixed(utterances: Sequence[Utterance], selection: str, validate_on: str) -> None:
+    """Raise ValueError where a fixed split lacks a part that the protocol needs, or a protocol another validation."""
+    there_are = {utterance.session for utterance in utterances}
+    needed = [folds.TRAINED, folds.TESTED, *([folds.VALIDATED] if selection == "clean" else [])]
+    for part in needed:
+        if part not in there_are:
+            way_out = ", or choose --selection last, which selects nothing" if part == folds.VALIDATED else ""
+            raise ValueError(f"the split has no labelled utterance in the part {part}, which selection {selection} "
+                             f"needs; fill in the manifest's column split{way_out}")
+    if selection == "clean" and validate_on == "speaker":
+        raise ValueError("--validate-on speaker takes a speaker out of the training sessions; a fixed split says who "
+                         f"validates: its part {folds.VALIDATED}")
 
 
 def _check_spelling(utterances: Sequence[Utterance]) -> None:

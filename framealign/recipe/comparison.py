@@ -183,9 +183,10 @@ def protocol_of(of_seed: dict[str, dict]) -> dict:
 
 
 def missing_lines(of_seed: dict[str, dict]) -> list[str]:
-    """A line for each session a part of which lacks a class, the same for every seed."""
+    """A line for each fold a part of which lacks a class, the same for every seed."""
     *_, last = of_seed.values()
-    return [f"session {session}: {results.missing_words(names)}" for session, names in last["missing"].items()]
+    kind = results.kind_of_fold(last["protocol"])
+    return [f"{kind} {name}: {results.missing_words(names)}" for name, names in last["missing"].items()]
 
 
 def ablation(collected: dict[str, dict[str, dict]]) -> str:

@@ -9,8 +9,8 @@ from framealign.sound.frames import SAMPLE_RATE
 from framealign.corpus.protocols import Split
 from framealign.corpus.utterance import summary
 from framealign.emotion.emotion_model import LEAST_WEIGHT
-from framealign.recipe.results import (NAMES, NO_INTERVAL, OVER_TIME, claim, interval_words, missing_classes,
-                                       missing_words, over_time_cell)
+from framealign.recipe.results import (NAMES, NO_INTERVAL, OVER_TIME, SHARED_SPEAKERS, claim, interval_words,
+                                       missing_classes, missing_words, over_time_cell, shares_speakers)
 
 USE = """Recognising which of these emotions speech of about 1 to 60 s expresses, and when: for research, teaching, and
 material where a mistake harms nobody. The model uses how something is said and knows nothing of what is meant.
@@ -77,6 +77,8 @@ def results_lines(results: dict) -> list[str]:
     lines.append("")
     if results["optimistic"]:
         lines[-1:] = ["", "**Optimistic**: this selection looks at the test session before the test.", ""]
+    if shares_speakers(results.get("protocol", {})):
+        lines[-1:] = ["", f"**Optimistic**: {SHARED_SPEAKERS}.", ""]
 
     lines += ["| truth \\ predicted | " + " | ".join(classes) + " | recall |", "|---|" + "--:|" * (len(classes) + 1)]
     for name, row in zip(classes, test["confusion"]):
@@ -122,8 +124,12 @@ def data_lines(results: dict, splits: list[Split]) -> list[str]:
     parts = [f"{part} {number}" for part, number in results["num_utterances"].items()]
     train_speakers = {utterance.speaker for utterance in split.train if utterance.speaker}
     test_speakers = {utterance.speaker for one in splits for utterance in one.test if utterance.speaker}
+    in_both = len(train_speakers & test_speakers)
+    in_test = f"{len(test_speakers) or 'unknown'} others"
+    if in_both:
+        in_test = f"{len(test_speakers)} ({in_both} of them the same)"
     hours = sum(utterance.num_samples for utterance in split.train) / SAMPLE_RATE / 3600
     return [f"Utterances: {', '.join(parts)}; {hours:.2f} hours and {len(train_speakers) or 'unknown'} speakers in "
-            f"training, {len(test_speakers) or 'unknown'} others in the test. `trained_on.tsv` names each utterance of "
+            f"training, {in_test} in the test. `trained_on.tsv` names each utterance of "
             "training and validation. Trained on:", "",
             "```", summary(split.train), "```"]

@@ -21,7 +21,7 @@ import torch
 
 from framealign.runtime import distributed, files, lock, log
 from framealign.runtime.settings import as_dict
-from framealign.corpus import frame_truth, manifest, protocols
+from framealign.corpus import folds, frame_truth, manifest, protocols
 from framealign.corpus.protocols import Split, class_names, merged_labels, merged_words, split_digest
 from framealign.corpus.utterance import Utterance, corpus_description
 from framealign.hubert.hubert_config import HubertConfig
@@ -85,6 +85,7 @@ class Recipe:
         distributed.autocast(self.device, config.precision)         # an unknown precision is an error now
         self.classes = class_names(config.classes)
         self.merged = merged_words(merged_labels(config.merge, self.classes))
+        self.folds = folds.described(config.folds, config.folds_seed)
         self.utterances = read_utterances(config) if utterances is None else utterances
         self.pretraining_utterances = protocols.pretraining_utterances(self.utterances, config.session,
                                                                        config.pretrain_data)
@@ -120,7 +121,7 @@ class Recipe:
     def splits(self, selection: str) -> list[Split]:
         """Who is trained, selected and tested on. Raises ValueError where the corpus does not allow the protocol."""
         return protocols.split(self.utterances, self.config.session, selection, self.config.validate_on, self.classes,
-                               self.config.allow_missing_classes)
+                               self.config.allow_missing_classes, self.config.allow_shared_speakers)
 
     def room(self) -> dict[Path, int]:
         """Bytes that each folder may take on the disk at most, of stages that are not finished."""
@@ -311,7 +312,7 @@ def fine_tuning(recipe: Recipe, method: str, start: Stage, selection: str) -> St
                                recipe.classes, config, run) | {"protocol": protocol}
         write_results(recipe, folder, result, splits)
 
-    settings = recipe.common | {"finetune": as_dict(config), "session": recipe.config.session,
+    settings = recipe.common | {"finetune": as_dict(config), "folds": recipe.folds, "session": recipe.config.session,
                                 "classes": recipe.classes, "merged": recipe.merged,
                                 "split": [split_digest(split) for split in splits],
                                 "precision": recipe.config.precision, "pretrain_data": recipe.config.pretrain_data}
@@ -366,8 +367,8 @@ def frame_stage(recipe: Recipe, start: Stage, splits: list[Split], on_truth: boo
         write_results(recipe, folder, result, [known])
 
     name += "-bound" if on_truth else ""
-    settings = recipe.common | {"frames": as_dict(config), "session": recipe.config.session, "classes": recipe.classes,
-                                "merged": recipe.merged, "split": split_digest(split),
+    settings = recipe.common | {"frames": as_dict(config), "folds": recipe.folds, "session": recipe.config.session,
+                                "classes": recipe.classes, "merged": recipe.merged, "split": split_digest(split),
                                 "precision": recipe.config.precision}
     return Stage(name, recipe.fold / name, ("recogniser", "results.json", "predictions.csv"), settings, [start], make,
                  protocol=protocol, room=2 * preflight.training_bytes(recipe.base.config, config))
@@ -385,13 +386,25 @@ def protocol_of(recipe: Recipe, selection: str = "") -> dict:
     protocol = {"hubert": config.hubert, "base_digest": recipe.base.digest, "preset": config.preset,
                 "pretrain_data": config.pretrain_data, "seed": config.seed}
     if selection:
-        protocol["selection"] = selection
+        protocol |= {"folds": recipe.folds, "selection": selection}
+        if folds.in_two(recipe.utterances):
+            protocol["speakers"] = folds.SHARED
         if selection == "clean":
             protocol["validate_on"] = config.validate_on
         protocol |= {"classes": recipe.classes, "merged": recipe.merged,
                      "training_crop_seconds": settings.max_seconds or "none",
                      "test_crop_seconds": settings.test_max_seconds or "none"}
     return protocol
+
+
+def check_folds(run: Path, wanted: str) -> None:
+    """Raise ValueError where a run's folder holds other folds, finished or begun, than are wanted (`folds.described`).
+    """
+    for record in sorted((*run.glob("session*/*/stage.json"), *run.glob("session*/*/begun.json"))):
+        recorded = (files.read_json(record).get("settings") or {}).get("folds", wanted)
+        if recorded != wanted:
+            raise ValueError(f"{run}: its folds are {recorded} ({record.parent}), not {wanted}; choose another --out "
+                             "folder")
 
 
 def run_sessions(config: SessionConfig, overrides: dict[str, str], redo: Redo | None = None,
@@ -404,6 +417,7 @@ def run_sessions(config: SessionConfig, overrides: dict[str, str], redo: Redo | 
     again = redo or Redo(config.out, config.redo)
     utterances = read_utterances(config) if utterances is None else utterances
     base = base or read_base(config, with_overrides(preset(config.preset), overrides))
+    check_folds(Path(config.out), folds.described(config.folds, config.folds_seed))
     sessions = [config.session]
     if config.session == "all":
         sessions = sorted({u.session for u in utterances if u.label}, key=lambda name: (len(name), name)) or [""]
@@ -423,7 +437,7 @@ def run_sessions(config: SessionConfig, overrides: dict[str, str], redo: Redo | 
         return tested
     with lock.held(config.out):
         for name, recipe in recipes.items():
-            log.say(f"== session {name} held out, method {config.method}")
+            log.say(f"== {folds.kind_of(recipe.folds)} {name} held out, method {config.method}")
             tested[name] = recipe.run(again)
         if redo is None:
             again.finish()

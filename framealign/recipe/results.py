@@ -13,6 +13,7 @@ import numpy as np
 
 from framealign.runtime import files
 from framealign.corpus import manifest
+from framealign.corpus.folds import SHARED, described, kind_of
 from framealign.corpus.protocols import SELECTIONS
 from framealign.corpus.utterance import Utterance
 from framealign.emotion import metrics
@@ -33,6 +34,8 @@ OVER_TIME = {"eder": ("EDER", "of the time a wrong emotion, frame by frame: the 
              "emotional_auc": ("AUC emotional", "emotional frames above the others, by 1 - p(neutral); chance 0.5"),
              "class_auc": ("AUC class", "the same by p(the utterance's label)"),
              "boundary_f1": ("boundary F1", "of the segments' boundaries, within 0.2 s")}
+SHARED_SPEAKERS = ("speakers shared: some speakers of the test are in the training data, too; new speakers are "
+                   "recognised worse, and intervals are not for them")
 NO_INTERVAL = ("none: an interval needs two speakers that differ and, of UA and macro-F1, of each class utterances of "
                "two speakers")
 
@@ -255,12 +258,15 @@ def table(results: dict) -> str:
     lines = [protocol_line(protocol)]
     if protocol["optimistic"]:
         lines.append("optimistic: looks at the test session before the test")
-    lines += aligned([["session", "WA", "UA", "macro-F1", *classes, "utterances"], *table_rows(results)])
+    if shares_speakers(protocol):
+        lines.append(SHARED_SPEAKERS)
+    kind = kind_of_fold(protocol)
+    lines += aligned([[kind, "WA", "UA", "macro-F1", *classes, "utterances"], *table_rows(results)])
 
     lines.append("mean, deviation: of the folds as the selection reports them; pooled: once over all test predictions")
     if results["reference"]:
         lines.append("reference: the same trainings, epoch and score as the released code chooses them: optimistic")
-    lines += [f"session {session}: {missing_words(names)}" for session, names in results["missing"].items()]
+    lines += [f"{kind} {name}: {missing_words(names)}" for name, names in results["missing"].items()]
     words = ", ".join(f"{NAMES[name]} {interval_words(ends)}" for name, ends in pooled["interval_95"].items())
     lines.append(f"95 % intervals, pooled, {claim(pooled['interval_over'])}: {words}")
     if None in pooled["interval_95"].values():
@@ -271,16 +277,16 @@ def table(results: dict) -> str:
     lines += aligned([["", *classes], *counts])
     if any("frames" in fold or "over_time" in fold for fold in results["folds"].values()):
         lines += ["emotion over time, by stage: UA of utterances; where the truth is known, % of the time that has a "
-                  "wrong emotion; AUC and F1", *over_time_rows(results["folds"])]
+                  "wrong emotion; AUC and F1", *over_time_rows(results["folds"], kind)]
     return "\n".join(lines)
 
 
-def over_time_rows(folds: Mapping[str, Mapping]) -> list[str]:
+def over_time_rows(folds: Mapping[str, Mapping], kind: str = "session") -> list[str]:
     """UA and scores of the emotion over time (`diarization.scores`) of each fold's recognisers, as lines.
 
-    Of each stage, its folds and with several of them their mean.
+    Of each stage, its folds and with several of them their mean. kind: what a fold is (`kind_of_fold`).
     """
-    rows = [["stage", "session", "UA", *(name for name, _ in OVER_TIME.values()), "utterances"]]
+    rows = [["stage", kind, "UA", *(name for name, _ in OVER_TIME.values()), "utterances"]]
     by_stage: dict[str, dict[str, Mapping]] = {}
     for session, fold in folds.items():
         for stage, tested in {fold["folder"].name: fold, **fold.get("frames", {})}.items():
@@ -296,6 +302,16 @@ def over_time_rows(folds: Mapping[str, Mapping]) -> list[str]:
             rows.append([stage, session, *(over_time_cell(scores, key) for key in ("ua", *OVER_TIME)),
                          str(scores.get("num_utterances") or "")])
     return aligned(rows)
+
+
+def kind_of_fold(protocol: Mapping) -> str:
+    """What is held out of a run with this protocol: a session, a speaker, a group or a part."""
+    return kind_of(protocol.get("folds", described("session")))
+
+
+def shares_speakers(protocol: Mapping) -> bool:
+    """Whether a protocol lets speakers be trained and tested on."""
+    return protocol.get("speakers") == SHARED
 
 
 def over_time_cell(scores: Mapping, key: str) -> str:

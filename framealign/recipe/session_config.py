@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from framealign.runtime.settings import flag_of, setting
+from framealign.corpus import folds, manifest
 from framealign.corpus.importers import iemocap
 from framealign.corpus.protocols import SELECTIONS, class_names, merged_labels, of_classes
 from framealign.corpus.utterance import CLASSES, Utterance
@@ -28,7 +29,13 @@ class SessionConfig:
     codebook: str = setting("", "codebook of tapt-units, e.g. the released 500 clusters; without it one is fitted")
     preset: str = setting("base", "size and settings: tiny, small, base or large")
     out: str = setting("runs/session", "folder of all stages")
-    session: str = setting("1", "session held out for the test; `all`: each in turn")
+    session: str = setting("1", "session (or other fold) held out for the test; `all`: each in turn")
+    folds: str = setting(
+        "session", "what is held out: session (of the corpus), speakers (one by one), a number of balanced groups of "
+        "speakers, or split: the manifest's column split says who is train, valid and test")
+    folds_seed: int = setting(0, "draws the groups of speakers, whatever the seed of training")
+    allow_shared_speakers: bool = setting(
+        False, "take a split in which speakers of the test are trained on, too; results say so")
     method: str = setting("", "finetune, tapt, align (default), multiscale; `all`: one by one")
     clusters: str = setting("", "clusters of align, e.g. 50, or of multiscale, e.g. 32,64,128; without it the preset's")
     selection: str = setting("clean", "protocol: clean, last, speaker, reference or best-test")
@@ -73,6 +80,11 @@ class SessionConfig:
         if self.bound and not self.frames:
             raise ValueError("--bound is beside the stage `frames`: not with --no-frames")
         merged_labels(self.merge, class_names(self.classes))
+        folds.check(self.folds)
+        if self.folds == "split":
+            if self.session not in ("1", "all", folds.TESTED):
+                raise ValueError(f"--folds split holds the part {folds.TESTED} out, got --session {self.session}")
+            object.__setattr__(self, "session", folds.TESTED)
 
     def of(self, method: str) -> "SessionConfig":
         """The same for one of the methods of `all`; clusters go to the one that takes so many."""
@@ -86,14 +98,25 @@ def method_of(clusters: str) -> str:
 
 
 def read_utterances(config: SessionConfig) -> list[Utterance]:
-    """The corpus, its sound files' headers checked. Utterances of another label than the classes' become unlabelled:
-    pretraining takes their sound, fine-tuning and test leave them out.
+    """The corpus, its sound files' headers checked, each utterance's fold in `session` (`folds.in_folds`).
+
+    Utterances of another label than the classes' become unlabelled: pretraining takes their sound, fine-tuning and test
+    leave them out. Raises ValueError, with the lines of a table, for a fixed split that shares speakers, unless that is
+    allowed.
     """
     if config.iemocap:
         utterances = iemocap.read(config.iemocap, config.allow_partial)
     else:
         utterances = preflight.read_corpus(config.corpus)
-    return of_classes(utterances, class_names(config.classes), config.merge)
+    utterances = of_classes(utterances, class_names(config.classes), config.merge)
+    utterances = folds.in_folds(utterances, config.folds, config.folds_seed)
+    shared = folds.in_two(utterances) if config.folds == "split" and not config.allow_shared_speakers else None
+    if shared:
+        sides = [f"{one.split} at {manifest.line_of(config.corpus, one)}" for one in shared]
+        raise ValueError(f"speaker {shared[0].speaker} is on two sides of the split, {' and '.join(sides)}; the result "
+                         "would be optimistic: put each speaker on one side, or take it so, marked, with "
+                         "--allow-shared-speakers")
+    return utterances
 
 
 def tested_stage(method: str, selection: str) -> str:

@@ -6,6 +6,7 @@ session does. Everything is read from the run's folder, so a page can be made ag
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -25,13 +26,13 @@ from framealign.emotion import diarization, metrics
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.predictions import Predictions
 from framealign.emotion.recogniser import Recogniser
-from framealign.recipe.results import (NAMES, NO_INTERVAL, OVER_TIME, claim, interval_words, missing_words,
-                                       over_time_cell, utterances_of)
+from framealign.recipe.results import (NAMES, NO_INTERVAL, OVER_TIME, SHARED_SPEAKERS, claim, interval_words,
+                                       kind_of_fold, missing_words, over_time_cell, shares_speakers, utterances_of)
 from framealign.recipe.session_config import METHODS, TINY, frames_stage, named_by_selection
 from framealign.report import charts, curves, html_document, timeline, unit_analysis
 from framealign.report.charts import Group
 from framealign.report.html_document import card, facts, grid, section
-from framealign.report.svg import colours, element, shade
+from framealign.report.svg import colours, element, escape, shade
 
 ORDER = ("mfcc-units", "scratch-1", "scratch-units", "scratch-2", "tapt-units", "tapt-pretrain", "tapt-finetune",
          "align-units", "align-pretrain", "multiscale-units", "multiscale-pretrain")
@@ -100,6 +101,11 @@ class Fold:
     @property
     def classes(self) -> list[str]:
         return self.results["classes"]
+
+    @property
+    def kind(self) -> str:
+        """What is held out: a session, a speaker, a group or a part."""
+        return kind_of_fold(self.results["protocol"])
 
     @property
     def seed(self) -> int:
@@ -197,9 +203,10 @@ def write(fold: Fold) -> Path:
     parts["map"] = ("Map", map_section(fold, units, utterances))
     parts["utterances"] = ("Utterances", utterances_section(fold, units, utterances))
 
-    title = f"Session {fold.session} held out, method {fold.method}"
-    subtitle = (f"framealign: {', '.join(fold.classes)}; tested on {fold.results['num_utterances']['test']} utterances "
-                "of speakers that are not in the training data")
+    title = f"{fold.kind.capitalize()} {fold.session} held out, method {fold.method}"
+    subtitle = (f"framealign: {', '.join(fold.classes)}; tested on {fold.results['num_utterances']['test']} utterances")
+    if not shares_speakers(fold.results["protocol"]):
+        subtitle += " of speakers that are not in the training data"
     body = html_document.head(title, subtitle, [(place, name) for place, (name, _) in parts.items()])
     body += element("main", [content for _, content in parts.values()])
     place = fold.run / f"session{fold.session}" / file_name(fold.collected["protocol"])
@@ -227,27 +234,27 @@ def file_name(protocol: Mapping[str, object]) -> str:
 def overview(run: Path, collected: dict) -> Path:
     """Make `RUN/report.html`: all finished folds together, with links to their own pages."""
     protocol = collected["protocol"]
-    method, page = protocol["method"], file_name(protocol)
+    method, page, kind = protocol["method"], file_name(protocol), kind_of_fold(protocol)
     classes, pooled, folds = collected["protocol"]["classes"], collected["pooled"], collected["folds"]
     rows, columns = [], by_fold(run, collected)
     for number, (name, fold) in enumerate(folds.items()):
-        rows.append([f"session {name}", *(per_cent(values[number]) for values in columns.values()),
+        rows.append([f"{kind} {name}", *(per_cent(values[number]) for values in columns.values()),
                      str(fold["num_utterances"]["test"])])
     known = [[value for value in values if value is not None] for values in columns.values()]
     rows.append(["mean", *(per_cent(np.mean(values)) for values in known), ""])
 
     total = sum(map(sum, pooled["confusion"]))
-    content = missing_notes(collected["missing"])
+    content = caveats(protocol, protocol["optimistic"]) + missing_notes(collected["missing"], kind)
     content += headline(pooled, len(classes), f"pooled over {total} test utterances of {len(folds)} folds")
     is_scored = len(columns) > len(SCORES)
     content += grid([card("By fold, %", charts.table(["", *columns, "n"], rows), EDER if is_scored else "", is_scored),
                      card("Confusion, pooled", charts.confusion(pooled["confusion"], classes)),
-                     recall_card(classes, folds)])
+                     recall_card(classes, folds, kind)])
     content += card("Protocol: what the numbers mean", protocol_facts(collected["protocol"]))
 
     title = f"{len(folds)} folds, method {method}"
-    body = html_document.head(title, "framealign: one session held out at a time, pooled over all test utterances")
-    body += element("nav", [element("a", f"session {name}", href=f"session{name}/{page}")
+    body = html_document.head(title, f"framealign: one {kind} held out at a time, pooled over all test utterances")
+    body += element("nav", [element("a", escape(f"{kind} {name}"), href=f"session{quote(name)}/{page}")
                             for name in folds])
     body += element("main", section("result", "Result", content))
     return save(run / page, html_document.document(title, body))
@@ -274,17 +281,15 @@ def per_cent(share: float | None) -> str:
 def result_section(fold: Fold) -> str:
     """Headline with intervals, confusion, recall by class and by fold, the protocol."""
     results, classes = fold.results, fold.classes
-    content = ""
-    if results["optimistic"]:
-        content += element("p", "Optimistic: this selection looks at the test session before the test.", class_="wrong")
+    content = caveats(results["protocol"], results["optimistic"])
     missing = fold.collected["missing"]
-    content += missing_notes({fold.session: missing[fold.session]} if fold.session in missing else {})
+    content += missing_notes({fold.session: missing[fold.session]} if fold.session in missing else {}, fold.kind)
     content += headline(results["test"] | results["reported"], len(classes),
                         f"{results['num_utterances']['test']} test utterances, one fold")
     folds = fold.collected["folds"]
     content += grid([card("Confusion", charts.confusion(results["test"]["confusion"], classes),
                           "Each row: how the utterances of one true class were recognised."),
-                     recall_card(classes, folds if len(folds) > 1 else {fold.session: results})])
+                     recall_card(classes, folds if len(folds) > 1 else {fold.session: results}, fold.kind)])
     settings = results["protocol"] | {"method": fold.method, "selected epoch": results["selected_epoch"]}
     content += card("Protocol: what the numbers mean", protocol_facts(settings | results["num_utterances"]))
     return section("result", "Result", content)
@@ -302,19 +307,27 @@ def headline(scores: dict, num_classes: int, note: str) -> str:
     return charts.headline([(name, scores[key], intervals.get(key), words) for key, name, words in rows])
 
 
-def missing_notes(missing: Mapping[str, dict[str, list[str]]]) -> str:
-    """A line for each session a part of which lacks a class."""
-    return "".join(element("p", f"Session {session}: {missing_words(names)}.", class_="wrong")
-                   for session, names in missing.items())
+def caveats(protocol: Mapping[str, object], is_optimistic: bool) -> str:
+    """Why numbers promise too much, where they do."""
+    reasons = ["Optimistic: this selection looks at the test session before the test."] if is_optimistic else []
+    if shares_speakers(protocol):
+        reasons.append(f"Optimistic: {SHARED_SPEAKERS}.")
+    return "".join(element("p", reason, class_="wrong") for reason in reasons)
 
 
-def recall_card(classes: Sequence[str], folds: Mapping[str, dict]) -> str:
-    """Recall by class, and by fold where there are several."""
+def missing_notes(missing: Mapping[str, dict[str, list[str]]], kind: str) -> str:
+    """A line for each fold a part of which lacks a class. kind: what a fold is."""
+    return "".join(element("p", escape(f"{kind.capitalize()} {name}: {missing_words(names)}."), class_="wrong")
+                   for name, names in missing.items())
+
+
+def recall_card(classes: Sequence[str], folds: Mapping[str, dict], kind: str) -> str:
+    """Recall by class, and by fold where there are several. kind: what a fold is."""
     rows = []
     for name, fold in folds.items():
         counts = [sum(row) for row in fold["test"]["confusion"]]
         shares = [fold["test"]["recall"][label] if count else None for label, count in zip(classes, counts)]
-        rows.append((f"session {name}", shares, counts))
+        rows.append((f"{kind} {name}", shares, counts))
     return card("Recall by class and fold" if len(rows) > 1 else "Recall by class", charts.recalls(classes, rows))
 
 
