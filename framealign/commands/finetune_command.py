@@ -35,6 +35,7 @@ class FinetuneRun:
         "session", "what clean selection validates on: session (a whole training session) or speaker (one of it)")
     allow_missing_classes: bool = setting(
         False, "take a validation or test part without some class; UA and macro-F1 are then over the others")
+    allow_shared_speakers: bool = setting(False, "take speakers of the test that are trained on, too")
     init_from: str = setting("", "model directory or file (encoder only)")
     preset: str = setting("base", "settings: tiny, small, base or large")
     classes: str = setting(",".join(CLASSES), "separated by commas, in the order of the classifier")
@@ -95,10 +96,10 @@ def read_splits(config: FinetuneRun, training: FinetuneConfig, classes: list[str
     if config.corpus:
         utterances = protocols.of_classes(read_corpus(config.corpus), classes, config.merge)
         return utterances, protocols.split(utterances, config.session, training.selection, config.validate_on, classes,
-                                           config.allow_missing_classes)
+                                           config.allow_missing_classes, config.allow_shared_speakers)
 
     required(config, "test")
-    overlap = training.selection in OPTIMISTIC
+    overlap = training.selection in OPTIMISTIC or config.allow_shared_speakers
     split = scp.read_split(config.train, config.valid or None, config.test, overlap, classes, config.merge)
     protocols.check_classes(split, classes, split.name, config.allow_missing_classes)
     by_id = {u.id: u for part in (split.train, split.valid, split.test) for u in part}

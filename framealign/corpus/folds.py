@@ -59,8 +59,8 @@ def in_folds(utterances: Sequence[Utterance], folds: str, seed: int = 0) -> list
         return _in_parts(utterances)
     unknown = next((utterance for utterance in utterances if utterance.label and not utterance.speaker), None)
     if unknown is not None:
-        raise ValueError(f"utterance {unknown.id} has no speaker, and --folds {folds} keeps speakers apart; fill in the "
-                         "manifest's column speaker")
+        raise ValueError(f"utterance {unknown.id} has no speaker, and --folds {folds} keeps speakers apart; fill in "
+                         "the manifest's column speaker")
     if folds == "speakers":
         return [dataclasses.replace(utterance, session=utterance.speaker) for utterance in utterances]
     group_of = speaker_groups(utterances, int(folds), seed)

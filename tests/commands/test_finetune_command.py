@@ -94,6 +94,21 @@ def test_a_list_that_lacks_a_class_needs_the_flag(tones, lists, small_base, tmp_
     assert "| no utterances |" in card
 
 
+def test_a_speaker_on_two_sides_needs_the_flag_and_is_marked(tones, small_base, tmp_path):
+    moved = next(u for u in tones if u.session == "2")
+    table = tmp_path / "shared.tsv"
+    manifest.write(table, [dataclasses.replace(u, session="1") if u is moved else u for u in tones])
+    config = FinetuneRun(corpus=str(table), init_from=str(small_base), out=str(tmp_path / "run"), device="cpu",
+                         allow_missing_classes=True)
+    with pytest.raises(ValueError, match=f"speaker {moved.speaker} is in the .*--allow-shared-speakers"):
+        finetune_command.run(config, dataclasses.replace(SMALL.finetune, selection="last"))
+    assert not (tmp_path / "run").exists()
+    finetune_command.run(dataclasses.replace(config, allow_shared_speakers=True),
+                         dataclasses.replace(SMALL.finetune, selection="last"))
+    card = (tmp_path / "run" / "recogniser" / "README.md").read_text()
+    assert "**Optimistic**: speakers shared" in card and "(1 of them the same) in the test" in card
+
+
 def test_finetuning_by_lists(tones, lists, small_base, tmp_path):
     config = FinetuneRun(**lists, init_from=str(small_base), out=str(tmp_path / "run"), device="cpu")
     finetune_command.run(config, SMALL.finetune)

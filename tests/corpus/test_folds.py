@@ -164,7 +164,7 @@ def test_a_fixed_split_trains_validates_and_tests_on_its_parts():
         [u.id for u in corpus if u.split == name and u.label] for name in PARTS]
     for selection in ("last", "best-test"):
         part, = protocols.split(folded, "test", selection)
-        assert not part.valid and {u.split for u in part.train} == {"train"} and {u.split for u in part.test} == {"test"}
+        assert [{u.split for u in one} for _, one in part.parts()] == [{"train"}, set(), {"test"}]
     ways = protocols.split(folded, "test", "speaker")
     assert len(ways) == 3 and all({u.split for u in way.train} == {"train"} for way in ways)
     assert {u.split for u in protocols.pretraining_utterances(folded, "test", "inductive")} == {"train", "valid", ""}

@@ -26,7 +26,7 @@ from framealign.units.units import Units
 from framealign.emotion import metrics
 from framealign.emotion.recogniser import Recogniser
 from framealign.training import checkpoint, finetune, optimiser
-from framealign.recipe import recipe, session_config
+from framealign.recipe import recipe, results, session_config
 from framealign.recipe.presets import preset
 
 ALIGN = ["tapt-units", "tapt-pretrain", "tapt-finetune", "align-units", "align-pretrain", "ser-finetune"]
@@ -641,6 +641,72 @@ def test_two_ranks_make_what_one_makes(world, finished):
     assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
 
 
+# Other folds than the corpus' sessions
+
+@pytest.mark.parametrize("kind, described", [("speakers", "by speaker"), ("3", r"3 groups of speakers \(seed 0\)"),
+                                             ("split", "fixed split")])
+def test_a_run_has_one_kind_of_folds(world, finished, table, kind, described):
+    """Other folds are refused at once, even where their folders would have other names."""
+    give_splits(table, {"1": "train", "2": "valid", "3": "test"})
+    before = small.digests(finished)
+    for redo in ("", "all"):
+        with pytest.raises(ValueError, match=rf"its folds are by session \(\S+\), not {described}; choose another --o"):
+            world.run("finished", corpus=str(table), folds=kind, session="all", redo=redo)
+    assert small.digests(finished) == before
+
+
+def give_splits(table: Path, part_of: dict[str, str], others: dict[int, str] | None = None) -> None:
+    """Write the column split by session, and other cells by number of the utterance."""
+    parts = [dataclasses.replace(u, split=(others or {}).get(number, part_of[u.session]))
+             for number, u in enumerate(manifest.read(table))]
+    manifest.write(table, parts)
+
+
+@pytest.mark.parametrize("kind, names, word", [
+    ("speakers", [f"Ses0{session}{gender}" for session in (1, 2, 3) for gender in "FM"], "speaker"),
+    ("3", ["1", "2", "3"], "group")])
+def test_folds_of_speakers_make_one_table(world, table, kind, names, word):
+    tested = world.run(f"folds-{kind}", corpus=str(table), folds=kind, session="all", method="finetune")
+    run = world.folder / f"folds-{kind}"
+    assert [*tested] == names and all((run / f"session{name}" / "recogniser").exists() for name in names)
+    collected = results.collect(run, "finetune")
+    assert sorted(collected["predictions"].ids) == sorted(u.id for u in manifest.read(table))
+    assert collected["protocol"]["folds"] == {"speakers": "by speaker", "3": "3 groups of speakers (seed 0)"}[kind]
+    lines = [line.split() for line in results.table(collected).splitlines()]
+    header = next(i for i, line in enumerate(lines) if line[:2] == [word, "WA"])
+    assert [line[0] for line in lines[header + 1:header + 1 + len(names)]] == names
+    card = (run / f"session{names[0]}" / "recogniser" / "README.md").read_text()
+    assert f"- folds: {collected['protocol']['folds']}\n" in card
+
+
+def test_a_fixed_split_is_one_fold(world, table):
+    give_splits(table, {"1": "test", "2": "train", "3": "valid"})
+    (name, tested), = world.run("fixed", corpus=str(table), folds="split", method="finetune").items()
+    assert name == "test" and tested["num_utterances"] == {"train": 8, "valid": 8, "test": 8}
+    assert tested["protocol"]["folds"] == "fixed split" and "speakers" not in tested["protocol"]
+    assert {u.session for u in manifest.read(world.folder / "fixed" / "corpus.tsv")} == {"train", "valid", "test"}
+    with pytest.raises(ValueError, match="--folds split holds the part test out, got --session 2"):
+        world.run("fixed", corpus=str(table), folds="split", session="2")
+
+
+def test_a_split_that_shares_speakers_names_both_lines_and_may_be_marked(world, table):
+    give_splits(table, {"1": "test", "2": "train", "3": "valid"}, {0: "train"})
+    lines = table.read_text().splitlines()
+    assert lines[1].endswith("train") and lines[2].endswith("test")
+    mate = next(i for i, line in enumerate(lines[2:], 3) if line.split("\t")[4] == lines[1].split("\t")[4])
+    with pytest.raises(ValueError, match=rf"speaker Ses01\w is on two sides of the split, train at {table}:2 and "
+                                         rf"test at {table}:{mate}; .*--allow-shared-speakers"):
+        world.run("shared", corpus=str(table), folds="split", method="finetune")
+    assert not (world.folder / "shared").exists()
+    world.run("shared", corpus=str(table), folds="split", method="finetune", allow_shared_speakers=True)
+    collected = results.collect(world.folder / "shared", "finetune")
+    assert collected["protocol"]["speakers"] == "shared"
+    assert "speakers shared" in results.protocol_line(collected["protocol"])
+    assert results.SHARED_SPEAKERS in results.table(collected).splitlines()
+    card = (world.folder / "shared/sessiontest/recogniser/README.md").read_text()
+    assert f"**Optimistic**: {results.SHARED_SPEAKERS}." in card and "2 (1 of them the same) in the test" in card
+
+
 # What is refused
 
 @pytest.mark.parametrize("changes, message", [
@@ -663,6 +729,9 @@ def test_two_ranks_make_what_one_makes(world, finished):
     ({"classes": "happy,afraid"}, "has no utterance labelled afraid"),
     ({"merge": "calm=serene"}, "--merge counts calm as serene, which is no class; classes: neutral, happy"),
     ({"merge": "calm=sad"}, r"--merge names calm, and no utterance has that label; there are: \w+, \w+, \w+, \w+"),
+    ({"folds": "each"}, "--folds must be session, speakers, split or a number of groups of speakers.*got 'each'"),
+    ({"folds": "7"}, "--folds 7 makes 7 groups of speakers, and there are 6 speakers"),
+    ({"folds": "split"}, "--folds split needs the manifest's column split"),
     ({"device": "tpu"}, "--device must be auto, cpu, cuda or mps, got tpu"),
     ({"precision": "half"}, "--precision must be auto, float32 or bfloat16, got half"),
     ({"codebook": "/wrong.npy"}, "/wrong.npy: No such file"),
