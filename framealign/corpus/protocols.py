@@ -166,13 +166,10 @@ def of_classes(utterances: Sequence[Utterance], classes: Sequence[str], merge: s
     label names a class, or none is one that is to be merged.
     """
     merged = merged_labels(merge, classes)
-    chosen = [dataclasses.replace(utterance, label=class_of(utterance.label, classes, merged),
-                                  votes=annotator_votes.of_classes(utterance.votes, classes, merged))
-              for utterance in utterances]
     if merge:
         check_merged(utterances, classes, merged)
         log.say_once(f"merged: {merged_words(merged)}")
-        chosen = [_with_merged_truth(utterance, classes, merged) for utterance in chosen]
+    chosen = named_by_classes(utterances, classes, merge)
     others = Counter(u.label for u, one in zip(utterances, chosen) if u.label and not one.label)
     if not others:
         return chosen
@@ -185,6 +182,15 @@ def of_classes(utterances: Sequence[Utterance], classes: Sequence[str], merge: s
     log.say_once(f"{others.total()} utterances with labels that are no class ({listed}) are left out of fine-tuning "
                  f"and test; classes: {', '.join(classes)}")
     return chosen
+
+
+def named_by_classes(utterances: Sequence[Utterance], classes: Sequence[str], merge: str = "") -> list[Utterance]:
+    """`of_classes` without a note or a check of the labels."""
+    merged = merged_labels(merge, classes)
+    chosen = [dataclasses.replace(utterance, label=class_of(utterance.label, classes, merged),
+                                  votes=annotator_votes.of_classes(utterance.votes, classes, merged))
+              for utterance in utterances]
+    return [_with_merged_truth(utterance, classes, merged) for utterance in chosen] if merge else chosen
 
 
 def check_merged(utterances: Iterable[Utterance], classes: Sequence[str], merged: Mapping[str, str]) -> None:
