@@ -1,21 +1,23 @@
 """The numbers of a run with the protocol beside them: per fold, pooled, by subset, over seeds, against another run.
 
-And those of a recogniser on another corpus.
+And those of a recogniser, or of several runs' recognisers, on other corpora.
 
     bin/evaluate.py runs/iemocap                        # writes results.json there
     bin/evaluate.py runs/iemocap --method all           # the ablation: finetune, tapt, align with paired differences
     bin/evaluate.py --compare runs/iemocap:tapt runs/iemocap:align      # or two runs, or two predictions.csv
-    bin/evaluate.py runs/iemocap/session1/recogniser --on joined/corpus.tsv     # the emotion over time, by its truth
+    bin/evaluate.py runs/iemocap/session1/recogniser --on ravdess.tsv joined/corpus.tsv     # any labelled corpora
+    bin/evaluate.py --matrix runs/emodb runs/ravdess --on emodb.tsv ravdess.tsv --out matrix.html
 """
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from framealign.runtime import files, log
-from framealign.corpus import frame_truth, protocols
-from framealign.corpus.utterance import class_of
-from framealign.emotion import diarization, planted_truth
-from framealign.emotion.recogniser import Recogniser
-from framealign.emotion.segments import MIN_SECONDS, check_smoothing
-from framealign.recipe import comparison, preflight, results, session_config
+from framealign.runtime import files, log, settings
+from framealign.corpus import protocols
+from framealign.recipe import comparison, cross_corpus, evaluation, session_config
+from framealign.recipe.evaluation import Corpus, EvaluationConfig, Model
+from framealign.recipe.trained_on import TrainedOn
+from framealign.report import matrix_page
 from framealign.commands import command_line
 
 
@@ -33,30 +35,54 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--compare", nargs=2, metavar="RUN",
                         help="paired differences of two runs on the same utterances: RUN, RUN:METHOD, RUN:frames or "
                         "a predictions.csv")
-    parser.add_argument("--on", metavar="TABLE",
-                        help="score a recogniser on this labelled corpus, of which the truth about frames is known: "
-                        "one made by prepare --join, ZED, a table with a column truth")
-    parser.add_argument("--smooth", type=float, default=MIN_SECONDS, metavar="SECONDS",
-                        help=f"of --on: no segment is shorter (default {MIN_SECONDS:g}, as of recognise)")
+    parser.add_argument("--matrix", nargs="+", metavar="RUN",
+                        help="with --on: the cross-corpus matrix, a row for each RUN, RUN:METHOD, RUN:frames or "
+                        "recogniser's directory")
+    parser.add_argument("--on", nargs="+", metavar="TABLE",
+                        help="test the recogniser on these labelled corpora, whatever they are; where the truth about "
+                        "frames is known (made by prepare --join, ZED, a column truth), over time too")
     parser.add_argument("--json", default="", metavar="FILE", help="of --on: also write the scores here")
-    parser.add_argument("--device", default="auto", help="of --on: auto, cpu, cuda or mps")
+    parser.add_argument("--predictions", default="", metavar="FILE",
+                        help="of --on: also write what is predicted, as CSV; of several tables a folder for them")
+    parser.add_argument("--out", default="", metavar="FILE",
+                        help="of --matrix: a page; beside it, in a folder of its name, each cell with its predictions "
+                        "is kept, and the same command continues")
+    settings.add_flags(parser, EvaluationConfig)
     args = parser.parse_args(arguments)
 
-    if args.on and not args.run:
-        raise ValueError("--on needs a recogniser's directory before it; --help shows an example")
-    if bool(args.run) == bool(args.compare):
-        raise ValueError("give either a run's folder or --compare with two; --help shows examples")
-    if args.json:
-        files.check_writable(Path(args.json).absolute().parent)
-    if args.on:
-        scores = on_corpus(args.run, args.on, args.smooth, args.device)
-        if args.json:
-            files.write_json(args.json, scores)
-        log.say(corpus_table(scores))
+    check(args)
+    config = settings.from_flags(args, EvaluationConfig())
+    if args.matrix:
+        on_each_other(args.matrix, args.on, config, args.out, args.json)
+    elif args.on:
+        on_corpora(args.run, args.on, config, args.predictions, args.json)
     elif args.compare:
         log.say(comparison.comparison(*args.compare, args.method, args.selection))
     else:
         log.say(run(args.run, args.method, args.selection))
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise ValueError for flags that do not belong together, or a place that cannot be written."""
+    if args.matrix and not args.on:
+        raise ValueError("--matrix needs corpora to test on: --on TABLE ...; --help shows an example")
+    if args.on and not (args.run or args.matrix):
+        raise ValueError("--on needs a recogniser's directory before it (or --matrix); --help shows an example")
+    if bool(args.run) + bool(args.compare) + bool(args.matrix) != 1:
+        raise ValueError("give either a run's folder or --compare with two, or --matrix with some; --help shows "
+                         "examples")
+    if args.matrix and args.predictions:
+        raise ValueError("--predictions is of one recogniser; a matrix keeps those of its cells beside --out")
+    for name, needs in (("json", "on"), ("predictions", "on"), ("out", "matrix")):
+        place = getattr(args, name)
+        if place and not getattr(args, needs):
+            raise ValueError(f"--{name} is of --{needs}; --help shows examples")
+        if place and Path(place).is_dir() and (name != "predictions" or len(args.on) == 1):
+            raise ValueError(f"--{name} {place}: a folder, must be a file")
+        if place and name == "out" and not Path(place).suffix:
+            raise ValueError(f"--out {place}: must be a page, as {place}.html; its cells are kept in {place}")
+        if place:
+            files.check_writable(Path(place).absolute().parent)
 
 
 def run(folder: str, method: str, selection: str) -> str:
@@ -77,29 +103,38 @@ def run(folder: str, method: str, selection: str) -> str:
     return comparison.ablation(collected) if method == "all" else comparison.table(collected)
 
 
-def on_corpus(model: str, table: str, min_seconds: float, device: str) -> dict:
-    """Scores of a recogniser on a labelled corpus: {"model", "corpus", "smooth_seconds", "over_time"}.
+def on_corpora(model: str, tables: Sequence[str], config: EvaluationConfig, predictions: str, json: str) -> None:
+    """Test a recogniser on labelled corpora and print a table of each; write predictions and scores where asked to.
 
-    "over_time": of the utterances whose truth about frames is known (`diarization.scores`). Raises ValueError for a
-    corpus without such, or none of the recogniser's classes, and as `check_smoothing`.
+    predictions: a file, of several corpora a folder. Raises ValueError as `evaluation.test`, before anything is
+    written.
     """
-    check_smoothing(min_seconds)
-    recogniser, utterances = Recogniser.from_pretrained(model, device), preflight.read_corpus(table)
-    if not any(class_of(utterance.label, recogniser.labels) for utterance in utterances):
-        raise ValueError(f"{table}: no label is one of the recogniser's classes, {', '.join(recogniser.labels)}")
-    if not any(map(frame_truth.exists, utterances)):
-        raise ValueError(f"{table}: of no utterance is it known when it is emotional; give a corpus that was joined "
-                         "(bin/prepare.py --join), ZED, or a table with a column truth")
-    labelled = protocols.of_classes(utterances, recogniser.labels)
-    recognised = planted_truth.recognised(recogniser, labelled)
-    return {"model": model, "corpus": table, "smooth_seconds": min_seconds,
-            "over_time": diarization.scores(recognised, min_seconds)}
+    names = cross_corpus.short_names(tables)
+    models = [Model(Path(model), TrainedOn.read(model))]
+    tested = {table: evaluation.test(models, Corpus(table), config) for table in tables}
+    scores = {table: {"model": model, "corpus": table} | evaluation.scores_of(one, config)
+              for table, one in tested.items()}
+    if predictions:
+        for name, one in zip(names, tested.values()):
+            several = Path(predictions) / f"{cross_corpus.file_name(name)}.csv"
+            one.sides[0].write(several if len(tables) > 1 else predictions)
+    if json:
+        files.write_json(json, scores[tables[0]] if len(tables) == 1 else {"corpora": list(scores.values())})
+    log.say("\n\n".join(evaluation.table(model, table, one) for table, one in scores.items()))
 
 
-def corpus_table(scores: dict) -> str:
-    """`on_corpus` as text: a line for each score."""
-    over_time = scores["over_time"]
-    rows = [[name, results.over_time_cell(over_time, key)] for key, (name, _) in results.OVER_TIME.items()]
-    lines = [f"{line}  {words}" for line, (_, words) in zip(results.aligned(rows), results.OVER_TIME.values())]
-    return "\n".join([f"{scores['model']} on {scores['corpus']}: {over_time['num_utterances']} utterances, segments of "
-                      f"at least {scores['smooth_seconds']:g} s; % of the time, AUC and F1", *lines])
+def on_each_other(rows: Sequence[str], columns: Sequence[str], config: EvaluationConfig, out: str, json: str) -> None:
+    """Print the cross-corpus matrix, and write its page where asked to. Raises ValueError, at the end, naming the cells
+    that failed.
+    """
+    matrix = cross_corpus.run(rows, columns, config, Path(out).with_suffix("") if out else None)
+    if json:
+        files.write_json(json, matrix)
+    log.say(cross_corpus.text(matrix))
+    if out:
+        matrix_page.write(out, matrix)
+        log.say(f"{out}: open it in a browser")
+    failed = cross_corpus.failures(matrix)
+    if failed:
+        more = f" | and {len(failed) - 3} more" if len(failed) > 3 else ""
+        raise ValueError(f"{len(failed)} of {len(rows) * len(columns)} cells failed: {' | '.join(failed[:3])}{more}")

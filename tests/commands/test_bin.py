@@ -318,11 +318,13 @@ def test_evaluate_scores_a_recogniser_on_a_joined_corpus(good, script, table, ba
     assert scores["over_time"]["eder"] == pytest.approx(np.mean(rates))
     assert scores["over_time"]["num_utterances"] == len(joined) and scores["smooth_seconds"] == 0.1
     assert re.search(rf"^ +EDER +{100 * np.mean(rates):.1f}  ", out, re.MULTILINE)
-    assert len(out.splitlines()) == 11 and f"{len(joined)} utterances, segments of at least 0.1 s" in out
+    assert f"{len(joined)} utterances whose truth is known, segments of at least 0.1 s" in out
+    assert "an older one: whether it was trained on some" in out
 
     for words, problem in ((["--on", spelt], "--on needs a recogniser's directory before it"),
                            ([tmp_path / "model", "--on", spelt, "--smooth", "-1"], "--smooth must be 0 or more"),
-                           ([tmp_path / "model", "--on", table], "of no utterance is it known when it is emotional"),
+                           ([tmp_path / "model", "--on", spelt, "--predictions", tmp_path], "a folder, must be a file"),
+                           (["--matrix", tmp_path / "model"], "--matrix needs corpora to test on: --on TABLE"),
                            ([tmp_path / "model", "--on", tmp_path / "bored.tsv"], "no label is one of the recogniser"),
                            ([base, "--on", spelt], "holds an encoder but no recogniser")):
         manifest.write(tmp_path / "bored.tsv", [dataclasses.replace(u, label="bored") for u in joined])
