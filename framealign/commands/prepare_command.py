@@ -83,10 +83,12 @@ def read(args: argparse.Namespace) -> list[Utterance]:
 def read_folder(folder: str, kind: str, allow_partial: bool) -> list[Utterance]:
     """The utterances of a published corpus's folder, of the given kind or, "", of the one that it looks like."""
     there = CorpusFolder(folder)
-    if not kind:
-        kind = corpus_kinds.guess(there)
-        log.say_once(f"{folder}: taken for {corpus_kinds.KINDS[kind].name} (--corpus-kind {kind}), by its layout")
-    return corpus_kinds.read(there, kind, allow_partial)
+    if kind:
+        return corpus_kinds.read(there, kind, allow_partial)
+    kind = corpus_kinds.guess(there)
+    utterances = corpus_kinds.read(there, kind, allow_partial)
+    log.say_once(f"{folder}: taken for {corpus_kinds.KINDS[kind].name} (--corpus-kind {kind}), by its layout")
+    return utterances
 
 
 def joined_summary(utterances: list[Utterance]) -> str:

@@ -1,9 +1,15 @@
 """The corpora that have an importer, by the name of their kind; which of them a folder is, by its layout."""
-from framealign.corpus.importers import emo_db, nemo, ravdess
+from framealign.corpus.importers import (aesdd, casia, crema_d, emo_db, emov_db, emovo, esd, iemocap, jl, meld,
+                                         msp_improv, msp_podcast, nemo, ravdess, savee, subesco, tess, urdu, zed)
 from framealign.corpus.importers.published_corpus import CorpusFolder, PublishedCorpus
 from framealign.corpus.utterance import Utterance
 
-KINDS: dict[str, PublishedCorpus] = {"ravdess": ravdess.CORPUS, "emodb": emo_db.CORPUS, "nemo": nemo.CORPUS}
+KINDS: dict[str, PublishedCorpus] = {
+    "iemocap": iemocap.CORPUS, "ravdess": ravdess.CORPUS, "crema-d": crema_d.CORPUS, "emodb": emo_db.CORPUS,
+    "savee": savee.CORPUS, "tess": tess.CORPUS, "meld": meld.CORPUS, "esd": esd.CORPUS, "emov-db": emov_db.CORPUS,
+    "jl": jl.CORPUS, "urdu": urdu.CORPUS, "subesco": subesco.CORPUS, "aesdd": aesdd.CORPUS, "nemo": nemo.CORPUS,
+    "emovo": emovo.CORPUS, "casia": casia.CORPUS, "msp-improv": msp_improv.CORPUS, "msp-podcast": msp_podcast.CORPUS,
+    "zed": zed.CORPUS}
 
 
 def read(folder: CorpusFolder, kind: str, allow_partial: bool = False) -> list[Utterance]:

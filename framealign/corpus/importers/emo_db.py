@@ -9,13 +9,13 @@ to 5, a man and a woman each, by number: (03, 08), (10, 09), (11, 13), (12, 14),
 import re
 from pathlib import PurePosixPath
 
-from framealign.corpus.importers.published_corpus import Entry, PublishedCorpus
+from framealign.corpus.importers.published_corpus import Counts, Entry, PublishedCorpus
 
 LABELS = {"W": "angry", "L": "boredom", "E": "disgust", "A": "fear", "F": "happy", "T": "sad", "N": "neutral"}
 MEN, WOMEN = ("03", "10", "11", "12", "15"), ("08", "09", "13", "14", "16")
-COUNTS = {"label": {"angry": 127, "boredom": 81, "disgust": 46, "fear": 69, "happy": 71, "sad": 62, "neutral": 79},
-          "speaker": {"03": 49, "08": 58, "09": 43, "10": 38, "11": 55, "12": 35, "13": 61, "14": 69, "15": 56,
-                      "16": 71}}
+COUNTS = Counts(
+    535, {"angry": 127, "boredom": 81, "disgust": 46, "fear": 69, "happy": 71, "sad": 62, "neutral": 79},
+    {"03": 49, "08": 58, "09": 43, "10": 38, "11": 55, "12": 35, "13": 61, "14": 69, "15": 56, "16": 71})
 _NAME = re.compile(r"(\d\d)([ab]\d\d)([A-Z])[a-z]?", re.ASCII | re.IGNORECASE)
 
 

@@ -1,13 +1,20 @@
-"""IEMOCAP (Busso et al. 2008): the folder that holds Session1 to Session5, checked against the published counts.
+"""IEMOCAP (English, acted and improvised by pairs): the folder that holds Session1 to Session5.
 
-Four classes, as usual for this corpus: neutral, angry, sad, and happy with excited. Whatever carries another label is
-left out: what the paper pretrains on, too, is these 5,531 utterances.
+Busso et al. 2008, Language Resources and Evaluation 42(4); sail.usc.edu/iemocap. On request, for research.
+
+`read` gives the four classes usual for this corpus, neutral, angry, sad, and happy with excited: what the paper
+pretrains on, too, is these 5,531 utterances. `CORPUS` keeps every label of its 10,039 utterances, with its evaluators'
+votes (self-reports are not counted; who names several emotions gives each a share). Both are compared with the
+published counts. Sessions are the corpus's, a woman and a man each.
 """
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from framealign.runtime import log
+from framealign.corpus.importers.published_corpus import (CorpusFolder, Counts, Entry, PublishedCorpus, cells_in_words,
+                                                          differing, settle, unusable_in_words, votes_cell)
 from framealign.corpus.manifest import UtteranceList, excerpt, noting, text_lines
 from framealign.corpus.utterance import Utterance, class_of
 
@@ -20,6 +27,12 @@ COUNTS = {"1": (384, 229, 194, 135, 143, 521, 528, 557),
           "4": (258, 327, 143, 65, 238, 534, 528, 503),
           "5": (384, 170, 245, 143, 299, 731, 590, 651)}
 OTHER_LABELS = ("fru", "sur", "fea", "dis", "oth", "xxx")           # in the corpus, not among the four classes
+WORDS = {"neu": "neutral", "ang": "angry", "sad": "sad", "hap": "happy", "exc": "excited", "fru": "frustrated",
+         "sur": "surprise", "fea": "fear", "dis": "disgust", "oth": "other", "xxx": "no agreement"}
+VOTES = {"neutral": "neutral", "anger": "angry", "sadness": "sad", "happiness": "happy", "excited": "excited",
+         "frustration": "frustrated", "surprise": "surprise", "fear": "fear", "disgust": "disgust", "other": "other"}
+_EVALUATION = re.compile(r"(.*/)?Session([1-9]\d?)/dialog/EmoEvaluation/(Ses[^/]*)\.txt", re.IGNORECASE)
+_EVALUATOR = re.compile(r"C-E\d+:\s*([^\t(]*)", re.ASCII)          # C-E2: Neutral; Anger; ()
 _TURN = re.compile(r"(Ses(\d\d))[FM]_(impro|script)\w*_([FM])(?:\d{3}|XX\d)", re.ASCII)
 _SUMMARY = re.compile(r"\[[^\]\t]*\]\t(\S+)\t(\S+)\t\[[^\]\t]*\]\s*")       # [start - end] utterance label [V, A, D]
 
@@ -64,14 +77,8 @@ def read(root: str | Path, allow_partial: bool = False, with_excited: bool = Tru
                     for column in _columns(label, fields["style"], fields["gender"]):
                         counts[session, column] += 1
 
-    differences = _differences(counts, sessions, unusable)
-    if differences and not allow_partial:
-        raise ValueError(f"{root}: not the whole IEMOCAP: {differences}; copy the corpus again, or use what is there "
-                         "with --allow-partial")
-    if not utterances.items:
-        raise ValueError(f"{root}: holds no utterance of the four classes that can be used: {differences}")
-    if differences:
-        log.say_once(f"{root}: not the whole IEMOCAP: {differences}")
+    settle(root, "IEMOCAP", _differences(counts, sessions, unusable), utterances.items, allow_partial,
+           "of the four classes")
     if others:
         listed = ", ".join(f"{label} {number}" for label, number in others.most_common())
         log.say_once(f"{root}: left out, being of none of the four classes: {others.total()} utterances ({listed})")
@@ -133,24 +140,70 @@ def _columns(label: str, style: str, gender: str) -> list[str]:
     return columns
 
 
-def _differences(counts: Counter[tuple[str, str]], sessions: list[str], unusable: list[str]) -> str:
-    """What is not as in the published corpus, in words; "" where nothing is.
+def _differences(counts: Counter[tuple[str, str]], sessions: list[str], unusable: list[str]) -> list[str]:
+    """What is not as in the published corpus, in words; nothing where nothing is.
 
     How many utterances or files cannot be used, and the first; the first cells whose count is another; other sessions.
     """
-    cells = []
-    for (session, column), number in published_counts().items():
-        if counts[session, column] != number:
-            cells.append(f"session {session}, {column}: found {counts[session, column]}, expected {number}")
-    for session in sessions:
-        if session not in COUNTS:
-            cells.append(f"session {session}: not one of the corpus")
+    published = {f"{session}, {column}": number for (session, column), number in published_counts().items()}
+    there = {cell: counts[tuple(cell.split(", "))] for cell in published}
+    cells = differing("session ", there, published)
+    cells += [f"session {session}: not one of the corpus" for session in sessions if session not in COUNTS]
+    return [*unusable_in_words(unusable), *cells_in_words(cells)]
 
-    parts = []
-    if unusable:
-        more = " | ..." if len(unusable) > 3 else ""
-        parts.append(f"{len(unusable)} utterances or files cannot be used ({' | '.join(unusable[:3])}{more})")
-    parts += cells[:4]
-    if len(cells) > 4:
-        parts.append(f"and {len(cells) - 4} more cells")
-    return "; ".join(parts)
+
+# With every label.
+
+def entries(folder: CorpusFolder, unusable: list[str]) -> Iterator[Entry]:
+    """Label and votes of every utterance, out of the evaluation files; speaker, gender and style out of its name."""
+    evaluations = list(filter(None, map(_EVALUATION.fullmatch, folder.files)))
+    if not evaluations:
+        raise ValueError(f"{folder.root}: no Session1 to Session5 with dialog/EmoEvaluation/*.txt; "
+                         "give the folder that holds Session1")
+    sounds = {place.lower(): place for place in folder.sounds}
+    for evaluation in evaluations:
+        place, above, session, dialogue = evaluation[0], evaluation[1] or "", evaluation[2], evaluation[3]
+        entry: Entry | None = None
+        votes: Counter[str] = Counter()
+        with noting(unusable):
+            for line, text in text_lines(folder.root / place, checked=False):
+                with noting(unusable):
+                    if text.startswith("["):
+                        if entry:
+                            yield entry._replace(votes=votes_cell(votes))
+                        entry, votes = None, Counter()
+                        where = f"{folder.root / place}:{line}"
+                        name, label = _summary(text, session, where)
+                        wav = f"{above}Session{session}/sentences/wav/{dialogue}/{name}.wav"
+                        fields = _fields(name, where)
+                        entry = Entry(sounds.get(wav.lower(), wav), label, fields["speaker"], fields["session"], name,
+                                      fields["gender"], fields["style"], where=where)
+                    votes.update(_votes(text))
+            if entry:
+                yield entry._replace(votes=votes_cell(votes))
+
+
+def _fields(name: str, where: str) -> dict[str, str]:
+    fields = fields_of_name(name)
+    if not fields:
+        raise ValueError(f"{where}: utterance {excerpt(name)} is not named as in IEMOCAP, such as Ses01F_impro01_M013")
+    return fields
+
+
+def _votes(text: str) -> dict[str, float]:
+    """What a line says of an evaluator's vote: 1, shared among the emotions that are named; {} for another line."""
+    line = _EVALUATOR.match(text)
+    named = [emotion.strip().lower() for emotion in line[1].split(";")] if line else []
+    words = [VOTES[emotion.removesuffix(" state")] for emotion in named if emotion.removesuffix(" state") in VOTES]
+    return {word: words.count(word) / len(words) for word in words}
+
+
+def _is_here(folder: CorpusFolder) -> float:
+    return float(any(map(_EVALUATION.fullmatch, folder.files)))
+
+
+CORPUS = PublishedCorpus(
+    "IEMOCAP", "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav", WORDS,
+    "the corpus's, 1 to 5, a woman and a man each", {"": Counts(10_039, {
+        "neutral": 1708, "angry": 1103, "sad": 1084, "happy": 595, "excited": 1041, "frustrated": 1849, "surprise": 107,
+        "fear": 40, "disgust": 2, "other": 3, "no agreement": 2507})}, entries=entries, looks=_is_here)

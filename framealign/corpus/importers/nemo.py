@@ -8,13 +8,13 @@ Sessions are 1 to 3, of three speakers each: 1 EB0 IC0 KS0, 2 KD0 MP0 SM0, 3 MK0
 import re
 from pathlib import PurePosixPath
 
-from framealign.corpus.importers.published_corpus import Entry, PublishedCorpus
+from framealign.corpus.importers.published_corpus import Counts, Entry, PublishedCorpus
 
 LABELS = {"anger": "angry", "fear": "fear", "happiness": "happy", "sadness": "sad", "surprised": "surprise",
           "neutral": "neutral"}
 SESSIONS = {"EB0": "1", "IC0": "1", "KS0": "1", "KD0": "2", "MP0": "2", "SM0": "2", "MK0": "3", "TP0": "3", "WR0": "3"}
 GENDERS = {"EB0": "F", "IC0": "F", "KS0": "M", "KD0": "F", "MP0": "M", "SM0": "M", "MK0": "F", "TP0": "M", "WR0": "M"}
-COUNTS = {"label": {"neutral": 809, "angry": 749, "happy": 749, "sad": 769, "fear": 736, "surprise": 669}}
+COUNTS = Counts(4481, {"neutral": 809, "angry": 749, "happy": 749, "sad": 769, "fear": 736, "surprise": 669})
 _NAME = re.compile(r"([A-Z]{2}\d)_([a-z]+)_(\d+)", re.ASCII | re.IGNORECASE)
 
 

@@ -4,16 +4,19 @@ A corpus's own module says how its names or tables are read (`Entry`), which com
 utterances were published (`PublishedCorpus`). Common words are neutral, calm, happy, excited, sad, angry, fear,
 disgust, surprise, boredom and so on; no label of a corpus is left out.
 """
+import csv
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from framealign.runtime import log
 from framealign.sound import audio
+from framealign.corpus import annotator_votes
 from framealign.corpus.manifest import UtteranceList, excerpt, noting
 from framealign.corpus.utterance import Utterance, natural_order
 
@@ -21,6 +24,7 @@ SOUND_SUFFIXES = (".wav", ".flac", ".aiff", ".aif", ".au", ".sph", ".ogg", ".opu
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".7z", ".rar")
 LISTED = 3                                          # files that a note names, of many
 LISTED_CELLS = 4
+PART = 100                                          # files that a thread reads before it takes others
 SAMPLE = 1000                                       # sounds whose names a guess looks at
 
 
@@ -35,7 +39,16 @@ class Entry(NamedTuple):
     sentence: str = ""
     votes: str = ""                                 # `annotator_votes.cell`
     truth: str = ""                                 # `frame_truth.cell`
+    split: str = ""                                 # train, valid or test
     where: str = ""                                 # file:line that says so, if it is not the name
+
+
+class Counts(NamedTuple):
+    """How many utterances a release has: all of them, and by what an entry says; {}: it is not said of it."""
+    utterances: int
+    label: Mapping[str, int] = {}                   # by common words
+    speaker: Mapping[str, int] = {}
+    split: Mapping[str, int] = {}
 
 
 class CorpusFolder:
@@ -53,6 +66,7 @@ class CorpusFolder:
                                             "no such folder"))
         self.files = sorted(_files_below(self.root))
         self.sounds = [place for place in self.files if place.lower().endswith(SOUND_SUFFIXES)]
+        self.left_out: list[str] = []               # in words; of the last reading
         self.archives = [place for place in self.files if place.lower().endswith(ARCHIVE_SUFFIXES)]
         if self.archives and len(self.archives) == len(self.files):
             raise ValueError(f"{root}: nothing but archives that are not unpacked ({_listed(self.archives)}); unpack "
@@ -72,22 +86,22 @@ class PublishedCorpus:
     example: str                                    # of a file's name
     labels: Mapping[str, str]                       # the corpus's label -> common word
     sessions: str                                   # how the folds are made, in words
-    # Published counts: release -> attribute of an entry (label, speaker) -> value -> utterances. {}: not checked.
-    releases: Mapping[str, Mapping[str, Mapping[str, int]]]
+    releases: Mapping[str, Counts]                  # release, "" where there is one, -> its counts; {}: not checked
     entry: Callable[[PurePosixPath], Entry | None] | None = None
     entries: Callable[[CorpusFolder, list[str]], Iterable[Entry]] | None = None     # the list gets what is unusable
-    looks: Callable[[CorpusFolder], bool] | None = None
+    looks: Callable[[CorpusFolder], float] | None = None        # see `share_of`, where it is not by `entry`
     has_blank: bool = False                         # files without sound are published too: looked for by decoding
-    absent: Sequence[str] = field(default=())       # ids that are published without sound, or with a damaged one
+    absent: Sequence[str] = ()                      # ids that are published without sound, or with a damaged one
 
     def share_of(self, folder: CorpusFolder) -> float:
         """How much of a folder looks like this corpus: the share of its sounds that are named so (of a sample, where
         there are many); by tables, all or nothing.
         """
         if self.looks:
-            return float(self.looks(folder))
+            return self.looks(folder)
         sample = folder.sounds[::1 + len(folder.sounds) // SAMPLE]
-        matching = [entry for entry in map(self._named, sample) if entry and entry.label in self.labels]
+        matching = [entry for entry in (self._named(PurePosixPath(place)) for place in sample)
+                    if entry and entry.label in self.labels]
         return len(matching) / max(1, len(sample))
 
     def read(self, folder: CorpusFolder, allow_partial: bool = False) -> list[Utterance]:
@@ -114,39 +128,32 @@ class PublishedCorpus:
 
         release, cells = self._compared(counted)
         differences = [*unusable_in_words(unusable), *cells_in_words(cells)]
-        if differences and folder.archives:
-            differences.append(f"archives that are not unpacked: {_listed(folder.archives)}")
-        settle(folder.root, self.name, differences, utterances.items, allow_partial)
         if silent:
-            log.say_once(f"{folder.root}: left out, published without sound that can be used: {_listed(silent)}")
-        if release:
-            log.say_once(f"{folder.root}: {self.name}, {release}")
+            folder.left_out.append(f"{len(silent)} that are published without sound that can be used "
+                                   f"({_listed(silent, 20)})")
+        if differences:                             # in one line: a file of another name may be what is missing
+            differences += [f"left out: {text}" for text in folder.left_out]
+            if folder.archives:
+                differences.append(f"archives that are not unpacked: {_listed(folder.archives)}")
+        settle(folder.root, self.name, differences, utterances.items, allow_partial)
+        if not differences:
+            for text in folder.left_out:
+                log.say_once(f"{folder.root}: left out: {text}")
+        if release or not self.releases:
+            log.say_once(f"{folder.root}: {self.name}, "
+                         f"{release or 'whose releases differ: counts are not compared with any'}")
         log.say_once(f"{self.name}: session is {self.sessions}")
         return utterances.items
 
-    def _named(self, place: str) -> Entry | None:
-        return self.entry(PurePosixPath(place)) if self.entry else None
+    def _named(self, place: PurePosixPath) -> Entry | None:
+        return self.entry(place) if self.entry else None
 
     def _entries(self, folder: CorpusFolder, unusable: list[str]) -> list[Entry]:
-        """What the folder holds, each utterance once, in the order of ids; notes say what is left out."""
+        """What the folder holds, each utterance once, in the order of ids."""
+        folder.left_out.clear()
         if self.entries:
-            entries = list(self.entries(folder, unusable))
-        else:
-            entries, others = [], []
-            for place in folder.sounds:
-                entry = self._named(place)
-                if entry:
-                    entries.append(entry)
-                else:
-                    others.append(place)
-            if not entries:
-                there = f"there are {len(others)}: {_listed(others)}" if others else "there is no sound file"
-                raise ValueError(f"{folder.root}: no sound file is named as in {self.name}, such as {self.example} "
-                                 f"({there}); give the corpus's folder, unpacked, or another --corpus-kind")
-            if others:
-                log.say_once(f"{folder.root}: left out, not named as {self.name} names its files ({self.example}): "
-                             f"{len(others)} sound files ({_listed(others)})")
-        return _each_once(folder.root, entries, unusable)
+            return _each_once(folder, self.entries(folder, unusable), unusable)
+        return _each_once(folder, read_names(folder, self._named, self.name, self.example), unusable)
 
     def _common_word(self, entry: Entry, root: Path) -> str:
         """The common word of an entry's label. Raises ValueError for a label that the corpus does not have."""
@@ -161,10 +168,11 @@ class PublishedCorpus:
         """
         best: tuple[str, list[str]] | None = None
         for release, counts in self.releases.items():
-            total = sum(next(iter(counts.values()), {}).values())
-            cells = differing("", {"utterances": len(entries)}, {"utterances": total})
+            cells = differing("", {"utterances": len(entries)}, {"utterances": counts.utterances})
             others = []
-            for attribute, expected in counts.items():
+            for attribute, expected in counts._asdict().items():
+                if attribute == "utterances" or not expected:
+                    continue
                 values = Counter(getattr(entry, attribute) for entry in entries)
                 if attribute == "label":
                     values = Counter(self.labels[entry.label] for entry in entries)
@@ -221,6 +229,52 @@ def settle(where: str | Path, name: str, differences: Sequence[str], utterances:
         log.say_once(f"{where}: not the whole {name}: {words}")
 
 
+def read_names(folder: CorpusFolder, entry: Callable[[PurePosixPath], Entry | None], name: str, example: str
+               ) -> list[Entry]:
+    """What `entry` reads out of the paths of a folder's sounds; `left_out` says which others there are.
+
+    Raises ValueError where there are only others.
+    """
+    entries, others = [], []
+    for place in folder.sounds:
+        one = entry(PurePosixPath(place))
+        if one:
+            entries.append(one)
+        else:
+            others.append(place)
+    if not entries:
+        there = f"there are {len(others)}: {_listed(others)}" if others else "there is no sound file"
+        raise ValueError(f"{folder.root}: no sound file is named as in {name}, such as {example} ({there}); give the "
+                         "corpus's folder, unpacked, or another --corpus-kind")
+    if others:
+        folder.left_out.append(f"{len(others)} sound files that are not named as in {name}, such as {example} "
+                               f"({_listed(others)})")
+    return entries
+
+
+def votes_cell(votes: Mapping[str, float]) -> str:
+    """Votes by common words as a manifest's cell has them, in the order of words."""
+    return annotator_votes.cell(sorted(votes.items()))
+
+
+def csv_rows(path: Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """(file:line, cells by column) of a table that has these columns; what UTF-8 does not have is replaced.
+
+    Raises ValueError for a file without them.
+    """
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        reader = csv.DictReader(file)
+        lacking = [column for column in columns if column not in (reader.fieldnames or ())]
+        if lacking:
+            raise ValueError(f"{path}:1: the header must name {', '.join(columns)}; {', '.join(lacking)} is not there")
+        try:
+            for row in reader:
+                row.pop(None, None)                 # cells beyond the header's
+                yield f"{path}:{reader.line_num}", {column: cell or "" for column, cell in row.items()}
+        except csv.Error as error:
+            raise ValueError(f"{path}:{reader.line_num}: not a table: {error}") from None
+
+
 def dealt(speakers: Iterable[str], number: int) -> dict[str, str]:
     """Speaker -> session, "1" to `number`: each goes to the next one, in the order given."""
     return {speaker: str(index % number + 1) for index, speaker in enumerate(speakers)}
@@ -242,10 +296,11 @@ def _files_below(root: Path) -> Iterator[str]:
                 yield name if prefix == "." else f"{prefix}/{name}"
 
 
-def _each_once(root: Path, entries: Iterable[Entry], unusable: list[str]) -> list[Entry]:
-    """One entry for each id, in the order of ids. A copy in another format or folder is left out, with a note; files of
-    one name and format that differ in size are unusable.
+def _each_once(folder: CorpusFolder, entries: Iterable[Entry], unusable: list[str]) -> list[Entry]:
+    """One entry for each id, in the order of ids. A copy in another format or folder is left out; files of one name and
+    format that differ in size are unusable.
     """
+    root = folder.root
     by_id: dict[str, list[Entry]] = {}
     for entry in entries:
         by_id.setdefault(entry.id.lower(), []).append(entry)
@@ -261,7 +316,7 @@ def _each_once(root: Path, entries: Iterable[Entry], unusable: list[str]) -> lis
             else:
                 copies.append(entry.place)
     if copies:
-        log.say_once(f"{root}: left out, copies of others: {len(copies)} sound files ({_listed(copies)})")
+        folder.left_out.append(f"{len(copies)} sound files that are copies of others ({_listed(copies)})")
     return sorted(chosen, key=lambda entry: entry.id)
 
 
@@ -283,26 +338,31 @@ def _add(utterances: UtteranceList, entry: Entry, label: str, length: int | Valu
     where = entry.where or str(utterances.folder / entry.place)
     utterances.add(where, entry.place, str(length), id=entry.id, label=label, speaker=entry.speaker,
                    gender=entry.gender, session=entry.session, style=entry.sentence, votes=entry.votes,
-                   truth=entry.truth)
+                   truth=entry.truth, split=entry.split)
 
 
 def _with_lengths(name: str, root: Path, entries: Sequence[Entry], has_blank: bool
                   ) -> Iterator[tuple[Entry, int | ValueError]]:
     """Each entry with its sound's samples at 16 kHz, or with what is wrong with it. has_blank: it is decoded, too."""
-    def length(entry: Entry) -> int | ValueError:
-        path = root / entry.place
-        try:
-            return len(audio.load(path)) if has_blank else audio.length(path)
-        except ValueError as error:
-            return error
-        except OSError as error:
-            return ValueError(str(error))
+    def lengths(some: Sequence[Entry]) -> list[int | ValueError]:
+        return [_length(f"{root}/{entry.place}", has_blank) for entry in some]
 
+    parts = [entries[start:start + PART] for start in range(0, len(entries), PART)]
     with ThreadPoolExecutor(4) as pool:             # on a network's disk it is the waiting that counts
-        lengths = log.progress(pool.map(length, entries), len(entries), f"reading {name}", "utterances")
-        yield from zip(entries, lengths)
+        read = itertools.chain.from_iterable(pool.map(lengths, parts))
+        yield from zip(entries, log.progress(read, len(entries), f"reading {name}", "utterances"))
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = ", ..." if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
+def _length(path: str, is_decoded: bool) -> int | ValueError:
+    """Samples at 16 kHz, or what is wrong with the file. is_decoded: by its sound, not by its header alone."""
+    try:
+        return len(audio.load(path)) if is_decoded else audio.length(path)
+    except ValueError as error:
+        return error
+    except OSError as error:
+        return ValueError(str(error))
+
+
+def _listed(names: Sequence[str], number: int = LISTED) -> str:
+    more = ", ..." if len(names) > number else ""
+    return ", ".join(names[:number]) + more

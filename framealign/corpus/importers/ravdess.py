@@ -10,14 +10,14 @@ men and two women: (actor - 1) // 4 + 1.
 import re
 from pathlib import PurePosixPath
 
-from framealign.corpus.importers.published_corpus import Entry, PublishedCorpus
+from framealign.corpus.importers.published_corpus import Counts, Entry, PublishedCorpus
 
 LABELS = {"01": "neutral", "02": "calm", "03": "happy", "04": "sad", "05": "angry", "06": "fear", "07": "disgust",
           "08": "surprise"}
 INTENSITIES = {"01": "normal", "02": "strong"}
 ACTORS = [f"{number:02}" for number in range(1, 25)]
-COUNTS = {"label": {label: 96 if label == "neutral" else 192 for label in LABELS.values()},
-          "speaker": {actor: 60 for actor in ACTORS}}
+COUNTS = Counts(1440, {label: 96 if label == "neutral" else 192 for label in LABELS.values()},
+                dict.fromkeys(ACTORS, 60))
 _NAME = re.compile(r"03-01-(\d\d)-(0[12])-(\d\d)-(\d\d)-(\d\d)", re.ASCII)
 
 

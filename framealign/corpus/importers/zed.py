@@ -1,7 +1,8 @@
 """ZED, the Zaion Emotion Dataset (Wang, Ravanelli and Yacoubi 2023): emotion marked within utterances, for tests only.
 
 `ZED.json` holds `{id: {"wav", "duration", "emotion": [{"emo", "start", "end"}], "transcription"}}`; what lies outside
-an utterance's one event is neutral. Speakers are not named there. What it leaves out: the transcriptions.
+an utterance's one event is neutral. Speakers are not named there, so there are no sessions. What it leaves out: the
+transcriptions. Source: github.com/BenoitWang/Speech_Emotion_Diarization. Licence: given there, for research.
 """
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from framealign.runtime import files, log
 from framealign.sound import audio
 from framealign.sound.frames import SAMPLE_RATE
 from framealign.corpus import frame_truth
+from framealign.corpus.importers.published_corpus import (CorpusFolder, Counts, PublishedCorpus, settle,
+                                                          unusable_in_words)
 from framealign.corpus.manifest import UtteranceList, excerpt, noting
 from framealign.corpus.utterance import NEUTRAL, Stretch, Utterance, class_of
 
@@ -33,21 +36,25 @@ def read(path: str | Path, allow_partial: bool = False) -> list[Utterance]:
         with noting(unusable):
             _add(utterances, f"{path}: {excerpt(name)}", name, entry)
 
-    differences = []
-    if unusable:
-        more = " | ..." if len(unusable) > 3 else ""
-        differences.append(f"{len(unusable)} utterances cannot be used ({' | '.join(unusable[:3])}{more})")
+    differences = unusable_in_words(unusable, "utterances")
     if len(entries) != NUM_UTTERANCES:
         differences.append(f"{len(entries)} utterances, expected {NUM_UTTERANCES}")
-    words = "; ".join(differences)
-    if differences and not allow_partial:
-        raise ValueError(f"{path}: not the whole ZED: {words}; copy the corpus again, or use what is there with "
-                         "--allow-partial")
-    if not utterances.items:
-        raise ValueError(f"{path}: holds no utterance that can be used: {words}")
-    if differences:
-        log.say_once(f"{path}: not the whole ZED: {words}")
+    settle(path, "ZED", differences, utterances.items, allow_partial)
     return utterances.items
+
+
+class _Zed(PublishedCorpus):
+    """ZED in the folder of its `ZED.json`, or around it."""
+
+    def share_of(self, folder: CorpusFolder) -> float:
+        return float(bool(folder.named("zed.json")))
+
+    def read(self, folder: CorpusFolder, allow_partial: bool = False) -> list[Utterance]:
+        """See the function `read`. Raises ValueError where there is no `ZED.json` too."""
+        lists = folder.named("zed.json")
+        if not lists:
+            raise ValueError(f"{folder.root}: no ZED.json; give the folder that holds it")
+        return read(folder.root / lists[0], allow_partial)
 
 
 def _add(utterances: UtteranceList, where: str, name: str, entry: object) -> None:
@@ -71,3 +78,7 @@ def _add(utterances: UtteranceList, where: str, name: str, entry: object) -> Non
         raise ValueError(f"{where}: {place} lasts {num_samples / SAMPLE_RATE:.2f} s, must be {duration:g} s")
     truth = [] if label == NEUTRAL else [Stretch(start, end, label)]
     utterances.add(where, str(place), str(num_samples), id=name, label=label, truth=frame_truth.cell(truth))
+
+
+CORPUS = _Zed("ZED", "ZED.json", LETTERS, "not given: speakers are not named, it is for tests only",
+              {"": Counts(NUM_UTTERANCES)})
