@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from torch import Tensor
 
 from framealign.corpus.utterance import Utterance
 from framealign.emotion.recogniser import Result
@@ -23,19 +24,20 @@ class DrawnRecogniser:
     def from_pretrained(cls, directory: Path, device: str) -> "DrawnRecogniser":
         return cls(directory)
 
-    def probabilities(self, path: Path) -> np.ndarray:
-        """(C,) of one sound."""
-        digest = hashlib.sha256((self.directory / "seed.txt").read_bytes() + Path(path).read_bytes()).digest()
+    def probabilities(self, sound: Path | Tensor) -> np.ndarray:
+        """(C,) of one sound, a file or a waveform."""
+        content = sound.numpy().tobytes() if isinstance(sound, Tensor) else Path(sound).read_bytes()
+        digest = hashlib.sha256((self.directory / "seed.txt").read_bytes() + content).digest()
         return np.random.default_rng(int.from_bytes(digest[:8], "little")).dirichlet(np.ones(len(self.labels)))
 
-    def recognise_each(self, sounds: Iterable[Path]) -> Iterator[tuple[Path, Result | Exception]]:
-        for path in sounds:
-            if "blank" in path.stem:
-                yield path, ValueError(f"{path}: all samples are equal, nothing to hear")
+    def recognise_each(self, sounds: Iterable[Path | Tensor]) -> Iterator[tuple[Path | Tensor, Result | Exception]]:
+        for sound in sounds:
+            if isinstance(sound, Path) and "blank" in sound.stem:
+                yield sound, ValueError(f"{sound}: all samples are equal, nothing to hear")
                 continue
-            shares = dict(zip(self.labels, self.probabilities(path).tolist()))
+            shares = dict(zip(self.labels, self.probabilities(sound).tolist()))
             frames = np.tile(list(shares.values()), (5, 1))
-            yield path, Result(max(shares, key=shares.get), shares, frames, np.full(5, 0.2), seconds=0.1)
+            yield sound, Result(max(shares, key=shares.get), shares, frames, np.full(5, 0.2), seconds=0.1)
 
 
 def directory(folder: Path, name: str = "drawn", labels: Sequence[str] = LABELS, seed: str = "") -> Path:

@@ -14,7 +14,8 @@ import numpy as np
 
 from framealign.runtime import digests, log
 from framealign.runtime.settings import setting
-from framealign.corpus import frame_truth, protocols
+from framealign.sound import degradation
+from framealign.corpus import degraded_sound, frame_truth, protocols
 from framealign.corpus.utterance import NEUTRAL, NONE, Utterance
 from framealign.emotion import diarization
 from framealign.emotion.predictions import Predictions
@@ -48,9 +49,15 @@ class EvaluationConfig:
         "corpus lacks are errors")
     leave_out: bool = setting(
         False, "of --on: leave out utterances that the recogniser was trained or selected on; else they are refused")
+    degrade: str = setting(
+        "", "of --on: every sound with noise at an SNR in decibels (white:10, pink:10, babble:10), over a line "
+        "(telephone, mu-law) or in a room of that RT60 in seconds (reverb:0.5)")
+    degrade_seed: int = setting(0, "of --degrade: with the utterance's id, the seed of what is drawn")
     device: str = setting("auto", "of --on: auto, cpu, cuda or mps")
 
     def __post_init__(self):
+        if self.degrade:
+            degradation.of_text(self.degrade)
         check_smoothing(self.smooth)
 
 
@@ -140,7 +147,10 @@ def test(models: Sequence[Model], corpus: Corpus, config: EvaluationConfig) -> T
             raise ValueError(f"{model.directory}: classes {', '.join(recogniser.labels)}, those of "
                              f"{models[0].directory} are {', '.join(classes)}; only equal ones are tested together")
         own = [i for i in places if number in asked[i]]
-        results = recogniser.recognise_each(named[i].path for i in own)
+        sounds = (named[i].path for i in own)
+        if config.degrade:
+            sounds = degraded_sound.sounds([named[i] for i in own], named, config.degrade, config.degrade_seed)
+        results = recogniser.recognise_each(sounds)
         for i, (_, result) in zip(own, log.progress(results, len(own), "recognising", "utterances")):
             if isinstance(result, Exception):
                 unreadable[named[i].id] = str(result)
@@ -247,6 +257,7 @@ def remarks(tested: Tested, config: EvaluationConfig) -> dict:
     return {"classes": tested.classes, "num_utterances": len(tested.utterances), "left_out": tested.left_out,
             "absent_classes": {name: predicted[name] for name in tested.absent},
             "shared_classes": config.shared_classes, "smooth_seconds": config.smooth,
+            "degrade": config.degrade, "degrade_seed": config.degrade_seed,
             "same_speakers": {"speakers": sorted({one.speaker for one in tested.same_speakers}),
                               "utterances": len(tested.same_speakers), "same_names": tested.same_names},
             "optimistic": bool(tested.same_speakers), "own_corpus": tested.own, "none": dict(tested.reasons),
@@ -267,6 +278,8 @@ def training_known(tested: Tested) -> str:
 def notes(scores: dict) -> list[str]:
     """What must be said beside the scores (`remarks`), a line each."""
     lines, left_out = [], scores["left_out"]
+    if scores["degrade"]:
+        lines.append(f"every sound is degraded: {scores['degrade']}, drawn by seed {scores['degrade_seed']}")
     out = [f"{number} {label}" for label, number in left_out["labels"].items()]
     parts = [f"{sum(left_out['labels'].values())} with labels that the recogniser does not have ({some(out)})"] \
         if out else []

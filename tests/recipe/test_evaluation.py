@@ -6,9 +6,10 @@ import shutil
 import drawn_recogniser
 import numpy as np
 import pytest
+import soundfile
 from drawn_recogniser import LABELS, DrawnRecogniser
 
-from framealign.corpus import manifest
+from framealign.corpus import degraded_sound, manifest
 from framealign.corpus.protocols import Split
 from framealign.corpus.utterance import Stretch
 from framealign.recipe import evaluation, trained_on
@@ -231,6 +232,33 @@ def test_sounds_that_cannot_be_recognised_are_left_out_and_named(noise, tmp_path
     manifest.write(table, [dataclasses.replace(utterances[0], id="blank", path=tmp_path / "blank.wav")])
     with pytest.raises(ValueError, match="no sound could be recognised: .*blank.wav: all samples are equal"):
         scores(model, table)
+
+
+@pytest.mark.parametrize("degrade, seed", (("pink:10", 0), ("babble:0", 3), ("telephone", 0)))
+def test_every_sound_is_degraded_where_asked(noise, degrade, seed):
+    """Scores are those of the degraded waveforms, which are drawn by id and seed; it is said beside them."""
+    utterances, table, model = noise
+    found, recogniser = scores(model, table, degrade=degrade, degrade_seed=seed), DrawnRecogniser(model)
+    sounds = degraded_sound.sounds(utterances, utterances, degrade, seed)
+    guess = [LABELS[int(recogniser.probabilities(sound).argmax())] for sound in sounds]
+    true = [u.label for u in utterances]
+    assert [found[key] for key in ("wa", "ua", "macro_f1")] == pytest.approx(macro(true, guess))
+    assert found["ua"] != scores(model, table)["ua"] and scores(model, table)["degrade"] == ""
+    assert f"every sound is degraded: {degrade}, drawn by seed {seed}\n" in evaluation.table("m", "t", found)
+
+
+def test_a_sound_that_cannot_be_degraded_is_left_out_too(noise, tmp_path):
+    utterances, table, model = noise
+    blank = dataclasses.replace(utterances[0], id="blank", path=tmp_path / "blank.wav")
+    soundfile.write(blank.path, np.zeros(blank.num_samples), 16_000)
+    manifest.write(table, [*utterances, blank])
+    assert list(scores(model, table, degrade="white:10")["left_out"]["unreadable"]) == ["blank"]
+
+
+@pytest.mark.parametrize("degrade", ("pink", "reverb:0"))
+def test_what_is_no_degradation_is_refused(degrade):
+    with pytest.raises(ValueError, match=f"degrade must be white:DB.*{degrade}"):
+        EvaluationConfig(degrade=degrade)
 
 
 def test_the_emotion_over_time_where_its_truth_is_known(noise):
