@@ -41,7 +41,7 @@ SUFFIXES = frozenset((".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3",
 class RecogniseRun:
     """How sounds are recognised and results written."""
     timeline: bool = setting(False, "also over time: segments, and in json, jsonl and csv 50 frames/s (of base)")
-    format: str = setting("table", "table, json, jsonl, csv, textgrid, rttm, audacity or svg")
+    format: str = setting("table", "table, json, jsonl, csv, textgrid, rttm, audacity, srt, vtt or svg")
     smooth: float = setting(MIN_SECONDS, "seconds: no segment is shorter; 0: each frame for itself; 0.1 "
                             "left the least time wrong on validation data, 0.5 much more")
     out: str = setting("", "folder for one file per sound; without it everything goes to standard output")
@@ -50,6 +50,8 @@ class RecogniseRun:
     codebook_model: str = setting(
         "", "model whose states the codebook was fitted on; without it the recogniser's encoder")
     layer: int = setting(-1, "layer of those states; -1: the layer in the codebook's own record")
+    gate: bool = setting(True, "hear where there is no speech (silence, noise, music): there, and where there is none "
+                         "at all, the emotion is none")
     device: str = setting("auto", "auto, cpu, cuda or mps")
 
 
@@ -211,7 +213,7 @@ def _below(folder: str) -> Iterator[str | ValueError]:
 
 def load(model: str, config: RecogniseRun) -> Recogniser:
     """The recogniser, with its reader of units where a codebook is given. Raises ValueError for what does not fit."""
-    recogniser = Recogniser.from_pretrained(model, config.device)
+    recogniser = Recogniser.from_pretrained(model, config.device, gate=config.gate)
     if config.codebook:
         hubert = encoder_file.load(config.codebook_model) if config.codebook_model else recogniser.model.hubert
         layer = None if config.layer == -1 else config.layer
@@ -219,7 +221,7 @@ def load(model: str, config: RecogniseRun) -> Recogniser:
         if "encoder" not in codebook.record and not config.codebook_model:
             log.say_once(f"{config.codebook} does not say whose states it was fitted on: those of the recogniser's own "
                          "encoder are labelled; --codebook-model names another one")
-        return Recogniser(recogniser.model, recogniser.device, UnitExtractor(hubert, codebook, layer))
+        return Recogniser(recogniser.model, recogniser.device, UnitExtractor(hubert, codebook, layer), config.gate)
     return recogniser
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from framealign.runtime import distributed
-from framealign.sound import audio
+from framealign.sound import audio, speech
 from framealign.sound.frames import EVERY_20_MS, SAMPLE_RATE, Framing, milliseconds
 from framealign.corpus.cropping import groups_by_length, padded
 from framealign.corpus.utterance import NONE
@@ -42,6 +42,7 @@ class Result:
     framing: Framing = EVERY_20_MS                  # of the recogniser's encoder
     frames_trained: bool = False                    # the posterior is that of a classifier trained on frames
     reason: str = ""                                # in words, why the emotion is NONE; the numbers are as computed
+    kinds: np.ndarray | None = None                 # (T,) of `speech.KINDS`: where there is speech; None: not asked
 
     def __post_init__(self):
         if (self.emotion == NONE) != bool(self.reason):
@@ -76,19 +77,24 @@ class UnitExtractor:
 class Recogniser:
     """`Recogniser.from_pretrained(directory)("a.wav")`, or with a (N,) waveform at 16 kHz as a sound file holds it."""
 
-    def __init__(self, model: EmotionModel, device: torch.device | str = "cpu", units: UnitExtractor | None = None):
-        """Raises ValueError for units of another number of frames than the model's."""
+    def __init__(self, model: EmotionModel, device: torch.device | str = "cpu", units: UnitExtractor | None = None,
+                 gate: bool = False):
+        """gate: also hear where there is speech (`sound/speech.py`); the emotion of sound without any is NONE.
+
+        Raises ValueError for units of another number of frames than the model's.
+        """
         framing = model.hubert.config.framing
         if units is not None and units.hubert.config.framing != framing:
             raise ValueError(f"the codebook's model has {units.hubert.config.framing}, the recogniser {framing}: its "
                              "units would belong to other frames")
-        self.model, self.device, self.units = model.eval().to(device), torch.device(device), units
+        self.model, self.device = model.eval().to(device), torch.device(device)
+        self.units, self.gate = units, gate
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, device: str = "cpu", units: UnitExtractor | None = None
-                        ) -> "Recogniser":
+    def from_pretrained(cls, directory: str | Path, device: str = "cpu", units: UnitExtractor | None = None,
+                        gate: bool = False) -> "Recogniser":
         """Read a recogniser's directory. Raises ValueError for a directory without one."""
-        return cls(EmotionModel.from_pretrained(directory), distributed.choose_device(device), units)
+        return cls(EmotionModel.from_pretrained(directory), distributed.choose_device(device), units, gate)
 
     @property
     def labels(self) -> list[str]:
@@ -154,8 +160,17 @@ class Recogniser:
         in_order = []
         for i, waveform in enumerate(waveforms):
             units = self.units(waveform, self.device) if self.units else None
-            in_order.append(replace(results[i], seconds=len(waveform) / SAMPLE_RATE, units=units))
+            result = replace(results[i], seconds=len(waveform) / SAMPLE_RATE, units=units)
+            in_order.append(self._gated(result, waveform) if self.gate else result)
         return in_order
+
+    def _gated(self, result: Result, waveform: Tensor) -> Result:
+        """A result that knows where its waveform (N,) has speech; its emotion is NONE where there is none."""
+        kinds = speech.kinds(waveform, result.framing)                          # (T,)
+        reason = speech.reason(kinds)
+        if not reason:
+            return replace(result, kinds=kinds)
+        return replace(result, kinds=kinds, emotion=NONE, reason=reason)
 
     def _by_windows(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `EmotionModel.over_time` for one long preprocessed waveform (N,); softmax over frames in float64."""

@@ -2,12 +2,15 @@
 
 The labelling of the frames with the largest sum of posteriors is taken, where each change of label costs `min_seconds`
 of certainty: a Potts model, solved exactly by dynamic programming (Viterbi 1967). A segment gains at most its own
-length and costs at least one change, so none is shorter than `min_seconds`.
+length and costs at least one change, so none is shorter than `min_seconds`. Where it is known which frames are speech,
+each stretch of it is labelled by itself, and what lies between has no emotion.
 """
 from dataclasses import dataclass
 
 import numpy as np
 
+from framealign.sound import speech
+from framealign.corpus.utterance import NONE
 from framealign.emotion.recogniser import Result
 
 MIN_SECONDS = 0.1                                   # that no segment is shorter than, unless `--smooth` says otherwise;
@@ -16,12 +19,13 @@ MIN_SECONDS = 0.1                                   # that no segment is shorter
 
 @dataclass(frozen=True)
 class Segment:
-    """One emotion from `start` to `end`, in seconds from the beginning of the sound."""
+    """One emotion, or NONE, from `start` to `end`, in seconds from the beginning of the sound."""
     start: float
     end: float
     emotion: str
-    confidence: float                               # mean posterior of the emotion over the segment's frames
+    confidence: float                               # mean posterior of the emotion over the frames; of NONE 0
     attention: float                                # share of the utterance's attention on these frames
+    reason: str = ""                                # what is heard where there is no speech: of `speech.KINDS`
 
 
 def smoothed(posterior: np.ndarray, cost: float) -> np.ndarray:
@@ -72,13 +76,21 @@ def segments(result: Result, min_seconds: float = MIN_SECONDS) -> list[Segment]:
     """
     check_smoothing(min_seconds)
     labels, num_frames, rate = list(result.probabilities), len(result.attention), result.framing.rate
-    path = smoothed(result.posterior, min_seconds * rate)                       # (T,)
+    kinds = np.zeros(num_frames, int) if result.kinds is None else result.kinds
+    path = np.empty(num_frames, int)                # a class, or minus the kind of a frame without speech
+    for start, stop, kind in runs(kinds):
+        is_speech = kind == speech.SPEECH
+        path[start:stop] = smoothed(result.posterior[start:stop], min_seconds * rate) if is_speech else -kind
+
     segments = []
     for start, stop, label in runs(path):
         end = stop / rate
         if stop == num_frames:
             end = max(result.seconds, end)
-        confidence = float(result.posterior[start:stop, label].mean())
         attention = float(result.attention[start:stop].sum())
-        segments.append(Segment(start / rate, end, labels[label], confidence, attention))
+        if label < 0:
+            segments.append(Segment(start / rate, end, NONE, 0.0, attention, speech.KINDS[-label]))
+        else:
+            confidence = float(result.posterior[start:stop, label].mean())
+            segments.append(Segment(start / rate, end, labels[label], confidence, attention))
     return segments

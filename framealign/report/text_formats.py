@@ -1,7 +1,9 @@
-"""Results as files: a table, JSON, JSON lines, CSV, Praat TextGrid, Audacity labels, RTTM, and a picture in SVG.
+"""Results as files: a table, JSON, JSON lines, CSV, Praat TextGrid, Audacity labels, RTTM, subtitles (SRT and WebVTT),
+and a picture in SVG.
 
 Each writer gives the text of one sound out of its path, its `Result` and its segments; `timeline` says that the emotion
-over time is wanted too. The last four formats are always a time line.
+over time is wanted too. The last six formats are always a time line. A segment without an emotion says what is heard
+instead, and has no confidence.
 """
 import csv
 import io
@@ -9,12 +11,14 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from html import escape
 from pathlib import Path
 
 import numpy as np
 
 from framealign.sound import audio
 from framealign.corpus import frame_truth
+from framealign.corpus.utterance import NONE
 from framealign.emotion.recogniser import Result
 from framealign.emotion.segments import Segment, runs
 from framealign.report import timeline_svg
@@ -32,9 +36,11 @@ def table(path: object, result: Result, segments: list[Segment], timeline: bool)
     shares = "  ".join(f"{label} {share:.2f}" for label, share in result.probabilities.items())
     lines = [f"{shown(path)}\t{result.emotion}\t{shares}" + (f"\t{result.reason}" if result.reason else "")]
     if timeline:
-        width = max(map(len, result.probabilities))
-        lines += [f"{one.start:10.2f} {one.end:8.2f}  {one.emotion:{width}}  confidence {one.confidence:.2f}  "
-                  f"attention {100 * one.attention:.0f} %" for one in segments]
+        width = max(map(len, [*result.probabilities, NONE]))
+        for one in segments:
+            certainty = f"({one.reason})" if one.emotion == NONE else f"confidence {one.confidence:.2f}"
+            lines.append(f"{one.start:10.2f} {one.end:8.2f}  {one.emotion:{width}}  {certainty}  "
+                         f"attention {100 * one.attention:.0f} %")
     return "\n".join(lines) + "\n"
 
 
@@ -88,13 +94,14 @@ def csv_header(labels: list[str], timeline: bool) -> str:
 
 
 def textgrid(path: object, result: Result, segments: list[Segment], timeline: bool) -> str:
-    """A Praat TextGrid (long text form): tiers emotion, confidence and, where there are units, unit.
+    """A Praat TextGrid (long text form): tiers emotion, confidence (or what is heard instead) and, where there are
+    units, unit.
 
     Source: the Praat manual, "TextGrid file formats".
     """
     end, rate = segments[-1].end, result.framing.rate
     tiers = {"emotion": [(one.start, one.end, one.emotion) for one in segments],
-             "confidence": [(one.start, one.end, f"{one.confidence:.3f}") for one in segments]}
+             "confidence": [(one.start, one.end, one.reason or f"{one.confidence:.3f}") for one in segments]}
     if result.units is not None:
         tiers["unit"] = [(start / rate, end if stop == len(result.units) else stop / rate, str(unit))
                          for start, stop, unit in runs(result.units)]
@@ -112,15 +119,46 @@ def textgrid(path: object, result: Result, segments: list[Segment], timeline: bo
 
 def audacity(path: object, result: Result, segments: list[Segment], timeline: bool) -> str:
     """An Audacity label track: start, end and label, separated by tabs."""
-    lines = [f"{one.start:.6f}\t{one.end:.6f}\t{shown(one.emotion)} {one.confidence:.2f}\n" for one in segments]
-    return "".join(lines)
+    return "".join(f"{one.start:.6f}\t{one.end:.6f}\t{spoken(one)}\n" for one in segments)
+
+
+def spoken(segment: Segment) -> str:
+    """A segment's emotion and confidence in a few words, or why it has none: angry 0.87; none (silence)."""
+    certainty = f"({segment.reason})" if segment.emotion == NONE else f"{segment.confidence:.2f}"
+    return shown(f"{segment.emotion} {certainty}")
+
+
+def srt(path: object, result: Result, segments: list[Segment], timeline: bool) -> str:
+    """SubRip subtitles: numbered cues, times as 00:00:01,500."""
+    cues = [f"{number}\n{clock(one.start, ',')} --> {clock(one.end, ',')}\n{cue_text(one)}\n"
+            for number, one in enumerate(segments, 1)]
+    return "\n".join(cues)
+
+
+def webvtt(path: object, result: Result, segments: list[Segment], timeline: bool) -> str:
+    """WebVTT subtitles: cues with times as 00:00:01.500. Source: W3C, WebVTT, section 4."""
+    cues = [f"{clock(one.start, '.')} --> {clock(one.end, '.')}\n{escape(cue_text(one), quote=False)}\n"
+            for one in segments]
+    return "WEBVTT\n\n" + "\n".join(cues)
+
+
+def clock(seconds: float, point: str) -> str:
+    """Seconds as a subtitle's time, to the millisecond: 01:02:03,456; hours have two digits or more."""
+    milliseconds = round(1000 * seconds)
+    return (f"{milliseconds // 3_600_000:02d}:{milliseconds // 60_000 % 60:02d}:{milliseconds // 1000 % 60:02d}{point}"
+            f"{milliseconds % 1000:03d}")
+
+
+def cue_text(segment: Segment) -> str:
+    """What a cue says; an arrow in a class's name, which would be one of times, is shortened."""
+    return spoken(segment).replace("-->", "->")
 
 
 def rttm(path: object, result: Result, segments: list[Segment], timeline: bool) -> str:
     """NIST's Rich Transcription Time Marked lines: the emotion stands where a speaker's name would."""
     name = _word(Path(str(path)).stem)
     lines = [f"SPEAKER {name} 1 {one.start:.3f} {one.end - one.start:.3f} <NA> <NA> {_word(one.emotion)} "
-             f"{one.confidence:.3f} <NA>\n" for one in segments]
+             f"{'<NA>' if one.emotion == NONE else format(one.confidence, '.3f')} <NA>\n" for one in segments]
     return "".join(lines)
 
 
@@ -158,7 +196,8 @@ class Format:
 FORMATS = {"table": Format(".txt", table), "json": Format(".json", json_text, json_opening, ",\n", "\n]\n"),
            "jsonl": Format(".jsonl", json_line), "csv": Format(".csv", csv_rows, csv_header),
            "textgrid": Format(".TextGrid", textgrid, single=True), "rttm": Format(".rttm", rttm),
-           "audacity": Format(".txt", audacity, single=True), "svg": Format(".svg", svg, single=True)}
+           "audacity": Format(".txt", audacity, single=True), "srt": Format(".srt", srt, single=True),
+           "vtt": Format(".vtt", webvtt, single=True), "svg": Format(".svg", svg, single=True)}
 
 
 def _frames(segment: Segment, num_frames: int, rate: float) -> int:

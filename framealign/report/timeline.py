@@ -63,7 +63,7 @@ def picture(waveform: np.ndarray, result: Result, annotation: Annotation = Annot
     seconds = len(waveform) / SAMPLE_RATE
     recognised = segments(result) if recognised is None else recognised
     truth = None if annotation.truth is None else frame_truth.throughout(annotation.truth, seconds, labels)
-    colour_of = tracks.emotion_colours(labels, truth or ())
+    colour_of = tracks.emotion_colours(labels, [*(truth or ()), *recognised])
 
     rows = [track("sound", tracks.stretched(tracks.waveform_shapes(waveform)), 62),
             track("spectrum", tracks.spectrogram_image(waveform), 84, "0 to 8 kHz, mel")]

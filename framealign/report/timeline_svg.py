@@ -10,11 +10,12 @@ import numpy as np
 
 from framealign.sound.frames import SAMPLE_RATE
 from framealign.corpus import frame_truth
+from framealign.corpus.utterance import NONE
 from framealign.emotion.diarization import Labelled
 from framealign.emotion.recogniser import Result
 from framealign.emotion.segments import Segment
 from framealign.report import html_document, tracks
-from framealign.report.svg import element, escape, ink, line, number, rect, text
+from framealign.report.svg import element, escape, ink, line, number, path, rect, text
 from framealign.report.timeline import Annotation, check_lengths
 
 WIDTH = 900
@@ -22,6 +23,7 @@ LEFT, RIGHT = 150, 884                              # of the tracks: names stand
 COLUMNS = 300                                       # of curves: small enough for the longest sound
 MAX_SEGMENTS = 200                                  # more are not drawn one by one
 LANE = 24                                           # height of a track of emotions
+HATCHING = 6                                        # from one oblique line to the next
 LETTER = 7.2                                        # width of a letter of 12 px bold, about
 
 
@@ -42,7 +44,7 @@ def picture(waveform: np.ndarray, result: Result, segments: Sequence[Segment], a
     top, truth = 132.0, []
     if annotation.truth is not None:
         truth = frame_truth.throughout(annotation.truth, seconds, labels)
-    colour_of = tracks.emotion_colours(labels, truth)
+    colour_of = tracks.emotion_colours(labels, [*truth, *segments])
     if truth:
         shapes += emotion_lane("truth", truth, colour_of, seconds, top)
         top += 30
@@ -95,8 +97,8 @@ def lane_label(name: str, hint: str, top: float, height: float) -> list[str]:
     return [*words, rect(LEFT, top, RIGHT - LEFT, height, class_="lane", rx=3)]
 
 
-def emotion_lane(name: str, stretches: Sequence[Labelled], colour_of: Mapping[str, str], seconds: float, top: float
-                 ) -> list[str]:
+def emotion_lane(name: str, stretches: Sequence[Labelled], colour_of: Mapping[str, str | None], seconds: float,
+                 top: float) -> list[str]:
     """A track of emotions in their colours, the name in those with room for it; of segments, what each one says."""
     shapes = lane_label(name, "", top, LANE)
     if len(stretches) > MAX_SEGMENTS:
@@ -107,13 +109,27 @@ def emotion_lane(name: str, stretches: Sequence[Labelled], colour_of: Mapping[st
         x, width = LEFT + one.start * scale, (one.end - one.start) * scale
         colour, title = colour_of[one.emotion], ""
         if isinstance(one, Segment):
-            words = f"{one.emotion}, {one.start:.2f} to {one.end:.2f} s, confidence {one.confidence:.2f}"
+            certainty = one.reason or f"confidence {one.confidence:.2f}"
+            words = f"{one.emotion}, {one.start:.2f} to {one.end:.2f} s, {certainty}"
             title = element("title", escape(words))
-        shapes.append(rect(x, top, width, LANE, title, fill=colour, class_="run"))
+        if one.emotion == NONE:
+            shapes += hatched(x, top, width, LANE, title)
+        else:
+            shapes.append(rect(x, top, width, LANE, title, fill=colour, class_="run"))
         if width > LETTER * len(one.emotion) + 6:
-            shapes.append(text(x + width / 2, top + LANE / 2 + 4, one.emotion, text_anchor="middle", class_="word",
-                               fill=ink(colour)))
+            look = {"class_": "hint"} if one.emotion == NONE else {"class_": "word", "fill": ink(colour)}
+            shapes.append(text(x + width / 2, top + LANE / 2 + 4, one.emotion, text_anchor="middle", **look))
     return shapes
+
+
+def hatched(x: float, top: float, width: float, height: float, title: str = "") -> list[str]:
+    """A rectangle of oblique lines, for what has no emotion; title: an element, what it says of itself."""
+    lines = []
+    for start in np.arange(x - height, x + width, HATCHING):                    # of the lines, rising to the right
+        left, right = max(start, x), min(start + height, x + width)
+        lines.append(path([left, right], [top + height - (left - start), top + height - (right - start)]))
+    return [element("path", "", d="".join(lines), class_="hatching"),
+            rect(x, top, width, height, title, class_="empty")]
 
 
 def axis(seconds: float, top: float) -> list[str]:
@@ -128,13 +144,14 @@ def axis(seconds: float, top: float) -> list[str]:
     return shapes
 
 
-def legend(colour_of: Mapping[str, str], y: float) -> list[str]:
-    """Emotions beside their colours, as many as there is room for."""
+def legend(colour_of: Mapping[str, str | None], y: float) -> list[str]:
+    """Emotions beside their colours, NONE beside hatching, as many as there is room for."""
     shapes, x = [], float(LEFT)
     for name, colour in colour_of.items():
         width = 34 + LETTER * len(name)
         if x + width > RIGHT:
             break
-        shapes += [rect(x, y - 10, 11, 11, fill=colour, rx=3), text(x + 17, y, name, class_="plain")]
+        swatch = hatched(x, y - 10, 11, 11) if name == NONE else [rect(x, y - 10, 11, 11, fill=colour, rx=3)]
+        shapes += [*swatch, text(x + 17, y, name, class_="plain")]
         x += width
     return shapes

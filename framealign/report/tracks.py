@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from framealign.sound.frames import EVERY_20_MS, SAMPLE_RATE, Framing
+from framealign.corpus.utterance import NONE
 from framealign.emotion.diarization import Labelled
 from framealign.emotion.segments import runs
 from framealign.report.svg import (band, colours, data_uri, element, escape, ink, number, path, png, rect, rgb, shade,
@@ -105,14 +106,18 @@ def attention_shapes(attention: np.ndarray, edges: np.ndarray, columns: int = CO
     return [area, equal]
 
 
-def emotion_colours(labels: Sequence[str], stretches: Iterable[Labelled]) -> dict[str, str]:
-    """The colour of each class, and of each other emotion that there is: {name: "#rrggbb"}."""
-    names = list(dict.fromkeys([*labels, *(stretch.emotion for stretch in stretches)]))
-    return dict(zip(names, colours(names)))
+def emotion_colours(labels: Sequence[str], stretches: Iterable[Labelled]) -> dict[str, str | None]:
+    """The colour of each class, and of each other emotion that there is: {name: "#rrggbb"}; of NONE None, the last."""
+    emotions = [stretch.emotion for stretch in stretches]
+    names = [name for name in dict.fromkeys([*labels, *emotions]) if name != NONE]
+    return dict(zip(names, colours(names))) | ({NONE: None} if NONE in emotions else {})
 
 
-def emotion_strip(stretches: Sequence[Labelled], seconds: float, colour_of: Mapping[str, str]) -> str:
-    """A strip of emotions over a sound of so many seconds: stretches or segments, in order and without gaps."""
+def emotion_strip(stretches: Sequence[Labelled], seconds: float, colour_of: Mapping[str, str | None]) -> str:
+    """A strip of emotions over a sound of so many seconds: stretches or segments, in order and without gaps.
+
+    Those without an emotion are hatched.
+    """
     names = list(colour_of)
     edges = np.array([*(stretch.start for stretch in stretches), seconds]) / seconds
     values = np.array([names.index(stretch.emotion) for stretch in stretches])
@@ -124,11 +129,18 @@ def emotion_strip(stretches: Sequence[Labelled], seconds: float, colour_of: Mapp
 
 
 def coloured_runs(values: np.ndarray, edges: np.ndarray, fills: Sequence[str | None], names: Sequence[str]) -> str:
-    """A strip of runs of equal values (T,), each in the colour of its value, the name in those with room for it."""
+    """A strip of runs of equal values (T,), each in the colour of its value, the name in those with room for it.
+
+    Nothing is drawn of a value without a colour; if it is NONE, its runs are hatched.
+    """
     shapes, words = [], []
     for start, stop, value in runs(values):
         left, width = edges[start], edges[stop] - edges[start]
-        if fills[value] is not None:
+        if names[value] == NONE:
+            place = f"left:{100 * left:.3f}%;width:{100 * width:.3f}%"
+            words.append(element("span", "", class_="hatched gap", style=place))
+            words.append(_word(NONE, left, width, "var(--soft)"))
+        elif fills[value] is not None:
             shapes.append(rect(WIDTH * left, 0, WIDTH * width, 10, fill=fills[value], class_="run"))
             words.append(_word(names[value], left, width, ink(fills[value])))
     return stretched(shapes, 10) + "".join(words)
@@ -217,7 +229,9 @@ def _mel(hertz: float) -> float:
 
 
 def legend(labels: Sequence[str]) -> str:
-    """Emotions beside their colours, in HTML."""
-    entries = [element("span", element("i", "", style=f"background:{colour}") + escape(name))
-               for name, colour in zip(labels, colours(labels))]
+    """Emotions beside their colours, in HTML; NONE, which must be the last, beside hatching."""
+    entries = []
+    for name, colour in zip(labels, colours(labels)):
+        look = {"class_": "hatched"} if name == NONE else {"style": f"background:{colour}"}
+        entries.append(element("span", element("i", "", **look) + escape(name)))
     return element("p", entries, class_="legend")

@@ -11,6 +11,7 @@ import unicodedata
 from pathlib import Path
 
 import markup
+import no_speech
 import numpy as np
 import pytest
 import small
@@ -18,6 +19,7 @@ import soundfile
 import torch
 
 from framealign.corpus import frame_truth
+from framealign.corpus.synthetic_utterance import synthesise
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
 from framealign.units.extraction import source_of_states
@@ -74,7 +76,7 @@ def mixed(tmp_path) -> Path:
 
 def test_a_folder_costs_a_line_for_each_rotten_file(model, mixed, capsys):
     """Every good file is recognised as it is alone, in order; every rotten one has its line; status 1."""
-    assert recognise_command.run(str(model), [str(mixed)], RecogniseRun(format="csv", device="cpu")) == 1
+    assert recognise_command.run(str(model), [str(mixed)], RecogniseRun(format="csv", gate=False, device="cpu")) == 1
     printed = capsys.readouterr()
     rows, recogniser = list(csv.DictReader(io.StringIO(printed.out))), Recogniser.from_pretrained(model)
     assert [row["path"] for row in rows] == [str(mixed / name) for name in GOOD]
@@ -187,7 +189,8 @@ def test_a_codebook_of_another_models_states_is_refused(model, mixed, tmp_path, 
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"format": "xml"}, "--format must be one of table, json, jsonl, csv, textgrid, rttm, audacity, svg, got xml"),
+    ({"format": "xml"}, "--format must be one of table, json, jsonl, csv, textgrid, rttm, audacity, srt, vtt, svg, "
+     "got xml"),
     ({"smooth": -1.0}, "--smooth must be 0 or more seconds, got -1.0"),
     ({"format": "textgrid"}, "holds one sound in a file, 2 are named: give a folder for them with --out"),
     ({"codebook": "gone.npy"}, "gone.npy"), ({"codebook": "{}/bare.npy"}, "--layer must say whose states .* got None"),
@@ -218,7 +221,7 @@ def test_a_page_shows_the_truth_beside_a_sound_above_what_smooth_asked_for(model
     frame_truth.write(mixed / "a.wav", [(5, 12, "angry")])
     page = tmp_path / "page.html"
     for smooth in (0.0, 10.0):
-        config = RecogniseRun(html=str(page), smooth=smooth, device="cpu")
+        config = RecogniseRun(html=str(page), smooth=smooth, gate=False, device="cpu")
         assert recognise_command.run(str(model), [str(mixed / "a.wav"), str(mixed / "d.flac")], config) == 0
         capsys.readouterr()
         with_truth, without = markup.read(page.read_text(encoding="utf-8")).all("figure", "timeline")
@@ -319,6 +322,44 @@ def test_sounds_of_a_folder_that_are_not_read_are_named(model, mixed, capsys):
     assert lines[-1] == "3 of 4 could not be recognised" and len(lines) == 4
     for name, line in zip(("b.m4a", "c.AAC", "d.webm"), lines):
         assert f"{folder / name}: " in line and f"convert it: ffmpeg -i {name} {name[0]}.wav" in line
+
+
+def test_sound_without_speech_is_none_and_says_why(model, tmp_path, capsys):
+    """In every format and on the page; `--no-gate` switches it off."""
+    draw = np.random.default_rng(0)
+    noise = no_speech.at_level(no_speech.noise(draw, 1.5, 1), -20)
+    voice = synthesise(0, "Ses01F", "Ses01F_1", "happy", 2.0)[0]
+    soundfile.write(tmp_path / "noise.wav", noise, 16_000)
+    soundfile.write(tmp_path / "both.wav", np.concatenate([voice, noise]), 16_000)
+    paths = [str(tmp_path / name) for name in ("noise.wav", "both.wav")]
+
+    def written(**changes) -> str:
+        assert recognise_command.run(str(model), paths, RecogniseRun(device="cpu", **changes)) == 0
+        return capsys.readouterr().out
+
+    first, second = written().splitlines()
+    assert first.split("\t")[1::2] == ["none", "no speech: noise"] and second.split("\t")[1] in LABELS
+    assert "none" not in written(gate=False)
+    first, second = map(json.loads, written(format="jsonl", timeline=True).splitlines())
+    assert (first["emotion"], first["reason"]) == ("none", "no speech: noise") and second["reason"] == ""
+    assert [(one["start"], one["emotion"], one["reason"]) for one in first["segments"]] == [(0, "none", "noise")]
+    gap = second["segments"][-1]
+    assert (gap["emotion"], gap["reason"], gap["confidence"]) == ("none", "noise", 0)
+    assert gap["start"] == pytest.approx(len(voice) / 16_000, abs=0.25) and "none" not in [
+        one["emotion"] for one in second["segments"][:-1]]
+    rows = list(csv.DictReader(io.StringIO(written(format="csv", timeline=True))))
+    assert [row["emotion"] for row in rows if row["path"] == paths[1]][-60:] == ["none"] * 60
+    for form, text in (("table", "none     (noise)  attention"), ("rttm", "<NA> <NA> none <NA> <NA>")):
+        assert text in written(format=form, timeline=True)
+    for form, text in (("textgrid", 'text = "noise"'), ("audacity", "none (noise)"), ("srt", "none (noise)"),
+                       ("vtt", "none (noise)"), ("svg", 'class="hatching"')):
+        written(format=form, out=str(tmp_path / form))
+        assert all(text in path.read_text() for path in (tmp_path / form).iterdir())
+    written(html=str(tmp_path / "page.html"))
+    page = markup.read((tmp_path / "page.html").read_text())
+    for figure in page.all("figure", "timeline"):
+        assert len(figure.all("div", "segments")[0].all("span", "gap")) == 1
+        assert figure.all("p", "legend")[0].all("span")[-1].text == "none"
 
 
 def test_folders_behind_links_are_entered_once(mixed, tmp_path):

@@ -2,15 +2,17 @@
 import dataclasses
 from pathlib import Path
 
+import no_speech
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from framealign.sound import audio
+from framealign.sound import audio, speech
 from framealign.hubert import long_sound
 from framealign.corpus.cropping import Waveforms
 from framealign.corpus.protocols import Split
+from framealign.corpus.synthetic_utterance import synthesise
 from framealign.training import finetune
 from framealign.training.training_config import TrainingRun
 from framealign.emotion.emotion_model import EmotionModel
@@ -228,3 +230,22 @@ def test_more_than_a_minute_goes_through_windows(micro, monkeypatch):
         logits = recogniser.model.classifier(found).double().numpy()
     pooled = np.exp(result.attention.astype(np.float64) @ logits)
     np.testing.assert_allclose(list(result.probabilities.values()), pooled / pooled.sum(), atol=1e-5)
+
+
+def test_the_gate_changes_no_number_and_hears_where_there_is_speech(recogniser, tones):
+    """Sound without speech is none, with the reason; without the gate nothing is asked. Long sound alike."""
+    gated = Recogniser(recogniser.model, gate=True)
+    draw = np.random.default_rng(0)
+    voice = synthesise(0, "Ses02M", "Ses02M_1", "sad", 2.0)[0].astype(np.float32)
+    noise = no_speech.at_level(no_speech.noise(draw, 3.0, 1), -25)
+    longer = np.concatenate([np.tile(voice, 31), np.tile(noise, 2)])
+    assert len(longer) > 61 * 16_000
+    for waveform, reason in ((voice, ""), (noise, "no speech: noise"), (np.concatenate([voice, noise]), ""),
+                             (longer, ""), (tones[3].path, "no speech: music or tones")):
+        before, after = recogniser(waveform), gated(waveform)
+        np.testing.assert_array_equal(numbers(before), numbers(after))
+        assert before.kinds is None and before.reason == "" and after.reason == reason
+        assert after.emotion == ("none" if reason else before.emotion) and len(after.kinds) == len(after.attention)
+        if isinstance(waveform, np.ndarray):
+            assert (after.kinds == speech.kinds(torch.from_numpy(waveform))).all()
+    assert [result.reason for result in gated.batch([voice, noise])] == ["", "no speech: noise"]

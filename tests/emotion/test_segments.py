@@ -1,5 +1,6 @@
 """Segments: the best of all namings of the frames, found by trying all; and what a segment promises."""
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,6 +33,27 @@ def test_without_cost_each_frame_stands_for_itself():
 def result(posterior: np.ndarray, seconds: float = 0.0) -> Result:
     attention = np.random.default_rng(2).dirichlet(np.ones(len(posterior)))
     return Result("sad", dict.fromkeys(LABELS, 0.25), posterior, attention, None, seconds)
+
+
+def test_what_is_no_speech_has_no_emotion_and_speech_is_labelled_by_itself():
+    """Each stretch of speech as if it were alone: what lies between has no say."""
+    posterior = np.random.default_rng(5).dirichlet(np.full(4, 0.3), size=300)
+    kinds = np.repeat([1, 0, 2, 3, 0], [20, 100, 60, 20, 100]).astype(np.uint8)
+    gated = replace(result(posterior, 6.02), kinds=kinds)
+    parts = segments(gated, 0.1)
+    gaps = [one for one in parts if one.emotion == "none"]
+    assert [(one.start, one.end, one.reason, one.confidence) for one in gaps] == [
+        (0, 0.4, "silence", 0), (2.4, 3.6, "noise", 0), (3.6, 4.0, "music or tones", 0)]
+    assert all(before.end == after.start for before, after in itertools.pairwise(parts)) and parts[-1].end == 6.02
+    assert sum(one.attention for one in parts) == pytest.approx(1)
+    for first, end, shift in ((20, 120, 0.4), (200, 300, 4.0)):
+        alone = segments(result(posterior[first:end]), 0.1)
+        inside = [one for one in parts if shift <= one.start < end / 50 and one.emotion != "none"]
+        assert [one.emotion for one in inside] == [one.emotion for one in alone]
+        assert [one.start - shift for one in inside] == pytest.approx([one.start for one in alone])
+        assert [one.confidence for one in inside] == pytest.approx([one.confidence for one in alone])
+        assert not any(one.reason for one in inside)
+    assert segments(replace(gated, kinds=kinds * 0)) == segments(replace(gated, kinds=None))
 
 
 @pytest.mark.parametrize("min_seconds", [0, 0.04, 0.25, 1, 100])

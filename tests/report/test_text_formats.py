@@ -1,5 +1,6 @@
 """Results as text, read back by readers of their own: Python's json and csv, small parsers of the other grammars."""
 import csv
+import html
 import io
 import json
 import re
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from framealign.sound.frames import Framing
-from framealign.report.text_formats import FORMATS, shown
+from framealign.report.text_formats import FORMATS, clock, shown
 from framealign.emotion.recogniser import Result
 from framealign.emotion.segments import segments
 
@@ -183,6 +184,90 @@ def test_rttm_lines_have_ten_fields():
         assert float(fields[3]) == pytest.approx(one.start, abs=1e-3)
         assert float(fields[4]) == pytest.approx(one.end - one.start, abs=1e-3)
     assert lines[0][1] == "take_1"
+
+
+def parse_srt(text: str) -> list[tuple[float, float, str]]:
+    """SubRip: blocks between blank lines, a number from 1, a line of times with commas, text."""
+    cues = []
+    for number, block in enumerate(text.removesuffix("\n").split("\n\n"), 1):
+        index, times, content = block.split("\n")
+        assert index == str(number)
+        match = re.fullmatch(r"(\d\d+):([0-5]\d):([0-5]\d),(\d{3}) --> (\d\d+):([0-5]\d):([0-5]\d),(\d{3})", times)
+        cues.append((*seconds(match.groups()), content))
+    return cues
+
+
+def parse_webvtt(text: str) -> list[tuple[float, float, str]]:
+    """The grammar of W3C's WebVTT, section 4.1, as far as cues without settings need it; text is unescaped."""
+    head, *blocks = text.removesuffix("\n").split("\n\n")
+    assert head == "WEBVTT"
+    cues = []
+    for block in blocks:
+        times, content = block.split("\n")
+        match = re.fullmatch(r"(\d\d+):([0-5]\d):([0-5]\d)\.(\d{3}) --> (\d\d+):([0-5]\d):([0-5]\d)\.(\d{3})", times)
+        assert "-->" not in content and "<" not in re.sub(r"</?v[^<>]*>", "", content)
+        assert not re.search(r"&(?!amp;|lt;|gt;)", content)
+        cues.append((*seconds(match.groups()), html.unescape(content)))
+    return cues
+
+
+def seconds(fields: tuple[str, ...]) -> tuple[float, float]:
+    h, m, s, ms = zip(*(map(int, fields[i:i + 4]) for i in (0, 4)))
+    return tuple(3600 * h[i] + 60 * m[i] + s[i] + ms[i] / 1000 for i in (0, 1))
+
+
+@pytest.mark.parametrize("name, parse", [("srt", parse_srt), ("vtt", parse_webvtt)])
+def test_subtitles_are_the_segments(name, parse):
+    """Also of a sound of more than an hour, in order and without overlap; to the millisecond."""
+    long = replace(RESULTS[0], framing=Framing(640 * 500, 720), seconds=6000.0004)
+    for result in (*RESULTS, long):
+        wanted, cues = segments(result), parse(FORMATS[name].write("a.wav", result, segments(result), False))
+        for (start, end, text), one in zip(cues, wanted, strict=True):
+            assert (start, end) == pytest.approx((one.start, one.end), abs=5.1e-4)
+            assert text == f"{one.emotion} {one.confidence:.2f}"
+        assert all(before[1] == after[0] for before, after in zip(cues, cues[1:]))
+    assert cues[-1][1] > 3600
+
+
+@pytest.mark.parametrize("name, parse", [("srt", parse_srt), ("vtt", parse_webvtt)])
+@pytest.mark.parametrize("emotion, shown_as", [("a --> b", "a -> b"), ("<i>R&B</i>", "<i>R&B</i>"), ("&amp;", "&amp;")])
+def test_subtitles_of_odd_names_are_still_subtitles(name, parse, emotion, shown_as):
+    result = Result(emotion, {emotion: 1.0}, np.ones((9, 1)), np.full(9, 1 / 9), None, 0.2)
+    assert parse(FORMATS[name].write("a.wav", result, segments(result), True)) == [(0, 0.2, f"{shown_as} 1.00")]
+
+
+@pytest.mark.parametrize("given, srt", [(0, "00:00:00,000"), (59.9996, "00:01:00,000"), (3599.9994, "00:59:59,999"),
+                                        (3661.5, "01:01:01,500"), (360_000, "100:00:00,000")])
+def test_the_clock_carries(given, srt):
+    assert clock(given, ",") == srt
+
+
+def gated() -> Result:
+    """A result of 6 s, its first 0.4 s silence, 2 s in the middle noise."""
+    return replace(RESULTS[0], kinds=np.repeat([1, 0, 2, 0], [20, 130, 100, 50]).astype(np.uint8))
+
+
+def test_what_is_no_speech_is_none_in_every_format():
+    result, parts = gated(), segments(gated())
+    heard = {0.0: "silence", 3.0: "noise"}
+    assert {one.start: one.reason for one in parts if one.emotion == "none"} == heard
+    text = {name: form.write("a.wav", result, parts, True) for name, form in FORMATS.items() if name != "svg"}
+    lines = text["table"].splitlines()[1:]
+    assert {float(line.split()[0]): re.search(r"none +\((\w+)\)  att", line)[1] for line in lines
+            if "none" in line} == heard
+    content = json.loads(text["json"])
+    assert {one["start"]: one["reason"] for one in content["segments"] if one["emotion"] == "none"} == heard
+    rows = list(csv.DictReader(io.StringIO(FORMATS["csv"].first(LABELS, True) + text["csv"])))
+    assert [row["emotion"] == "none" for row in rows] == (result.kinds > 0).tolist()
+    tiers = parse_textgrid(text["textgrid"])
+    assert {x[0]: y[2] for x, y in zip(tiers["emotion"], tiers["confidence"]) if x[2] == "none"} == heard
+    assert {float(line.split("\t")[0]): line.split("\t")[2] for line in text["audacity"].splitlines()
+            if "none" in line} == {start: f"none ({reason})" for start, reason in heard.items()}
+    assert {float(line.split()[3]): line.split()[8] for line in text["rttm"].splitlines()
+            if line.split()[7] == "none"} == dict.fromkeys(heard, "<NA>")
+    for cues in (parse_srt(text["srt"]), parse_webvtt(text["vtt"])):
+        assert {start: said for start, _, said in cues if "none" in said} == {
+            start: f"none ({reason})" for start, reason in heard.items()}
 
 
 def test_paths_stay_in_their_line():

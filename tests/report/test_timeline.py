@@ -111,6 +111,19 @@ def test_no_emotion_is_hatched_and_says_why():
     assert verdict.all("span", "why")[0].text == "no speech: <silence>"
 
 
+def test_gaps_without_speech_are_hatched_between_the_segments():
+    result = dataclasses.replace(recognised(200), kinds=np.repeat([0, 2, 0], [50, 50, 100]).astype(np.uint8))
+    root = markup.read(timeline.picture(noise(200), result))
+    gap, = lane(root, "segments").all("span", "gap")
+    left, width = map(float, re.findall(r"[\d.]+", gap.attributes["style"]))
+    assert (left / 100, width / 100) == pytest.approx((1 / 4.005, 1 / 4.005), abs=1e-4)
+    runs = drawn(root, "segments")
+    assert not any(start < 0.25 + 0.24 and end > 0.26 for start, end, _ in runs) and len(runs) >= 2
+    entries = root.all("p", "legend")[0].all("span")
+    assert [entry.text for entry in entries] == [*LABELS, "none"]
+    assert "hatched" in entries[-1].all("i")[0].attributes["class"]
+
+
 @pytest.mark.parametrize("num_frames, extra", [(1, 0), (2, 319), (7, 5), (60, 200)])
 def test_frames_stand_around_their_centres(num_frames, extra):
     """The middle of a frame's place is its receptive field's centre, sample 320 t + 200."""

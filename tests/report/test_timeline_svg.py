@@ -51,6 +51,21 @@ def test_no_emotion_says_why():
     assert "recognised as none, no speech: silence:" in root.find(f"{SVG}title").text
 
 
+def test_gaps_without_speech_are_hatched():
+    """Lines within the gap's own rectangle, which says what is heard."""
+    result = dataclasses.replace(recognised(200), kinds=np.repeat([0, 2, 0], [50, 50, 100]).astype(np.uint8))
+    root = drawn(200, result=result, segments=segments(result))
+    gap, swatch = [one for one in root.iter(f"{SVG}rect") if one.attrib.get("class") == "empty"]
+    left, width, top = (float(gap.attrib[name]) for name in ("x", "width", "y"))
+    assert (left, width) == pytest.approx((150 + 734 / 4.0, 734 / 4.0), rel=0.01)
+    assert gap.find(f"{SVG}title").text == "none, 1.00 to 2.00 s, noise"
+    hatching, _ = [one for one in root.iter(f"{SVG}path") if one.attrib.get("class") == "hatching"]
+    points = np.array(re.findall(r"[\d.]+", hatching.attrib["d"]), float).reshape(-1, 2)
+    assert len(points) > 40 and points[:, 0].min() >= left - 0.01 and points[:, 0].max() <= left + width + 0.01
+    assert points[:, 1].min() >= top - 0.01 and points[:, 1].max() <= top + timeline_svg.LANE + 0.01
+    assert texts(root).count("none") == 2           # in the gap and in the legend
+
+
 @pytest.mark.parametrize("truth", [None, [Stretch(0.2, 0.7, "sad")]])
 def test_tracks_lie_within_the_picture_and_below_each_other(truth):
     root = drawn(60, truth=truth)
