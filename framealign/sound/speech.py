@@ -16,8 +16,6 @@ speech unless one of them says otherwise, for a word that is lost is worse than 
 What it cannot: song, gliding instruments and drums with reverberation pass as speech; so does noise whose loudness
 varies (rain, steps, applause, animals). docs/RECOGNISE.md has what was measured.
 """
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -55,8 +53,7 @@ def kinds(waveform: Tensor, framing: Framing = EVERY_20_MS) -> np.ndarray:
     about 100 bytes a frame beside the waveform. Raises ValueError for a waveform shorter than a frame.
     """
     T = num_frames(len(waveform), framing)
-    measured = [torch.cat(chunks) for chunks in zip(*measures(waveform))]
-    of_20_ms = without_pauses(decided(*measured))                               # (frames of 20 ms,)
+    of_20_ms = without_pauses(decided(*measures(waveform)))                              # (frames of 20 ms,)
     centres = framing.hop * np.arange(T) + framing.receptive_field / 2          # samples
     nearest = np.round((centres - RECEPTIVE_FIELD / 2) / HOP).astype(int)
     return of_20_ms[np.clip(nearest, 0, len(of_20_ms) - 1)]
@@ -71,13 +68,14 @@ def reason(frame_kinds: np.ndarray) -> str:
     return "no speech: " + ", ".join(KINDS[kind] for kind in common)
 
 
-def measures(waveform: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Chunk by chunk of t frames of 20 ms: level (t,) in dB, band levels (t, 9) in dB, likeness (t,) of the fine
-    spectrum to that 40 ms later, voicing (t,), rise and fall (t,) in cubed dB within the frame.
+def measures(waveform: Tensor) -> tuple[Tensor, ...]:
+    """Of every frame of 20 ms: level (T,) in dB, band levels (T, 9) in dB, likeness (T,) of the fine spectrum to that
+    40 ms later, voicing (T,), rise and fall (T,) in cubed dB within the frame. Measured chunk by chunk.
     """
     if len(waveform) < RECEPTIVE_FIELD:
         waveform = F.pad(waveform, (0, RECEPTIVE_FIELD - len(waveform)))
     T, beside = num_frames(len(waveform)), (WINDOW - RECEPTIVE_FIELD) // 2      # samples of a window beside its frame
+    of_all = torch.empty(T), torch.empty(T, len(BANDS) - 1), *torch.empty(4, T)
     for start in range(0, T, CHUNK):
         stop = min(T, start + CHUNK)
         first, last = max(0, start - 1), min(T, stop + APART)                   # with the neighbours that are needed
@@ -85,7 +83,9 @@ def measures(waveform: Tensor) -> Iterator[tuple[Tensor, ...]]:
         samples = waveform[max(0, begin):end]
         outside = (max(0, -begin), max(0, end - len(waveform)))
         samples = F.pad(samples[None], outside, mode="reflect")[0]
-        yield tuple(x[start - first:stop - first] for x in _measured(samples, last - first))
+        for whole, chunk in zip(of_all, _measured(samples, last - first)):
+            whole[start:stop] = chunk[start - first:stop - first]
+    return of_all
 
 
 def _measured(samples: Tensor, number: int) -> tuple[Tensor, ...]:
