@@ -136,7 +136,7 @@ def srt(path: object, result: Result, segments: list[Segment], timeline: bool) -
 
 
 def webvtt(path: object, result: Result, segments: list[Segment], timeline: bool) -> str:
-    """WebVTT subtitles: cues with times as 00:00:01.500. Source: the grammar of W3C, "WebVTT: The Web Video Text Tracks Format"."""
+    """WebVTT subtitles: cues with times as 00:00:01.500. Source: W3C, "WebVTT: The Web Video Text Tracks Format"."""
     cues = [f"{clock(one.start, '.')} --> {clock(one.end, '.')}\n{escape(cue_text(one), quote=False)}\n"
             for one in segments]
     return "WEBVTT\n\n" + "\n".join(cues)
