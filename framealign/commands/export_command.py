@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from framealign.runtime import files, log
 from framealign.hubert import model_directory
 from framealign.exchange import encoder_file, torchaudio_weights
-from framealign.emotion import exported_program
+from framealign.emotion import calibration, exported_program
 from framealign.training import checkpoint
 from framealign.recipe import trained_on
 from framealign.commands import command_line
@@ -63,7 +63,8 @@ def run(source: str, target: str, encoder_only: bool, form: str) -> None:
     else:
         model_directory.write(target, content.config, content.state, head, do_normalize=bool(content.do_normalize),
                               labels=content.labels if head else None, preprocessor=content.preprocessor)
-        for name, wanted in (("README.md", head), (trained_on.NAME, True)):     # the model card; what its weights know
+        # The model card, the temperatures, what its weights know:
+        for name, wanted in (("README.md", head), (calibration.NAME, head), (trained_on.NAME, True)):
             if wanted and (place / name).exists():
                 shutil.copyfile(place / name, Path(target) / name)
     log.say(f"{target}: {'recogniser' if head else 'encoder'} of {place}, {form} format")

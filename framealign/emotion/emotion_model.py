@@ -15,6 +15,7 @@ from framealign.corpus.utterance import NEUTRAL
 from framealign.hubert import fast, model_directory
 from framealign.hubert.model import Hubert
 from framealign.hubert.parameters import check
+from framealign.emotion.calibration import Calibration
 
 
 LEAST_WEIGHT = 0.1                                  # of a frame that is neutral for certain
@@ -90,6 +91,8 @@ class EmotionModel(nn.Module):
     pooling: "attention" or "mean", as the alignment paper and without attention; or "frames": a `FrameClassifier`
     (`frames.` in the directory) gives the posterior of single frames, and says how much each counts.
 
+    `calibration`: what logits are divided by where probabilities are given; no part of training.
+
     `fast_path`: states come from the encoder's fast path (`hubert/fast.py`), which computes no padding, else from the
     plain one. The numbers are the same.
     """
@@ -99,6 +102,7 @@ class EmotionModel(nn.Module):
         super().__init__()
         check_class_names(labels, "classes")
         self.hubert, self.labels, self.fast_path = hubert, list(labels), fast_path
+        self.calibration = Calibration()
         size = hubert.config.hidden_size
         self.frames = FrameClassifier(size, self.labels) if pooling == "frames" else None
         self.pooling = AttentionPooling(size) if pooling == "attention" else MeanPooling()
@@ -124,22 +128,31 @@ class EmotionModel(nn.Module):
         return states.float(), valid_frames(num_frames, states.shape[1])
 
     def forward(self, inputs: Tensor, lengths: Tensor, is_masked: Tensor | None = None) -> Tensor:
-        """Class logits of each utterance, (B, classes)."""
+        """Class logits of each utterance, (B, classes), not calibrated."""
         states, is_valid = self.states(inputs, lengths, is_masked)
         states = self.dropout(states)
         attention = self.weighing.attention(states, is_valid)                   # (B, T)
         return self.classifier(self.dropout(weighted_mean(states, attention)))
 
+    def frame_logits(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        """Class logits of each frame, (B, T, classes), not calibrated."""
+        return self.of_frames(self.states(inputs, lengths)[0])
+
     @torch.inference_mode()
     def over_time(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Class probabilities (B, classes), attention (B, T) and frame-wise posterior (B, T, classes)."""
+        """Class probabilities (B, classes), attention (B, T) and frame-wise posterior (B, T, classes).
+
+        Probabilities and posterior are calibrated. The attention is not: it belongs to the trained weights, and if the
+        temperature of frames changed it, utterances would have other results than those that were calibrated.
+        """
         return self.read_out(*self.states(inputs, lengths))
 
     def read_out(self, states: Tensor, is_valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What `over_time` gives, from what `states` gives: (B, classes), (B, T) and (B, T, classes)."""
         attention = self.weighing.attention(states, is_valid)
         pooled = weighted_mean(states, attention)                               # (B, D)
-        return self.classifier(pooled).softmax(-1), attention, self.of_frames(states).softmax(-1)
+        probabilities = (self.classifier(pooled) / self.calibration.utterances).softmax(-1)
+        return probabilities, attention, (self.of_frames(states) / self.calibration.frames).softmax(-1)
 
     @property
     def weighing(self) -> nn.Module:
@@ -159,6 +172,7 @@ class EmotionModel(nn.Module):
         """Write the recogniser's directory."""
         model_directory.write(directory, self.hubert.config, self.hubert.state_dict(), head=self.head(),
                           do_normalize=self.hubert.do_normalize, labels=self.labels)
+        self.calibration.write(directory)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> "EmotionModel":
@@ -178,4 +192,5 @@ class EmotionModel(nn.Module):
         model.hubert.load(content.state, str(directory))
         check(content.head, {name: tuple(x.shape) for name, x in model.head().items()}, str(directory))
         model.load_state_dict(content.head, strict=False)     # `check` was the strict part
+        model.calibration = Calibration.read(directory)
         return model.eval()

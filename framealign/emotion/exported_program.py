@@ -62,6 +62,7 @@ def export(directory: str | Path, target: str | Path) -> None:
     framing = model.hubert.config.framing
     description = {"labels": model.labels, "sample_rate": SAMPLE_RATE, "hop_samples": framing.hop,
                    "least_samples": framing.receptive_field, "least_batch_samples": num_samples_of(2, framing),
-                   "frames_trained": model.frames is not None}
+                   "frames_trained": model.frames is not None,
+                   "calibrated_on": model.calibration.fitted_on}
     with files.write_atomically(target) as temporary, open(temporary, "wb") as file:
         torch.export.save(program, file, extra_files={"labels.json": json.dumps(description)})

@@ -15,6 +15,7 @@ from framealign.runtime import files
 from framealign.corpus.utterance import Utterance
 from framealign.emotion import metrics
 
+UNCALIBRATED = "uncalibrated.csv"                   # beside predictions.csv: of the same logits, without a temperature
 COLUMNS = ["id", "true", "predicted"]               # then the classes, in the recogniser's order
 
 

@@ -182,7 +182,9 @@ class Recogniser:
             frame_logits.append(self.model.of_frames(states).cpu())
         attention = torch.cat(scores).double().softmax(0)                       # (T,)
         pooled = weighted_mean(torch.cat(logits).double()[None], attention[None])[0]        # (classes,)
-        return pooled.softmax(0).float(), attention.float(), torch.cat(frame_logits).softmax(1)
+        temperatures = self.model.calibration
+        probabilities = (pooled / temperatures.utterances).softmax(0).float()
+        return probabilities, attention.float(), (torch.cat(frame_logits) / temperatures.frames).softmax(1)
 
     def _result(self, probabilities: Tensor, attention: Tensor, posterior: Tensor) -> Result:
         by_class = dict(zip(self.labels, probabilities.tolist()))

@@ -9,8 +9,10 @@ from framealign.runtime import files
 from framealign.sound.frames import SAMPLE_RATE
 from framealign.corpus.protocols import Split
 from framealign.corpus.utterance import Utterance, summary
+from framealign.emotion import calibration
 from framealign.emotion.emotion_model import LEAST_WEIGHT
-from framealign.recipe.results import (NAMES, NO_INTERVAL, OVER_TIME, SHARED_SPEAKERS, claim, interval_words,
+from framealign.recipe.results import (CALIBRATION_COLUMNS, CALIBRATION_NOTE, CALIBRATIONS, NAMES, NO_INTERVAL,
+                                       OVER_TIME, SHARED_SPEAKERS, calibration_cells, claim, interval_words,
                                        missing_classes, missing_words, over_time_cell)
 
 USE = """Recognising which of these emotions speech of about 1 to 60 s expresses, and when: for research, teaching, and
@@ -19,7 +21,6 @@ Do not use it for decisions about people (hiring, policing, health, education, i
 not agreed to it; in some places the law forbids emotion recognition at work and in schools."""
 
 LIMITS = """- It knows only the classes above: laughter, music, silence or another emotion gets one of them.
-- Probabilities are not calibrated.
 - Languages, ages, microphones and speaking styles other than those of the training data may be recognised much worse
   than the table says, and with different accuracy for different groups of people. Test it on your own data.
 - Sound longer than 3000 frames (60 s, where one comes every 20 ms) is recognised in windows of as many
@@ -62,6 +63,7 @@ def text(results: dict, splits: list[Split]) -> str:
     lines += ["## Results", "", *results_lines(results), ""]
     if speakers_of(one.train for one in splits) & speakers_of(one.test for one in splits):
         lines += [f"**Optimistic**: {SHARED_SPEAKERS}.", ""]
+    lines += ["## Confidence", "", *confidence_lines(results), ""]
     lines += ["## Emotion over time", "", FRAMES_BY[frames], "", *over_time_lines(results)]
     lines += ["## Protocol", "", *protocol_lines(results), ""]
     lines += ["## Training data", "", *data_lines(results, splits), ""]
@@ -96,6 +98,30 @@ def results_lines(results: dict) -> list[str]:
         lines.append(f"The numbers are those of {len(results['ways'])} trainings, in which each speaker of the fold is "
                      "tested once; this recogniser is that of the first.")
     return lines
+
+
+def confidence_lines(results: dict) -> list[str]:
+    """Whether probabilities are calibrated, on what, and how right they were in the test before and after."""
+    kept, test = results.get("calibration"), results["test"]
+    if kept is None:
+        lines = ["**Probabilities are not calibrated**: " + (
+            "this selection looks at the test session, and left no other utterances to fit a temperature on."
+            if results["optimistic"] else "the protocol left no validation utterances to fit a temperature on.")]
+    else:
+        labels = {"": "labelled as its utterance", ESTIMATED_FRAMES: "with estimated labels",
+                  TRUE_FRAMES: "with true labels"}[results.get("protocol", {}).get("frames", "")]
+        lines = [f"Probabilities are calibrated: logits of utterances are divided by {kept['utterances']:.3g}, those of "
+                 f"frames, {labels}, by {kept['frames']:.3g} (`{calibration.NAME}`).",
+                 f"Fitted on {kept['fitted_on']}, never on the test. No decision changes by it. The attention is as it "
+                 "was trained."]
+    known = {name: test[key] for name, key in CALIBRATIONS.items() if key in test}
+    if not known:
+        return lines
+    if kept is None:
+        known = {"as they are": test["calibration"]}
+    rows = [f"| {name} | {' | '.join(calibration_cells(one))} |" for name, one in known.items()]
+    return [*lines, "", f"| in the test | {' | '.join(CALIBRATION_COLUMNS)} |",
+            "|---" + "|--:" * len(CALIBRATION_COLUMNS) + "|", *rows, "", CALIBRATION_NOTE]
 
 
 def over_time_lines(results: dict) -> list[str]:

@@ -341,17 +341,22 @@ def frames(recipe: Recipe, start: Stage) -> list[Stage]:
     if lacking:
         log.say_once(f"session {recipe.config.session}: no stage frames: {lacking}")
         return []
-    unknown = next((u for u in splits[0].train if not frame_truth.exists(u)), None) if recipe.config.bound else None
+    known_of = [*splits[0].train, *splits[0].valid] if recipe.config.bound else []
+    unknown = next((utterance for utterance in known_of if not frame_truth.exists(utterance)), None)
     if unknown is not None:
         raise ValueError(f"--bound trains on the truth of frames, which is not known of {unknown.path}; run without it")
     return [frame_stage(recipe, start, splits, on_truth) for on_truth in (False, True)[:1 + recipe.config.bound]]
 
 
 def frame_stage(recipe: Recipe, start: Stage, splits: list[Split], on_truth: bool) -> Stage:
-    """Stage 7, or its bound. Nothing is selected, so whoever is tested in one of the fold's splits is tested here."""
+    """Stage 7, or its bound. Nothing is selected, so whoever is tested in one of the fold's splits is tested here.
+
+    The validation part is free for the temperatures, where it is not of the session that is tested.
+    """
     config = seeded(recipe.preset.frames, recipe)
     tested = {utterance.id: utterance for split in splits for utterance in split.test}
-    split = Split(splits[0].train, [], list(tested.values()), splits[0].name)
+    valid = splits[0].valid if recipe.config.selection == "clean" else []
+    split = Split(splits[0].train, valid, list(tested.values()), splits[0].name)
     name = frames_stage(recipe.config.method, recipe.config.frames_start)
     method = "finetune" if name == "frames" else recipe.config.method           # by the encoder that it starts from
     protocol = {"method": method} | protocol_of(recipe, "last")

@@ -6,7 +6,7 @@ optimistic, where fine-tuning recorded the test predictions of each epoch (`fine
 uses these.
 """
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from framealign.corpus.folds import SHARED, described, kind_of
 from framealign.corpus.protocols import SELECTIONS
 from framealign.corpus.utterance import Utterance
 from framealign.emotion import metrics
-from framealign.emotion.predictions import Predictions
+from framealign.emotion.predictions import UNCALIBRATED, Predictions
 from framealign.recipe.session_config import METHODS, foremost, frames_stages_of, named_by_selection, tested_stage
 from framealign.recipe.stages import difference
 
@@ -36,6 +36,13 @@ OVER_TIME = {"eder": ("EDER", "of the time a wrong emotion, frame by frame: the 
              "boundary_f1": ("boundary F1", "of the segments' boundaries, within 0.2 s")}
 SHARED_SPEAKERS = ("speakers shared: some speakers of the test are in the training data, too; new speakers are "
                    "recognised worse, and intervals are not for them")
+# How right confidences are, by whether logits were divided by a temperature: names in a table, keys in scores.
+CALIBRATIONS = {"before": "uncalibrated", "after": "calibration"}
+CALIBRATION_COLUMNS = ("ECE", "if calibrated", "adaptive ECE", "if calibrated", "Brier", "AURC", "confidence")
+CALIBRATION_NOTE = """ECE: expected calibration error, the mean difference of confidence and accuracy, in %, in 15 bins of
+equal width; adaptive: of equal size. If calibrated: what chance alone gives a perfectly calibrated recogniser with the
+same confidences, mean and 95 % quantile. Brier: 0 to 2. AURC: area under the curve of risk by coverage, the share of
+wrong answers in % among the most confident, averaged over all shares answered. Confidence: its mean, in %."""
 NO_INTERVAL = ("none: an interval needs two speakers that differ and, of UA and macro-F1, of each class utterances of "
                "two speakers")
 
@@ -46,7 +53,7 @@ def collect(run: str | Path, method: str, selection: str = "") -> dict:
     selection: "" for the only one there is. Pooled scores are computed once over all folds' test predictions, with
     intervals over `Utterance.group`. "subsets": scores of improvised dialogues, of women and of men, where the
     manifest knows them. "reference": what the reference code would report of the same trainings, or None. "missing":
-    `missing_classes` of the folds that lack any, by session. Folds whose frames were learned have "frames", results by
+    `missing_classes` of the folds that lack any, by session. "calibration": `pooled_calibrations`. Folds whose frames were learned have "frames", results by
     stage (`of_frames`). Raises ValueError where no fold is finished, or where the folds are not of one experiment or
     tested an utterance twice.
     """
@@ -58,8 +65,9 @@ def collect(run: str | Path, method: str, selection: str = "") -> dict:
         pooled = Predictions.joined(tables)
     except ValueError as error:
         raise ValueError(f"{run}: sessions {', '.join(folds)}: {error}") from None
-    folds = {session: fold | {"test": tested.scores()} | of_frames(fold["folder"].parent, method)
-             for (session, fold), tested in zip(folds.items(), tables)}
+    for (session, fold), tested in zip(folds.items(), tables):
+        before = {key: fold["test"][key] for key in ("uncalibrated",) if key in fold["test"]}
+        folds[session] = fold | {"test": tested.scores() | before} | of_frames(fold["folder"].parent, method)
 
     subsets = {}
     for name, places in subset_places(pooled, utterances).items():
@@ -76,6 +84,7 @@ def collect(run: str | Path, method: str, selection: str = "") -> dict:
     missing = {session: missing_classes(fold) for session, fold in folds.items()}
     return {"protocol": protocol, "folds": folds, "pooled": pooled.scores(), "predictions": pooled,
             "subsets": subsets, "reference": reference,
+            "calibration": pooled_calibrations(folds.values(), utterances),
             "missing": {session: names for session, names in missing.items() if names}}
 
 
@@ -116,6 +125,44 @@ def missing_classes(fold: dict) -> dict[str, list[str]]:
         if lacking:
             missing[name] = lacking
     return missing
+
+
+def pooled_calibrations(folds: Iterable[Mapping], utterances: Mapping[str, Utterance]) -> dict[str, dict[str, dict]]:
+    """By stage, how right the confidences of all folds' test predictions are: {stage: {key: `metrics.calibration`}}.
+
+    Keys are those of CALIBRATIONS; "uncalibrated" only where a fold has a temperature. Stages without probabilities are
+    left out. folds: results with "folder", and "frames" by stage.
+    """
+    places: dict[str, list[Path]] = {}
+    for fold in folds:
+        for stage in (fold["folder"].name, *fold.get("frames", {})):
+            place = fold["folder"].parent / stage
+            if (place / "predictions.csv").exists():
+                places.setdefault(stage, []).append(place)
+    pooled: dict[str, dict[str, dict]] = {}
+    for stage, of_folds in places.items():
+        for key, name in (("uncalibrated", UNCALIBRATED), ("calibration", "predictions.csv")):
+            paths = [place / (name if (place / name).exists() else "predictions.csv") for place in of_folds]
+            if any(path.name == name for path in paths):
+                joined = Predictions.joined([Predictions.read(path, utterances) for path in paths])
+                if joined.probabilities is not None:
+                    pooled.setdefault(stage, {})[key] = joined.scores()["calibration"]
+    return pooled
+
+
+def calibration_rows(stage: str, of_stage: Mapping[str, Mapping]) -> list[list[str]]:
+    """Rows of a table with CALIBRATION_COLUMNS: of a stage, before and after its temperatures, or the only one."""
+    if len(of_stage) == 1:
+        return [[stage, *calibration_cells(*of_stage.values())]]
+    return [[f"{stage}, {name}", *calibration_cells(of_stage[key])] for name, key in CALIBRATIONS.items()]
+
+
+def calibration_cells(scores: Mapping) -> list[str]:
+    """`metrics.calibration` as text, shares in per cent."""
+    noise = [f"{100 * scores[key][0]:.1f}, {100 * scores[key][1]:.1f}" for key in
+             ("ece_if_calibrated", "adaptive_ece_if_calibrated")]
+    return [f"{100 * scores['ece']:.1f}", noise[0], f"{100 * scores['adaptive_ece']:.1f}", noise[1],
+            f"{scores['brier']:.3f}", f"{100 * scores['aurc']:.1f}", f"{100 * scores['confidence']:.1f}"]
 
 
 def missing_words(missing: dict[str, list[str]]) -> str:
@@ -275,6 +322,10 @@ def table(results: dict) -> str:
     lines.append("confusion, pooled (rows: truth, columns: predicted)")
     counts = [[name, *map(str, row)] for name, row in zip(classes, pooled["confusion"])]
     lines += aligned([["", *classes], *counts])
+    if results["calibration"]:
+        rows = [row for stage, one in results["calibration"].items() for row in calibration_rows(stage, one)]
+        lines += ["confidence, pooled, before and after the logits were divided by a temperature",
+                  *aligned([["stage", *CALIBRATION_COLUMNS], *rows]), CALIBRATION_NOTE]
     if any("frames" in fold or "over_time" in fold for fold in results["folds"].values()):
         lines += ["emotion over time, by stage: UA of utterances; where the truth is known, % of the time that has a "
                   "wrong emotion; AUC and F1", *over_time_rows(results["folds"], kind)]

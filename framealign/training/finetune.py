@@ -25,9 +25,9 @@ from framealign.corpus.utterance import NEUTRAL, Utterance, corpus_digest
 from framealign.hubert.masking import span_mask
 from framealign.hubert.model import Hubert
 from framealign.units.frame_store import FrameStore
-from framealign.emotion import diarization, metrics, planted_truth
+from framealign.emotion import calibration, diarization, metrics, planted_truth
 from framealign.emotion.emotion_model import EmotionModel
-from framealign.emotion.predictions import Predictions
+from framealign.emotion.predictions import UNCALIBRATED, Predictions
 from framealign.emotion.recogniser import Recogniser
 from framealign.training import augmentation, optimiser
 from framealign.training.batches import balanced_draw, frame_source, micro_batch_size
@@ -256,25 +256,34 @@ def train_step(training: Finetuning, model: torch.nn.Module, data: FoldData, cro
     return total
 
 
-@torch.inference_mode()
 def predict(model: EmotionModel, data: FoldData, chosen: list[int], max_seconds: float, run: TrainingRun
             ) -> np.ndarray:
     """Class probabilities of the chosen utterances, (len(chosen), classes) float64, whole unless `max_seconds` > 0."""
-    model.eval()
+    return model.calibration.probabilities(np.stack(outputs(model.eval(), data, chosen, max_seconds, run)))
+
+
+@torch.inference_mode()
+def outputs(compute: Callable[[Tensor, Tensor], Tensor], data: FoldData, chosen: list[int], max_seconds: float,
+            run: TrainingRun) -> list[np.ndarray]:
+    """What a model in evaluation computes of each chosen utterance, float64, whole unless `max_seconds` > 0.
+
+    compute: what gives (B, ...) of a batch of inputs, padded, and their lengths (B,). Ranks share the work; all get the
+    same.
+    """
     autocast = distributed.autocast(run.device, run.precision)
     limit = frames_in(max_seconds, data.framing) if max_seconds else int(data.counts.max())
     sizes = data.counts.clamp(max=limit).tolist()
-    probabilities = {}
+    computed = {}
     groups = groups_by_length(sizes, chosen, PREDICTED_FRAMES)
     for group in groups[distributed.rank()::distributed.world_size()]:
         inputs, lengths = data.source.batch([Crop(u, 0, sizes[u]) for u in group])
         with autocast():
-            logits = model(inputs.to(run.device), lengths)
-        probabilities.update(zip(group, logits.cpu().double().softmax(-1).numpy()))
+            values = compute(inputs.to(run.device), lengths)
+        computed.update(zip(group, values.cpu().double().numpy()))
     gathered = {}
-    for part in distributed.all_gather_objects(probabilities):
+    for part in distributed.all_gather_objects(computed):
         gathered.update(part)
-    return np.stack([gathered[u] for u in chosen])
+    return [gathered[u] for u in chosen]
 
 
 def measure(data: FoldData, chosen: list[int], probabilities: np.ndarray) -> dict[str, float]:
@@ -283,8 +292,39 @@ def measure(data: FoldData, chosen: list[int], probabilities: np.ndarray) -> dic
     return {"valid_wa": float(metrics.wa(matrix)), "valid_ua": float(metrics.ua(matrix))}
 
 
-def test(model: EmotionModel, data: FoldData, config: FinetuneConfig, run: TrainingRun, selected_epoch: int) -> dict:
-    """Test the selected recogniser once; write predictions and results.
+def calibrate(model: EmotionModel, data: FoldData, config: FinetuneConfig | FramesConfig, run: TrainingRun,
+              frame_labels: list[np.ndarray] | None = None) -> None:
+    """Fit the model's temperatures on the validation part, and write them into its directory (`Calibration`).
+
+    frame_labels: of each validation utterance (T', C), how much of each class its first T' frames have, all 0 where
+    that is unknown; None: that of its utterance, as training has it where there is no classifier of frames.
+    """
+    model.eval()
+    labels, settings = data.labels[data.valid].numpy(), (data.valid, config.test_max_seconds, run)
+    logits = np.stack(outputs(model, data, *settings))                          # (U, C)
+    targets = np.eye(len(model.labels))[labels]
+    of_frames = [rows[:data.counts[u]] for u, rows in zip(data.valid, outputs(model.frame_logits, data, *settings))]
+    if frame_labels is None:
+        frame_labels = [np.tile(target, (len(rows), 1)) for target, rows in zip(targets, of_frames)]
+    both = [(rows[:len(target)], target[:len(rows)]) for rows, target in zip(of_frames, frame_labels)]
+    temperatures = calibration.Calibration(calibration.temperature(logits, targets, np.ones(len(labels))),
+                                           calibration.of_frames(*map(list, zip(*both))))
+    speakers = {data.utterances[u].speaker for u in data.valid}
+    shares = temperatures.probabilities(logits)
+    model.calibration = replace(
+        temperatures, fitted_on=f"validation: {len(labels)} utterances of {len(speakers - {''}) or 'unknown'} speakers",
+        confidences=tuple(shares.max(-1).tolist()), right=tuple((shares.argmax(-1) == labels).tolist()))
+    if distributed.rank() == 0:
+        model.calibration.write(run.folder / "recogniser")
+
+
+def test(model: EmotionModel, data: FoldData, config: FinetuneConfig | FramesConfig, run: TrainingRun,
+         selected_epoch: int, frame_labels: list[np.ndarray] | None = None) -> dict:
+    """Calibrate the selected recogniser on the validation part, if there is one, and test it once; write predictions
+    and results.
+
+    A selection that looks at the test session is not calibrated: its validation part tells nothing of new speakers.
+    frame_labels: as of `calibrate`.
 
     Where it is known of test utterances when they are emotional, the first rank's results have the scores of the
     emotion over time (`diarization.scores`), of whole sounds, as "over_time".
@@ -292,11 +332,19 @@ def test(model: EmotionModel, data: FoldData, config: FinetuneConfig, run: Train
     results = {"split": data.split.name, "selection": config.selection, "selected_epoch": selected_epoch,
                "classes": model.labels, "seed": config.seed, "test_max_seconds": config.test_max_seconds,
                "num_utterances": {"train": len(data.train), "valid": len(data.valid), "test": len(data.test)}}
+    is_calibrated = bool(data.valid) and config.selection not in OPTIMISTIC
+    if is_calibrated:
+        calibrate(model, data, config, run, frame_labels)
+        results["calibration"] = {"utterances": model.calibration.utterances, "frames": model.calibration.frames,
+                                  "fitted_on": model.calibration.fitted_on}
     for part, chosen in (("valid", data.valid), ("test", data.test)):
         if chosen:
             probabilities = predict(model, data, chosen, config.test_max_seconds, run)
             predictions = Predictions.of([data.utterances[u] for u in chosen], model.labels, probabilities)
             results[part] = predictions.scores()
+            if is_calibrated:
+                before = replace(predictions, probabilities=model.calibration.undone(probabilities))
+                results[part]["uncalibrated"] = before.scores()["calibration"]
     if distributed.rank() == 0 and NEUTRAL in model.labels and any(map(frame_truth.exists, data.split.test)):
         recogniser = Recogniser(model, run.device)
         results["over_time"] = diarization.scores(planted_truth.recognised(recogniser, data.split.test))
@@ -306,6 +354,8 @@ def test(model: EmotionModel, data: FoldData, config: FinetuneConfig, run: Train
                            for name in ("wa", "ua", "macro_f1")}
     if distributed.rank() == 0:
         predictions.write(run.folder / "predictions.csv")                       # of the test, which came last
+        if is_calibrated:
+            before.write(run.folder / UNCALIBRATED)
         files.write_json(run.folder / "results.json", results)
     distributed.barrier()
     return results
@@ -332,8 +382,11 @@ def one_result(folder: Path, ways: list[TrainingRun], results: list[dict], utter
     fold's recogniser is that of the first. Scores of the emotion over time stay with each training.
     """
     by_id = {utterance.id: utterance for utterance in utterances}
-    predictions = Predictions.joined([Predictions.read(way.folder / "predictions.csv", by_id) for way in ways])
-    predictions.write(folder / "predictions.csv")
+    names = ["predictions.csv", UNCALIBRATED] if "calibration" in results[0] else ["predictions.csv"]
+    tables = {name: Predictions.joined([Predictions.read(way.folder / name, by_id) for way in ways]) for name in names}
+    for name, table in tables.items():
+        table.write(folder / name)
+    predictions = tables["predictions.csv"]
     files.link(folder / "recogniser", ways[0].folder / "recogniser")
 
     first = results[0]

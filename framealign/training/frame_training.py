@@ -129,7 +129,8 @@ def train_frames(load: Callable[[], Hubert], utterances: Sequence[Utterance], sp
     """Train a recogniser with a classifier of frames on split.train, test it once: results as `finetune.test`.
 
     load: gives the encoder that scorer and recogniser each start from. on_truth: the frames' true emotions take the
-    place of steps 1 to 3, as a bound of what these may reach. The last update is taken: nothing is selected. Writes
+    place of steps 1 to 3, as a bound of what these may reach. The last update is taken: nothing is selected, and the
+    validation part, if there is one, is for the temperatures alone (`finetune.calibrate`). Writes
     `recogniser`, `predictions.csv` and `results.json` into the run's folder; continues from the newest checkpoint
     there. Raises ValueError as `check_parts`, for a training part that is `lacking`, and for an unknown truth.
     """
@@ -138,21 +139,33 @@ def train_frames(load: Callable[[], Hubert], utterances: Sequence[Utterance], sp
     if reason:
         raise ValueError(f"a classifier of frames cannot be trained: {reason}")
     hubert = load()
-    speech = Speech(split.train, classes, hubert.config.framing, hubert.do_normalize)
-    labels = true_labels(speech) if on_truth else estimated_labels(hubert, speech, config, run)
+    speech, valid = (Speech(part, classes, hubert.config.framing, hubert.do_normalize)
+                     for part in (split.train, split.valid))
+    if on_truth:
+        labels, of_valid = true_labels(speech), true_labels(valid)
+    else:
+        labels, of_valid = estimated_labels(hubert, speech, valid, config, run)
     model = train_recogniser(load(), speech, labels, config, run)
 
     data = FoldData(utterances, split, classes, Waveforms(utterances, hubert.do_normalize, framing=speech.framing))
     if distributed.rank() == 0:
         model.save_pretrained(run.folder / "recogniser")
     distributed.barrier()
-    return test(model, data, config, run, config.epochs)
+    return test(model, data, config, run, config.epochs, in_place(of_valid, valid))
 
 
-def estimated_labels(hubert: Hubert, speech: Speech, config: FramesConfig, run: TrainingRun) -> list[np.ndarray]:
-    """Steps 1 to 3: of each utterance, how much of each class each frame has, (T, C).
+def in_place(labels: list[np.ndarray], speech: Speech) -> list[np.ndarray]:
+    """Labels (T, C) of the audible frames of utterances as those of all frames, 0 before and after them."""
+    before_and_after = [((start, 1), (0, 0)) for start in speech.starts]
+    return [np.pad(rows, widths) for rows, widths in zip(labels, before_and_after)]
 
-    What it took of the scores of all, `frame_labels.spreads`, is written beside the scorer.
+
+def estimated_labels(hubert: Hubert, speech: Speech, valid: Speech, config: FramesConfig, run: TrainingRun
+                     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Steps 1 to 3: of each utterance, how much of each class each frame has, (T, C), in training and validation.
+
+    Validation utterances are labelled by the scorer and the spreads of the training part: the temperature of frames is
+    fitted to them, as no truth is known. What it took of the scores of all, `frame_labels.spreads`, is written beside the scorer.
     """
     scorer = train_scorer(hubert, speech, config, replace(run, folder=run.folder / "scorer"))
     scores = scores_in_other_company(scorer, speech, config, run.device)
@@ -164,8 +177,10 @@ def estimated_labels(hubert: Hubert, speech: Speech, config: FramesConfig, run: 
     if distributed.rank() == 0:
         files.write_json(run.folder / "scorer" / "spreads.json",
                          {name: as_dict(of_emotion) for name, of_emotion in spreads.items()})
-    return frame_labels.soft_labels(scores, speech.labels, speech.classes, speech.neutral, spreads, size,
-                                    config.whole_coverage)
+    of_valid = scores_in_other_company(scorer, valid, config, run.device)
+    rest = (speech.classes, speech.neutral, spreads, size, config.whole_coverage)
+    return (frame_labels.soft_labels(scores, speech.labels, *rest),
+            frame_labels.soft_labels(of_valid, valid.labels, *rest))
 
 
 def block_frames(config: FramesConfig, framing: Framing) -> int:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from framealign.emotion import exported_program
+from framealign.emotion.calibration import Calibration
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.hubert.model import Hubert
 from framealign.emotion.recogniser import Recogniser
@@ -29,7 +30,7 @@ for folder in map(Path, sys.argv[1:]):
     program = torch.export.load(folder / "recogniser.pt2", extra_files=extra).module()
     batches = torch.load(folder / "batches.pt", weights_only=True)
     torch.save([program(*batch) for batch in batches], folder / "answers.pt")
-    print(*map(json.loads(extra["labels.json"]).get, ("labels", "frames_trained")))
+    print(*map(json.loads(extra["labels.json"]).get, ("labels", "frames_trained", "calibrated_on")))
 """
 # norm of the conv encoder: whether a waveform is normalised, pooling, what else differs from the smallest encoder (each
 # convolution takes a while to be traced; this one has a frame every 40 ms)
@@ -45,6 +46,7 @@ def recogniser_and_batches(micro, norm: str, folder: Path) -> list[list[torch.Te
     model = EmotionModel(Hubert(config, do_normalize), LABELS, pooling)
     for parameter in [*model.hubert.encoder.parameters(), *model.weighing.parameters(), *model.classifier.parameters()]:
         torch.nn.init.normal_(parameter, std=0.4)
+    model.calibration = Calibration(0.6, 1.7, "validation of a few")
     model.save_pretrained(folder / "recogniser")
     exported_program.export(folder / "recogniser", folder / "recogniser.pt2")
     draw, batches, sounds = np.random.default_rng(0), [], []
@@ -68,7 +70,8 @@ def answered(micro, tmp_path_factory) -> dict[str, tuple[Path, list[list[torch.T
     done = subprocess.run([sys.executable, "-I", "-c", ALONE, *(folder / norm for norm in VARIANTS)],
                           cwd=folder / "elsewhere", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [f"{LABELS} {pooling == 'frames'}" for _, pooling, _ in VARIANTS.values()]
+    assert done.stdout.splitlines() == [f"{LABELS} {pooling == 'frames'} validation of a few"
+                                        for _, pooling, _ in VARIANTS.values()]
     return {norm: (folder / norm, sounds[norm]) for norm in VARIANTS}
 
 
@@ -77,6 +80,7 @@ def test_the_program_is_the_model(answered, norm):
     """Each sound of each padded batch as the recogniser hears it alone."""
     folder, sounds = answered[norm]
     recogniser = Recogniser.from_pretrained(folder / "recogniser")
+    assert recogniser.model.calibration.frames == 1.7
     for answers, batch in zip(torch.load(folder / "answers.pt", weights_only=True), sounds, strict=True):
         for probabilities, attention, posterior, sound in zip(*answers, batch, strict=True):
             alone = recogniser(sound)

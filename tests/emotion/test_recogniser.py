@@ -15,17 +15,19 @@ from framealign.corpus.protocols import Split
 from framealign.corpus.synthetic_utterance import synthesise
 from framealign.training import finetune
 from framealign.training.training_config import TrainingRun
+from framealign.emotion.calibration import Calibration
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.sound.frames import num_frames
 from framealign.hubert.model import Hubert
 from framealign.emotion.recogniser import Recogniser
 
 LABELS = ["neutral", "happy", "angry", "sad"]
+KEPT = Calibration(utterances=0.6, frames=1.7, fitted_on="validation")
 
 
 @pytest.fixture(params=("attention", "mean", "frames"))
 def recogniser(request, micro) -> Recogniser:
-    """Random weights, large enough that sounds differ."""
+    """Random weights, large enough that sounds differ, and two temperatures."""
     return made(micro, request.param)
 
 
@@ -34,6 +36,7 @@ def made(config, pooling: str = "attention", do_normalize: bool = True) -> Recog
     model = EmotionModel(Hubert(config, do_normalize), LABELS, pooling)
     for parameter in [*model.hubert.encoder.parameters(), *model.weighing.parameters(), *model.classifier.parameters()]:
         torch.nn.init.normal_(parameter, std=0.4)
+    model.calibration = KEPT
     return Recogniser(model)
 
 
@@ -64,7 +67,10 @@ def test_a_result_is_distributions_with_one_row_a_frame(recogniser, tones):
 
 
 def test_a_result_is_the_models_own_states_read_twice(recogniser, tones):
-    """Attention and classifier on the states of the last layer, in plain words and float64."""
+    """Attention and classifier on the states of the last layer, in plain words and float64.
+
+    Logits are over their temperatures, but the attention is that of the frame classifier as it was trained.
+    """
     model, waveform = recogniser.model, audio.load(tones[3].path).double()
     waveform = ((waveform - waveform.mean()) / torch.sqrt(waveform.var(correction=0) + 1e-7)).float()
     with torch.inference_mode():
@@ -78,8 +84,12 @@ def test_a_result_is_the_models_own_states_read_twice(recogniser, tones):
             attention = attention / attention.sum()
     result = recogniser(tones[3].path)
     np.testing.assert_allclose(result.attention, attention, rtol=1e-4)
-    np.testing.assert_allclose(result.posterior, of_frames.softmax(1), atol=1e-5)
-    np.testing.assert_allclose(list(result.probabilities.values()), (attention @ logits).softmax(0), atol=1e-5)
+    np.testing.assert_allclose(result.posterior, (of_frames / 1.7).softmax(1), atol=1e-5)
+    pooled = (attention @ logits) / 0.6
+    np.testing.assert_allclose(list(result.probabilities.values()), pooled.softmax(0), atol=1e-5)
+    recogniser.model.calibration = Calibration()
+    assert recogniser(tones[3].path).emotion == result.emotion
+    np.testing.assert_array_equal(recogniser(tones[3].path).attention, result.attention)
 
 
 @pytest.mark.parametrize("norm", ("group", "layer"))
@@ -228,7 +238,7 @@ def test_more_than_a_minute_goes_through_windows(micro, monkeypatch):
     with torch.inference_mode():
         found = torch.cat(list(states(recogniser.model.hubert, recogniser._preprocessed(waveform), None, "cpu")))
         logits = recogniser.model.classifier(found).double().numpy()
-    pooled = np.exp(result.attention.astype(np.float64) @ logits)
+    pooled = np.exp(result.attention.astype(np.float64) @ logits / 0.6)
     np.testing.assert_allclose(list(result.probabilities.values()), pooled / pooled.sum(), atol=1e-5)
 
 

@@ -8,6 +8,7 @@ from framealign.runtime import files
 from framealign.recipe import model_card, recipe
 from framealign.recipe.results import interval_words
 from framealign.commands import export_command
+from framealign.emotion.calibration import Calibration
 from framealign.emotion.recogniser import Recogniser
 
 
@@ -33,6 +34,32 @@ def test_the_card_has_the_recorded_numbers(finished):
         assert words in text
     assert text.startswith("---\n") and "Optimistic" not in text and not re.search(r"\bNone\b|\bnan\b", text)
     assert all(len(line) < 400 for line in text.splitlines())
+
+
+def test_the_card_says_what_confidences_are_worth(framed):
+    """Temperatures and calibration errors as recorded, of both stages; without validation that there are none."""
+    for stage, words in (("finetune", "labelled as its utterance"), ("frames", "with estimated labels"),
+                         ("frames-bound", "with true labels")):
+        results = files.read_json(framed / stage / "results.json")
+        kept = files.read_json(framed / stage / "recogniser" / "calibration.json")
+        text = (framed / stage / "recogniser" / "README.md").read_text()
+        part = text.partition("## Confidence")[2].partition("\n## ")[0]
+        assert results["calibration"]["utterances"] == kept["utterances"]
+        assert kept["fitted_on"] == "validation: 8 utterances of 2 speakers" and kept["fitted_on"] in part
+        assert f"divided by {kept['utterances']:.3g}" in part and f"{words}, by {kept['frames']:.3g}" in part
+        for name, key in (("before", "uncalibrated"), ("after", "calibration")):
+            scores = results["test"][key]
+            assert f"| {name} | {100 * scores['ece']:.1f} | " in part and f"| {scores['brier']:.3f} |" in part
+        assert "not calibrated" not in text
+
+    results = files.read_json(framed / "finetune" / "results.json")
+    del results["calibration"], results["test"]["uncalibrated"]
+    for optimistic, reason in ((False, "left no validation utterances"), (True, "looks at the test session")):
+        lines = model_card.confidence_lines(results | {"optimistic": optimistic})
+        assert lines[0].startswith("**Probabilities are not calibrated**") and reason in lines[0]
+        assert sum(line.startswith("| as they are |") for line in lines) == 1
+    old = results | {"test": {key: one for key, one in results["test"].items() if key != "calibration"}}
+    assert len(model_card.confidence_lines(old)) == 1
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +112,8 @@ def test_the_card_goes_with_the_recogniser(finished, tmp_path):
     text = (finished / "recogniser" / "README.md").read_text()
     export_command.run(str(finished / "recogniser"), str(tmp_path / "out"), False, "huggingface")
     assert (tmp_path / "out" / "README.md").read_text() == text
+    assert Calibration.read(tmp_path / "out") == Calibration.read(finished / "recogniser") != Calibration()
     assert Recogniser.from_pretrained(tmp_path / "out").labels
     export_command.run(str(finished / "recogniser"), str(tmp_path / "encoder"), True, "huggingface")
     assert not (tmp_path / "encoder" / "README.md").exists()
+    assert not (tmp_path / "encoder" / "calibration.json").exists()

@@ -14,6 +14,7 @@ from framealign.runtime import files
 from framealign.corpus import manifest
 from framealign.corpus.utterance import CLASSES, Utterance
 from framealign.emotion import metrics
+from framealign.emotion.predictions import Predictions
 from framealign.recipe import results
 from framealign.recipe.session_config import TESTED
 from framealign.recipe.results import aligned, collect, table
@@ -178,6 +179,40 @@ def test_the_classifier_of_frames_has_rows_of_its_own(tmp_path):
     assert rows["frames-bound"] == ["1", "95.0", *["-"] * 10]
     results.write(tmp_path, collect(tmp_path, "align"))
     assert files.read_json(tmp_path / "results.json")["align"]["folds"]["1"]["frames"] == of_frames
+
+
+def test_confidence_is_pooled_over_folds_before_and_after(five):
+    """A fold without a temperature counts as it is; of a stage with none there is one row; numbers by `metrics`."""
+    draw, tables = np.random.default_rng(0), {"uncalibrated": [], "calibration": []}
+    for session in "12345":
+        place = five.root / f"session{session}" / "ser-finetune"
+        table_of_fold = Predictions.read(place / "predictions.csv")
+        shares = draw.dirichlet(np.full(4, 0.5), len(table_of_fold.ids))
+        for key, power in (("uncalibrated", 1.0), ("calibration", 1.0 if session == "3" else 0.4)):
+            powered = shares ** power / (shares ** power).sum(1, keepdims=True)
+            changed = dataclasses.replace(table_of_fold, probabilities=powered, predicted=shares.argmax(1))
+            tables[key].append(changed)
+            if key == "calibration" or session != "3":
+                changed.write(place / ("predictions.csv" if key == "calibration" else "uncalibrated.csv"))
+    found = collect(five.root, "align")
+    assert list(found["calibration"]) == ["ser-finetune"]
+    for key, of_folds in tables.items():
+        joined = Predictions.joined(of_folds)
+        wanted = metrics.calibration(joined.probabilities, joined.true, joined.predicted)
+        for name in ("ece", "adaptive_ece", "brier", "aurc", "confidence"):
+            assert found["calibration"]["ser-finetune"][key][name] == pytest.approx(wanted[name], abs=3e-6)
+    assert found["pooled"]["calibration"] == found["calibration"]["ser-finetune"]["calibration"]
+    text = table(found)
+    before, after = (next(line for line in text.splitlines() if f"ser-finetune, {when}" in line).split()[2:]
+                     for when in ("before", "after"))
+    assert before[0] == f"{100 * found['calibration']['ser-finetune']['uncalibrated']['ece']:.1f}" != after[0]
+    assert after[-1] == f"{100 * found['pooled']['calibration']['confidence']:.1f}"
+    results.write(five.root, found)
+    assert files.read_json(five.root / "results.json")["align"]["calibration"] == found["calibration"]
+    for session in "12345":
+        (five.root / f"session{session}" / "ser-finetune" / "uncalibrated.csv").unlink(missing_ok=True)
+    rows = table(collect(five.root, "align")).splitlines()
+    assert sum("ser-finetune" in line for line in rows) == 1
 
 
 @pytest.mark.parametrize("stages, method", [

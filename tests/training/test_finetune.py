@@ -24,8 +24,9 @@ from framealign.corpus.utterance import CLASSES, Stretch, Utterance
 from framealign.hubert import model_directory
 from framealign.hubert.masking import span_mask
 from framealign.hubert.model import Hubert
-from framealign.emotion import diarization
+from framealign.emotion import calibration, diarization, metrics
 from framealign.emotion.emotion_model import AttentionPooling, EmotionModel, MeanPooling
+from framealign.emotion.predictions import Predictions
 from framealign.emotion.recogniser import Recogniser
 from framealign.training import batches, checkpoint, finetune, optimiser
 from framealign.training.training_config import FinetuneConfig, TrainingRun
@@ -449,6 +450,52 @@ def test_the_recogniser_left_behind_is_the_one_that_was_tested(protocols, tones)
         np.testing.assert_allclose(again, found, atol=2e-3)                     # tested on kept features, float16
 
 
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_temperatures_are_fitted_on_validation_alone(protocols, tones, selection):
+    """By logits of each validation utterance and of its frames; the test's probabilities are over them.
+
+    Where nothing validates, or the validation part is of the test session and looked at, nothing is fitted.
+    """
+    folder, results, calls = protocols[selection]
+    model = EmotionModel.from_pretrained(folder / "recogniser")
+    assert model.calibration.fitted_on == results.get("calibration", {}).get("fitted_on", "")
+    if selection in ("last", "reference", "best-test"):
+        assert model.calibration == calibration.Calibration() and not (folder / "uncalibrated.csv").exists()
+        assert "calibration" not in results and "uncalibrated" not in results["test"]
+        return
+
+    valid, test = calls[-2][0], calls[-1][0]
+    data = fold_data(tones)
+    crops = {u: data.source.batch([Crop(u, 0, int(data.counts[u]))]) for u in (*valid, *test)}
+    with torch.inference_mode():
+        logits = {u: model(*crop)[0].double().numpy() for u, crop in crops.items()}
+        of_frames = [model.classifier(model.states(*crops[u])[0][0]).double().numpy() for u in valid]
+    true = np.array([LABELS.index(tones[u].label) for u in valid])
+    of_valid = np.stack([logits[u] for u in valid])
+    found, number = model.calibration, len(valid)
+    assert found.utterances == pytest.approx(
+        calibration.temperature(of_valid, np.eye(4)[true], np.ones(number)), abs=2e-3)      # kept features are float16
+    per_frame = np.concatenate([np.full(len(rows), 1 / len(rows)) for rows in of_frames])
+    targets = np.eye(4)[np.repeat(true, [len(rows) for rows in of_frames])]
+    assert found.frames == pytest.approx(calibration.temperature(np.concatenate(of_frames), targets, per_frame), abs=2e-3)
+    assert 0.05 < found.utterances != 1 != found.frames
+    speakers = len({tones[u].speaker for u in valid})
+    assert found.fitted_on == f"validation: {number} utterances of {speakers} speakers"
+    shares = calibration.softmax(of_valid / found.utterances)
+    np.testing.assert_allclose(found.confidences, shares.max(1), atol=2e-3)
+    assert list(found.right) == (shares.argmax(1) == true).tolist()
+
+    of_test = np.stack([logits[u] for u in test])
+    for name, value in (("predictions.csv", found.utterances), ("uncalibrated.csv", 1.0)):
+        table = Predictions.read(folder / name)
+        np.testing.assert_allclose(table.probabilities, calibration.softmax(of_test / value), atol=2e-3)
+        assert (table.predicted == of_test.argmax(1)).all()
+        key = "calibration" if value != 1 else "uncalibrated"
+        assert results["test"][key]["brier"] == pytest.approx(metrics.brier(table.probabilities, table.true), abs=1e-5)
+    assert results["calibration"] == {"utterances": found.utterances, "frames": found.frames,
+                                      "fitted_on": found.fitted_on}
+
+
 @pytest.mark.parametrize("selection", ["clean", "speaker"])
 def test_the_emotion_over_time_is_scored_where_it_is_known(micro, tones, tmp_path, selection):
     """Of half of the test utterances, by the recogniser that is left behind, on whole sounds; of two trainings by each.
@@ -494,6 +541,7 @@ def test_last_never_selects_even_where_there_is_a_validation_part(micro, tones, 
     assert results["selected_epoch"] == 4 and not any("valid_ua" in line for line in read_log(tmp_path))
     last = torch.load(checkpoint.newest(tmp_path) / "state.pt", weights_only=True)
     assert last["best"]["epoch"] == 4
+    assert results["calibration"]["fitted_on"] == "validation: 8 utterances of 2 speakers"     # which is free for that
     assert same_to_the_bit(weights(tmp_path / "recogniser"), weights(tmp_path / "checkpoints" / "00000004"))
 
 

@@ -18,10 +18,10 @@ from framealign.corpus import frame_truth
 from framealign.corpus.protocols import Split
 from framealign.corpus.utterance import Utterance
 from framealign.hubert.model import Hubert
-from framealign.emotion import diarization, planted_truth
+from framealign.emotion import calibration, diarization, planted_truth
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.recogniser import Recogniser
-from framealign.training import checkpoint, frame_training
+from framealign.training import checkpoint, frame_labels, frame_training
 from framealign.training.frame_training import Medley, Piece, Speech
 from framealign.training.training_config import FramesConfig, TrainingRun
 
@@ -295,6 +295,41 @@ def test_it_finds_the_frames(planted, micro, tmp_path):
     found = diarization.scores(planted_truth.recognised(recogniser, planted[36:]))
     assert found["eder"] < 0.12 < 0.25 < min(found["always_neutral"], found["label_everywhere"]), found
     assert found["emotional_auc"] > 0.95
+
+
+def test_frames_are_calibrated_by_what_the_scorer_says_of_validation_utterances(planted, micro, tmp_path):
+    """By spreads of the training part, never by the truth; the attention is that of the trained classifier.
+
+    A frame before and after the audible part, whose label is not known, takes no part.
+    """
+    part = Split(train=planted[:30], valid=planted[30:36], test=planted[36:], name="half")
+    config = settings(lr=1e-2, scorer_epochs=4, whole_coverage=1.0)
+    found = frame_training.train_frames(lambda: load(micro), planted, part, CLASSES, config, TrainingRun(tmp_path, CPU))
+    assert found["selection"] == "last" and found["num_utterances"] == {"train": 30, "valid": 6, "test": 12}
+    recogniser = Recogniser.from_pretrained(tmp_path / "recogniser")
+    assert found["calibration"]["frames"] == recogniser.model.calibration.frames
+
+    scorer = EmotionModel.from_pretrained(checkpoint.newest(tmp_path / "scorer"))
+    valid = speech_of(part.valid, do_normalize=True)
+    scores = frame_training.scores_in_other_company(scorer, valid, config, CPU)
+    spreads = {name: frame_labels.Spread(**values)
+               for name, values in json.loads((tmp_path / "scorer" / "spreads.json").read_text()).items()}
+    soft = frame_labels.soft_labels(scores, valid.labels, CLASSES, 0, spreads, 10, 1.0)
+    assert all(0.2 < rows[:, 0].mean() < 0.8 for rows, label in zip(soft, valid.labels) if label)    # not the whole
+    logits, targets = [], []
+    for utterance, start, rows in zip(part.valid, valid.starts, soft):
+        result = recogniser(utterance.path)
+        posterior = result.posterior[start:start + len(rows)].astype(float)
+        logits.append(recogniser.model.calibration.frames * np.log(posterior))  # up to a constant of each frame
+        targets.append(rows[:len(posterior)])
+        p = calibration.softmax(recogniser.model.calibration.frames * np.log(result.posterior.astype(float)))
+        np.testing.assert_allclose(result.attention, (1.1 - p[:, 0]) / (1.1 - p[:, 0]).sum(), rtol=1e-4)
+    assert recogniser.model.calibration.frames == pytest.approx(calibration.of_frames(logits, targets), abs=1e-4)
+    assert recogniser.model.calibration.frames != pytest.approx(1, abs=1e-3)
+
+    bound = frame_training.train_frames(lambda: load(micro), planted, part, CLASSES, config,
+                                        TrainingRun(tmp_path / "bound", CPU), on_truth=True)
+    assert bound["calibration"]["frames"] != found["calibration"]["frames"]
 
 
 @pytest.mark.parametrize("framing", (EVERY_20_MS, Framing(640, 720)))
