@@ -102,22 +102,22 @@ def results_lines(results: dict) -> list[str]:
 
 def confidence_lines(results: dict) -> list[str]:
     """Whether probabilities are calibrated, on what, and how right they were in the test before and after."""
-    kept, test = results.get("calibration"), results["test"]
-    if kept is None:
+    temperatures, test = results.get("calibration"), results["test"]
+    if temperatures is None:
         lines = ["**Probabilities are not calibrated**: " + (
             "this selection looks at the test session, and left no other utterances to fit a temperature on."
             if results["optimistic"] else "the protocol left no validation utterances to fit a temperature on.")]
     else:
         labels = {"": "labelled as its utterance", ESTIMATED_FRAMES: "with estimated labels",
                   TRUE_FRAMES: "with true labels"}[results.get("protocol", {}).get("frames", "")]
-        lines = [f"Probabilities are calibrated: logits of utterances are divided by {kept['utterances']:.3g}, those of "
-                 f"frames, {labels}, by {kept['frames']:.3g} (`{calibration.NAME}`).",
-                 f"Fitted on {kept['fitted_on']}, never on the test. No decision changes by it. The attention is as it "
-                 "was trained."]
+        lines = [f"Probabilities are calibrated (`{calibration.NAME}`): logits of utterances are divided by "
+                 f"{temperatures['utterances']:.3g}, those of frames, {labels}, by {temperatures['frames']:.3g}.",
+                 f"Fitted on {temperatures['fitted_on']}, never on the test. No decision changes by it. The attention "
+                 "is as it was trained."]
     known = {name: test[key] for name, key in CALIBRATIONS.items() if key in test}
     if not known:
         return lines
-    if kept is None:
+    if temperatures is None:
         known = {"as they are": test["calibration"]}
     rows = [f"| {name} | {' | '.join(calibration_cells(one))} |" for name, one in known.items()]
     return [*lines, "", f"| in the test | {' | '.join(CALIBRATION_COLUMNS)} |",

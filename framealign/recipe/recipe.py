@@ -360,6 +360,8 @@ def frame_stage(recipe: Recipe, start: Stage, splits: list[Split], on_truth: boo
     name = frames_stage(recipe.config.method, recipe.config.frames_start)
     method = "finetune" if name == "frames" else recipe.config.method           # by the encoder that it starts from
     protocol = {"method": method} | protocol_of(recipe, "last")
+    if valid:
+        protocol["validation"] = "for the temperatures alone"
     known = split                                   # what the recogniser knows the labels of
     if method not in ("finetune", "tapt"):          # it starts from units of a recogniser that was selected on these
         known = dataclasses.replace(split, valid=recipe.splits(honest(recipe.config.selection))[0].valid)

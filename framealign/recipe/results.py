@@ -39,10 +39,10 @@ SHARED_SPEAKERS = ("speakers shared: some speakers of the test are in the traini
 # How right confidences are, by whether logits were divided by a temperature: names in a table, keys in scores.
 CALIBRATIONS = {"before": "uncalibrated", "after": "calibration"}
 CALIBRATION_COLUMNS = ("ECE", "if calibrated", "adaptive ECE", "if calibrated", "Brier", "AURC", "confidence")
-CALIBRATION_NOTE = """ECE: expected calibration error, the mean difference of confidence and accuracy, in %, in 15 bins of
-equal width; adaptive: of equal size. If calibrated: what chance alone gives a perfectly calibrated recogniser with the
-same confidences, mean and 95 % quantile. Brier: 0 to 2. AURC: area under the curve of risk by coverage, the share of
-wrong answers in % among the most confident, averaged over all shares answered. Confidence: its mean, in %."""
+CALIBRATION_NOTE = """ECE: expected calibration error, the mean difference of confidence and accuracy, in %, in 15 bins
+of equal width; adaptive: of equal size. If calibrated: what chance alone gives a perfectly calibrated recogniser with
+the same confidences, mean and 95 % quantile. Brier: 0 to 2. AURC: area under the curve of risk by coverage, the share
+of wrong answers in % among the most confident, averaged over all shares answered. Confidence: its mean, in %."""
 NO_INTERVAL = ("none: an interval needs two speakers that differ and, of UA and macro-F1, of each class utterances of "
                "two speakers")
 
@@ -53,9 +53,9 @@ def collect(run: str | Path, method: str, selection: str = "") -> dict:
     selection: "" for the only one there is. Pooled scores are computed once over all folds' test predictions, with
     intervals over `Utterance.group`. "subsets": scores of improvised dialogues, of women and of men, where the
     manifest knows them. "reference": what the reference code would report of the same trainings, or None. "missing":
-    `missing_classes` of the folds that lack any, by session. "calibration": `pooled_calibrations`. Folds whose frames were learned have "frames", results by
-    stage (`of_frames`). Raises ValueError where no fold is finished, or where the folds are not of one experiment or
-    tested an utterance twice.
+    `missing_classes` of the folds that lack any, by session. "calibration": `pooled_calibrations`. Folds whose frames
+    were learned have "frames", results by stage (`of_frames`). Raises ValueError where no fold is finished, or where
+    the folds are not of one experiment or tested an utterance twice.
     """
     folds = finished_folds(run, method, selection)
     first = next(iter(folds.values()))

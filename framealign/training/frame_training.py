@@ -165,7 +165,8 @@ def estimated_labels(hubert: Hubert, speech: Speech, valid: Speech, config: Fram
     """Steps 1 to 3: of each utterance, how much of each class each frame has, (T, C), in training and validation.
 
     Validation utterances are labelled by the scorer and the spreads of the training part: the temperature of frames is
-    fitted to them, as no truth is known. What it took of the scores of all, `frame_labels.spreads`, is written beside the scorer.
+    fitted to them, as no truth is known. What it took of the scores of all, `frame_labels.spreads`, is written beside
+    the scorer.
     """
     scorer = train_scorer(hubert, speech, config, replace(run, folder=run.folder / "scorer"))
     scores = scores_in_other_company(scorer, speech, config, run.device)

@@ -461,7 +461,8 @@ def test_the_stage_frames_comes_after_the_method_and_changes_nothing_of_it(world
     record = files.read_json(run / "session1" / name / "stage.json")
     assert list(record["upstream"]) == [{"base": "base", "method": "align-pretrain"}[start]] and record["stage"] == name
     tested = files.read_json(run / "session1" / name / "results.json")
-    assert tested["selection"] == "last" and tested["num_utterances"] == {"train": 8, "valid": 0, "test": 8}
+    assert tested["selection"] == "last" and tested["num_utterances"] == {"train": 8, "valid": 8, "test": 8}
+    assert tested["protocol"]["validation"] == "for the temperatures alone" and tested["calibration"]["fitted_on"]
     card = (run / "session1" / name / "recogniser" / "README.md").read_text()
     assert "no label of a frame was ever seen" in card and "applied to single frames" not in card
     world.run(spoilt, method=method, frames=True, frames_start=start)

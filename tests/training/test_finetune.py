@@ -477,7 +477,8 @@ def test_temperatures_are_fitted_on_validation_alone(protocols, tones, selection
         calibration.temperature(of_valid, np.eye(4)[true], np.ones(number)), abs=2e-3)      # kept features are float16
     per_frame = np.concatenate([np.full(len(rows), 1 / len(rows)) for rows in of_frames])
     targets = np.eye(4)[np.repeat(true, [len(rows) for rows in of_frames])]
-    assert found.frames == pytest.approx(calibration.temperature(np.concatenate(of_frames), targets, per_frame), abs=2e-3)
+    wanted = calibration.temperature(np.concatenate(of_frames), targets, per_frame)
+    assert found.frames == pytest.approx(wanted, abs=2e-3)
     assert 0.05 < found.utterances != 1 != found.frames
     speakers = len({tones[u].speaker for u in valid})
     assert found.fitted_on == f"validation: {number} utterances of {speakers} speakers"
