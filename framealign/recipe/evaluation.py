@@ -95,6 +95,7 @@ class Tested:
     absent: list[str]                               # classes of the recogniser that no utterance has
     same_speakers: list[Utterance]                  # tested by a recogniser that knows their speaker
     same_names: int                                 # of these, by id and speaker in its list
+    related: bool                                   # to a corpus that the recognisers were trained on: `is_related`
     own: bool                                       # it has utterances that some of the recognisers know
     models: Sequence[Model]
     left_out: dict = field(default_factory=dict)    # why -> how many, or {label: how many}
@@ -105,8 +106,7 @@ def test(models: Sequence[Model], corpus: Corpus, config: EvaluationConfig) -> T
     """Test a recogniser, or those of a run's folds, on a corpus.
 
     Where every recogniser may be tested on every utterance (another corpus), each gives a side. Else (a run's own
-    corpus) each utterance is tested by one recogniser that may, and together they are one side. A recogniser may be
-    tested on what it knows neither by its sound nor, as long as there is such a one, by its speaker.
+    corpus) each utterance is tested by one recogniser that may (`who_may_test`), and together they are one side.
 
     Raises ValueError, in one line, where the corpus has none of the classes, or has utterances that every recogniser
     was trained or selected on and that are not to be left out; for recognisers of different classes; and where no sound
@@ -125,7 +125,8 @@ def test(models: Sequence[Model], corpus: Corpus, config: EvaluationConfig) -> T
                                        if old.label and not new.label).most_common()),
                 "unlabelled": len(corpus.utterances) - labels.total()}
 
-    testers = {i: who_may_test(models, named[i], corpus.sounds[i]) for i in places}
+    related = is_related(models, corpus)
+    testers = {i: who_may_test(models, named[i], corpus.sounds[i], related) for i in places}
     known = [i for i in places if not testers[i]]
     if known and not config.leave_out:
         raise ValueError(refusal(models, corpus, known, len(places)))
@@ -177,17 +178,27 @@ def test(models: Sequence[Model], corpus: Corpus, config: EvaluationConfig) -> T
     over_time = [[(named[i], of_place[i]) for i in places if i in has_truth]
                  for of_place in answers]
     reasons = Counter(result.reason for of_place in answers for result in of_place.values() if result.emotion == NONE)
-    return Tested(answer, tested, sides, over_time, absent, list(familiar.values()), len(same_names),
+    return Tested(answer, tested, sides, over_time, absent, list(familiar.values()), len(same_names), related,
                   bool(known) or not apart, models, left_out, reasons)
 
 
-def who_may_test(models: Sequence[Model], utterance: Utterance, sound: str) -> list[int]:
-    """Numbers of the recognisers that may be tested on an utterance: of those who do not know its sound, those who do
-    not know its speaker either, if there are any.
+def is_related(models: Sequence[Model], corpus: Corpus) -> bool:
+    """Whether a corpus has utterances that a recogniser knows, by sound or by id and speaker (joined ones have those).
+
+    Only then are speakers of one name taken as one person: in other corpora `03` is somebody else.
+    """
+    lists = [model.known for model in models if model.known]
+    return any(sound in one.uses or (utterance.id, utterance.speaker) in one.names
+               for utterance, sound in zip(corpus.utterances, corpus.sounds) for one in lists)
+
+
+def who_may_test(models: Sequence[Model], utterance: Utterance, sound: str, related: bool) -> list[int]:
+    """Numbers of the recognisers that may be tested on an utterance: those who do not know its sound. In a `related`
+    corpus, of these only those who do not know its speaker either, if there are any.
     """
     unknown = [i for i, model in enumerate(models) if not model.known or sound not in model.known.uses]
     strangers = [i for i in unknown if not models[i].known or utterance.speaker not in models[i].known.speakers]
-    return strangers or unknown
+    return strangers if related and strangers else unknown
 
 
 def refusal(models: Sequence[Model], corpus: Corpus, known: Sequence[int], number: int) -> str:
@@ -259,7 +270,8 @@ def remarks(tested: Tested, config: EvaluationConfig) -> dict:
             "shared_classes": config.shared_classes, "smooth_seconds": config.smooth,
             "degrade": config.degrade, "degrade_seed": config.degrade_seed,
             "same_speakers": {"speakers": sorted({one.speaker for one in tested.same_speakers}),
-                              "utterances": len(tested.same_speakers), "same_names": tested.same_names},
+                              "utterances": len(tested.same_speakers), "same_names": tested.same_names,
+                              "related_corpus": tested.related},
             "optimistic": bool(tested.same_speakers), "own_corpus": tested.own, "none": dict(tested.reasons),
             "training_known": training_known(tested)}
 
@@ -301,8 +313,9 @@ def notes(scores: dict) -> list[str]:
     if same["utterances"]:
         names = f"; {same['same_names']} have the id of one that it knows: the same recordings in another form?" \
             if same["same_names"] else ""
-        lines.append(f"optimistic: {same['utterances']} utterances are of {len(same['speakers'])} speakers who were in "
-                     f"training or selection ({some(same['speakers'])}){names}")
+        sure = "optimistic" if same["related_corpus"] else "optimistic, if they are the same people"
+        lines.append(f"{sure}: {same['utterances']} utterances are of {len(same['speakers'])} speakers whose names are "
+                     f"in training or selection, too ({some(same['speakers'])}){names}")
     if scores["training_known"] != LISTED:
         lines.append(scores["training_known"])
     if scores["none"]:

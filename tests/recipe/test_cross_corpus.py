@@ -193,14 +193,28 @@ def test_a_cell_that_fails_loses_no_other_and_is_named(two, capsys):
     assert len(list((two / "matrix").glob("*.json"))) == 4
 
 
-def test_new_sound_of_known_speakers_goes_to_the_folds_that_do_not_know_them(two):
-    """As joined utterances of a run's corpus are: each is tested by the fold that held its speaker out."""
-    others = [dataclasses.replace(u, id=f"new-{u.id}", speaker=f"a{u.speaker}")
+def test_other_sound_of_a_runs_utterances_goes_to_the_folds_that_do_not_know_their_speakers(two):
+    """As joined utterances are, which have ids and speakers of the run's corpus: the fold that held these out."""
+    others = [dataclasses.replace(u, id=f"a{u.id}", speaker=f"a{u.speaker}")
               for u in drawn_recogniser.corpus(two / "new", seed=9, each=1)]
     manifest.write(two / "new.tsv", others)
     matrix = cross_corpus.run([str(two / "runs" / "a")], [str(two / "new.tsv")], EvaluationConfig(), two / "cells")
     one = matrix["cells"]["a"]["new"]
     assert one["own_corpus"] and one["sides"] == 1 and not one["optimistic"] and one["num_utterances"] == 24
+    for row in csv.DictReader((two / "cells" / "a--new-1.csv").open()):
+        utterance, = [u for u in others if u.id == row["id"]]
+        model = DrawnRecogniser(two / "runs" / "a" / f"session{utterance.session}" / "recogniser")
+        assert float(row["sad"]) == pytest.approx(model.probabilities(utterance.path)[3], abs=1e-6)
+
+
+def test_in_an_unrelated_corpus_speakers_of_one_name_are_others(two):
+    """Both corpora call their speakers 01, 02 ...: every fold is tested on all, and it is said what that would mean."""
+    others = [dataclasses.replace(u, id=f"new-{u.id}", speaker=f"a{u.speaker}")
+              for u in drawn_recogniser.corpus(two / "new", seed=9, each=1)]
+    manifest.write(two / "new.tsv", others)
+    one = cross_corpus.run([str(two / "runs" / "a")], [str(two / "new.tsv")], EvaluationConfig())["cells"]["a"]["new"]
+    assert not one["own_corpus"] and one["sides"] == 3
+    assert [note[:40] for note in evaluation.notes(one)] == ["optimistic, if they are the same people:"]
 
 
 def test_a_single_recogniser_is_a_row_and_seeds_are_averaged(two):

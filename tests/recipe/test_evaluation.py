@@ -203,10 +203,13 @@ def test_other_utterances_of_its_speakers_are_optimistic(trained, tmp_path):
     manifest.write(tmp_path / "others.tsv", others)
     found = scores(model, tmp_path / "others.tsv")
     assert found["optimistic"] and found["same_speakers"] == {"speakers": ["s0", "s1", "s2"], "utterances": 48,
-                                                              "same_names": 36}
+                                                              "same_names": 36, "related_corpus": True}
     note, = [line for line in evaluation.notes(found) if line.startswith("optimistic: ")]
-    assert "48 utterances are of 3 speakers who were in training or selection (s0, s1, s2); 36 have the id" in note
+    assert "48 utterances are of 3 speakers whose names are in training or selection, too (s0, s1, s2); 36 " in note
     assert note in evaluation.table("m", "t", found)
+    manifest.write(tmp_path / "renamed.tsv", [dataclasses.replace(u, id=f"x-{u.id}") for u in others])
+    note, = evaluation.notes(scores(model, tmp_path / "renamed.tsv"))
+    assert note.startswith("optimistic, if they are the same people: 48 utterances") and "have the id" not in note
     strangers = [u for u in others if u.speaker not in ("s0", "s1", "s2")]
     manifest.write(tmp_path / "strangers.tsv", strangers)
     assert not evaluation.notes(scores(model, tmp_path / "strangers.tsv"))
