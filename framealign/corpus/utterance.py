@@ -14,7 +14,9 @@ NEUTRAL = "neutral"
 NONE = "none"                                       # of a result: no emotion was recognised; never a class
 # Other names of a label, and what one counts as where nothing else is said and it is no class: as usual for IEMOCAP.
 SPELLINGS = {"neu": "neutral", "hap": "happy", "happiness": "happy", "joy": "happy", "exc": "excited",
-             "excitement": "excited", "ang": "angry", "anger": "angry", "sadness": "sad"}
+             "excitement": "excited", "ang": "angry", "anger": "angry", "sadness": "sad", "fea": "fear",
+             "fearful": "fear", "dis": "disgust", "disgusted": "disgust", "sur": "surprise", "surprised": "surprise",
+             "bored": "boredom", "fru": "frustrated", "frustration": "frustrated"}
 MERGED = {"excited": "happy"}
 PARTS = ("train", "valid", "test")                  # of a split
 MAX_COLUMNS = 12                                    # of labels that have one of their own in a summary

@@ -61,6 +61,20 @@ def test_every_kind_is_tested():
     assert set(corpus_kinds.KINDS) == set(TREES) | WITH_TABLES and set(TREES) == set(PUBLISHED)
 
 
+def test_the_page_lists_every_kind():
+    """docs/CORPORA.md: kind, utterances, speakers and labels of each, as the importers have them."""
+    lines = (small.ROOT / "docs" / "CORPORA.md").read_text(encoding="utf-8").splitlines()
+    table = [[cell.strip(" `") for cell in line.split("|")] for line in lines if line.startswith("| `")]
+    rows = {cells[1]: cells for cells in table}
+    assert list(rows) == list(corpus_kinds.KINDS) and len(table) == len(rows)
+    for kind, corpus in corpus_kinds.KINDS.items():
+        assert rows[kind][6].split(", ") == list(dict.fromkeys(corpus.labels.values())) or kind == "zed"
+        for counts in corpus.releases.values():
+            assert kind == "meld" or f"{counts.utterances:,}" in rows[kind][4]
+    for kind, (_, num_speakers, _) in PUBLISHED.items():
+        assert rows[kind][5] == str(num_speakers)
+
+
 @pytest.mark.parametrize("kind", TREES)
 def test_a_whole_corpus(kind, folder_of, tmp_path, capsys):
     """Counts, every field, folds by speaker; the manifest holds it; the layout tells which corpus it is."""
@@ -183,12 +197,14 @@ def test_the_releases_of_emov_db_and_aesdd(folder_of, capsys):
     words = {"amused": 1315, "sleepy": 1720, "angry": 1267, "disgust": 1019, "neutral": 1566}
     paths = [f"sam_{label}/{label}_1-28_{number:04}.wav" for label, count in words.items() for number in range(count)]
     assert len(corpus_kinds.read(folder_of(paths), "emov-db")) == 6887
-    assert "EmoV-DB, 6,887 utterances\n" in capsys.readouterr().err
+    assert "EmoV-DB, the release of 6,887 utterances\n" in capsys.readouterr().err
     corpus_kinds.read(folder_of(file.path for file in published_trees.files_of("emov-db")), "emov-db")
-    assert "EmoV-DB, 7,000 utterances, as its README lists them\n" in capsys.readouterr().err
+    assert "EmoV-DB, the release of 7,000 utterances, as its README lists them\n" in capsys.readouterr().err
     paths = [file.path for file in published_trees.files_of("aesdd")]
     assert len(corpus_kinds.read(folder_of([*paths, "sadness/s20 (6)b.wav"]), "aesdd")) == 605
-    assert "AESDD, 605 utterances\n" in capsys.readouterr().err
+    assert "AESDD, the release of 605 utterances\n" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="found 603, expected 604; .*; compared with the release of 604 utterances;"):
+        corpus_kinds.read(folder_of(paths[1:]), "aesdd")
 
 
 @pytest.fixture(scope="module")

@@ -219,7 +219,7 @@ def test_a_whole_meld(no_headers, damaged, tmp_path, capsys):
     later = [u for u in utterances if u.split == "test" and u.id.endswith("utt5")]
     assert later and later == [u for u in utterances if "final_videos_test" in u.path.name]
     notes = capsys.readouterr().err
-    assert f"MELD, train {9988 + damaged}, dev {1108 + damaged}, test 2610\n" in notes
+    assert f"MELD, the release of train {9988 + damaged}, dev {1108 + damaged}, test 2610\n" in notes
     assert ("without sound that can be used (dev_dia110_utt7, train_dia125_utt3)" in notes) == damaged
     manifest.write(tmp_path / "meld.tsv", utterances[::50])
     assert manifest.read(tmp_path / "meld.tsv") == utterances[::50]
@@ -298,7 +298,7 @@ def test_msp_podcast(name, tmp_path, capsys):
     assert corpus_kinds.guess(CorpusFolder(tmp_path)) == "msp-podcast"
     utterances = read(tmp_path, "msp-podcast")
     assert {(u.id, u.label, u.speaker, u.session, u.gender, u.split) for u in utterances} == expected
-    assert "MSP-Podcast, whose releases differ: counts are not compared with any" in capsys.readouterr().err
+    assert "releases of MSP-Podcast differ: counts are not compared with any" in capsys.readouterr().err
     assert not any(u.votes for u in utterances)
     table(tmp_path / "Labels/labels_detailed.csv", "FileName,EmoClass_Major,EmoClass_Second",
           [[rows[0][0], "Angry", "Angry,Sad"], [rows[0][0], "Other-Annoyed", ""], [rows[0][0], "Angry", ""]])

@@ -48,6 +48,18 @@ def test_spellings(spelling, name):
     assert [u.label for u in of_classes(labelled(spelling, "sad"), CLASSES)] == [name, "sad"]
 
 
+@pytest.mark.parametrize("spellings, name", [
+    (("fea", "Fearful", "fear"), "fear"), (("dis", "disgusted"), "disgust"), (("SUR", "surprised"), "surprise"),
+    (("bored",), "boredom"), (("fru", "frustration"), "frustrated")])
+def test_spellings_of_other_emotions(spellings, name):
+    """They name their class where it is one, and none of the usual four."""
+    for spelling in spellings:
+        utterances = labelled(spelling, "sad")
+        assert [u.label for u in of_classes(utterances, ("sad", name))] == [name, "sad"]
+        assert [u.label for u in of_classes(utterances, ("sad", spelling.lower()))] == [spelling.lower(), "sad"]
+        assert [u.label for u in of_classes(utterances, CLASSES)] == ["", "sad"]
+
+
 def test_classes_that_are_not_the_usual_ones(capsys):
     """What is a class of its own is merged with none; other labels are left out, counted and named in one note."""
     utterances = labelled("exc", "Excited", "joy", "happy", "fear", "", "FEAR", "fear", "sad")

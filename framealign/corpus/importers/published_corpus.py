@@ -131,6 +131,8 @@ class PublishedCorpus:
         if silent:
             folder.left_out.append(f"{len(silent)} that are published without sound that can be used "
                                    f"({_listed(silent, 20)})")
+        if differences and release:
+            differences.append(f"compared with the release of {release}")
         if differences:                             # in one line: a file of another name may be what is missing
             differences += [f"left out: {text}" for text in folder.left_out]
             if folder.archives:
@@ -139,9 +141,10 @@ class PublishedCorpus:
         if not differences:
             for text in folder.left_out:
                 log.say_once(f"{folder.root}: left out: {text}")
-        if release or not self.releases:
-            log.say_once(f"{folder.root}: {self.name}, "
-                         f"{release or 'whose releases differ: counts are not compared with any'}")
+            if release:
+                log.say_once(f"{folder.root}: {self.name}, the release of {release}")
+        if not self.releases:
+            log.say_once(f"{folder.root}: releases of {self.name} differ: counts are not compared with any")
         log.say_once(f"{self.name}: session is {self.sessions}")
         return utterances.items
 
