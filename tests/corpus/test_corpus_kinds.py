@@ -137,6 +137,17 @@ def test_the_folder_of_another_corpus(kind, folder_of, tmp_path, capsys):
     assert not capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind, folder", [("casia", "wangzhe"), ("casia", "wangzhe/angry"), ("savee", "AudioData/JE"),
+                                          ("emov-db", "bea_Amused"), ("urdu", "Happy")])
+def test_the_folder_of_one_speaker_or_emotion(kind, folder, tmp_path):
+    """What its name says is read, though it is above the files."""
+    files = [file for file in published_trees.files_of(kind) if file.path.startswith(f"{folder}/")][:5]
+    root = published_trees.write(tmp_path / "c", [file.path for file in files])
+    there = CorpusFolder(root / folder)
+    assert corpus_kinds.guess(there) == kind
+    assert fields(root, corpus_kinds.read(there, kind, allow_partial=True)) == set(files) and files
+
+
 # What is particular to one corpus: (kind, path, id, label, speaker, gender, session, sentence).
 PARTICULAR = [
     ("savee", "ALL/KL_su07.wav", "KL_su07", "surprise", "KL", "M", "4", "su07"),

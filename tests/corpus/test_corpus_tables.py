@@ -230,7 +230,8 @@ def test_meld_without_sound_and_in_part(no_headers, tmp_path):
                                                   [2, "b", "Ross", "joy", "positive", 0, 1, 1, 1, "0", "1"]])
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev/dia0_utt0.mp4").write_bytes(b"film")
-    refused(tmp_path, "meld", f"{tmp_path}: 1 films and no sound; extract it first", "ffmpeg -i")
+    refused(tmp_path, "meld", f"{tmp_path}: 1 films and no sound; extract it first, in this folder: find . -name",
+            "ffmpeg -i")
     published_trees.write(tmp_path, ["dev/dia0_utt0.wav"])
     refused(tmp_path, "meld", f"{tmp_path}/dev_sent_emo.csv:3: {tmp_path}/dev/dia0_utt1.wav: no such file",
             "utterances: found 1, expected 137", "split train, test: none")

@@ -28,7 +28,8 @@ RELEASES = {f"train {train}, dev {dev}, test 2610": Counts(
                 train + dev + 2610, LABEL_COUNTS | {"neutral": 6436 - (9989 - train) - (1109 - dev)},
                 split={"train": train, "valid": dev, "test": 2610})
             for train in (9989, 9988) for dev in (1109, 1108)}
-EXTRACT = 'for f in */*.mp4; do ffmpeg -i "$f" -vn -ac 1 -ar 16000 "${f%.mp4}.wav"; done'
+EXTRACT = ("find . -name '*.mp4' -exec sh -c "
+           """'ffmpeg -i "$1" -vn -ac 1 -ar 16000 "${1%.mp4}.wav" < /dev/null' _ {} \\;""")
 _SOUND = re.compile(r"(final_videos_test)?dia(\d+)_utt(\d+)\.\w+", re.ASCII | re.IGNORECASE)
 
 
@@ -38,7 +39,7 @@ def entries(folder: CorpusFolder, unusable: list[str]) -> Iterator[Entry]:
     if not sounds:
         films = [place for place in folder.files if place.lower().endswith(".mp4")]
         there = f"{len(films)} films and no sound" if films else "no sound dia*_utt*.wav"
-        raise ValueError(f"{folder.root}: {there}; extract it first, in the folder of the films: {EXTRACT}")
+        raise ValueError(f"{folder.root}: {there}; extract it first, in this folder: {EXTRACT}")
     for part, split in PARTS.items():
         for table in folder.named(f"{part}_sent_emo.csv")[:1]:
             for where, row in csv_rows(folder.root / table, "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID"):

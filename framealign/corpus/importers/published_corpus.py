@@ -30,7 +30,7 @@ SAMPLE = 1000                                       # sounds whose names a guess
 
 class Entry(NamedTuple):
     """What a corpus says of one utterance, as text. `label` is the corpus's own, a key of its table of labels."""
-    place: str                                      # the sound file, relative to the corpus's folder
+    place: str                                      # the sound file, absolute or relative to the corpus's folder
     label: str
     speaker: str
     session: str
@@ -66,11 +66,16 @@ class CorpusFolder:
                                             "no such folder"))
         self.files = sorted(_files_below(self.root))
         self.sounds = [place for place in self.files if place.lower().endswith(SOUND_SUFFIXES)]
+        self._absolute = PurePosixPath(os.path.abspath(root))
         self.left_out: list[str] = []               # in words; of the last reading
         self.archives = [place for place in self.files if place.lower().endswith(ARCHIVE_SUFFIXES)]
         if self.archives and len(self.archives) == len(self.files):
             raise ValueError(f"{root}: nothing but archives that are not unpacked ({_listed(self.archives)}); unpack "
                              "them")
+
+    def path(self, place: str) -> PurePosixPath:
+        """A file's absolute path: the folder that was given may be that of one speaker or emotion."""
+        return self._absolute / place
 
     def named(self, *names: str) -> list[str]:
         """The files of these names, in any folder and any case."""
@@ -79,8 +84,8 @@ class CorpusFolder:
 
 @dataclass(frozen=True)
 class PublishedCorpus:
-    """A corpus as it is published. `entries` gives what its folder holds; or `entry` reads one sound file's path, None
-    for a name that is not the corpus's.
+    """A corpus as it is published. `entries` gives what its folder holds; or `entry` reads one sound file's absolute
+    path, None for a name that is not the corpus's.
     """
     name: str
     example: str                                    # of a file's name
@@ -100,8 +105,8 @@ class PublishedCorpus:
         if self.looks:
             return self.looks(folder)
         sample = folder.sounds[::1 + len(folder.sounds) // SAMPLE]
-        matching = [entry for entry in (self._named(PurePosixPath(place)) for place in sample)
-                    if entry and entry.label in self.labels]
+        entries = [self._named(folder.path(place)) for place in sample]
+        matching = [entry for entry in entries if entry and entry.label in self.labels]
         return len(matching) / max(1, len(sample))
 
     def read(self, folder: CorpusFolder, allow_partial: bool = False) -> list[Utterance]:
@@ -240,7 +245,7 @@ def read_names(folder: CorpusFolder, entry: Callable[[PurePosixPath], Entry | No
     """
     entries, others = [], []
     for place in folder.sounds:
-        one = entry(PurePosixPath(place))
+        one = entry(folder.path(place))
         if one:
             entries.append(one)
         else:
@@ -317,7 +322,7 @@ def _each_once(folder: CorpusFolder, entries: Iterable[Entry], unusable: list[st
             if _format(entry) == _format(first) and _size(root, entry) != _size(root, first):
                 unusable.append(f"{root / entry.place}: differs from {root / first.place}, which has the same name")
             else:
-                copies.append(entry.place)
+                copies.append(os.path.relpath(root / entry.place, root))
     if copies:
         folder.left_out.append(f"{len(copies)} sound files that are copies of others ({_listed(copies)})")
     return sorted(chosen, key=lambda entry: entry.id)
@@ -348,7 +353,7 @@ def _with_lengths(name: str, root: Path, entries: Sequence[Entry], has_blank: bo
                   ) -> Iterator[tuple[Entry, int | ValueError]]:
     """Each entry with its sound's samples at 16 kHz, or with what is wrong with it. has_blank: it is decoded, too."""
     def lengths(some: Sequence[Entry]) -> list[int | ValueError]:
-        return [_length(f"{root}/{entry.place}", has_blank) for entry in some]
+        return [_length(os.path.join(root, entry.place), has_blank) for entry in some]
 
     parts = [entries[start:start + PART] for start in range(0, len(entries), PART)]
     with ThreadPoolExecutor(4) as pool:             # on a network's disk it is the waiting that counts
