@@ -22,8 +22,8 @@ from framealign.emotion.predictions import Predictions
 from framealign.emotion.recogniser import Recogniser, Result
 from framealign.emotion.segments import MIN_SECONDS, check_smoothing
 from framealign.recipe import comparison, preflight
-from framealign.recipe.results import (NAMES, NO_INTERVAL, OVER_TIME, aligned, claim, interval_words, over_time_cell,
-                                       subset_places)
+from framealign.recipe.results import (NAMES, NO_INTERVAL, OVER_TIME, aligned, claim, confusion_lines, interval_words,
+                                       over_time_cell, score_lines, subset_places)
 from framealign.recipe.trained_on import NAME, TrainedOn
 
 MAX_SPEAKERS, MAX_NAMED = 24, 5                     # rows of a table of speakers; names in a note
@@ -339,13 +339,13 @@ def table(model: str, corpus: str, scores: dict) -> str:
     for name, one in {"all": scores, **scores["subsets"]}.items():
         rows.append([name, *(_percent(one[key]) for key in NAMES), *(_percent(one["recall"][key]) for key in classes),
                      str(sum(map(sum, one["confusion"])))])
-    lines += aligned(rows)
+    lines += score_lines(rows, classes)
     words = ", ".join(f"{NAMES[name]} {interval_words(ends)}" for name, ends in scores["interval_95"].items())
     lines.append(f"95 % intervals, {claim(scores['interval_over'])}: {words}")
     if None in scores["interval_95"].values():
         lines.append(NO_INTERVAL)
     lines.append("confusion (rows: truth, columns: predicted)")
-    lines += aligned([["", *classes], *([name, *map(str, row)] for name, row in zip(classes, scores["confusion"]))])
+    lines += confusion_lines(scores["confusion"], classes)
     lines += speaker_lines(scores["speakers"])
     one = scores["calibration"]
     lines.append(f"calibration: mean confidence {_percent(one['confidence'])} %, right {_percent(scores['wa'])} %; "

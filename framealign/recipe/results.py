@@ -22,6 +22,7 @@ from framealign.recipe.session_config import METHODS, foremost, frames_stages_of
 from framealign.recipe.stages import difference
 
 PER_FOLD_SETTINGS = ("session", "split")            # settings that differ between the folds of one experiment
+MAX_COLUMNS = 12                                    # of classes or folds beside each other in a table
 NAMES = {"wa": "WA", "ua": "UA", "macro_f1": "macro-F1"}
 # Scores of the emotion over time, the name of each in a table, and what it says.
 OVER_TIME = {"eder": ("EDER", "of the time a wrong emotion, frame by frame: the sum of the next three"),
@@ -308,7 +309,8 @@ def table(results: dict) -> str:
     if shares_speakers(protocol):
         lines.append(SHARED_SPEAKERS)
     kind = kind_of_fold(protocol)
-    lines += aligned([[kind, "WA", "UA", "macro-F1", *classes, "utterances"], *table_rows(results)])
+    rows = [[kind, *NAMES.values(), *classes, "utterances"], *table_rows(results)]
+    lines += score_lines(rows, classes, len(results["folds"]))
 
     lines.append("mean, deviation: of the folds as the selection reports them; pooled: once over all test predictions")
     if results["reference"]:
@@ -320,8 +322,7 @@ def table(results: dict) -> str:
         lines.append(NO_INTERVAL)
 
     lines.append("confusion, pooled (rows: truth, columns: predicted)")
-    counts = [[name, *map(str, row)] for name, row in zip(classes, pooled["confusion"])]
-    lines += aligned([["", *classes], *counts])
+    lines += confusion_lines(pooled["confusion"], classes)
     if results["calibration"]:
         rows = [row for stage, one in results["calibration"].items() for row in calibration_rows(stage, one)]
         lines += ["confidence, pooled, before and after the logits were divided by a temperature",
@@ -390,6 +391,31 @@ def table_rows(results: dict) -> list[list[str]]:
         reference = [[100 * one[name] for name in NAMES] for one in results["reference"].values()]
         rows.append(["reference", *map(_short, np.mean(reference, 0)), *[""] * (len(classes) + 1)])
     return rows
+
+
+def score_lines(rows: list[list[str]], classes: Sequence[str], num_folds: int = 0) -> list[str]:
+    """Rows of name, WA, UA, macro-F1, recall of each class and utterances as lines; the first row has the headings.
+
+    Recalls of many classes have a table of their own, a row for each class; of many folds (the first rows) without
+    them.
+    """
+    if len(classes) <= MAX_COLUMNS:
+        return aligned(rows)
+    first = 1 + len(NAMES)
+    last = first + len(classes)
+    shown = rows[1:] if len(rows) <= MAX_COLUMNS else rows[1 + num_folds:]
+    recalls = [["recall", *(row[0] for row in shown)]]
+    recalls += [[name, *(row[place] for row in shown)] for place, name in enumerate(classes, first)]
+    return [*aligned([row[:first] + row[last:] for row in rows]), *aligned(recalls)]
+
+
+def confusion_lines(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> list[str]:
+    """A confusion matrix as lines; where classes are many, columns have the numbers of the rows."""
+    if len(classes) <= MAX_COLUMNS:
+        return aligned([["", *classes], *([name, *map(str, row)] for name, row in zip(classes, matrix))])
+    numbers = [str(number) for number in range(1, 1 + len(classes))]
+    return aligned([["", "", *numbers],
+                    *([name, number, *map(str, row)] for number, name, row in zip(numbers, classes, matrix))])
 
 
 def protocol_line(protocol: dict) -> str:

@@ -17,6 +17,7 @@ LEFT, RIGHT, TOP, BOTTOM = 54, 18, 12, 34           # margins
 DASHES = ("", "dashed", "dotted", "dashed")         # of curves of kind 0..3
 BLOCK_COLUMNS = 13                                  # columns of a heat map that fit on a phone
 STACKED = (1, 0, 3)                                 # the series whose colours parts of a bar have, first to last
+MANY = 6                                            # more classes are drawn more closely
 MARKERS = ("circle", "square", "triangle", "diamond", "cross", "bar")
 
 
@@ -173,34 +174,51 @@ def _headline_card(name: str, share: float, interval: Sequence[float] | None, no
 
 
 def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """A table: rows the true class, columns the predicted one; share of the row, and how many."""
-    names = [element("th", escape(name), scope="col") for name in classes]
+    """A table: rows the true class, columns the predicted one; share of the row, and how many.
+
+    Of many classes cells have the share alone, in per cent, nothing where it is zero, and how many as a title; names of
+    columns are upright.
+    """
+    is_close = len(classes) > MANY
+    names = [element("th", element("span", escape(name)), scope="col") for name in classes]
     header = element("tr", [element("th", ""), *names])
     rows = []
     for name, counts in zip(classes, matrix):
         total = sum(counts)
         cells = [element("th", escape(name), scope="row")]
-        for count in counts:
+        for count, predicted in zip(counts, classes):
             share = count / total if total else 0.0
-            cells.append(cell(share, f"{100 * share:.0f} %" if total else "none", str(count)))
+            if is_close:
+                words = f"{100 * share:.0f}" if count else ""
+                cells.append(cell(share, words, title=f"{name} as {predicted}: {count} of {total}"))
+            else:
+                cells.append(cell(share, f"{100 * share:.0f} %" if total else "none", str(count)))
         rows.append(element("tr", cells))
-    return (element("p", "columns: predicted · rows: truth", class_="axes")
-            + element("table", element("thead", header) + element("tbody", rows), class_="confusion"))
+    table = element("table", element("thead", header) + element("tbody", rows),
+                    class_="confusion close" if is_close else "confusion")
+    if not is_close:
+        return element("p", "columns: predicted · rows: truth", class_="axes") + table
+    return (element("p", "columns: predicted · rows: truth · cells: per cent of the row", class_="axes")
+            + element("div", table, class_="scroll", tabindex="0"))
 
 
-def cell(share: float, words: str, small: str = "") -> str:
+def cell(share: float, words: str, small: str = "", title: str | None = None) -> str:
     """A table cell as dark as `share` (0..1) is large."""
     alpha = 0.06 + 0.74 * min(max(share, 0.0), 1.0)
     letters = ";color:#fff" if alpha > 0.62 else ""
-    return element("td", escape(words) + (element("small", escape(small)) if small else ""),
+    return element("td", escape(words) + (element("small", escape(small)) if small else ""), title=title,
                    style=f"background:rgba(var(--share),{alpha:.2f}){letters}")
 
 
 def recalls(classes: Sequence[str], rows: Sequence[tuple[str, Sequence[float | None], Sequence[int]]]) -> str:
-    """Recall of each class, a bar in its colour for every row (name, recalls, utterances); a group for each class."""
-    bar_height, group_height = 19, 30 + 19 * len(rows)
-    height = group_height * len(classes)
-    to_x = linear(0, 1, 96, WIDTH - 20)
+    """Recall of each class, a bar in its colour for every row (name, recalls, utterances); a group for each class.
+
+    A single row of many classes stands beside their names.
+    """
+    is_close = len(classes) > MANY and len(rows) == 1
+    bar_height, group_height = 19, 22 if is_close else 30 + 19 * len(rows)
+    height = group_height * len(classes) + (12 if is_close else 0)
+    to_x = linear(0, 1, 14 + 8.6 * max(map(len, classes)) if is_close else 96, WIDTH - 20)
     shapes = []
     for mark in (0, 0.5, 1):
         shapes += [line(to_x(mark), 0, to_x(mark), height - 12, class_="gridline"),
@@ -208,9 +226,10 @@ def recalls(classes: Sequence[str], rows: Sequence[tuple[str, Sequence[float | N
     for index, (name, colour) in enumerate(zip(classes, colours(classes))):
         y = 4.0 + group_height * index
         shapes.append(text(4, y + 12, name, class_="strong"))
-        y += 18
+        y += 0 if is_close else 18
         for row, shares, counts in rows:
-            shapes.append(text(90, y + 12, row, text_anchor="end"))
+            if not is_close:
+                shapes.append(text(90, y + 12, row, text_anchor="end"))
             shapes += _recall_bar(shares[index], counts[index], to_x, y, bar_height, colour)
             y += bar_height
     return _svg(shapes, WIDTH, height + 13, "recall of each class")
@@ -220,7 +239,7 @@ def _recall_bar(share: float | None, count: int, to_x: Callable[[float], float],
                 ) -> list[str]:
     """A bar as long as the share, with its number on it where there is room, else beside it."""
     if share is None:
-        return [text(100, y + 12, "no utterances")]
+        return [text(to_x(0) + 4, y + 12, "no utterances")]
     words = f"{100 * share:.0f} % of {count}"
     bar = rect(to_x(0), y + 1, max(to_x(share) - to_x(0), 1), height - 2, fill=colour, rx=3)
     if share > 0.6:
@@ -345,8 +364,8 @@ def scatter(points: np.ndarray, number_of: np.ndarray, groups: Sequence[Group], 
             legend: bool = True, smallest: int = 1) -> str:
     """Points (S, 2), each in the group number_of[s]; each group's name stands at the middle of its points.
 
-    axes: names of x and y. legend: with all names below, and all names in the picture, moved where they would cover
-    each other. smallest: groups with fewer points get no name in the picture.
+    axes: names of x and y. legend: with all names below and, unless they are many, in the picture, moved where they
+    would cover each other. smallest: groups with fewer points get no name in the picture.
     """
     size = 340
     low, high = np.percentile(points, [0.5, 99.5], 0)
@@ -364,7 +383,7 @@ def scatter(points: np.ndarray, number_of: np.ndarray, groups: Sequence[Group], 
         shapes.append(element("path", title, d=outline, fill=group.colour, fill_opacity="0.72"))
         if len(own) >= smallest:
             names.append((len(own), group.name, np.median(x[own]), np.median(y[own])))
-    for name, at_x, at_y in without_overlap(names, legend):
+    for name, at_x, at_y in without_overlap(names, legend and len(groups) <= MANY):
         shapes.append(text(at_x, at_y + 4, name, text_anchor="middle", class_="halo"))
     shapes += [text(size / 2, size + 14, axes[0], text_anchor="middle"),
                text(-size / 2, -6, axes[1], text_anchor="middle", transform="rotate(-90)")]

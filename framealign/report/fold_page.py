@@ -53,7 +53,7 @@ SCORES = ("wa", "ua", "macro_f1")
 PARTS, CONSTANTS = ("false_alarm", "missed", "confused"), ("always_neutral", "label_everywhere")  # of OVER_TIME
 EDER = ("EDER, the emotion diarization error rate, is the share of the test utterances' time that has a wrong emotion, "
         "frame by frame; all time outside emotional stretches is neutral.")
-MAP_POINTS, MAP_UTTERANCES, HEAT_UNITS = 1200, 80, 75
+MAP_POINTS, MAP_UTTERANCES, HEAT_UNITS, MAX_BARS = 1200, 80, 75, 60
 
 
 @dataclass
@@ -248,7 +248,7 @@ def overview(run: Path, collected: dict) -> Path:
     content += headline(pooled, len(classes), f"pooled over {total} test utterances of {len(folds)} folds")
     is_scored = len(columns) > len(SCORES)
     content += grid([card("By fold, %", charts.table(["", *columns, "n"], rows), EDER if is_scored else "", is_scored),
-                     card("Confusion, pooled", charts.confusion(pooled["confusion"], classes)),
+                     confusion_card("Confusion, pooled", pooled["confusion"], classes),
                      recall_card(classes, folds, kind)])
     content += card("Protocol: what the numbers mean", protocol_facts(collected["protocol"]))
 
@@ -287,8 +287,8 @@ def result_section(fold: Fold) -> str:
     content += headline(results["test"] | results["reported"], len(classes),
                         f"{results['num_utterances']['test']} test utterances, one fold")
     folds = fold.collected["folds"]
-    content += grid([card("Confusion", charts.confusion(results["test"]["confusion"], classes),
-                          "Each row: how the utterances of one true class were recognised."),
+    content += grid([confusion_card("Confusion", results["test"]["confusion"], classes,
+                                    "Each row: how the utterances of one true class were recognised."),
                      recall_card(classes, folds if len(folds) > 1 else {fold.session: results}, fold.kind)])
     settings = results["protocol"] | {"method": fold.method, "selected epoch": results["selected_epoch"]}
     content += card("Protocol: what the numbers mean", protocol_facts(settings | results["num_utterances"]))
@@ -301,7 +301,7 @@ def headline(scores: dict, num_classes: int, note: str) -> str:
     note += f"; 95 % interval of the test predictions {claim(scores['interval_over'])}"
     if None in intervals.values():
         note += f"; {NO_INTERVAL}"
-    rows = (("ua", "UA, mean of the classes' recalls", f"chance: {100 / num_classes:.0f} %; {note}"),
+    rows = (("ua", "UA, mean of the classes' recalls", f"chance: {100 / num_classes:.3g} %; {note}"),
             ("wa", "WA, share of utterances recognised", note),
             ("macro_f1", "macro-F1", note))
     return charts.headline([(name, scores[key], intervals.get(key), words) for key, name, words in rows])
@@ -321,9 +321,20 @@ def missing_notes(missing: Mapping[str, dict[str, list[str]]], kind: str) -> str
                    for name, names in missing.items())
 
 
+def confusion_card(title: str, matrix: Sequence[Sequence[int]], classes: Sequence[str], note: str = "") -> str:
+    """A confusion matrix; that of very many classes has the page's width."""
+    return card(title, charts.confusion(matrix, classes), note, wide=len(classes) > 2 * charts.MANY)
+
+
 def recall_card(classes: Sequence[str], folds: Mapping[str, dict], kind: str) -> str:
-    """Recall by class, and by fold where there are several. kind: what a fold is."""
+    """Recall by class, and by fold where there are several; of many folds all together. kind: what a fold is."""
     rows = []
+    if len(folds) * len(classes) > MAX_BARS:
+        matrix = np.sum([fold["test"]["confusion"] for fold in folds.values()], 0)          # (C, C)
+        counts = matrix.sum(1).tolist()
+        shares = [hits / count if count else None for hits, count in zip(matrix.diagonal().tolist(), counts)]
+        rows.append(("all folds", shares, counts))
+        folds = {}
     for name, fold in folds.items():
         counts = [sum(row) for row in fold["test"]["confusion"]]
         shares = [fold["test"]["recall"][label] if count else None for label, count in zip(classes, counts)]
@@ -394,8 +405,8 @@ def time_confusion_cards(known: Mapping[str, dict], fold: Fold) -> list[str]:
         return []
     seconds = known[name]["confusion_seconds"]
     rows = [[round(seconds[true][recognised]) for recognised in fold.classes] for true in fold.classes]
-    return [card(f"Confusion over time, {name}", charts.confusion(rows, fold.classes),
-                 "Each row: how the time of one true class was recognised, frame by frame. In small: seconds.")]
+    return [confusion_card(f"Confusion over time, {name}", rows, fold.classes, "Each row: how the time of one true class "
+                           "was recognised, frame by frame. In small: seconds.")]
 
 
 def training_section(fold: Fold) -> str:
@@ -489,7 +500,8 @@ def map_section(fold: Fold, units: FoldUnits | None, utterances: Mapping[str, Ut
     groups = [Group(name, colour, charts.MARKERS[i % len(charts.MARKERS)])
               for i, (name, colour) in enumerate(zip(fold.classes, colours(fold.classes)))]
     cards = [card("By emotion", charts.scatter(points, emotions, groups, axes),
-                  "Colour and shape: the emotion. Each name stands at the middle of its points.")]
+                  "Colour and shape: the emotion. Each name stands at the middle of its points"
+                  + (", unless it would cover another." if len(groups) > charts.MANY else "."))]
     if units is not None:
         numbers = np.concatenate([units.of(utterance) for utterance in tested])[drawn]
         cards.append(unit_map_card(points, numbers, unit_analysis.unit_order(units.codebook.centroids), axes))

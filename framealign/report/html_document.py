@@ -7,6 +7,7 @@ from framealign.report.svg import element, escape
 
 WEB = Path(__file__).parent / "web"                 # style and script, as files of their own
 LIMIT_BYTES = 5_000_000                             # of a page
+LONG = 80                                           # characters of a value; more have a line of their own
 
 TEMPLATE = """<!DOCTYPE html>
 <html lang="en">
@@ -69,6 +70,7 @@ def grid(cards: Iterable[str]) -> str:
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
-    """Names and values, side by side."""
-    entries = [element("div", element("dt", escape(name)) + element("dd", escape(value))) for name, value in pairs]
+    """Names and values, side by side; a long value has a line of its own."""
+    entries = [element("div", element("dt", escape(name)) + element("dd", escape(value)),
+                       class_="wide" if len(value) > LONG else None) for name, value in pairs]
     return element("dl", entries, class_="facts")

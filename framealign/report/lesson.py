@@ -141,7 +141,8 @@ class Example:
         if self.truth is None:
             return []
         names = [NEUTRAL, self.utterance.label or "emotional"]
-        fills = [colours([name])[0] for name in names]
+        colour_of = tracks.emotion_colours([*self.recogniser.labels, *names], ())
+        fills = [colour_of[name] for name in names]
         strip = tracks.coloured_runs(self.truth.astype(int), self.edges, fills, names)
         return [track("truth", strip, 24, "no training reads it")]
 

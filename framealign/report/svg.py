@@ -1,7 +1,7 @@
 """Small drawing primitives: SVG elements as text, scales and ticks, colours, a PNG writer. numpy only, no library.
 
-The four emotions of the paper have colours that remain distinct with any common colour blindness (a test computes how
-far apart they are); no picture relies on colour alone.
+The four emotions of the paper have colours that remain distinct with any common colour blindness; those of 30 more
+classes are as far from each other as could be found (a test computes how far). No picture relies on colour alone.
 """
 import base64
 import html
@@ -13,7 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 EMOTION_COLOURS = {"neutral": "#a3a8ae", "happy": "#f0b429", "angry": "#b83227", "sad": "#2f7fc4"}
-OTHER_COLOURS = ("#0b7a67", "#7a5195", "#56b4e9", "#cc79a7", "#8c6d31", "#f0e442", "#c5b0d5", "#00c2a0")
+OTHER_COLOURS = ("#0b7a67", "#7a5195", "#56b4e9", "#cc79a7", "#8c6d31", "#f0e442", "#c5b0d5", "#00c2a0", "#0000ff",
+                 "#2d69ff", "#a5f087", "#5a0096", "#1e3c4b", "#691e1e", "#a5b478", "#879600", "#000fc3", "#a587ff",
+                 "#ffa55a", "#f01e78", "#ffd2d2", "#0069d2", "#5a0f69", "#b42d4b", "#5af0a5", "#ff5a5a", "#00f0ff",
+                 "#872d69", "#693ca5", "#004bff")
 VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 
 

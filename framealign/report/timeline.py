@@ -152,7 +152,7 @@ def chip(name: str, labels: Sequence[str], before: str = "") -> str:
     """A class's name on its colour; NONE, which has no colour, on hatching."""
     if name == NONE:
         return escape(before) + element("b", name, class_="chip hatched")
-    known = [*labels, name]
+    known = list(dict.fromkeys([*labels, name]))    # a class has its place once, hence one colour everywhere
     colour = dict(zip(known, colours(known)))[name]
     return escape(before) + element("b", escape(name), class_="chip", style=f"background:{colour};color:{ink(colour)}")
 

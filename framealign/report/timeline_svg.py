@@ -22,6 +22,7 @@ WIDTH = 900
 LEFT, RIGHT = 150, 884                              # of the tracks: names stand on their left
 COLUMNS = 300                                       # of curves: small enough for the longest sound
 MAX_SEGMENTS = 200                                  # more are not drawn one by one
+MAX_SHARES = 6                                      # classes whose probabilities stand in the heading
 LANE = 24                                           # height of a track of emotions
 HATCHING = 6                                        # from one oblique line to the next
 LETTER = 7.2                                        # width of a letter of 12 px bold, about
@@ -53,8 +54,9 @@ def picture(waveform: np.ndarray, result: Result, segments: Sequence[Segment], a
                    tracks.posterior_shapes(result.posterior, edges, labels, COLUMNS))
     shapes += lane("attention", "dashed: equal weights", top + 116, 48,
                    tracks.attention_shapes(result.attention, edges, COLUMNS))
-    shapes += [*axis(seconds, top + 164), *legend(colour_of, top + 210)]
-    height = top + 228
+    entries, bottom = legend(colour_of, top + 210)
+    shapes += [*axis(seconds, top + 164), *entries]
+    height = bottom + 18
     if not result.frames_trained:
         shapes.append(text(16, height, tracks.WITHOUT_FRAMES, class_="hint"))
         height += 14
@@ -74,8 +76,13 @@ def verdict(result: Result) -> str:
 
 
 def heading(result: Result, title: str) -> list[str]:
-    """The title, what was recognised, and each class's probability."""
-    shares = " · ".join(f"{name} {100 * share:.0f} %" for name, share in result.probabilities.items())
+    """The title, what was recognised, and each class's probability, of many those of the most probable."""
+    named = list(result.probabilities.items())
+    if len(named) > MAX_SHARES:
+        named = sorted(named, key=lambda one: -one[1])[:MAX_SHARES]
+    shares = " · ".join(f"{name} {100 * share:.0f} %" for name, share in named)
+    if len(named) < len(result.probabilities):
+        shares += f" · {len(result.probabilities) - len(named)} more"
     longest = 60
     shortened = title if len(title) <= longest else "…" + title[1 - longest:]   # the end of a path says most
     return [text(16, 28, shortened, class_="title"),
@@ -144,14 +151,14 @@ def axis(seconds: float, top: float) -> list[str]:
     return shapes
 
 
-def legend(colour_of: Mapping[str, str | None], y: float) -> list[str]:
-    """Emotions beside their colours, NONE beside hatching, as many as there is room for."""
+def legend(colour_of: Mapping[str, str | None], y: float) -> tuple[list[str], float]:
+    """Emotions beside their colours, NONE beside hatching, in as many lines as they need; where the last one stands."""
     shapes, x = [], float(LEFT)
     for name, colour in colour_of.items():
         width = 34 + LETTER * len(name)
-        if x + width > RIGHT:
-            break
+        if x + width > RIGHT and x > LEFT:
+            x, y = float(LEFT), y + 20
         swatch = hatched(x, y - 10, 11, 11) if name == NONE else [rect(x, y - 10, 11, 11, fill=colour, rx=3)]
         shapes += [*swatch, text(x + 17, y, name, class_="plain")]
         x += width
-    return shapes
+    return shapes, y

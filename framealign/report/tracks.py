@@ -20,6 +20,7 @@ WIDTH, HEIGHT = 1000, 100                           # of a track, in its own uni
 COLUMNS = 750                                       # at most, of curves over time
 BANDS, FFT, DECIBELS = 80, 512, 65                  # of the spectrogram: rows, samples, range
 IMAGE_COLUMNS = 1500                                # at most, of a spectrogram
+MAX_OUTLINED = 8                                    # classes of a posterior
 MAX_RUNS = 1500                                     # of emotions in a strip; of more, as many columns are drawn
 WITHOUT_FRAMES = ("This recogniser learned from whole utterances: read over time, it mostly repeats their emotion. "
                   "The stage frames trains one that knows when.")
@@ -88,10 +89,10 @@ def posterior_shapes(posterior: np.ndarray, edges: np.ndarray, labels: Sequence[
     x, shares = averaged(np.asarray(posterior, float), edges, columns)
     tops = HEIGHT - HEIGHT * np.cumsum(shares, 1)                               # (n, classes)
     below = np.full(len(x), float(HEIGHT))
-    areas = []
+    areas, kind = [], "run" if len(labels) <= MAX_OUTLINED else None        # outlines would hide thin areas
     for index, colour in enumerate(colours(labels)):
         title = element("title", escape(labels[index]))
-        areas.append(element("path", title, d=band(x, below, tops[:, index]), fill=colour, class_="run"))
+        areas.append(element("path", title, d=band(x, below, tops[:, index]), fill=colour, class_=kind))
         below = tops[:, index]
     return areas
 

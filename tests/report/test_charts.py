@@ -1,4 +1,5 @@
 """Charts say the numbers they are given: places, words and shades read back out of the markup."""
+import itertools
 import math
 import re
 
@@ -72,6 +73,43 @@ def test_confusion_has_counts_and_shares_of_rows():
     shades = [float(re.search(r"([\d.]+)\)", cell.attributes["style"])[1]) for cell in root.all("td")]
     assert shades[0] > shades[1] > shades[2] == shades[3]
     assert [cell.text for cell in root.all("th")] == ["", "neutral", NASTY, "neutral", NASTY]
+
+
+def test_a_confusion_of_many_classes_is_close():
+    """Per cent alone, nothing where nothing is, counts as titles; it may be scrolled."""
+    names = [f"class {number}" for number in range(30)]
+    matrix = np.random.default_rng(0).integers(0, 4, (30, 30)) * np.eye(30, dtype=int)
+    matrix[0, :2] = 3, 1
+    root = markup.read(charts.confusion(matrix.tolist(), names))
+    assert len(root.all("div", "scroll")[0].all("table", "close")) == 1
+    cells = [cell for cell in root.all("td")]
+    assert [cell.text for cell in cells[:3]] == ["75", "25", ""] and len(cells) == 900
+    assert cells[1].attributes["title"] == "class 0 as class 1: 1 of 4"
+    assert {cell.text for cell in cells[30:]} <= {"", "100"}
+    assert [cell.text for cell in root.all("th")] == ["", *names, *names]
+
+
+def test_recalls_of_many_classes_stand_beside_their_names():
+    names = ["disappointment", *(f"class {number}" for number in range(29))]
+    shares = np.linspace(0, 1, 30).tolist()
+    root = markup.read(charts.recalls(names, [("all folds", shares, [10] * 30)]))
+    bars = [(one.numbers("x", "y", "width")) for one in root.all("rect")]
+    labels = {one.text: one.numbers("x", "y") for one in root.all("text", "strong")}
+    for name, share, (x, y, width) in zip(names, shares, bars, strict=True):
+        assert labels[name][0] + 8.5 * len(name) <= x and 0 < labels[name][1] - y < 19     # beside, on one line
+        assert width == pytest.approx(max(1, share * (charts.WIDTH - 20 - x)), abs=0.02)
+    assert (np.diff([y for _, y, _ in bars]) >= 19).all() and "all folds" not in texts(root)
+
+
+def test_of_many_groups_a_name_that_would_cover_another_is_left_out():
+    points = np.random.default_rng(0).normal(size=(600, 2))
+    groups = [Group(f"a long name {number}", "#123456") for number in range(30)]
+    root = markup.read(charts.scatter(points, np.arange(600) % 30, groups))
+    shown = [(one.numbers("x", "y"), one.text) for one in root.all("text", "halo")]
+    assert 1 <= len(shown) < 30
+    for ((x, y), name), ((other_x, other_y), other) in itertools.combinations(shown, 2):
+        assert abs(x - other_x) >= 4 * (len(name) + len(other)) - 1 or abs(y - other_y) >= 12.9
+    assert len(root.all("p", "legend")[0].all("span")) == 30
 
 
 def test_headline_draws_the_interval():

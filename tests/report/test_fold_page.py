@@ -25,7 +25,7 @@ from framealign.emotion import diarization
 from framealign.emotion.predictions import Predictions
 from framealign.emotion.recogniser import Recogniser
 from framealign.recipe import recipe, results, session_config
-from framealign.report import fold_page, html_document, lesson, svg, timeline, tracks, unit_analysis
+from framealign.report import charts, fold_page, html_document, lesson, svg, timeline, tracks, unit_analysis
 from framealign.report.timeline import UnitTrack
 
 PLACES = ["result", "over-time", "training", "units", "map", "utterances"]
@@ -367,6 +367,60 @@ def test_a_corpus_of_other_names_without_truth(small_tree, small_base, tmp_path)
     root = opened(path)
     assert "a&b" in root.text and not root.all("div", "truth") and "AUC" not in part(root, "utterances").text
     assert "that of the whole utterance, including pauses" in part(root, "units").text
+
+
+def many_classes(folder: Path, num_classes: int) -> tuple[Path, list[str]]:
+    """A table of noise of three speakers, each class by each, and the classes: neutral and others."""
+    draw = np.random.default_rng(num_classes)
+    names = ["neutral", *(f"emotion{number}" for number in range(1, num_classes))]
+    lines = ["path\tlabel\tspeaker"]
+    for speaker in "abc":
+        for number, name in enumerate(names):
+            soundfile.write(folder / f"{speaker}{number}.wav", draw.normal(scale=0.1, size=9600), 16_000)
+            lines.append(f"{speaker}{number}.wav\t{name}\t{speaker}")
+    (folder / "table.tsv").write_text("\n".join(lines) + "\n")
+    return folder / "table.tsv", names
+
+
+@pytest.mark.parametrize("num_classes", [2, 8, 30])
+def test_two_to_thirty_classes(small_base, tmp_path, num_classes):
+    """From a table to pages, tables and card, one speaker held out at a time: every class is named, no line is long."""
+    table, names = many_classes(tmp_path, num_classes)
+    chosen = session_config.SessionConfig(corpus=str(table), hubert=str(small_base), preset="tiny", device="cpu",
+                                          out=str(tmp_path / "run"), classes=",".join(names), method="finetune",
+                                          folds="speakers", session="all")
+    recipe.run_sessions(chosen, small.SETTINGS)
+    collected = results.collect(tmp_path / "run", "finetune")
+    *pages, overview = fold_page.write_all(tmp_path / "run", collected, "all", "cpu")
+    assert [page.parent.name for page in pages] == ["sessiona", "sessionb", "sessionc"]
+    page, whole = opened(pages[0]), opened(overview)
+    assert "Speaker a held out, method finetune" in page.text and "one speaker held out at a time" in whole.text
+    for root, scores in ((page, collected["folds"]["a"]["test"]), (whole, collected["pooled"])):
+        confusion = root.all("table", "confusion")[0]
+        assert [cell.text for cell in confusion.all("th")] == ["", *names, *names]
+        if num_classes > charts.MANY:
+            counts = [int(cell.attributes["title"].split(": ")[1].split()[0]) for cell in confusion.all("td")]
+        else:
+            counts = [int(cell.all("small")[0].text) for cell in confusion.all("td")]
+        assert counts == sum(scores["confusion"], [])
+    legends = page.all("p", "legend")
+    assert any([span.text for span in legend.all("span")] == names for legend in legends)
+
+    _, *lines = results.table(collected).splitlines()                           # the first line is the protocol
+    confusion = lines.index("confusion, pooled (rows: truth, columns: predicted)")
+    rows = [line.split() for line in lines[confusion + 2:confusion + 2 + num_classes]]
+    assert [list(map(int, row[-num_classes:])) for row in rows] == collected["pooled"]["confusion"]
+    assert max(len(line) for line in lines[:confusion + 2 + num_classes]) < 180
+    cells = [line.split() for line in lines[:confusion]]
+    if num_classes > results.MAX_COLUMNS:
+        first = next(number for number, row in enumerate(cells) if row[0] == "recall")
+        column = cells[first].index("pooled")
+        shown = {row[0]: row[column] for row in cells[first + 1:first + 1 + num_classes]}
+    else:
+        shown = dict(zip(names, next(row for row in cells if row[0] == "pooled")[4:]))
+    assert shown == {name: f"{100 * collected['pooled']['recall'][name]:.1f}" for name in names}
+    card = (tmp_path / "run/sessiona/recogniser/README.md").read_text()
+    assert all(f"| {name} |" in card for name in names) and f"Classes: {', '.join(names)}." in card
 
 
 @pytest.fixture(scope="module")

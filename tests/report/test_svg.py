@@ -46,6 +46,20 @@ def test_every_class_has_its_own_colour():
     assert len(svg.colours([str(number) for number in range(40)])) == 40
 
 
+@pytest.mark.parametrize("kind, least", [("none", 20), ("protanopia", 13), ("deuteranopia", 5), ("tritanopia", 5)])
+def test_thirty_classes_can_be_told_apart(kind, least):
+    """2.3 is a just noticeable difference. Whether or not the paper's four are among them."""
+    for names in ([*CLASSES, *map(str, range(26))], list(map(str, range(30)))):
+        assert len({*svg.colours(names)}) == 30
+        for a, b in itertools.combinations(svg.colours(names), 2):
+            assert np.linalg.norm(lab(a, kind) - lab(b, kind)) > least, (a, b)
+
+
+def test_every_colour_stands_out_from_light_and_dark_pages():
+    for colour in (*svg.EMOTION_COLOURS.values(), *svg.OTHER_COLOURS):
+        assert svg.contrast(colour, "#ffffff") > 1.3 and svg.contrast(colour, "#181c22") > 1.3, colour
+
+
 def test_contrast_is_wcags():
     assert svg.contrast("#000000", "#ffffff") == pytest.approx(21)
     assert svg.contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.005)

@@ -103,6 +103,22 @@ def test_a_recogniser_that_learned_no_frames_says_so(frames_trained):
     assert (tracks.WITHOUT_FRAMES in [note.text for note in root.all("p", "note")]) == (not frames_trained)
 
 
+@pytest.mark.parametrize("num_classes", [2, 8, 30])
+def test_a_class_has_one_colour_in_the_whole_picture(num_classes):
+    """Verdict, truth, probability, segments and legend alike, of classes that have no colour of their own too."""
+    labels = [f"emotion {number}" for number in range(num_classes)]
+    result = recognised(60, labels)
+    root = markup.read(timeline.picture(noise(60), result, Annotation(label=labels[1])))
+    colour = dict(zip(labels, colours(labels)))
+    legend = root.all("p", "legend")[0].all("span")
+    assert [(one.text, one.all("i")[0].attributes["style"]) for one in legend] == [
+        (name, f"background:{colour[name]}") for name in labels]
+    for chip in root.all("b", "chip"):
+        assert f"background:{colour[chip.text]}" in chip.attributes["style"]
+    for bar, name in zip(root.all("div", "probability"), labels, strict=True):
+        assert colour[name] in bar.all("i")[0].attributes["style"]
+
+
 def test_no_emotion_is_hatched_and_says_why():
     result = dataclasses.replace(recognised(30), emotion="none", reason="no speech: <silence>")
     verdict, = markup.read(timeline.picture(noise(30), result)).all("p", "verdict")

@@ -114,6 +114,22 @@ def test_the_truth_stands_above_the_segments_in_the_same_colours():
     assert texts(root).count("fear") == 2           # in its stretch and in the legend
 
 
+@pytest.mark.parametrize("num_classes", [2, 8, 30])
+def test_any_number_of_classes_fits(num_classes):
+    """Every class in the legend, in as many lines as they need, inside the picture; the heading names the likeliest."""
+    labels = [f"emotion {number}" for number in range(num_classes)]
+    result = recognised(100, labels)
+    root = drawn(100, result=result, segments=segments(result))
+    entries = {one.text: (float(one.attrib["x"]), float(one.attrib["y"])) for one in root.iter(f"{SVG}text")
+               if one.text in labels and one.attrib["class"] == "plain"}
+    assert list(entries) == labels and len({*entries.values()}) == num_classes
+    assert all(x + 7.2 * len(name) <= timeline_svg.WIDTH for name, (x, _) in entries.items())
+    assert max(y for _, y in entries.values()) < float(root.attrib["height"]) - 10
+    _, verdict, *_ = texts(root)
+    assert len(verdict) < 150 and f"{result.emotion} {100 * max(result.probabilities.values()):.0f} %" in verdict
+    assert (" more)" in verdict) == (num_classes > timeline_svg.MAX_SHARES)
+
+
 @pytest.mark.parametrize("frames_trained", [False, True])
 def test_a_recogniser_that_learned_no_frames_says_so(frames_trained):
     root = drawn(40, result=dataclasses.replace(recognised(40), frames_trained=frames_trained))
