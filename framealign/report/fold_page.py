@@ -405,8 +405,8 @@ def time_confusion_cards(known: Mapping[str, dict], fold: Fold) -> list[str]:
         return []
     seconds = known[name]["confusion_seconds"]
     rows = [[round(seconds[true][recognised]) for recognised in fold.classes] for true in fold.classes]
-    return [confusion_card(f"Confusion over time, {name}", rows, fold.classes, "Each row: how the time of one true class "
-                           "was recognised, frame by frame. In small: seconds.")]
+    return [confusion_card(f"Confusion over time, {name}", rows, fold.classes, "Each row: how the time of one true "
+                           "class was recognised, frame by frame. In small: seconds.")]
 
 
 def training_section(fold: Fold) -> str:
