@@ -52,6 +52,10 @@ class RecogniseRun:
     layer: int = setting(-1, "layer of those states; -1: the layer in the codebook's own record")
     gate: bool = setting(True, "hear where there is no speech (silence, noise, music): there, and where there is none "
                          "at all, the emotion is none")
+    reject: float = setting(0.0, "confidence below which the answer is none, e.g. 0.6")
+    reject_error: float = setting(
+        0.0, "instead: the share of wrong answers that is wanted, e.g. 0.1; the confidence for it is that of the "
+        "validation utterances")
     device: str = setting("auto", "auto, cpu, cuda or mps")
 
 
@@ -129,6 +133,11 @@ def check(config: RecogniseRun) -> None:
     if config.format not in FORMATS:
         raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {config.format}")
     check_smoothing(config.smooth)
+    for name, value in (("--reject", config.reject), ("--reject-error", config.reject_error)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be from 0 to 1, got {value:g}")
+    if config.reject and config.reject_error:
+        raise ValueError("give either --reject (a confidence) or --reject-error (a share of wrong answers)")
     if config.out:
         files.check_writable(config.out)
     if config.html:
@@ -214,6 +223,7 @@ def _below(folder: str) -> Iterator[str | ValueError]:
 def load(model: str, config: RecogniseRun) -> Recogniser:
     """The recogniser, with its reader of units where a codebook is given. Raises ValueError for what does not fit."""
     recogniser = Recogniser.from_pretrained(model, config.device, gate=config.gate)
+    recogniser.reject = rejected_below(model, recogniser, config)
     if config.codebook:
         hubert = encoder_file.load(config.codebook_model) if config.codebook_model else recogniser.model.hubert
         layer = None if config.layer == -1 else config.layer
@@ -221,8 +231,28 @@ def load(model: str, config: RecogniseRun) -> Recogniser:
         if "encoder" not in codebook.record and not config.codebook_model:
             log.say_once(f"{config.codebook} does not say whose states it was fitted on: those of the recogniser's own "
                          "encoder are labelled; --codebook-model names another one")
-        return Recogniser(recogniser.model, recogniser.device, UnitExtractor(hubert, codebook, layer), config.gate)
+        return Recogniser(recogniser.model, recogniser.device, UnitExtractor(hubert, codebook, layer), config.gate,
+                          recogniser.reject)
     return recogniser
+
+
+def rejected_below(model: str, recogniser: Recogniser, config: RecogniseRun) -> float:
+    """The confidence below which answers are none. Raises ValueError for a rate of errors that cannot be reached."""
+    calibration = recogniser.model.calibration
+    if config.reject and not calibration.fitted_on:
+        log.say_once(f"{shown(model)} is not calibrated: its confidences, which --reject goes by, may be far from the "
+                     "share of right answers")
+    if not config.reject_error:
+        return config.reject
+    try:
+        threshold = calibration.threshold(config.reject_error)
+    except ValueError as error:
+        raise ValueError(f"{shown(model)}: --reject-error {config.reject_error:g}: {error}") from None
+    answered, wrong = calibration.answers(threshold)
+    log.say_once(f"--reject-error {config.reject_error:g}: answers of less confidence than {threshold:.4g} are none; "
+                 f"of {len(calibration.right)} validation utterances {answered} had that much, and {wrong} of these a "
+                 "wrong answer")
+    return threshold
 
 
 def recognised(recogniser: Recogniser, sounds: Iterable[str | ValueError], failed: list[str]

@@ -99,10 +99,17 @@ class Calibration:
         wrong = np.cumsum(~np.array(self.right)[order][::-1])[answered - 1]     # of those with at least each confidence
         reached = np.maximum(wrong, 1) / answered
         if reached.min() > error:
+            lowest = math.ceil(1000 * reached.min() - 1e-9) / 1000
             raise ValueError(f"a rate of errors of {error:g} is not reached on the {len(order)} validation utterances, "
-                             f"whatever is rejected; the lowest is {math.ceil(1000 * reached.min()) / 1000:g}")
+                             f"whatever is rejected; the lowest is {lowest:g}")
         least = int(np.argmax(reached <= error))
         return float(confidences[least]) if least else 0.0
+
+    def answers(self, threshold: float) -> tuple[int, int]:
+        """How many validation utterances have at least this confidence, and to how many of them the answer was wrong.
+        """
+        given = [one for one, confidence in zip(self.right, self.confidences) if confidence >= threshold]
+        return len(given), given.count(False)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

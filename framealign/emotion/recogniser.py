@@ -4,6 +4,7 @@ Sound of up to a minute is recognised whole, longer sound in overlapping windows
 memory for a few copies of their waveform, not for states. Both use the same formula: because the classifier is linear,
 the utterance's logits are the mean of the frames' logits, weighted by the attention.
 """
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,23 +79,27 @@ class Recogniser:
     """`Recogniser.from_pretrained(directory)("a.wav")`, or with a (N,) waveform at 16 kHz as a sound file holds it."""
 
     def __init__(self, model: EmotionModel, device: torch.device | str = "cpu", units: UnitExtractor | None = None,
-                 gate: bool = False):
+                 gate: bool = False, reject: float = 0.0):
         """gate: also hear where there is speech (`sound/speech.py`); the emotion of sound without any is NONE.
+        reject: it is also NONE where the most probable class has a lower probability; `model.calibration.threshold`
+        gives the one for a rate of errors.
 
-        Raises ValueError for units of another number of frames than the model's.
+        Raises ValueError for units of another number of frames than the model's, and for no probability.
         """
+        if not 0 <= reject <= 1:
+            raise ValueError(f"a confidence below which answers are rejected must be from 0 to 1, got {reject}")
         framing = model.hubert.config.framing
         if units is not None and units.hubert.config.framing != framing:
             raise ValueError(f"the codebook's model has {units.hubert.config.framing}, the recogniser {framing}: its "
                              "units would belong to other frames")
         self.model, self.device = model.eval().to(device), torch.device(device)
-        self.units, self.gate = units, gate
+        self.units, self.gate, self.reject = units, gate, reject
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, device: str = "cpu", units: UnitExtractor | None = None,
-                        gate: bool = False) -> "Recogniser":
+                        gate: bool = False, reject: float = 0.0) -> "Recogniser":
         """Read a recogniser's directory. Raises ValueError for a directory without one."""
-        return cls(EmotionModel.from_pretrained(directory), distributed.choose_device(device), units, gate)
+        return cls(EmotionModel.from_pretrained(directory), distributed.choose_device(device), units, gate, reject)
 
     @property
     def labels(self) -> list[str]:
@@ -188,7 +193,12 @@ class Recogniser:
 
     def _result(self, probabilities: Tensor, attention: Tensor, posterior: Tensor) -> Result:
         by_class = dict(zip(self.labels, probabilities.tolist()))
-        return Result(max(by_class, key=by_class.get), by_class, posterior.numpy(), attention.numpy(),
+        emotion, reason = max(by_class, key=by_class.get), ""
+        confidence = by_class[emotion]
+        if confidence < self.reject:
+            shown = math.floor(1000 * confidence) / 1000                        # rounded up it might be what is wanted
+            emotion, reason = NONE, f"not sure: {emotion} has {shown:.3f}, less than {self.reject:.4g}"
+        return Result(emotion, by_class, posterior.numpy(), attention.numpy(), reason=reason,
                       framing=self.model.hubert.config.framing, frames_trained=self.model.frames is not None)
 
     def _preprocessed(self, waveform: Tensor) -> Tensor:

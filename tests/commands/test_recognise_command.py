@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import unicodedata
@@ -18,15 +19,18 @@ import small
 import soundfile
 import torch
 
+from framealign.runtime import log
 from framealign.corpus import frame_truth
 from framealign.corpus.synthetic_utterance import synthesise
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
 from framealign.units.extraction import source_of_states
+from framealign.emotion.calibration import Calibration
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.recogniser import Recogniser
 from framealign.emotion.segments import segments
 from framealign.report import tracks
+from framealign.report.text_formats import FORMATS
 from framealign.commands import recognise_command
 from framealign.commands.recognise_command import RecogniseRun, sound_files
 
@@ -322,6 +326,69 @@ def test_sounds_of_a_folder_that_are_not_read_are_named(model, mixed, capsys):
     assert lines[-1] == "3 of 4 could not be recognised" and len(lines) == 4
     for name, line in zip(("b.m4a", "c.AAC", "d.webm"), lines):
         assert f"{folder / name}: " in line and f"convert it: ffmpeg -i {name} {name[0]}.wav" in line
+
+
+@pytest.fixture(scope="module")
+def calibrated(model, tmp_path_factory) -> Path:
+    """The same recogniser with answers to validation utterances: 12 of 20 with 0.3 to 0.49 wrong, 1 of 20 above."""
+    place = tmp_path_factory.mktemp("calibrated") / "recogniser"
+    shutil.copytree(model, place)
+    confidences = tuple(round(0.3 + 0.01 * i, 2) for i in range(40))
+    right = tuple([i % 5 < 2 for i in range(20)] + [i != 3 for i in range(20)])
+    Calibration(1.0, 1.0, "validation: 40 utterances of 2 speakers", confidences, right).write(place)
+    return place
+
+
+def test_answers_that_are_not_sure_are_none(model, calibrated, tmp_path, capsys):
+    """In every format, with the reason; by a confidence, or by a rate of errors among the validation answers."""
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).standard_normal(9_000) * 0.1, 16_000)
+    path = str(tmp_path / "a.wav")
+    sure = Recogniser.from_pretrained(model)(path)
+    confidence = sure.probabilities[sure.emotion]
+    assert 0.25 < confidence < 0.995
+
+    def written(place: Path = calibrated, **changes) -> str:
+        assert recognise_command.run(str(place), [path], RecogniseRun(device="cpu", gate=False, **changes)) == 0
+        return capsys.readouterr().out
+
+    reason = rf"not sure: {sure.emotion} has {int(1000 * confidence) / 1000:.3f}, less than 0.999"
+    cells = written(reject=0.999).rstrip("\n").split("\t")
+    assert cells[1] == "none" and cells[-1] == reason
+    assert written(reject=confidence - 1e-4).split("\t")[1] == sure.emotion
+    found = json.loads(written(format="jsonl", reject=0.999))
+    assert (found["emotion"], found["reason"]) == ("none", reason)
+    assert found["probabilities"] == pytest.approx(sure.probabilities)
+    row, = csv.DictReader(io.StringIO(written(format="csv", reject=0.999)))
+    assert (row["emotion"], row["reason"]) == ("none", reason)
+    for form in FORMATS:
+        assert written(format=form, reject=0.999, timeline=True)
+    page = tmp_path / "page.html"
+    assert "none" in written(html=str(page), reject=0.999) and reason in page.read_text()
+
+    rate = recognise_command.rejected_below(str(calibrated), Recogniser.from_pretrained(calibrated),
+                                            RecogniseRun(reject_error=0.1))
+    assert rate == pytest.approx(0.49)                                          # 2 wrong of 21
+    assert written(reject_error=0.1).split("\t")[1] == (sure.emotion if confidence >= 0.49 else "none")
+    log._said.clear()
+    written(reject_error=0.05)
+    assert written(reject_error=0.9).split("\t")[1] == sure.emotion            # none need be rejected
+
+
+def test_what_cannot_be_rejected_is_one_line(model, calibrated, tmp_path, capsys):
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).standard_normal(9_000) * 0.1, 16_000)
+    for place, changes, message in (
+            (calibrated, {"reject": 1.5}, "--reject must be from 0 to 1, got 1.5"),
+            (calibrated, {"reject": float("nan")}, "--reject must be from 0 to 1, got nan"),
+            (calibrated, {"reject_error": -0.1}, "--reject-error must be from 0 to 1, got -0.1"),
+            (calibrated, {"reject": 0.5, "reject_error": 0.1}, "give either --reject "),
+            (calibrated, {"reject_error": 0.01}, "--reject-error 0.01: .* not reached on the 40 .* the lowest is 0.05"),
+            (model, {"reject_error": 0.1}, f"{model}: --reject-error 0.1: there are no answers to validation")):
+        with pytest.raises(ValueError, match=message) as refused:
+            recognise_command.run(str(place), [str(tmp_path / "a.wav")], RecogniseRun(device="cpu", **changes))
+        assert "\n" not in str(refused.value)
+    assert not capsys.readouterr().out
+    assert recognise_command.run(str(model), [str(tmp_path / "a.wav")], RecogniseRun(device="cpu", reject=0.5)) == 0
+    assert "is not calibrated: its confidences, which --reject goes by" in capsys.readouterr().err
 
 
 def test_sound_without_speech_is_none_and_says_why(model, tmp_path, capsys):

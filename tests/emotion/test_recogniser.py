@@ -242,6 +242,21 @@ def test_more_than_a_minute_goes_through_windows(micro, monkeypatch):
     np.testing.assert_allclose(list(result.probabilities.values()), pooled / pooled.sum(), atol=1e-5)
 
 
+def test_an_answer_below_the_wanted_confidence_is_none(recogniser, tones):
+    """With the reason, and nothing else changed; at that confidence it is given."""
+    for utterance in tones[::6]:
+        sure = recogniser(utterance.path)
+        confidence = max(sure.probabilities.values())
+        for reject, rejected in ((confidence, False), (np.nextafter(confidence, 2), True), (1.0, True)):
+            result = Recogniser(recogniser.model, reject=float(reject))(utterance.path)
+            assert result.emotion == ("none" if rejected else sure.emotion)
+            assert result.reason.startswith(f"not sure: {sure.emotion} has 0.") == rejected
+            np.testing.assert_array_equal(numbers(result), numbers(sure))
+    for reject in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="must be from 0 to 1, got"):
+            Recogniser(recogniser.model, reject=reject)
+
+
 def test_the_gate_changes_no_number_and_hears_where_there_is_speech(recogniser, tones):
     """Sound without speech is none, with the reason; without the gate nothing is asked. Long sound alike."""
     gated = Recogniser(recogniser.model, gate=True)
