@@ -1,7 +1,7 @@
 """`trained_on.tsv` in a recogniser's directory: the utterances whose labels it knows, so that no test counts them.
 
 One row for each: id, digest of the sound file's content, speaker, label, and use: `training`, or `selection` where only
-the choice of an epoch, or what else was chosen on validation data, looked at it. Sound that pretraining alone took is
+the choice of an epoch, or the fit of the temperatures, looked at it. Sound that pretraining alone took is
 not listed: its labels were never seen. An utterance is known by its sound, so that another name, place or manifest does
 not hide it.
 """

@@ -43,10 +43,10 @@ def test_every_stage_lists_its_training_and_what_selection_saw(finished, stage):
     assert uses(finished / "run" / "session1" / stage / "recogniser") == {("3", "training"), ("2", "selection")}
 
 
-def test_of_frames_from_the_base_model_nothing_was_selected(finished, tmp_path):
+def test_of_frames_from_the_base_model_the_validation_part_fitted_the_temperatures(finished, tmp_path):
     config = small.config(finished / "tree", finished / "base", tmp_path / "run", method="finetune", frames=True)
     recipe.run_sessions(config, small.SETTINGS | {"finetune.epochs": "1"})
-    assert uses(tmp_path / "run" / "session1" / "frames" / "recogniser") == {("3", "training")}
+    assert uses(tmp_path / "run" / "session1" / "frames" / "recogniser") == {("3", "training"), ("2", "selection")}
     assert uses(tmp_path / "run" / "session1" / "finetune" / "recogniser") == {("3", "training"), ("2", "selection")}
 
 

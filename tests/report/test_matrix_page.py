@@ -11,6 +11,7 @@ def one(ua, own=False, eder=None, **more):
     return {"ua": ua, "interval_95": {"ua": [ua - 0.1, ua + 0.1]}, "num_utterances": 60, "interval_over": "6 speakers",
             "sides": 1 if own else 3, "own_corpus": own, "classes": ["neutral", "happy", "angry", "sad"],
             "left_out": {"labels": {}, "unlabelled": 0, "known": 0, "unreadable": {}}, "absent_classes": {}, "none": {},
+            "degrade": "",
             "shared_classes": False, "same_speakers": {"speakers": [], "utterances": 0, "same_names": 0},
             "training_known": "utterances and speakers",
             "over_time": None if eder is None else {"eder": eder, "always_neutral": 0.7}} | more
