@@ -3,6 +3,7 @@
 Because the classifier is linear in the pooled state, applied to single frames it gives the emotion over time: the same
 weights are read frame by frame, and the attention says how much each frame counted. `finetune.py` trains it.
 """
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from framealign.emotion.calibration import Calibration
 
 
 LEAST_WEIGHT = 0.1                                  # of a frame that is neutral for certain
+PROJECTION_SIZE = 256                               # of the frozen probe, as in SUPERB
 
 
 def weighted_mean(values: Tensor, attention: Tensor) -> Tensor:
@@ -89,7 +91,9 @@ class EmotionModel(nn.Module):
     """Encoder, pooling, linear classifier; one Hugging Face directory (`hubert.`, `pooling.`, `classifier.`).
 
     pooling: "attention" or "mean", as the alignment paper and without attention; or "frames": a `FrameClassifier`
-    (`frames.` in the directory) gives the posterior of single frames, and says how much each counts.
+    (`frames.` in the directory) gives the posterior of single frames, and says how much each counts; or "layers": the
+    mean of what a linear projection to `projection_size` numbers gives of the weighted sum of all layers' states
+    (`layer_weights`, `projector.`), as the frozen probe of SUPERB and transformers' HubertForSequenceClassification.
 
     `calibration`: what logits are divided by where probabilities are given; no part of training.
 
@@ -98,12 +102,17 @@ class EmotionModel(nn.Module):
     """
 
     def __init__(self, hubert: Hubert, labels: list[str], pooling: str = "attention", dropout: float = 0.0,
-                 fast_path: bool = True):
+                 fast_path: bool = True, projection_size: int = PROJECTION_SIZE):
         super().__init__()
         check_class_names(labels, "classes")
         self.hubert, self.labels, self.fast_path = hubert, list(labels), fast_path
         self.calibration = Calibration()
         size = hubert.config.hidden_size
+        self.layer_weights, self.projector = None, None
+        if pooling == "layers":
+            self.layer_weights = nn.Parameter(torch.zeros(hubert.config.num_hidden_layers + 1))    # before the softmax
+            self.projector = nn.Linear(size, projection_size)
+            size = projection_size
         self.frames = FrameClassifier(size, self.labels) if pooling == "frames" else None
         self.pooling = AttentionPooling(size) if pooling == "attention" else MeanPooling()
         self.dropout = nn.Dropout(dropout)
@@ -112,20 +121,31 @@ class EmotionModel(nn.Module):
         nn.init.zeros_(self.classifier.bias)        # random start attention may settle on one emotion and miss the rest
 
     def states(self, inputs: Tensor, lengths: Tensor, is_masked: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The encoder's output in float32, (B, T, D), and which frames are real, (B, T).
+        """What pooling and classifiers read in float32, (B, T, D), and which frames are real, (B, T).
 
-        inputs: samples (B, N) or conv features (B, T, C) computed before; lengths (B,): samples or frames of each, best
-        on the CPU: the fast path reads them there. is_masked (B, T) bool: frames replaced by the mask embedding.
+        It is the encoder's output; with pooling by layers, their projected sum. inputs: samples (B, N) or conv features
+        (B, T, C) computed before; lengths (B,): samples or frames of each, best on the CPU: the fast path reads them
+        there. is_masked (B, T) bool: frames replaced by the mask embedding.
         """
         features, num_frames = inputs, lengths
         if inputs.ndim == 2:
             features, num_frames = self.hubert.conv_features(inputs, lengths), self.hubert.num_frames(lengths)
         if self.fast_path:
-            states = fast.output(self.hubert, features, num_frames.tolist(), is_masked)         # (B, T, D)
+            states = fast.output(self.hubert, features, num_frames.tolist(), is_masked, read=self.read)
         else:
-            *_, states = self.hubert.layers(features, num_frames, is_masked)                    # (B, T, D)
+            states = self.read(self.hubert.layers(features, num_frames, is_masked))             # (B, T, D)
         num_frames = distributed.send(num_frames, states.device)
         return states.float(), valid_frames(num_frames, states.shape[1])
+
+    def read(self, layers: Iterable[Tensor]) -> Tensor:
+        """What pooling and classifiers read of the states (..., D) of layers 0, 1 ...: the last ones or, with pooling
+        by layers, the projection of their weighted sum, (..., P).
+
+        The sum is over layers 0 to L: the final norm of pre-norm blocks is left out, as in transformers.
+        """
+        if self.projector is None:
+            return fast.last(layers)
+        return self.projector(sum(share * states for share, states in zip(self.layer_weights.softmax(0), layers)))
 
     def forward(self, inputs: Tensor, lengths: Tensor, is_masked: Tensor | None = None) -> Tensor:
         """Class logits of each utterance, (B, classes), not calibrated."""
@@ -184,11 +204,14 @@ class EmotionModel(nn.Module):
         if content.labels is None:
             raise ValueError(f"{directory}: its config.json names no classes (id2label)")
         pooling = "attention" if "pooling.weight" in content.head else "mean"
+        if "layer_weights" in content.head:
+            pooling = "layers"
         if "frames.weight" in content.head:
             pooling = "frames"
             if NEUTRAL not in content.labels:
                 raise ValueError(f"{directory}: has a classifier of frames, but no class {NEUTRAL}")
-        model = cls(Hubert(content.config, content.do_normalize), content.labels, pooling)
+        model = cls(Hubert(content.config, content.do_normalize), content.labels, pooling,
+                    projection_size=content.head["classifier.weight"].shape[1])
         model.hubert.load(content.state, str(directory))
         check(content.head, {name: tuple(x.shape) for name, x in model.head().items()}, str(directory))
         model.load_state_dict(content.head, strict=False)     # `check` was the strict part

@@ -180,8 +180,8 @@ class Recogniser:
     def _by_windows(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `EmotionModel.over_time` for one long preprocessed waveform (N,); softmax over frames in float64."""
         scores, logits, frame_logits = [], [], []
-        for states in long_sound.states(self.model.hubert, waveform, None, self.device):   # (t, D)
-            states = states.float()
+        for used, layers in long_sound.layers(self.model.hubert, waveform, self.device):
+            states = self.model.read(layers)[0, used].float()                   # (t, D)
             scores.append(self.model.weighing.score(states).cpu())
             logits.append(self.model.classifier(states).cpu())
             frame_logits.append(self.model.of_frames(states).cpu())

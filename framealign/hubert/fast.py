@@ -16,7 +16,7 @@ docs/BENCHMARKS.md says what each part is worth.
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -61,22 +61,27 @@ def padded(states: Sequence[Tensor], num_frames: int) -> Tensor:
     return torch.stack([F.pad(state, (0, 0, 0, num_frames - len(state))) for state in states])
 
 
+def last(layers: Iterator[Tensor]) -> Tensor:
+    """The encoder's output, of the states of all layers."""
+    *_, state = layers
+    return state
+
+
 def output(hubert: nn.Module, features: Tensor, num_frames: list[int], is_masked: Tensor | None = None,
-           is_kept: list[bool] | None = None) -> Tensor:
+           is_kept: list[bool] | None = None, read: Callable[[Iterator[Tensor]], Tensor] = last) -> Tensor:
     """The encoder's output for a padded batch of conv features, as the last of `Hubert.layers`.
 
     features (B, T, C), num_frames of each utterance, is_masked (B, T) bool or None, is_kept as in `Hubert.layers`:
-    (B, T, D), zeros beyond each end.
+    (B, T, D), zeros beyond each end. read: what is made, frame by frame, of the states of all layers.
     """
     packing = Packing(num_frames)
     if min(num_frames) == features.shape[1]:        # nothing is padded
         flat_mask = None if is_masked is None else is_masked.flatten()
-        *_, state = packing.layers(hubert, features.flatten(0, 1), flat_mask, is_kept)
-        return state.unflatten(0, features.shape[:2])
+        return read(packing.layers(hubert, features.flatten(0, 1), flat_mask, is_kept)).unflatten(0, features.shape[:2])
     frames = torch.cat([row[:size] for row, size in zip(features, num_frames)])                 # (S, C)
     mask = None if is_masked is None else torch.cat([row[:size] for row, size in zip(is_masked, num_frames)])
-    *_, state = packing.layers(hubert, frames, mask, is_kept)                   # (S, D)
-    return padded(state.split(num_frames), features.shape[1])
+    states = read(packing.layers(hubert, frames, mask, is_kept))                # (S, D)
+    return padded(states.split(num_frames), features.shape[1])
 
 
 class Packing:

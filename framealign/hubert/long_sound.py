@@ -75,12 +75,19 @@ def features(hubert: Hubert, waveform: Tensor, device: torch.device, whole: int 
         yield window.used, hubert.feature_extractor(samples, None, group_norm)  # (1, t, C)
 
 
+def layers(hubert: Hubert, waveform: Tensor, device: torch.device, whole: int = WHOLE, context: int = CONTEXT
+           ) -> Iterator[tuple[slice, Iterator[Tensor]]]:
+    """`Hubert.layers` of a preprocessed waveform (N,), window by window: which frames to use, and states (1, t, D)."""
+    for used, x in features(hubert, waveform, device, whole, context):
+        yield used, hubert.layers(x)
+
+
 def states(hubert: Hubert, waveform: Tensor, layer: int | None, device: torch.device, whole: int = WHOLE,
            context: int = CONTEXT) -> Iterator[Tensor]:
     """States of one layer (None: the encoder's output) of a preprocessed waveform (N,), in pieces (t, D), in order."""
     upto = None if layer is None else layer + 1
-    for used, x in features(hubert, waveform, device, whole, context):
-        *_, state = itertools.islice(hubert.layers(x), upto)
+    for used, of_window in layers(hubert, waveform, device, whole, context):
+        *_, state = itertools.islice(of_window, upto)
         yield state[0, used]
 
 

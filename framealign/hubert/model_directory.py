@@ -33,12 +33,14 @@ _NOT_BUILT = ("adapter_attn_dim", "quantization_config")        # fields of conf
 _ENCODER = ("feature_extractor.", "feature_projection.", "encoder.", MASK_EMBEDDING)
 # transformers' defaults that are not ours: what a config.json without the field means (the others agree: tested).
 _THEIR_DEFAULTS = {"activation_dropout": 0.1, "feat_proj_dropout": 0.0, "layerdrop": 0.1}
-# Ours: pooling by attention, by the mean, or by a classifier of frames.
-_RECOGNISERS = (frozenset({"pooling", "classifier"}), frozenset({"classifier"}), frozenset({"frames", "classifier"}))
+# Pooling by attention, by the mean, by a classifier of frames; and of a sum of layers, which transformers has too.
+_WEIGHTED_LAYERS = frozenset({"projector", "classifier", "layer_weights"})
+_RECOGNISERS = (frozenset({"pooling", "classifier"}), frozenset({"classifier"}), frozenset({"frames", "classifier"}),
+                _WEIGHTED_LAYERS)
 # The class of transformers that has a head of these modules; with any other head, its HubertModel opens the encoder.
 _ARCHITECTURES = {frozenset({"lm_head"}): "HubertForCTC",
                   frozenset({"projector", "classifier"}): "HubertForSequenceClassification",
-                  frozenset({"projector", "classifier", "layer_weights"}): "HubertForSequenceClassification"}
+                  _WEIGHTED_LAYERS: "HubertForSequenceClassification"}
 
 
 @dataclass
@@ -109,6 +111,8 @@ def of_weights(config: HubertConfig, weights: dict[str, Tensor], where: Path) ->
             raise ValueError(f"{where}: {name} must hold floats, holds {x.dtype}")
     content = Directory(config, state, head, *_read_preprocessor(directory), None)
     if content.is_recogniser:
+        if head.get("classifier.weight", torch.zeros(0)).ndim != 2:
+            raise ValueError(f"{where}: a recogniser needs a classifier.weight of (classes, width)")
         content.labels = _labels(config.extra, len(head["classifier.weight"]), directory / "config.json")
     return content
 
@@ -135,6 +139,8 @@ def write(directory: str | Path, config: HubertConfig, state: dict[str, Tensor],
     weights = {(PREFIX if head else "") + name: x for name, x in state.items()} | head
     content = config_to_json(config)
     content["architectures"] = [_ARCHITECTURES.get(frozenset(name.split(".")[0] for name in head), "HubertModel")]
+    if "layer_weights" in head:                     # transformers makes room for them only where it is told to
+        content |= {"use_weighted_layer_sum": True, "classifier_proj_size": len(head["projector.weight"])}
     if labels is not None:
         content.pop("num_labels", None)             # transformers derives it from id2label
         content |= {"id2label": {str(i): label for i, label in enumerate(labels)},

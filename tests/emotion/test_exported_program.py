@@ -35,7 +35,7 @@ for folder in map(Path, sys.argv[1:]):
 # norm of the conv encoder: whether a waveform is normalised, pooling, what else differs from the smallest encoder (each
 # convolution takes a while to be traced; this one has a frame every 40 ms)
 VARIANTS = {"group": (True, "frames", {}),
-            "layer": (False, "mean", {"conv_dim": (8,) * 3, "conv_kernel": (10, 8, 16), "conv_stride": (5, 8, 16)})}
+            "layer": (False, "layers", {"conv_dim": (8,) * 3, "conv_kernel": (10, 8, 16), "conv_stride": (5, 8, 16)})}
 
 
 def recogniser_and_batches(micro, norm: str, folder: Path) -> list[list[torch.Tensor]]:
@@ -44,7 +44,8 @@ def recogniser_and_batches(micro, norm: str, folder: Path) -> list[list[torch.Te
     do_normalize, pooling, changes = VARIANTS[norm]
     config = dataclasses.replace(micro, feat_extract_norm=norm, **changes)
     model = EmotionModel(Hubert(config, do_normalize), LABELS, pooling)
-    for parameter in [*model.hubert.encoder.parameters(), *model.weighing.parameters(), *model.classifier.parameters()]:
+    of_head = [x for name, x in model.named_parameters() if not name.startswith("hubert.")]
+    for parameter in [*model.hubert.encoder.parameters(), *of_head]:
         torch.nn.init.normal_(parameter, std=0.4)
     model.calibration = Calibration(0.6, 1.7, "validation of a few")
     model.save_pretrained(folder / "recogniser")

@@ -25,7 +25,7 @@ LABELS = ["neutral", "happy", "angry", "sad"]
 KEPT = Calibration(utterances=0.6, frames=1.7, fitted_on="validation")
 
 
-@pytest.fixture(params=("attention", "mean", "frames"))
+@pytest.fixture(params=("attention", "mean", "frames", "layers"))
 def recogniser(request, micro) -> Recogniser:
     """Random weights, large enough that sounds differ, and two temperatures."""
     return made(micro, request.param)
@@ -34,7 +34,8 @@ def recogniser(request, micro) -> Recogniser:
 def made(config, pooling: str = "attention", do_normalize: bool = True) -> Recogniser:
     torch.manual_seed(1)
     model = EmotionModel(Hubert(config, do_normalize), LABELS, pooling)
-    for parameter in [*model.hubert.encoder.parameters(), *model.weighing.parameters(), *model.classifier.parameters()]:
+    of_head = [x for name, x in model.named_parameters() if not name.startswith("hubert.")]
+    for parameter in [*model.hubert.encoder.parameters(), *of_head]:
         torch.nn.init.normal_(parameter, std=0.4)
     model.calibration = KEPT
     return Recogniser(model)
@@ -75,8 +76,13 @@ def test_a_result_is_the_models_own_states_read_twice(recogniser, tones):
     waveform = ((waveform - waveform.mean()) / torch.sqrt(waveform.var(correction=0) + 1e-7)).float()
     with torch.inference_mode():
         states = model.hubert.states(waveform[None])[0].double()                # (T, D)
+        if model.projector is not None:
+            of_layers = torch.stack(model.hubert.all_states(waveform[None]))[:, 0].double()     # (L + 1, T, D)
+            shares = model.layer_weights.double().exp() / model.layer_weights.double().exp().sum()
+            states = (shares[:, None, None] * of_layers).sum(0) @ model.projector.weight.double().T
+            states += model.projector.bias.double()                             # (T, P)
         logits = states @ model.classifier.weight.double().T + model.classifier.bias.double()     # (T, classes)
-        weight = getattr(model.pooling, "weight", torch.zeros(16)).double()
+        weight = getattr(model.pooling, "weight", torch.zeros(states.shape[1])).double()
         attention, of_frames = torch.tanh(states @ weight).softmax(0), logits
         if model.frames is not None:
             of_frames = states @ model.frames.weight.double().T + model.frames.bias.double()
@@ -224,19 +230,28 @@ def test_windows_give_what_the_whole_gives_where_a_window_holds_it(recogniser, t
     assert whole.seconds == tones[2].num_samples / 16_000 and whole.units is None
 
 
-def test_more_than_a_minute_goes_through_windows(micro, monkeypatch):
+@pytest.mark.parametrize("pooling", ("attention", "layers"))
+def test_more_than_a_minute_goes_through_windows(micro, monkeypatch, pooling):
     """61.5 s: each frame once, distributions, and the answer is the attention-weighted mean of the frames' logits."""
-    recogniser, asked = made(micro), []
+    recogniser, asked = made(micro, pooling), []
     draw = torch.Generator().manual_seed(3)
     waveform = torch.randn(984_123, generator=draw) * torch.linspace(0.1, 1, 984_123)
-    states = long_sound.states
-    monkeypatch.setattr(long_sound, "states", lambda *args: asked.append(1) or states(*args))
+    layers = long_sound.layers
+    monkeypatch.setattr(long_sound, "layers", lambda *args: asked.append(1) or layers(*args))
     result, T = recogniser(waveform), num_frames(984_123)
     assert asked and result.posterior.shape == (T, 4) and result.attention.shape == (T,)
     np.testing.assert_allclose(result.posterior.sum(1), 1, atol=1e-5)
     assert result.attention.sum() == pytest.approx(1, abs=1e-4)
     with torch.inference_mode():
-        found = torch.cat(list(states(recogniser.model.hubert, recogniser._preprocessed(waveform), None, "cpu")))
+        windows = [(used, list(of_window)) for used, of_window in
+                   layers(recogniser.model.hubert, recogniser._preprocessed(waveform), "cpu")]
+        assert len(windows) > 1
+        found = torch.cat([of_window[-1][0, used] for used, of_window in windows])
+        if pooling == "layers":
+            shares = recogniser.model.layer_weights.softmax(0)
+            found = torch.cat([torch.einsum("l,ltd->td", shares, torch.cat(of_window)[:, used])
+                               for used, of_window in windows])
+            found = found @ recogniser.model.projector.weight.T + recogniser.model.projector.bias
         logits = recogniser.model.classifier(found).double().numpy()
     pooled = np.exp(result.attention.astype(np.float64) @ logits / 0.6)
     np.testing.assert_allclose(list(result.probabilities.values()), pooled / pooled.sum(), atol=1e-5)

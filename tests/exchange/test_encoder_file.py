@@ -89,7 +89,8 @@ def test_directories_with_another_head_are_encoders_and_say_what_they_are(kind, 
     assert same(encoder_file.load(tmp_path / "model"), SMALL, state)
     name = "HubertForCTC" if "lm_head.weight" in head else "HubertForSequenceClassification"
     modules = ", ".join(sorted({key.split(".")[0] for key in head}))
-    assert capsys.readouterr().err == f"{tmp_path / 'model'}: a {name} ({modules}): read the encoder only, left out " \
+    kind_in_words = "a recogniser" if kind == "weighted layers" else f"a {name} ({modules})"
+    assert capsys.readouterr().err == f"{tmp_path / 'model'}: {kind_in_words}: read the encoder only, left out " \
         f"{modules}\n"
 
 

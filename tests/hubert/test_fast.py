@@ -172,6 +172,9 @@ def test_output_is_the_last_of_the_plain_layers(shape, lengths, mode):
         *_, expected = hubert.layers(features, counts, mask, is_kept)
         found = fast.output(hubert, features, list(lengths), mask, is_kept)
         assert found.shape == expected.shape and (found - expected).abs().max() <= 1e-10 * expected.abs().max()
+        added = fast.output(hubert, features, list(lengths), mask, is_kept, read=lambda layers: sum(layers))
+        expected = sum(hubert.layers(features, counts, mask, is_kept))
+        assert (added - expected).abs().max() <= 1e-10 * expected.abs().max()
 
 
 def test_the_public_states_compute_no_padding_outside_training(monkeypatch):

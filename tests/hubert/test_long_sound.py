@@ -99,6 +99,17 @@ def test_states_above_attend_to_their_window(hubert):
 
 
 @torch.inference_mode()
+def test_all_layers_of_a_window_are_its_own(hubert):
+    """Asked for one after the other, they are what `states` gives of each; layer 2 is the encoder's output."""
+    waveform = sound(320 * 100 + 80)
+    of_layers = [torch.cat(pieces) for pieces in zip(*(
+        [states[0, used] for states in layers] for used, layers in long_sound.layers(hubert, waveform, CPU, 40, 4)))]
+    assert len(of_layers) == 3
+    for layer, found in enumerate(of_layers):
+        assert torch.equal(found, torch.cat(list(long_sound.states(hubert, waveform, layer, CPU, 40, 4))))
+
+
+@torch.inference_mode()
 def test_more_context_comes_nearer(hubert):
     waveform = sound(320 * 200 + 80)
     wanted = hubert.states(waveform[None])[0]
