@@ -51,7 +51,7 @@ sessions: inputs $(VENV)/ready  ## every fold, then the pooled table [SEEDS=1,2,
 	$(session) --session all
 
 ablation: METHOD := all
-ablation: inputs $(VENV)/ready  ## every fold by finetune, tapt, align and multiscale, sharing stages; the paper's table [SEEDS=1,2,3]
+ablation: inputs $(VENV)/ready  ## every fold by probe, finetune, tapt, align and multiscale, sharing stages; the paper's table [SEEDS=1,2,3]
 	$(session) --session all
 
 tiny-base: $(VENV)/ready  ## pretrain the committed tiny base model again (16 minutes on one core)

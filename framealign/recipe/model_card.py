@@ -13,7 +13,7 @@ from framealign.emotion import calibration
 from framealign.emotion.emotion_model import LEAST_WEIGHT
 from framealign.recipe.results import (CALIBRATION_COLUMNS, CALIBRATION_NOTE, CALIBRATIONS, NAMES, NO_INTERVAL,
                                        OVER_TIME, SHARED_SPEAKERS, calibration_cells, claim, interval_words,
-                                       missing_classes, missing_words, over_time_cell)
+                                       layer_words, missing_classes, missing_words, over_time_cell)
 
 USE = """Recognising which of these emotions speech of about 1 to 60 s expresses, and when: for research, teaching, and
 material where a mistake harms nobody. The model uses how something is said and knows nothing of what is meant.
@@ -29,7 +29,8 @@ LIMITS = """- It knows only the classes above: laughter, music, silence or anoth
 # By what a protocol says of frames: the model's heads, and where its emotion over time comes from.
 ESTIMATED_FRAMES, TRUE_FRAMES = "trained", "trained on their truth"
 FRAME_HEADS = "linear classifier of frames, which also weighs them, linear classifier of utterances"
-HEADS = {"": "attention pooling, linear classifier", ESTIMATED_FRAMES: FRAME_HEADS, TRUE_FRAMES: FRAME_HEADS}
+HEADS = {"": "attention pooling, linear classifier", ESTIMATED_FRAMES: FRAME_HEADS, TRUE_FRAMES: FRAME_HEADS,
+         "probe": "frozen; weighted sum of its layers, linear projection, mean over frames, linear classifier"}
 WEIGHING = f"""A linear classifier of single frames (`frames.weight`, `frames.bias`) gives the frame-wise posterior, and
 a frame counts in the emotion of its utterance by 1 - p(neutral) + {LEAST_WEIGHT:g}."""
 FRAMES_BY = {
@@ -53,10 +54,11 @@ def write(directory: Path, results: dict, splits: list[Split]) -> None:
 def text(results: dict, splits: list[Split]) -> str:
     """The card of one fold. results: as in its `results.json`, with `protocol` where it is known; splits: its parts."""
     classes, frames = results["classes"], results.get("protocol", {}).get("frames", "")
+    heads = HEADS["probe" if "layer_weights" in results else frames]
     lines = ["---", "library_name: framealign", "pipeline_tag: audio-classification",
              "tags: [speech-emotion-recognition, hubert]", "---", "",
              "# Speech emotion recogniser", "",
-             f"HuBERT encoder, {HEADS[frames]}. Classes: {', '.join(classes)}. Input: mono sound at {SAMPLE_RATE} Hz. "
+             f"HuBERT encoder, {heads}. Classes: {', '.join(classes)}. Input: mono sound at {SAMPLE_RATE} Hz. "
              f"Made by framealign, split {results['split']}.", "",
              "```python", "from framealign import Recogniser",
              'result = Recogniser.from_pretrained("this/directory")("a.wav")', "```", ""]
@@ -94,6 +96,8 @@ def results_lines(results: dict) -> list[str]:
     missing = missing_classes(results)
     if missing:
         lines.append(f"There was {missing_words(missing)}.")
+    if "layer_weights" in results:
+        lines.append(f"{layer_words(results['layer_weights'])}.")
     if "ways" in results:
         lines.append(f"The numbers are those of {len(results['ways'])} trainings, in which each speaker of the fold is "
                      "tested once; this recogniser is that of the first.")

@@ -24,7 +24,7 @@ from framealign.units.codebook import Codebook
 from framealign.units.frame_store import kept_bytes
 from framealign.training.training_config import FinetuneConfig, FramesConfig, PretrainConfig
 
-WEIGHT_BYTES = 4                                    # of a parameter (float32)
+WEIGHT_BYTES = 4                                    # of a number in float32
 
 
 def read_corpus(path: str | Path) -> list[Utterance]:
@@ -82,13 +82,20 @@ def frames_bytes(utterances: list[Utterance], width: int, dtype: str = "float16"
     return kept_bytes(frame_counts(utterances, framing), width, dtype)
 
 
+def means_bytes(utterances: Sequence[Utterance], model: HubertConfig) -> int:
+    """Bytes of the means of all layers' states of these utterances (`extraction.layer_means`)."""
+    return len(utterances) * (model.num_hidden_layers + 1) * model.hidden_size * WEIGHT_BYTES
+
+
+def model_bytes(model: HubertConfig) -> int:
+    """Bytes of an encoder's weights. Heads are small beside them and left out."""
+    return sum(prod(shape) for shape in shapes(model).values()) * WEIGHT_BYTES
+
+
 def training_bytes(model: HubertConfig, config: PretrainConfig | FinetuneConfig | FramesConfig) -> int:
     """Bytes of a training run at most: its checkpoints (weights and two moments), one being written, and the result.
-
-    Heads are small beside the encoder and left out.
     """
-    weights = sum(prod(shape) for shape in shapes(model).values()) * WEIGHT_BYTES
-    return weights * (3 * (config.keep_checkpoints + 1) + 1)
+    return model_bytes(model) * (3 * (config.keep_checkpoints + 1) + 1)
 
 
 def check_room(folder: Path, wanted: dict[Path, int]) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from framealign.hubert.hubert_config import BASE, LARGE, HubertConfig
 from framealign.units.kmeans import KMeansConfig
-from framealign.training.training_config import FinetuneConfig, FramesConfig, PretrainConfig
+from framealign.training.training_config import FinetuneConfig, FramesConfig, PretrainConfig, ProbeConfig
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Preset:
     scratch_clusters: int = 100                     # of MFCC, when HuBERT is made from scratch
     scratch_layer: int = 6                          # states clustered for its second iteration
     scratch: PretrainConfig = PretrainConfig(freeze_conv=False)     # of each of the two iterations
+    probe: ProbeConfig = ProbeConfig()
 
 
 def parse_settings(settings: list[str]) -> dict[str, str]:

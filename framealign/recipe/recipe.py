@@ -5,12 +5,13 @@ Frame-level emotional state alignment (Li et al. 2024), one function a stage:
 - phase 1 (Sec. 2.1 and 2.2): `tapt_units`, `tapt_pretrain`, `tapt_finetune`, `align_units`;
 - phase 2 (Sec. 2.2): `align_pretrain`;
 - phase 3 (Sec. 2.3): `fine_tuning`;
-- beyond the paper: `frames`, for the emotion over time.
+- beyond the paper: `frames`, for the emotion over time, and `probing`.
 
 `--method tapt` and `--method finetune` are the paper's ablation: they stop after phase 1's fine-tuning, or fine-tune
 the base HuBERT at once. `--method multiscale` goes beyond the paper: `align` with units of several codebooks, coarse
-and fine, at once. Stages that do not depend on the session (transductive pretraining) are made once and shared by all
-folds. Without a pretrained HuBERT, `scratch` makes the base as HuBERT was made.
+and fine, at once. `--method probe` trains nothing but a linear head on the base HuBERT's states. Stages that do not
+depend on the session (transductive pretraining) are made once and shared by all folds. Without a pretrained HuBERT,
+`scratch` makes the base as HuBERT was made.
 """
 import dataclasses
 import shutil
@@ -36,10 +37,12 @@ from framealign.training.finetune import finetune_fold
 from framealign.training import frame_training
 from framealign.training.frame_training import train_frames
 from framealign.training.pretrain import pretrain
-from framealign.training.training_config import FinetuneConfig, FramesConfig, PretrainConfig, TrainingRun
+from framealign.training.probe import probe_fold
+from framealign.training.training_config import FinetuneConfig, FramesConfig, PretrainConfig, ProbeConfig, TrainingRun
 from framealign.recipe import model_card, preflight, results, trained_on
 from framealign.recipe.presets import Preset, preset, with_overrides
-from framealign.recipe.session_config import TINY, SessionConfig, frames_stage, honest, read_utterances, tested_stage
+from framealign.recipe.session_config import (FROM_BASE, TINY, SessionConfig, frames_stage, honest, read_utterances,
+                                              tested_stage)
 from framealign.recipe.stages import Redo, Stage, nothing_half_made, run_stage
 
 
@@ -96,6 +99,8 @@ class Recipe:
         self.fold = self.root / f"session{config.session}"
         # Stages that a fold may share with the others:
         self.shared = self.root if config.pretrain_data == "transductive" else self.fold
+        # Where the probe's means of the base model's states are kept:
+        self.layer_means = (self.root if self.base.folder else self.shared) / "layer-means"
         # What every record says:
         self.common = {"corpus": corpus_description(self.utterances), "seed": config.seed, "preset": config.preset}
         # Of stages that pretrain or cluster, too; described once, for every file is looked at:
@@ -106,17 +111,18 @@ class Recipe:
         method, selection = self.config.method, self.config.selection
         before = base_stages(self)
         start = base = before[-1]
-        if method != "finetune":
+        if method not in FROM_BASE:
             units = tapt_units(self, base)
             start = tapt_pretrain(self, base, units)
             before += [units, start]
-        if method not in ("finetune", "tapt"):
+        if method not in (*FROM_BASE, "tapt"):
             recogniser = tapt_finetune(self, start)
             emotion_units = align_units(self, recogniser)
             start = align_pretrain(self, base, emotion_units)
             before += [recogniser, emotion_units, start]
         of_frames = frames(self, base if self.config.frames_start == "base" else start)
-        return [*before, fine_tuning(self, method, start, selection), *of_frames]
+        tested = probing(self, base) if method == "probe" else fine_tuning(self, method, start, selection)
+        return [*before, tested, *of_frames]
 
     def splits(self, selection: str) -> list[Split]:
         """Who is trained, selected and tested on. Raises ValueError where the corpus does not allow the protocol."""
@@ -127,6 +133,8 @@ class Recipe:
         """Bytes that each folder may take on the disk at most, of stages that are not finished."""
         room = {stage.folder: stage.room for stage in self.stages()
                 if stage.make and not (stage.folder / "stage.json").exists()}
+        if self.config.method == "probe":
+            return room | {self.layer_means: preflight.means_bytes(self.utterances, self.base.config)}
         settings = self.preset.finetune
         width = self.base.config.conv_dim[-1] if settings.keeps_features else 0
         room[self.root / "frontend"] = preflight.frames_bytes(self.utterances, width, settings.kept_type,
@@ -140,7 +148,7 @@ class Recipe:
         names = [stage.name for stage in stages if stage.make]
         if redo.name not in ("", "all", *names):
             raise ValueError(f"--redo must be all or one of {', '.join(names)}, got {redo.name}")
-        with nothing_half_made(self.root / "frontend", self.shared / "frontend"):
+        with nothing_half_made(self.root / "frontend", self.shared / "frontend", self.layer_means):
             for stage in stages:
                 if stage.make is not None:
                     run_stage(stage, redo)
@@ -155,7 +163,7 @@ class Recipe:
 def check_layers(config: SessionConfig, size: Preset, base: BaseModel) -> None:
     """Raise ValueError where the base model lacks a layer whose states are wanted, or a codebook is of other states."""
     model = base.config
-    used = {"finetune": [], "tapt": ["tapt_layer"]}.get(config.method, ["tapt_layer", "align_layer"])
+    used = {"probe": [], "finetune": [], "tapt": ["tapt_layer"]}.get(config.method, ["tapt_layer", "align_layer"])
     if config.hubert == "scratch":
         used = [*used, "scratch_layer"]
     for name in used:
@@ -163,7 +171,7 @@ def check_layers(config: SessionConfig, size: Preset, base: BaseModel) -> None:
         if not 0 <= layer <= model.num_hidden_layers:
             raise ValueError(f"{name} is {layer}, the base model has blocks 1 to {model.num_hidden_layers}; choose "
                              f"the --preset of the model's size (now {config.preset}), or --set {name}=...")
-    if config.codebook and config.method != "finetune":
+    if config.codebook and config.method not in FROM_BASE:
         source = {"layer": size.tapt_layer, "encoder": base.encoder, "frame_rate": model.framing.rate}
         preflight.given_codebook(config.codebook, model.hidden_size, source)
 
@@ -320,6 +328,28 @@ def fine_tuning(recipe: Recipe, method: str, start: Stage, selection: str) -> St
                  protocol=protocol, room=preflight.training_bytes(recipe.base.config, config) * len(splits))
 
 
+def probing(recipe: Recipe, base: Stage) -> Stage:
+    """The frozen probe of the base HuBERT, selection and test, on each split of the fold (SUPERB, Yang et al. 2021)."""
+    selection = recipe.config.selection
+    config = dataclasses.replace(seeded(recipe.preset.probe, recipe), selection=selection)
+    splits, protocol = recipe.splits(selection), {"method": "probe"} | protocol_of(recipe, selection)
+    protocol |= {"training_crop_seconds": "none", "test_crop_seconds": "none"}
+    labelled = [utterance for utterance in recipe.utterances if utterance.label]
+
+    def make(folder: Path) -> None:
+        run = TrainingRun(folder, recipe.device, recipe.config.precision, recipe.layer_means)
+        result = probe_fold(lambda: load_encoder(base.model, recipe.config.seed), labelled, splits, recipe.classes,
+                            config, run) | {"protocol": protocol}
+        write_results(recipe, folder, result, splits)
+
+    settings = recipe.common | {"probe": as_dict(config), "folds": recipe.folds, "session": recipe.config.session,
+                                "classes": recipe.classes, "merged": recipe.merged,
+                                "split": [split_digest(split) for split in splits]}
+    name = tested_stage("probe", selection)
+    return Stage(name, recipe.fold / name, ("recogniser", "results.json", "predictions.csv"), settings, [base], make,
+                 protocol=protocol, room=preflight.model_bytes(recipe.base.config) * len(splits))
+
+
 def write_results(recipe: Recipe, folder: Path, result: dict, splits: list[Split]) -> None:
     """What a stage that tests leaves: `results.json`, and beside its recogniser the card and the list of utterances."""
     trained_on.write(folder / "recogniser", splits, result["selection"], recipe.base.folder)
@@ -381,8 +411,8 @@ def frame_stage(recipe: Recipe, start: Stage, splits: list[Split], on_truth: boo
                  protocol=protocol, room=2 * preflight.training_bytes(recipe.base.config, config))
 
 
-def seeded(config: PretrainConfig | FinetuneConfig | FramesConfig, recipe: Recipe
-           ) -> PretrainConfig | FinetuneConfig | FramesConfig:
+def seeded(config: PretrainConfig | FinetuneConfig | FramesConfig | ProbeConfig, recipe: Recipe
+           ) -> PretrainConfig | FinetuneConfig | FramesConfig | ProbeConfig:
     """A preset's settings with the seed of this run."""
     return dataclasses.replace(config, seed=recipe.config.seed)
 

@@ -187,6 +187,12 @@ def claim(over: str, num_seeds: Sequence[int] = (1,)) -> str:
     return f"for {' and '.join(what)}, {source}"
 
 
+def layer_words(shares: Sequence[float]) -> str:
+    """How much each layer counts in a frozen probe's weighted sum, in words. shares (L + 1,), sum 1."""
+    words = [f"{number}: {100 * share:.0f} %" for number, share in enumerate(shares)]
+    return f"layers in the weighted sum, at one scale: {', '.join(words)}"
+
+
 def subset_places(predictions: Predictions, utterances: Mapping[str, Utterance]) -> dict[str, list[int]]:
     """Where in the predictions improvised utterances, those of women and those of men stand, by the manifest."""
     tested = [utterances[name] for name in predictions.ids]
@@ -321,6 +327,9 @@ def table(results: dict) -> str:
     if None in pooled["interval_95"].values():
         lines.append(NO_INTERVAL)
 
+    of_layers = [fold["layer_weights"] for fold in results["folds"].values() if "layer_weights" in fold]
+    if of_layers:
+        lines.append(f"{layer_words(np.mean(of_layers, 0))}{' (mean of the folds)' if len(of_layers) > 1 else ''}")
     lines.append("confusion, pooled (rows: truth, columns: predicted)")
     lines += confusion_lines(pooled["confusion"], classes)
     if results["calibration"]:

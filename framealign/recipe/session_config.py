@@ -13,9 +13,10 @@ from framealign.units.units import cluster_numbers
 from framealign.recipe import preflight
 
 PAPERS = ("finetune", "tapt", "align")              # the paper's methods
-METHODS = (*PAPERS, "multiscale")
-TESTED = {"finetune": "finetune", "tapt": "tapt-finetune", "align": "ser-finetune",     # the stage a method reports
-          "multiscale": "multiscale-finetune"}
+METHODS = ("probe", *PAPERS, "multiscale")
+TESTED = {"probe": "probe", "finetune": "finetune", "tapt": "tapt-finetune",            # the stage a method reports
+          "align": "ser-finetune", "multiscale": "multiscale-finetune"}
+FROM_BASE = ("probe", "finetune")                   # methods without pretraining
 TINY = Path(__file__).parents[1] / "tiny"           # the committed base model of the preset `tiny`
 
 
@@ -36,7 +37,7 @@ class SessionConfig:
     folds_seed: int = setting(0, "draws the groups of speakers, whatever the seed of training")
     allow_shared_speakers: bool = setting(
         False, "take a split in which speakers of the test are trained on, too; results say so")
-    method: str = setting("", "finetune, tapt, align (default), multiscale; `all`: one by one")
+    method: str = setting("", "probe, finetune, tapt, align (default), multiscale; `all`: one by one")
     clusters: str = setting("", "clusters of align, e.g. 50, or of multiscale, e.g. 32,64,128; without it the preset's")
     selection: str = setting("clean", "protocol: clean, last, speaker, reference or best-test")
     validate_on: str = setting(
@@ -127,7 +128,7 @@ def tested_stage(method: str, selection: str) -> str:
 def frames_stage(method: str, start: str = "method") -> str:
     """The stage with the classifier of frames: `frames` from the base model, which all methods share; else a method's.
     """
-    return "frames" if start == "base" or method == "finetune" else f"{method}-frames"
+    return "frames" if start == "base" or method in FROM_BASE else f"{method}-frames"
 
 
 def frames_stages_of(method: str) -> list[str]:
@@ -151,12 +152,12 @@ def named_by_selection(name: str, method: str, selection: str) -> str:
 
 
 def foremost(methods: Iterable[str]) -> str:
-    """Whose numbers and recogniser stand for a run: the furthest of the paper's methods, else another; "" of none.
+    """Whose numbers and recogniser stand for a run: the furthest of the paper's methods, else of others; "" of none.
 
     It depends on what was run and not on the order.
     """
     methods = {*methods}
-    return next((method for method in (*reversed(PAPERS), *METHODS) if method in methods), "")
+    return next((method for method in (*reversed(PAPERS), *reversed(METHODS)) if method in methods), "")
 
 
 def honest(selection: str) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from framealign.report.charts import Axes, Curve, curves
+from framealign.report.charts import Axes, Curve, curves, histogram
 from framealign.report.html_document import card, facts, grid
 
 
@@ -87,6 +87,13 @@ def finetuning(records: Sequence[dict], num_classes: int, clip_norm: float, sele
              "Normal: rises within a few epochs, then fluctuates; a steady fall while the loss still falls is "
              f"overfitting. {best}"),
         gradient_card(records, clip_norm, "epoch", learning_rate)])
+
+
+def layer_shares(shares: Sequence[float]) -> str:
+    """How much each layer counts in a frozen probe. shares (L + 1,), sum 1."""
+    return grid([card("Layers in the weighted sum", histogram(shares, "layer", mean_label="all alike"),
+                      "How much each layer counts, all brought to one scale; 0 is the blocks' input. Normal: close to "
+                      "all alike after a short training; what stands out holds more of the emotion.")])
 
 
 def frame_training(scorer: Sequence[dict], records: Sequence[dict], num_classes: int, settings: dict,

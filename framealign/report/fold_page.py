@@ -45,10 +45,11 @@ TITLES = {"mfcc-units": "Stage 0: units of MFCC", "scratch-1": "Stage 0: HuBERT,
           "multiscale-units": "Stage 4: pseudo-emotion units of several codebooks",
           "multiscale-pretrain": "Stage 5: pretraining on units of several codebooks",
           "ser-finetune": "Stage 6: fine-tuning and test", "multiscale-finetune": "Stage 6: fine-tuning and test",
-          "finetune": "Fine-tuning of the base model",
+          "finetune": "Fine-tuning of the base model", "probe": "Frozen probe of the base model",
           **dict.fromkeys(map(frames_stage, METHODS), "Stage 7: which frames")}
 # The stages of each method before the fine-tuning that is tested.
-STAGES_BEFORE = {"finetune": ORDER[:4], "tapt": ORDER[:6], "align": ORDER[:9], "multiscale": ORDER[:7] + ORDER[9:]}
+STAGES_BEFORE = {"probe": ORDER[:4], "finetune": ORDER[:4], "tapt": ORDER[:6], "align": ORDER[:9],
+                 "multiscale": ORDER[:7] + ORDER[9:]}
 SCORES = ("wa", "ua", "macro_f1")
 PARTS, CONSTANTS = ("false_alarm", "missed", "confused"), ("always_neutral", "label_everywhere")  # of OVER_TIME
 EDER = ("EDER, the emotion diarization error rate, is the share of the test utterances' time that has a wrong emotion, "
@@ -434,8 +435,11 @@ def stage_curves(folder: Path, log_path: Path, num_classes: int) -> str:
         spreads = files.read_json(place) if place.exists() else {}              # as a log that was deleted
         content = curves.frame_training(scorer, records, num_classes, settings["frames"], spreads)
     else:
-        selected = files.read_json(log_path.parent / "results.json")["selected_epoch"]
-        content = curves.finetuning(records, num_classes, settings["finetune"]["clip_norm"], selected)
+        results = files.read_json(log_path.parent / "results.json")
+        clip_norm = settings["probe" if "probe" in settings else "finetune"]["clip_norm"]
+        content = curves.finetuning(records, num_classes, clip_norm, results["selected_epoch"])
+        if "layer_weights" in results:
+            content += curves.layer_shares(results["layer_weights"])
     way = "" if log_path.parent == folder else f", {log_path.parent.name}"
     summary = f"{TITLES.get(folder.name, folder.name)}{way}, {log.clock(record.get('seconds', 0))}"
     return element("details", element("summary", summary) + content, open="")
@@ -505,9 +509,9 @@ def map_section(fold: Fold, units: FoldUnits | None, utterances: Mapping[str, Ut
     if units is not None:
         numbers = np.concatenate([units.of(utterance) for utterance in tested])[drawn]
         cards.append(unit_map_card(points, numbers, unit_analysis.unit_order(units.codebook.centroids), axes))
+    what = "the last layer's states" if model.projector is None else "the projected sum of all layers' states"
     return section("map", "Map", grid(cards), f"{len(drawn)} frames of {len(tested)} test utterances as the classifier "
-                   "sees them: the last layer's states on their two principal axes (PCA). Similar states lie close to "
-                   "each other.")
+                   f"sees them: {what} on their two principal axes (PCA). Similar states lie close to each other.")
 
 
 def unit_map_card(points: np.ndarray, units: np.ndarray, order: np.ndarray, axes: tuple[str, ...]) -> str:

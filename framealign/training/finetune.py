@@ -32,7 +32,7 @@ from framealign.emotion.recogniser import Recogniser
 from framealign.training import augmentation, optimiser
 from framealign.training.batches import balanced_draw, frame_source, micro_batch_size
 from framealign.training.checkpoint import RecogniserTraining
-from framealign.training.training_config import FinetuneConfig, FramesConfig, TrainingRun
+from framealign.training.training_config import FinetuneConfig, FramesConfig, ProbeConfig, TrainingRun
 
 PREDICTED_FRAMES = 3000                             # of one padded batch that is predicted: a minute
 
@@ -60,6 +60,10 @@ class FoldData:
         if selection == "last":
             return []
         return self.test if selection == "best-test" else self.valid
+
+    def logits(self, model: EmotionModel, chosen: list[int], max_seconds: float, run: TrainingRun) -> np.ndarray:
+        """Class logits of the chosen utterances, not calibrated, (len(chosen), C), as `outputs`."""
+        return np.stack(outputs(model, self, chosen, max_seconds, run))
 
 
 def shares_of_votes(utterances: Sequence[Utterance], classes: Sequence[str]) -> Tensor:
@@ -259,7 +263,7 @@ def train_step(training: Finetuning, model: torch.nn.Module, data: FoldData, cro
 def predict(model: EmotionModel, data: FoldData, chosen: list[int], max_seconds: float, run: TrainingRun
             ) -> np.ndarray:
     """Class probabilities of the chosen utterances, (len(chosen), classes) float64, whole unless `max_seconds` > 0."""
-    return model.calibration.probabilities(np.stack(outputs(model.eval(), data, chosen, max_seconds, run)))
+    return model.calibration.probabilities(data.logits(model.eval(), chosen, max_seconds, run))
 
 
 @torch.inference_mode()
@@ -292,8 +296,8 @@ def measure(data: FoldData, chosen: list[int], probabilities: np.ndarray) -> dic
     return {"valid_wa": float(metrics.wa(matrix)), "valid_ua": float(metrics.ua(matrix))}
 
 
-def calibrate(model: EmotionModel, data: FoldData, config: FinetuneConfig | FramesConfig, run: TrainingRun,
-              frame_labels: list[np.ndarray] | None = None) -> None:
+def calibrate(model: EmotionModel, data: FoldData, config: FinetuneConfig | FramesConfig | ProbeConfig,
+              run: TrainingRun, frame_labels: list[np.ndarray] | None = None) -> None:
     """Fit the model's temperatures on the validation part, and write them into its directory (`Calibration`).
 
     frame_labels: of each validation utterance (T', C), how much of each class its first T' frames have, all 0 where
@@ -301,7 +305,7 @@ def calibrate(model: EmotionModel, data: FoldData, config: FinetuneConfig | Fram
     """
     model.eval()
     labels, settings = data.labels[data.valid].numpy(), (data.valid, config.test_max_seconds, run)
-    logits = np.stack(outputs(model, data, *settings))                          # (U, C)
+    logits = data.logits(model, *settings)                                      # (U, C)
     targets = np.eye(len(model.labels))[labels]
     of_frames = [rows[:data.counts[u]] for u, rows in zip(data.valid, outputs(model.frame_logits, data, *settings))]
     if frame_labels is None:
@@ -318,7 +322,7 @@ def calibrate(model: EmotionModel, data: FoldData, config: FinetuneConfig | Fram
         model.calibration.write(run.folder / "recogniser")
 
 
-def test(model: EmotionModel, data: FoldData, config: FinetuneConfig | FramesConfig, run: TrainingRun,
+def test(model: EmotionModel, data: FoldData, config: FinetuneConfig | FramesConfig | ProbeConfig, run: TrainingRun,
          selected_epoch: int, frame_labels: list[np.ndarray] | None = None) -> dict:
     """Calibrate the selected recogniser on the validation part, if there is one, and test it once; write predictions
     and results.
@@ -367,11 +371,20 @@ def finetune_fold(load: Callable[[], Hubert], utterances: Sequence[Utterance], s
 
     load: gives the encoder that each starts from. The result of several is that of rank 0 alone.
     """
+    def train(split: Split, of_split: TrainingRun) -> dict:
+        return finetune(load(), utterances, split, classes, config, of_split)
+
+    return of_splits(train, utterances, splits, run)
+
+
+def of_splits(train: Callable[[Split, TrainingRun], dict], utterances: Sequence[Utterance], splits: list[Split],
+              run: TrainingRun) -> dict:
+    """The results of `train` on the one split of a fold, or one result of its several, each in a folder of its own."""
     if len(splits) == 1:
-        return finetune(load(), utterances, splits[0], classes, config, run)
+        return train(splits[0], run)
     ways = [replace(run, folder=run.folder / f"way{number}", frontend=run.features)
             for number in range(1, len(splits) + 1)]
-    results = [finetune(load(), utterances, split, classes, config, way) for split, way in zip(splits, ways)]
+    results = [train(split, way) for split, way in zip(splits, ways)]
     return one_result(run.folder, ways, results, utterances) if distributed.rank() == 0 else results[0]
 
 

@@ -1,4 +1,4 @@
-"""The settings of both trainings, masked prediction and fine-tuning, and where a training runs."""
+"""The settings of every training, and where one runs."""
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -246,14 +246,44 @@ class FramesConfig(AugmentationConfig):
 
 
 @dataclass(frozen=True)
+class ProbeConfig:
+    """The frozen probe (`training/probe.py`): width and clipping are SUPERB's; docs/BENCHMARKS.md says how the rest was
+    chosen.
+    """
+    seed: int = setting(0, "seed of every random draw")
+    epochs: int = setting(30, "epochs of as many draws as there are training utterances")
+    lr: float = setting(1e-3, "learning rate at the first update; linear decay to 0 at the last one")
+    weight_decay: float = setting(0.01, "AdamW's decoupled weight decay, times the learning rate, per update")
+    clip_norm: float = setting(1.0, "largest norm of the gradient; a larger one is scaled down to it")
+    batch_size: int = setting(32, "utterances per update")
+    projection_size: int = setting(256, "width P of the linear projection before the mean over frames")
+    balanced: bool = setting(True, "draw the classes equally often, with replacement")
+    selection: str = setting("clean", "protocol: clean, last, speaker, reference or best-test")
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "projection_size"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "weight_decay"):
+            require(0 <= getattr(self, name) < math.inf, f"{name} must not be negative, got {getattr(self, name)}")
+        require(0 < self.clip_norm < math.inf, f"clip_norm must be above 0, got {self.clip_norm}")
+        require(self.selection in SELECTIONS,
+                f"selection must be one of {', '.join(SELECTIONS)}, got {self.selection}")
+
+    @property
+    def test_max_seconds(self) -> float:
+        """Whole utterances are tested: 0, as in the other configurations."""
+        return 0.0
+
+
+@dataclass(frozen=True)
 class TrainingRun:
     """Where a training runs: what concerns the machine and the disk, not the result."""
     folder: Path                                    # checkpoints, log.jsonl, products
     device: torch.device
     precision: str = "auto"                         # of the forward: auto, float32 or bfloat16
-    frontend: Path | None = None                    # conv features computed once; None: `frontend` in the folder
+    frontend: Path | None = None                    # features computed once; None: `frontend` in the folder
 
     @property
     def features(self) -> Path:
-        """The folder of the frozen conv encoder's features."""
+        """The folder of the frozen conv encoder's features; of the probe, the means of the frozen encoder's states."""
         return self.frontend or self.folder / "frontend"

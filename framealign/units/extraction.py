@@ -1,8 +1,10 @@
 """What units are made of, and training reads: MFCC, states of a layer or conv features of every utterance, kept.
 
 HuBERT, Sec. II-A and IV-B: MFCC for the first units, states of a middle layer for those of the next iteration. Conv
-features are not clustered: training on top of a frozen conv encoder reads them instead of sound.
+features are not clustered: training on top of a frozen conv encoder reads them instead of sound. Nor are the means of
+all layers' states, which are all that the frozen probe needs of an utterance.
 """
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -87,6 +89,34 @@ def frontend_store(hubert: Hubert, utterances: Sequence[Utterance], directory: P
                            hubert.config.conv_stride, corpus_digest(utterances), "float32"])
     extraction = Extraction("frontend", key, hubert.config.conv_dim[-1], _compute(hubert, device, of_group, of_long),
                             hubert.do_normalize, dtype, _batch_seconds(device), hubert.config.framing)
+    with torch.inference_mode(), distributed.autocast(device, "float32")():
+        return FrameStore.fill(directory, utterances, extraction)
+
+
+def layer_means(hubert: Hubert, utterances: Sequence[Utterance], directory: Path, device: torch.device) -> FrameStore:
+    """The mean over frames of the states of layers 0 ... L of every utterance: one row of (L + 1) D numbers, float32.
+
+    Of long utterances the states are those of windows, as in recognition.
+    """
+    hubert = hubert.to(device).eval()
+    num_layers = hubert.config.num_hidden_layers + 1
+
+    def of_group(waveforms: list[Tensor]) -> list[Tensor]:
+        of_layers = [torch.stack([states.mean(0) for states in layer]) for layer in fast.all_states(hubert, waveforms)]
+        return list(torch.cat(of_layers, 1)[:, None])                           # (1, (L + 1) D) of each utterance
+
+    def of_long(waveform: Tensor) -> Iterator[Tensor]:
+        sums = torch.zeros(num_layers, hubert.config.hidden_size, dtype=torch.float64)
+        for used, layers in long_sound.layers(hubert, waveform, device):
+            of_layers = [states[0, used].sum(0) for states in itertools.islice(layers, num_layers)]
+            sums += torch.stack(of_layers).cpu().double()
+        yield (sums / hubert.num_frames(len(waveform))).flatten()[None]         # (1, (L + 1) D)
+
+    encoder = digest_of_encoder(hubert.state_dict(), hubert.config, hubert.do_normalize)
+    key = files.digest_of(["layer means", encoder, corpus_digest(utterances), "float32"])
+    extraction = Extraction("layer means", key, num_layers * hubert.config.hidden_size,
+                            _compute(hubert, device, of_group, of_long), hubert.do_normalize, "float32",
+                            _batch_seconds(device), hubert.config.framing, per_utterance=True)
     with torch.inference_mode(), distributed.autocast(device, "float32")():
         return FrameStore.fill(directory, utterances, extraction)
 

@@ -36,11 +36,13 @@ class Extraction:
     dtype: str = "float16"                          # one of `KEPT_TYPES`
     batch_seconds: float = 60.0                     # of sound computed at once, padding included
     framing: Framing = EVERY_20_MS                  # where the frames lie
+    per_utterance: bool = False                     # one row (1, F) of each utterance is kept, in place of its frames
 
 
 class FrameStore:
     """Frames of a list of utterances in memory-mapped shards; reads what `FrameStore.fill` has written.
 
+    Or one row of each (`Extraction.per_utterance`), which is then read as its only frame.
     Utterances of like lengths are computed in groups, which do not depend on the number of ranks. Of W shards, shard w
     holds groups w, w + W, w + 2 W, ..., its utterances in the order of the list.
 
@@ -52,7 +54,8 @@ class FrameStore:
         self.utterances = utterances
         self.index = _read_index(self.directory)
         self.framing = Framing(self.index["hop"], self.index["receptive_field"])
-        self.counts = frame_counts(utterances, self.framing)                    # (U,)
+        num_frames = frame_counts(utterances, self.framing)                     # (U,)
+        self.counts = row_counts(num_frames, self.index.get("per_utterance", False))            # (U,)
         self.dtype = self.index["dtype"]            # in which frames are read: as kept, or rounded as if kept so
         shards = self.index["shards"]
         try:
@@ -60,7 +63,7 @@ class FrameStore:
         except OSError as error:
             raise ValueError(f"{directory}: a shard cannot be read ({error}); delete it and run again") from None
 
-        groups = _groups(self.counts, self.index["group_frames"])
+        groups = _groups(num_frames, self.index["group_frames"])
         self.places = [_places(self.counts, groups[shard::len(shards)]) for shard in range(len(shards))]
         sizes = [int(self.counts[list(places)].sum()) for places in self.places]
         if [len(frames) for frames in self.maps] != sizes:
@@ -83,11 +86,13 @@ class FrameStore:
             directory.mkdir(parents=True, exist_ok=True)
         distributed.barrier()
 
-        counts = frame_counts(utterances, extraction.framing)
+        num_frames = frame_counts(utterances, extraction.framing)
+        counts = row_counts(num_frames, extraction.per_utterance)
         size = kept_bytes(counts, extraction.width, extraction.dtype)
-        log.say(f"{extraction.name}: {int(counts.sum())} frames of {extraction.width} x {extraction.dtype}, "
+        rows = "utterances" if extraction.per_utterance else "frames"
+        log.say(f"{extraction.name}: {int(counts.sum())} {rows} of {extraction.width} x {extraction.dtype}, "
                 f"{size / 1e9:.3g} GB in {directory}")
-        note = _fill_shard(directory, utterances, counts, extraction)
+        note = _fill_shard(directory, utterances, num_frames, extraction)
         distributed.barrier()                       # all shards are whole
 
         if distributed.rank() == 0:
@@ -95,7 +100,8 @@ class FrameStore:
             files.write_json(directory / "index.json", {
                 "key": extraction.key, "width": extraction.width, "dtype": extraction.dtype, "shards": shards,
                 "hop": extraction.framing.hop, "receptive_field": extraction.framing.receptive_field,
-                "group_frames": _group_frames(extraction), "utterances": len(utterances), "frames": int(counts.sum())})
+                "group_frames": _group_frames(extraction), "utterances": len(utterances), "frames": int(counts.sum()),
+                "per_utterance": extraction.per_utterance})
         note.unlink(missing_ok=True)
         distributed.barrier()
         return cls(directory, utterances)
@@ -144,6 +150,11 @@ class FrameStore:
         return self
 
 
+def row_counts(num_frames: Tensor, per_utterance: bool) -> Tensor:
+    """Rows kept of utterances of `num_frames` (U,) frames: as many, or one of each."""
+    return torch.ones_like(num_frames) if per_utterance else num_frames
+
+
 def kept_bytes(counts: Tensor, width: int, dtype: str) -> int:
     """Bytes of utterances of `counts` (U,) frames, `width` numbers each, kept as float16, bfloat16 or float32."""
     return int(counts.sum()) * width * torch.finfo(getattr(torch, dtype)).bits // 8
@@ -163,9 +174,10 @@ def _read_index(directory: Path) -> dict:
     return index
 
 
-def _fill_shard(directory: Path, utterances: Sequence[Utterance], counts: Tensor, extraction: Extraction) -> Path:
+def _fill_shard(directory: Path, utterances: Sequence[Utterance], num_frames: Tensor, extraction: Extraction) -> Path:
     """Compute this rank's groups and write their frames into its shard. Returns the note, to be removed at the end.
 
+    num_frames (U,): of each utterance, by which they are grouped.
     Every few seconds the note, `done-<rank>-of-<ranks>.json`, records how many groups are in the shard, so that an
     interrupted fill with the same key, type and ranks continues after them.
     """
@@ -173,7 +185,8 @@ def _fill_shard(directory: Path, utterances: Sequence[Utterance], counts: Tensor
     path = directory / _shard_name(rank, world)
     note = directory / f"done-{rank:05d}-of-{world:05d}.json"
     group_frames = _group_frames(extraction)
-    groups = _groups(counts, group_frames)[rank::world]
+    groups = _groups(num_frames, group_frames)[rank::world]
+    counts = row_counts(num_frames, extraction.per_utterance)
     places = _places(counts, groups)
     shape = (int(counts[list(places)].sum()), extraction.width)
     of_this_shard = {"key": extraction.key, "dtype": extraction.dtype, "group_frames": group_frames,

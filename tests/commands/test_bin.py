@@ -413,10 +413,10 @@ def test_all_methods_and_two_seeds_share_stages_and_are_compared(good, tree, bas
     out = good("session", *args, "--method", "all", "--seeds", "1,2")
     assert sorted(collected) == sorted((f"seed{n}", method) for n in (1, 2) for method in session_config.METHODS)
     assert out.count("[tapt-pretrain] done") == 2 and out.count("[tapt-pretrain] kept") == 4    # the others keep it
-    assert out.count("[frames] done") == 2 and out.count("[frames] kept") == 6
+    assert out.count("[frames] done") == 2 and out.count("[frames] kept") == 8
     table = out[out.index("protocol: "):]
     assert table.count("tapt - finetune: WA") == table.count("align - tapt: WA") == \
-        table.count("multiscale - align: WA") == 1 and "seed 1 2" in table
+        table.count("multiscale - align: WA") == table.count("finetune - probe: WA") == 1 and "seed 1 2" in table
     assert good("evaluate", tmp_path / "run", "--method", "all") == table
     assert files.read_json(tmp_path / "run" / "seed2" / "results.json").keys() == {*session_config.METHODS}
     for fold in (tmp_path / "run").glob("seed*/session1/finetune"):

@@ -92,8 +92,8 @@ def made(run: Path, said: str) -> list[str]:
 def test_each_method_has_its_stages_in_order(world):
     names = {method: [stage.name for stage in world.recipe("none", method=method).stages()]
              for method in session_config.METHODS}
-    assert names == {"finetune": ["base", "finetune"], "tapt": ["base", *ALIGN[:3]], "align": ["base", *ALIGN],
-                     "multiscale": ["base", *ALIGN[:3], *MULTISCALE]}
+    assert names == {"probe": ["base", "probe"], "finetune": ["base", "finetune"], "tapt": ["base", *ALIGN[:3]],
+                     "align": ["base", *ALIGN], "multiscale": ["base", *ALIGN[:3], *MULTISCALE]}
     assert [stage.name for stage in recipe.base_stages(world.recipe("none", hubert="scratch"))] == [
         "mfcc-units", "scratch-1", "scratch-units", "scratch-2"]
     assert not (world.folder / "none").exists()
@@ -236,6 +236,46 @@ def test_several_numbers_of_clusters_are_several_codebooks_and_heads(world, spoi
                 for name in ("align", "multiscale"))
     assert not torch.equal(one["encoder.layers.1.attention.q_proj.weight"],
                            two["encoder.layers.1.attention.q_proj.weight"])
+
+
+def test_the_probe_is_one_stage_and_its_means_serve_every_fold(world, capsys):
+    """Of labelled utterances alone; the recogniser is that of the fold, with a card; another fold computes nothing."""
+    tested = world.run("probe", method="probe", session="all")
+    assert capsys.readouterr().out.count("layer means: 24 utterances of 48 x float32") == 1 and list(tested) == [*"123"]
+    run = world.folder / "probe"
+    assert {path.name for path in (run / "session1").iterdir()} == {"probe", "recogniser"}
+    assert {path.name for path in run.iterdir()} == {"corpus.tsv", "layer-means", *(f"session{n}" for n in "123")}
+    assert os.readlink(run / "session2" / "recogniser") == "probe/recogniser"
+    results = files.read_json(run / "session1" / "probe" / "results.json")
+    assert results["protocol"]["method"] == "probe" and results["protocol"]["training_crop_seconds"] == "none"
+    assert results["num_utterances"] == {"train": 8, "valid": 8, "test": 8} and len(results["layer_weights"]) == 3
+    card = (run / "session1" / "recogniser" / "README.md").read_text()
+    assert "HuBERT encoder, frozen; weighted sum of its layers" in card and "layers in the weighted sum, at one" in card
+    base, fine = Hubert.from_pretrained(world.base), Recogniser.from_pretrained(run / "session1" / "recogniser")
+    assert all(torch.equal(x, base.state_dict()[name]) for name, x in fine.model.hubert.state_dict().items())
+    before = small.products(run)
+    world.run("probe", method="probe", session="all")
+    assert small.products(run) == before and capsys.readouterr().out.count("[probe] kept") == 3
+    with pytest.raises(ValueError, match="stage probe in .* is stale: settings.probe.lr was 0.001, is 0.1; remake it"):
+        world.run("probe", {"probe.lr": "0.1"}, method="probe")
+
+
+@pytest.mark.parametrize("selection", ["speaker", "reference"])
+def test_a_probe_of_two_trainings_is_one_result(world, selection):
+    tested = world.run(f"probe-{selection}", method="probe", selection=selection)["1"]
+    assert [len(way["layer_weights"]) for way in tested["ways"]] == [3, 3]
+    assert tested["test"]["interval_over"] == "2 speakers" and sum(map(sum, tested["test"]["confusion"])) == 8
+    fold = world.folder / f"probe-{selection}" / "session1"
+    assert (fold / "probe" / "recogniser").resolve() == (fold / "probe" / "way1" / "recogniser").resolve()
+
+
+def test_room_of_a_probe(world):
+    """Its model, no checkpoint; the means of every utterance's layers, no conv features."""
+    asked = world.recipe("none", method="probe", session="1").room()
+    folder = world.folder / "none"
+    assert asked[folder / "layer-means"] == 24 * 3 * 16 * 4 and folder / "frontend" not in asked
+    size = sum(x.numel() for x in Hubert(small.model()).state_dict().values()) * 4
+    assert asked[folder / "session1" / "probe"] == size
 
 
 @pytest.mark.parametrize("given, method, clusters", [
@@ -711,7 +751,7 @@ def test_a_split_that_shares_speakers_names_both_lines_and_may_be_marked(world, 
 # What is refused
 
 @pytest.mark.parametrize("changes, message", [
-    ({"method": "tune"}, "--method must be one of finetune, tapt, align, multiscale, all, got tune"),
+    ({"method": "tune"}, "--method must be one of probe, finetune, tapt, align, multiscale, all, got tune"),
     ({"selection": "best"}, "--selection must be one of clean, last, speaker, reference, best-test, got best"),
     ({"pretrain_data": "all"}, "--pretrain-data must be one of transductive, inductive, got all"),
     ({"validate_on": "utterance"}, "--validate-on must be one of session, speaker, got utterance"),

@@ -217,6 +217,8 @@ def test_confidence_is_pooled_over_folds_before_and_after(five):
 
 @pytest.mark.parametrize("stages, method", [
     (["multiscale-finetune"], "multiscale-finetune"), (["multiscale-finetune", "finetune"], "finetune"),
+    (["probe"], "probe"), (["probe", "frames"], "frames"), (["finetune", "probe"], "finetune"),
+    (["probe", "multiscale-finetune"], "multiscale-finetune"),
     (["tapt-finetune-speaker", "tapt-finetune", "finetune"], "tapt-finetune"),
     (["tapt-finetune-speaker", "finetune"], "tapt-finetune-speaker"),
     (["multiscale-finetune", "ser-finetune", "tapt-finetune", "finetune"], "ser-finetune"),
@@ -279,7 +281,7 @@ def test_sessions_come_in_order(tmp_path):
 
 def test_each_method_reports_its_own_stage(tmp_path):
     run, found = Run(tmp_path), {}
-    for stage in ("finetune", "tapt-finetune", "ser-finetune", "multiscale-finetune"):
+    for stage in ("probe", "finetune", "tapt-finetune", "ser-finetune", "multiscale-finetune"):
         run.finish("1", stage)
         found[stage] = files.read_json(tmp_path / "session1" / stage / "results.json")["test"]
     for method, stage in TESTED.items():

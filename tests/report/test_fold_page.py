@@ -281,6 +281,7 @@ def test_a_fold_that_is_not_finished_is_named(run):
 
 @pytest.mark.parametrize("change, places", [
     ({"method": "finetune"}, ["result", "over-time", "training", "map", "utterances"]),
+    ({"method": "probe", "selection": "speaker"}, ["result", "training", "map", "utterances"]),
     ({"method": "multiscale"}, None),
     ({"method": "tapt", "pretrain_data": "inductive"}, None),
     ({"method": "align", "hubert": "scratch", "selection": "reference", "pretrain_data": "inductive"},
@@ -293,7 +294,12 @@ def test_every_method_and_protocol_has_a_page(small_tree, small_base, tmp_path, 
     assert path.name == ("report.html" if change["method"] == "align" else f"report-{change['method']}.html")
     assert [one.attributes["id"] for one in root.all("section")] == (places or PLACES)
     assert ("Optimistic" in root.text) == (change.get("selection") == "reference")
-    if change["method"] != "finetune":              # inductive: units of the test session are computed
+    if change["method"] == "probe":                 # of each of the two trainings
+        summaries = [one.text for one in part(root, "training").all("summary")]
+        assert [words.partition(",")[0] for words in summaries] == ["Frozen probe of the base model"] * 2
+        assert part(root, "training").text.count("Layers in the weighted sum") == 2
+        assert "the projected sum of all layers' states" in part(root, "map").text
+    elif change["method"] != "finetune":            # inductive: units of the test session are computed
         assert all(figure.all("div", "units") for figure in root.all("figure", "timeline"))
     if change["method"] == "multiscale":            # of codebooks of 3 and 5 the larger is drawn
         assert "The 5 clusters" in part(root, "units").text

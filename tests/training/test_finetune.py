@@ -45,11 +45,19 @@ def base(config, seed: int = 1, **changes: object) -> Hubert:
     return Hubert(dataclasses.replace(config, **changes))
 
 
+POOLINGS = ("attention", "mean", "frames", "layers")       # of an EmotionModel
+
+
+def head_of(model: EmotionModel) -> list[torch.nn.Parameter]:
+    """All parameters but the encoder's."""
+    return [x for name, x in model.named_parameters() if not name.startswith("hubert.")]
+
+
 def recogniser(config, pooling: str = "attention", seed: int = 1, **changes: object) -> EmotionModel:
     """A model in evaluation mode whose every parameter matters."""
     hubert = base(config, seed, **changes)
     model = EmotionModel(hubert, LABELS, pooling)
-    for parameter in [*hubert.encoder.parameters(), *model.weighing.parameters(), *model.classifier.parameters()]:
+    for parameter in [*hubert.encoder.parameters(), *head_of(model)]:
         torch.nn.init.normal_(parameter, std=0.4)
     return model.eval()
 
@@ -136,7 +144,7 @@ def test_logits_are_the_classifier_on_the_pooled_states(micro, pooling):
 
 
 @pytest.mark.parametrize("norm", ("group", "layer"))
-@pytest.mark.parametrize("pooling", ("attention", "mean", "frames"))
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_padding_changes_no_logit_and_no_gradient(micro, norm, pooling):
     model = recogniser(micro, pooling, feat_extract_norm=norm)
     generator = torch.Generator().manual_seed(0)
@@ -152,7 +160,7 @@ def test_padding_changes_no_logit_and_no_gradient(micro, norm, pooling):
         assert torch.allclose(x, y, rtol=0, atol=1e-5 * float(y.abs().max()) + floor)
 
 
-@pytest.mark.parametrize("pooling", ("attention", "mean", "frames"))
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_what_is_said_over_time_adds_up_to_what_is_said_once(micro, pooling):
     """The classifier is linear: the attention's mean of the frames' logits is the utterance's logits."""
     model = recogniser(micro, pooling)
@@ -171,7 +179,7 @@ def test_what_is_said_over_time_adds_up_to_what_is_said_once(micro, pooling):
     assert is_valid.sum(1).tolist() == [27, 12]
 
 
-@pytest.mark.parametrize("pooling", ("attention", "mean", "frames"))
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_save_then_load_is_the_identity_and_transformers_opens_the_encoder(micro, pooling, tmp_path):
     model = recogniser(micro, pooling)
     model.hubert.do_normalize = False
@@ -189,17 +197,48 @@ def test_save_then_load_is_the_identity_and_transformers_opens_the_encoder(micro
         assert torch.allclose(theirs(waveform).last_hidden_state, model.hubert.states(waveform), atol=1e-5)
 
 
+@pytest.mark.parametrize("norm", ({"feat_extract_norm": "group"}, {"feat_extract_norm": "layer"},
+                                  {"feat_extract_norm": "layer", "do_stable_layer_norm": True}))
+def test_pooling_by_layers_is_what_transformers_has(micro, norm, tmp_path):
+    """Its HubertForSequenceClassification of the written directory gives the same logits, of a padded batch where the
+    conv encoder's norm allows it; and what it writes is read again.
+    """
+    transformers = pytest.importorskip("transformers", reason="transformers, of the extra [oracle], is not installed")
+    torch.manual_seed(2)
+    model = EmotionModel(base(dataclasses.replace(micro, **norm)), LABELS, "layers", projection_size=11).eval()
+    for parameter in [*model.hubert.encoder.parameters(), *head_of(model)]:
+        torch.nn.init.normal_(parameter, std=0.4)
+    model.save_pretrained(tmp_path / "ours")
+    theirs, info = transformers.HubertForSequenceClassification.from_pretrained(tmp_path / "ours",
+                                                                                output_loading_info=True)
+    assert not any(info.values()) and theirs.config.id2label == dict(enumerate(LABELS))
+    lengths = (9_000, 9_000) if norm["feat_extract_norm"] == "group" else (9_000, 4_000, 1_000)
+    waveforms = [torch.randn(n) for n in lengths]
+    inputs, lengths = padded(waveforms)
+    with torch.inference_mode():
+        wanted = theirs.eval()(inputs, attention_mask=(torch.arange(9_000)[None] < lengths[:, None]).long()).logits
+        assert wanted.std() > 0.1
+        torch.testing.assert_close(model(inputs, lengths), wanted, rtol=1e-4, atol=1e-4)
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert same_to_the_bit(EmotionModel.from_pretrained(tmp_path / "theirs").state_dict(), model.state_dict())
+
+
 def test_directories_that_hold_no_recogniser(micro, tmp_path):
-    model = recogniser(micro)
+    model, layers = recogniser(micro), recogniser(micro, "layers")
     model.hubert.save_pretrained(tmp_path / "encoder")
     with pytest.raises(ValueError, match="holds an encoder but no recogniser"):
         EmotionModel.from_pretrained(tmp_path / "encoder")
     for name, head in (("bias gone", {k: x for k, x in model.head().items() if k != "classifier.bias"}),
                        ("a module more", model.head() | {"projector.weight": torch.zeros(3)}),
+                       ("no matrix", model.head() | {"classifier.weight": torch.zeros(4)}),
+                       ("weight gone", {k: x for k, x in model.head().items() if k != "classifier.weight"}),
+                       ("a layer more", layers.head() | {"layer_weights": torch.zeros(4)}),
+                       ("half a projector", {k: x for k, x in layers.head().items() if k != "projector.bias"}),
                        ("narrower", model.head() | {"pooling.weight": torch.zeros(3)})):
         model_directory.write(tmp_path / name, micro, model.hubert.state_dict(), head, do_normalize=True,
                                    labels=LABELS)
-        fault = "projector but no recogniser" if name == "a module more" else "parameters do not fit"
+        fault = {"a module more": "projector but no recogniser", "no matrix": "needs a classifier.weight",
+                 "weight gone": "needs a classifier.weight"}.get(name, "parameters do not fit")
         with pytest.raises(ValueError, match=f"{name}.*{fault}"):
             EmotionModel.from_pretrained(tmp_path / name)
     with pytest.raises(ValueError, match="nowhere: no such directory"):
@@ -821,14 +860,15 @@ def test_the_learning_rate_falls_to_nothing_where_asked(micro, tones, tmp_path):
     assert rates[True] == pytest.approx([0.75e-3, 0.5e-3, 0.25e-3, 0.0])
 
 
-@pytest.mark.parametrize("pooling", ("attention", "mean", "frames"))
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_packed_batches_change_no_logit_and_no_gradient(micro, pooling):
     """Frames end to end or padded, with a time mask, from features and from sound: the same."""
     config = dataclasses.replace(micro, feat_proj_dropout=0.0, hidden_dropout=0.0, attention_dropout=0.0)
     torch.manual_seed(0)
     model = EmotionModel(Hubert(config), ["a", "neutral", "c"], pooling).train()
-    for parameter in [*model.weighing.parameters(), *model.classifier.parameters()]:
-        torch.nn.init.normal_(parameter)            # a new head says the same whatever it hears
+    for parameter in head_of(model):
+        # A new head says the same whatever it hears.
+        torch.nn.init.normal_(parameter, std=0.2 if pooling == "layers" else 1.0)
     counts = torch.tensor([9, 31, 17])
     sound = torch.randn(3, num_samples_of(31))
     is_masked = torch.rand(3, 31) < 0.3

@@ -11,7 +11,7 @@ from framealign.sound.frames import num_frames
 from framealign.sound.mfcc import mfcc
 from framealign.hubert import fast, long_sound
 from framealign.hubert.model import Hubert
-from framealign.units.extraction import frontend_store, mfcc_store, state_store
+from framealign.units.extraction import frontend_store, layer_means, mfcc_store, state_store
 
 
 @pytest.fixture
@@ -33,6 +33,18 @@ def test_kept_states_are_those_of_each_utterance_alone(hubert, tones, tmp_path, 
             torch.testing.assert_close(store.read(u), alone, rtol=2 ** -10, atol=1e-5)
     with pytest.raises(ValueError, match=r"layer must be in \[0, 2\], got 3"):
         state_store(hubert, 3, tones, tmp_path / "3", cpu)
+
+
+def test_kept_means_are_those_of_every_layer_of_each_utterance_alone(micro, tones, tmp_path, cpu):
+    """One row an utterance, layers 0 to L side by side; of pre-norm blocks without the final norm."""
+    for name, changes in (("post", {}), ("pre", {"do_stable_layer_norm": True})):
+        hubert = Hubert(dataclasses.replace(micro, **changes)).eval()
+        store = layer_means(hubert, tones, tmp_path / name, cpu)
+        for u in range(0, len(tones), 5):
+            waveform = audio.preprocess(audio.load(tones[u].path), True)
+            with torch.inference_mode():
+                alone = torch.stack([states[0].mean(0) for states in hubert.all_states(waveform[None])])
+            torch.testing.assert_close(store.read(u), alone.flatten()[None], rtol=1e-4, atol=1e-5)
 
 
 def test_states_in_bfloat16_are_near_and_not_taken_for_others(hubert, tones, tmp_path, cpu):
@@ -101,5 +113,8 @@ def test_more_than_a_minute_is_kept_window_by_window(hubert, tones, tmp_path, cp
     torch.testing.assert_close(frontend.read(1), whole, rtol=1e-3, atol=1e-3)   # float16
     torch.testing.assert_close(states.read(1), pieces.half().float(), rtol=0, atol=2e-3)
     torch.testing.assert_close(states.read(2), short.half().float(), rtol=0, atol=2e-3)
+    means = layer_means(hubert, utterances, tmp_path / "means", cpu)
+    torch.testing.assert_close(means.read(1)[0, 32:], pieces.mean(0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(means.read(2)[0, 32:], short.mean(0), rtol=1e-4, atol=1e-4)
     assert torch.equal(torch.cat(list(states.pieces([1, 2], 700))), torch.cat([states.read(1), states.read(2)]))
     assert max(map(len, states.pieces([0, 1, 2], 700))) == 700

@@ -82,6 +82,26 @@ def test_kept_frames_are_those_computed(marked, tmp_path):
     assert index["utterances"] == len(LENGTHS) and index["frames"] == sum(map(len, expected)) and index["width"] == 2
 
 
+def test_one_row_of_each_utterance(marked, tmp_path, capsys):
+    """Grouped by the length of the sound as frames are; read as the only frame; wrong numbers of rows are refused."""
+    groups = []
+
+    def sums(waveforms: list[Tensor]) -> list[Tensor]:
+        groups.append([len(x) for x in waveforms])
+        return [frames.sum(0, keepdim=True) for frames in first_and_last_sample(waveforms)]
+
+    store = fill(tmp_path / "rows", marked, sums, batch_seconds=3.1, per_utterance=True)
+    assert f"test: {len(marked)} utterances of 2 x float32, {8 * len(marked) / 1e9:.3g} GB" in capsys.readouterr().out
+    assert sorted(sum(groups, [])) == sorted(LENGTHS)
+    assert all(len(group) == 1 or len(group) * max(group) <= 3.1 * 16_000 for group in groups)
+    expected = [frames.sum(0, keepdim=True) for frames in first_and_last_sample([audio.load(x.path) for x in marked])]
+    for found in (store, FrameStore(tmp_path / "rows", marked)):
+        assert all(torch.equal(found.read(u), rows) for u, rows in enumerate(expected))
+        assert found.counts.tolist() == [1] * len(marked)
+    with pytest.raises(ValueError, match="frames, 1 were expected"):
+        fill(tmp_path / "frames", marked, per_utterance=True)
+
+
 @pytest.mark.parametrize("dtype", ("float16", "bfloat16"))
 def test_frames_kept_in_full_serve_the_smaller_types(dtype, marked, tmp_path):
     """Settings that differ in the type alone: the same numbers as if kept in it, and nothing is computed again."""
