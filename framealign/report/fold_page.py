@@ -406,8 +406,9 @@ def time_confusion_cards(known: Mapping[str, dict], fold: Fold) -> list[str]:
         return []
     seconds = known[name]["confusion_seconds"]
     rows = [[round(seconds[true][recognised]) for recognised in fold.classes] for true in fold.classes]
+    place = "Under the pointer" if len(fold.classes) > charts.MANY else "In small"
     return [confusion_card(f"Confusion over time, {name}", rows, fold.classes, "Each row: how the time of one true "
-                           "class was recognised, frame by frame. In small: seconds.")]
+                           f"class was recognised, frame by frame. {place}: seconds.")]
 
 
 def training_section(fold: Fold) -> str:

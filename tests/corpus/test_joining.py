@@ -162,6 +162,17 @@ def test_a_speaker_without_neutral_utterances_borrows_and_it_is_said(corpus, cap
         joining.draw([u for u in corpus if (u.speaker, u.label) != ("cleo", "neutral")], seed=1)
 
 
+def test_company_is_of_the_same_part_of_a_fixed_split(corpus, tmp_path):
+    """Also where a speaker is in several parts, as in some published splits; the part is kept."""
+    parts = [dataclasses.replace(u, split=("train", "valid", "test")[number // 3 % 3])
+             for number, u in enumerate(corpus)]
+    for joined in joining.draw(parts, seed=1):
+        assert {part.split for part in joined.parts} == {joined.emotional.split}
+    written = joining.write_corpus(tmp_path / "joined", parts[:9])
+    part_of = {u.id: u.split for u in parts}
+    assert len(written) == 6 and all(u.split == part_of[u.id] for u in written)
+
+
 def test_what_cannot_be_joined_is_refused(corpus):
     for label, kind in (("neutral", "emotional"), ("angry", "neutral"), ("", "neutral")):
         with pytest.raises(ValueError, match=f"no {kind} utterance to join"):
