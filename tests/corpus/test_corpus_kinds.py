@@ -70,7 +70,7 @@ def test_the_page_lists_every_kind():
     for kind, corpus in corpus_kinds.KINDS.items():
         assert rows[kind][6].split(", ") == list(dict.fromkeys(corpus.labels.values())) or kind == "zed"
         for counts in corpus.releases.values():
-            assert kind == "meld" or f"{counts.utterances:,}" in rows[kind][4]
+            assert kind in ("meld", "iemocap") or f"{counts.utterances:,}" in rows[kind][4]
     for kind, (_, num_speakers, _) in PUBLISHED.items():
         assert rows[kind][5] == str(num_speakers)
 
@@ -241,8 +241,9 @@ def test_the_command_guesses_and_says_so(downloaded, tmp_path, monkeypatch, caps
     assert status == 0 and "535 utterances" in printed
     assert f"{downloaded}/emodb: taken for EMO-DB (--corpus-kind emodb), by its layout" in errors
     by_guess = out.read_bytes()
-    status, _, errors = prepare(monkeypatch, capsys, "--corpus-kind", "emodb", downloaded / "emodb", "--out", out)
-    assert status == 0 and "taken for" not in errors and out.read_bytes() == by_guess
+    for kind in ("emodb", "EMO-DB", "emo_db"):
+        status, _, errors = prepare(monkeypatch, capsys, "--corpus-kind", kind, downloaded / "emodb", "--out", out)
+        assert status == 0 and "taken for" not in errors and out.read_bytes() == by_guess
 
 
 def test_bad_input_is_one_line(downloaded, tmp_path, monkeypatch, capsys):

@@ -54,6 +54,15 @@ def test_two_files_of_one_name_that_differ_are_named(root):
     assert len(read(root, allow_partial=True)) == 1440
 
 
+def test_names_that_break_lines(root, capsys):
+    """A file may be called anything; the note is one line all the same."""
+    for name in (b"a\nb.wav", b"caf\xe9.wav", b"\x1b[31m.wav"):
+        open(bytes(root) + b"/" + name, "wb").close()
+    assert len(read(root)) == 1440
+    note, _ = capsys.readouterr().err.splitlines()
+    assert r"3 sound files" in note and r"'a\nb.wav'" in note and r"'caf\udce9.wav'" in note and "\x1b" not in note
+
+
 def test_songs_and_videos_are_no_part(root, capsys):
     (root / "Actor_01/01-01-01-01-01-01-01.mp4").write_bytes(b"video")
     published_trees.noise(root / "Actor_01/03-02-01-01-01-01-01.wav")

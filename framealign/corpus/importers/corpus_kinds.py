@@ -1,4 +1,6 @@
 """The corpora that have an importer, by the name of their kind; which of them a folder is, by its layout."""
+import re
+
 from framealign.corpus.importers import (aesdd, casia, crema_d, emo_db, emov_db, emovo, esd, iemocap, jl, meld,
                                          msp_improv, msp_podcast, nemo, ravdess, savee, subesco, tess, urdu, zed)
 from framealign.corpus.importers.published_corpus import CorpusFolder, PublishedCorpus
@@ -13,13 +15,19 @@ KINDS: dict[str, PublishedCorpus] = {
 
 
 def read(folder: CorpusFolder, kind: str, allow_partial: bool = False) -> list[Utterance]:
-    """The utterances of the corpus of this kind in a folder: see `PublishedCorpus.read`.
+    """The utterances of the corpus of this kind in a folder: see `PublishedCorpus.read`. EMO-DB is emodb, too.
 
     Raises ValueError for a kind that no importer has, and where the corpus cannot be taken.
     """
-    if kind not in KINDS:
+    by_letters = {_letters(name): corpus for name, corpus in KINDS.items()}
+    if _letters(kind) not in by_letters:
         raise ValueError(f"--corpus-kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    return KINDS[kind].read(folder, allow_partial)
+    return by_letters[_letters(kind)].read(folder, allow_partial)
+
+
+def _letters(kind: str) -> str:
+    """A kind without case, hyphens, underscores and blanks."""
+    return re.sub(r"[-_ ]", "", kind.lower())
 
 
 def guess(folder: CorpusFolder) -> str:

@@ -53,7 +53,8 @@ def _votes(folder: CorpusFolder) -> dict[str, Counter[str]]:
     for place in folder.named("tabulatedvotes.csv")[:1]:
         for _, row in csv_rows(folder.root / place, "fileName", *LETTERS):
             if row.get("", "").startswith(HEARD_ONLY):      # 100001 to 107442
-                counts = {word: int(row[letter]) for letter, word in LETTERS.items() if row[letter].isdigit()}
+                counts = {word: int(row[letter]) for letter, word in LETTERS.items()
+                          if re.fullmatch("[0-9]{1,6}", row[letter])}
                 votes[_id(row["fileName"])] = Counter({word: number for word, number in counts.items() if number})
         return votes
     for place in folder.named("finishedresponses.csv")[:1]:

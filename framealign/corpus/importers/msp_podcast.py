@@ -33,7 +33,7 @@ def entries(folder: CorpusFolder, unusable: list[str]) -> Iterator[Entry]:
     votes = _votes(folder)
     for where, row in csv_rows(folder.root / tables[0], "FileName", "EmoClass", "SpkrID", "Gender", "Split_Set"):
         name = row["FileName"].strip()
-        number = re.search(r"\d+", row["SpkrID"])
+        number = re.search("[0-9]{1,9}", row["SpkrID"])
         gender = row["Gender"].strip()[:1].upper()
         yield Entry(sounds.get(name.lower(), f"Audios/{name}"), row["EmoClass"].strip().upper(),
                     row["SpkrID"].strip() if number else "",

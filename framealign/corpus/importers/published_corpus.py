@@ -44,9 +44,9 @@ class Entry(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """How many utterances a release has: all of them, and by what an entry says; {}: it is not said of it."""
-    utterances: int
-    label: Mapping[str, int] = {}                   # by common words
+    """How many utterances a release has: all of them (None: not compared), and by what an entry says, {} likewise."""
+    utterances: int | None
+    label: Mapping[str, int] = {}                   # by common words; all of them, or those that are compared
     speaker: Mapping[str, int] = {}
     split: Mapping[str, int] = {}
 
@@ -176,7 +176,9 @@ class PublishedCorpus:
         """
         best: tuple[str, list[str]] | None = None
         for release, counts in self.releases.items():
-            cells = differing("", {"utterances": len(entries)}, {"utterances": counts.utterances})
+            cells = []
+            if counts.utterances is not None:
+                cells = differing("", {"utterances": len(entries)}, {"utterances": counts.utterances})
             others = []
             for attribute, expected in counts._asdict().items():
                 if attribute == "utterances" or not expected:
@@ -184,6 +186,8 @@ class PublishedCorpus:
                 values = Counter(getattr(entry, attribute) for entry in entries)
                 if attribute == "label":
                     values = Counter(self.labels[entry.label] for entry in entries)
+                if sum(expected.values()) != counts.utterances:             # others are there too
+                    values = Counter({value: values[value] for value in expected})
                 lacking = [value for value in expected if not values[value]]
                 if lacking:
                     cells.append(f"{attribute} {', '.join(lacking)}: none")
@@ -272,10 +276,11 @@ def csv_rows(path: Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
     """
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         reader = csv.DictReader(file)
-        lacking = [column for column in columns if column not in (reader.fieldnames or ())]
-        if lacking:
-            raise ValueError(f"{path}:1: the header must name {', '.join(columns)}; {', '.join(lacking)} is not there")
         try:
+            lacking = [column for column in columns if column not in (reader.fieldnames or ())]
+            if lacking:
+                raise ValueError(f"{path}:1: the header must name {', '.join(columns)}; {', '.join(lacking)} is not "
+                                 "there")
             for row in reader:
                 row.pop(None, None)                 # cells beyond the header's
                 yield f"{path}:{reader.line_num}", {column: cell or "" for column, cell in row.items()}
@@ -372,5 +377,6 @@ def _length(path: str, is_decoded: bool) -> int | ValueError:
 
 
 def _listed(names: Sequence[str], number: int = LISTED) -> str:
+    """The first names, on one line whatever they hold."""
     more = ", ..." if len(names) > number else ""
-    return ", ".join(names[:number]) + more
+    return ", ".join(name if name.isprintable() else ascii(name) for name in names[:number]) + more
