@@ -5,6 +5,7 @@
     find . -name '*.mp3' | bin/recognise.py runs/demo/session1/recogniser - --format csv > emotions.csv
     bin/recognise.py runs/demo/session1/recogniser talks --format textgrid --out grids      # for Praat
     bin/recognise.py runs/demo/session1/recogniser a.wav --html a.html          # a picture that can be played
+    bin/recognise.py runs/demo/session1/recogniser talk.wav --turns talk.rttm   # the emotion of each speaker's turn
 
 Exit status: 0, 1 (some sounds could not be recognised, or their results not be written: a line for each on stderr) or
 2 (none could).
@@ -22,13 +23,16 @@ from pathlib import Path
 from framealign.runtime import files, log, settings, terminal
 from framealign.runtime.settings import setting
 from framealign.sound import audio, unread
+from framealign.sound.frames import SAMPLE_RATE
 from framealign.corpus import frame_truth
-from framealign.exchange import encoder_file
+from framealign.exchange import encoder_file, speaker_turns
 from framealign.units.codebook import Codebook
 from framealign.emotion.recogniser import Recogniser, Result, UnitExtractor
 from framealign.emotion.segments import MIN_SECONDS, check_smoothing, segments
+from framealign.emotion.turns import Conversation, recognise_turns
 from framealign.report import timeline
 from framealign.report.text_formats import FORMATS, shown
+from framealign.report.turn_formats import TURN_FORMATS, by_speaker
 from framealign.commands import command_line
 
 # What a folder is searched for, beside what `unread.py` names; a file that is named itself may be called anything.
@@ -44,6 +48,8 @@ class RecogniseRun:
     format: str = setting("table", "table, json, jsonl, csv, textgrid, rttm, audacity, srt, vtt or svg")
     smooth: float = setting(MIN_SECONDS, "seconds: no segment is shorter; 0: each frame for itself; 0.1 "
                             "left the least time wrong on validation data, 0.5 much more")
+    turns: str = setting("", "who speaks when, as .rttm, .srt, .vtt or .TextGrid, or a folder with one file for each "
+                         "sound: the emotion of each turn")
     out: str = setting("", "folder for one file per sound; without it everything goes to standard output")
     html: str = setting("", "also write this file: a page with a playable picture of each sound")
     codebook: str = setting("", "codebook.safetensors: also each frame's unit (with --timeline)")
@@ -83,23 +89,29 @@ def run(model: str, names: list[str], config: RecogniseRun) -> int:
     check(config)
     recogniser = load(model, config)
     sounds = sound_files(names, sys.stdin.buffer if "-" in names else ())
-    form = FORMATS[config.format]
+    form = (TURN_FORMATS if config.turns else FORMATS)[config.format]
     if form.single and not config.out:
         sounds = list(sounds)
         if len(sounds) > 1:
             raise ValueError(f"--format {config.format} holds one sound in a file, {len(sounds)} are named: give a "
                              "folder for them with --out")
 
+    results = recognised_turns if config.turns else recognised
     first = form.first(recogniser.labels, config.timeline)
     number, failed, names_in_use, figures, is_read = 0, [], set(), [], True
-    for path, result in recognised(recogniser, sounds, failed):
+    for path, result in results(recogniser, sounds, failed, config):
         try:
-            text = form.write(path, result, segments(result, config.smooth), config.timeline)
-            figure = picture(path, result, config.smooth) if config.html else ""
+            if config.turns:
+                text, verdict = form.write(path, result), f"{len(result.turns)} turns"
+                figure = picture(path, recogniser(path), config.smooth, result) if config.html else ""
+            else:
+                text = form.write(path, result, segments(result, config.smooth), config.timeline)
+                verdict = result.emotion
+                figure = picture(path, result, config.smooth) if config.html else ""
             if config.out:
                 place = Path(config.out) / name_for(path, form.suffix, names_in_use)
                 files.write_text(place, first + text + form.last)
-                log.say(f"{shown(path)}\t{result.emotion}\t{shown(place)}")
+                log.say(f"{shown(path)}\t{verdict}\t{shown(place)}")
             else:
                 text = (form.between if number else first) + text
                 check_encoding(text)
@@ -132,6 +144,13 @@ def check(config: RecogniseRun) -> None:
     """Raise ValueError for a format that does not exist, a shortest segment below 0 s, a place that is not writable."""
     if config.format not in FORMATS:
         raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {config.format}")
+    if config.turns and config.format not in TURN_FORMATS:
+        raise ValueError(f"--turns is written as {', '.join(TURN_FORMATS)}, not as {config.format}; --html has a "
+                         "picture of them")
+    if config.turns and config.timeline:
+        raise ValueError("--timeline has frames or segments, --turns turns: give one of them; --html has both")
+    if config.turns and not os.path.exists(config.turns):
+        raise ValueError(f"--turns {config.turns}: no such file or folder")
     check_smoothing(config.smooth)
     for name, value in (("--reject", config.reject), ("--reject-error", config.reject_error)):
         if not 0 <= value <= 1:
@@ -155,13 +174,16 @@ def check_encoding(text: str) -> None:
                          "PYTHONIOENCODING=utf-8, or give a folder with --out")
 
 
-def picture(path: str, result: Result, min_seconds: float) -> str:
+def picture(path: str, result: Result, min_seconds: float, conversation: Conversation | None = None) -> str:
     """A figure of a sound for a page, with segments of at least `min_seconds`, and the truth that lies beside it.
+
+    conversation: its turns, for a strip of each speaker's.
 
     The sound is read again: those of hours do not wait in memory.
     """
     units = None if result.units is None else timeline.UnitTrack(result.units)
-    annotation = timeline.Annotation(shown(path), truth=frame_truth.beside(path, result.seconds))
+    speakers = {} if conversation is None else by_speaker(conversation.turns)
+    annotation = timeline.Annotation(shown(path), truth=frame_truth.beside(path, result.seconds), speakers=speakers)
     return timeline.picture(audio.load(path).numpy(), result, annotation, units, segments(result, min_seconds))
 
 
@@ -255,7 +277,7 @@ def rejected_below(model: str, recogniser: Recogniser, config: RecogniseRun) -> 
     return threshold
 
 
-def recognised(recogniser: Recogniser, sounds: Iterable[str | ValueError], failed: list[str]
+def recognised(recogniser: Recogniser, sounds: Iterable[str | ValueError], failed: list[str], config: RecogniseRun
                ) -> Iterator[tuple[str, Result]]:
     """Each sound and its result. What cannot be recognised gets a line on stderr and is added to `failed`."""
     def paths() -> Iterator[str]:
@@ -270,6 +292,30 @@ def recognised(recogniser: Recogniser, sounds: Iterable[str | ValueError], faile
             fail(failed, result, path)
         else:
             yield path, result
+
+
+def recognised_turns(recogniser: Recogniser, sounds: Iterable[str | ValueError], failed: list[str],
+                     config: RecogniseRun) -> Iterator[tuple[str, Conversation]]:
+    """Each sound and its turns, by the file (or the folder of files) that `config.turns` names; else as `recognised`.
+
+    Raises ValueError where a file of subtitles or a TextGrid, which do not name their sound, is given for several.
+    """
+    is_folder = os.path.isdir(config.turns)
+    if not is_folder and not config.turns.lower().endswith(".rttm"):
+        sounds = list(sounds)
+        if len(sounds) > 1:
+            raise ValueError(f"--turns {config.turns}: the turns of one sound, {len(sounds)} are named: give a folder "
+                             "that has a file for each, or an RTTM")
+    for sound in sounds:
+        try:
+            if isinstance(sound, ValueError):
+                raise sound
+            turns = speaker_turns.read(speaker_turns.beside(config.turns, sound) if is_folder else config.turns, sound)
+            waveform = audio.load(sound)
+            turns = speaker_turns.within(turns, len(waveform) / SAMPLE_RATE)
+            yield sound, recognise_turns(recogniser, waveform, turns)
+        except (ValueError, OSError) as error:
+            fail(failed, error, "" if error is sound else sound)
 
 
 def fail(failed: list[str], error: Exception, path: str = "") -> None:

@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
@@ -74,7 +74,7 @@ def csv_rows(path: object, result: Result, segments: list[Segment], timeline: bo
     """One row; with `timeline` one row per frame: when it begins, the smoothed emotion, attention, unit, posterior."""
     if not timeline:
         shares = [f"{share:.6f}" for share in result.probabilities.values()]
-        return _csv([[shown(path), f"{result.seconds:.3f}", result.emotion, result.reason, *shares]])
+        return csv_text([[shown(path), f"{result.seconds:.3f}", result.emotion, result.reason, *shares]])
     num_frames, rate = len(result.attention), result.framing.rate
     digits = 2 if 100 % rate == 0 else 4            # of the seconds: hundredths tell frames of 20 ms apart exactly
     units = [""] * num_frames if result.units is None else result.units.tolist()
@@ -84,13 +84,13 @@ def csv_rows(path: object, result: Result, segments: list[Segment], timeline: bo
         posterior = [f"{share:.4f}" for share in result.posterior[t].tolist()]
         rows.append([shown(path), f"{t / rate:.{digits}f}", emotions[t], f"{result.attention[t]:.4e}", units[t],
                      *posterior])
-    return _csv(rows)
+    return csv_text(rows)
 
 
 def csv_header(labels: list[str], timeline: bool) -> str:
     """The names of the columns."""
     first = ["path", "time", "emotion", "attention", "unit"] if timeline else ["path", "seconds", "emotion", "reason"]
-    return _csv([[*first, *labels]])
+    return csv_text([[*first, *labels]])
 
 
 def textgrid(path: object, result: Result, segments: list[Segment], timeline: bool) -> str:
@@ -105,16 +105,25 @@ def textgrid(path: object, result: Result, segments: list[Segment], timeline: bo
     if result.units is not None:
         tiers["unit"] = [(start / rate, end if stop == len(result.units) else stop / rate, str(unit))
                          for start, stop, unit in runs(result.units)]
+    return textgrid_text(tiers, end)
+
+
+def textgrid_text(tiers: Mapping[str, Sequence[tuple[float, float, str]]], end: float) -> str:
+    """A TextGrid of tiers by name, each its intervals (start, end, text) without gaps from 0 to `end` seconds."""
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {end:.6f}",
              "tiers? <exists>", f"size = {len(tiers)}", "item []:"]
     for number, (name, intervals) in enumerate(tiers.items(), 1):
-        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{name}"',
+        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{quoted(name)}"',
                   "        xmin = 0", f"        xmax = {end:.6f}", f"        intervals: size = {len(intervals)}"]
         for index, (start, stop, text) in enumerate(intervals, 1):
-            quoted = shown(text).replace('"', '""')
             lines += [f"        intervals [{index}]:", f"            xmin = {start:.6f}",
-                      f"            xmax = {stop:.6f}", f'            text = "{quoted}"']
+                      f"            xmax = {stop:.6f}", f'            text = "{quoted(text)}"']
     return "\n".join(lines) + "\n"
+
+
+def quoted(text: str) -> str:
+    """A text as it stands between Praat's quotation marks."""
+    return shown(text).replace('"', '""')
 
 
 def audacity(path: object, result: Result, segments: list[Segment], timeline: bool) -> str:
@@ -130,14 +139,14 @@ def spoken(segment: Segment) -> str:
 
 def srt(path: object, result: Result, segments: list[Segment], timeline: bool) -> str:
     """SubRip subtitles: numbered cues, times as 00:00:01,500."""
-    cues = [f"{number}\n{clock(one.start, ',')} --> {clock(one.end, ',')}\n{cue_text(one)}\n"
+    cues = [f"{number}\n{clock(one.start, ',')} --> {clock(one.end, ',')}\n{arrowless(spoken(one))}\n"
             for number, one in enumerate(segments, 1)]
     return "\n".join(cues)
 
 
 def webvtt(path: object, result: Result, segments: list[Segment], timeline: bool) -> str:
     """WebVTT subtitles: cues with times as 00:00:01.500. Source: W3C, "WebVTT: The Web Video Text Tracks Format"."""
-    cues = [f"{clock(one.start, '.')} --> {clock(one.end, '.')}\n{escape(cue_text(one), quote=False)}\n"
+    cues = [f"{clock(one.start, '.')} --> {clock(one.end, '.')}\n{escape(arrowless(spoken(one)), quote=False)}\n"
             for one in segments]
     return "WEBVTT\n\n" + "\n".join(cues)
 
@@ -149,20 +158,21 @@ def clock(seconds: float, point: str) -> str:
             f"{milliseconds % 1000:03d}")
 
 
-def cue_text(segment: Segment) -> str:
-    """What a cue says; an arrow in a class's name, which would be one of times, is shortened."""
-    return spoken(segment).replace("-->", "->")
+def arrowless(text: str) -> str:
+    """A cue's text, in which an arrow would be one of times: it is shortened."""
+    return text.replace("-->", "->")
 
 
 def rttm(path: object, result: Result, segments: list[Segment], timeline: bool) -> str:
     """NIST's Rich Transcription Time Marked lines: the emotion stands where a speaker's name would."""
-    name = _word(Path(str(path)).stem)
-    lines = [f"SPEAKER {name} 1 {one.start:.3f} {one.end - one.start:.3f} <NA> <NA> {_word(one.emotion)} "
+    name = word(Path(str(path)).stem)
+    lines = [f"SPEAKER {name} 1 {one.start:.3f} {one.end - one.start:.3f} <NA> <NA> {word(one.emotion)} "
              f"{'<NA>' if one.emotion == NONE else format(one.confidence, '.3f')} <NA>\n" for one in segments]
     return "".join(lines)
 
 
-def _word(text: str) -> str:
+def word(text: str) -> str:
+    """A text without blanks, as fields of RTTM are."""
     return re.sub(r"\s", "_", shown(text))
 
 
@@ -186,7 +196,8 @@ def json_opening(labels: list[str], timeline: bool) -> str:
 class Format:
     """How results are written: one after another, with `first`, `between` and `last` around them."""
     suffix: str                                     # of a file
-    write: Callable[[object, Result, list[Segment], bool], str]         # (path, result, segments, timeline) -> text
+    write: Callable[..., str]                       # (path, result, segments, timeline) -> text; of turns:
+                                                    # (path, conversation) -> text
     first: Callable[[list[str], bool], str] = nothing                   # (labels, timeline) -> text
     between: str = ""
     last: str = ""
@@ -213,7 +224,8 @@ def _significant(x: np.ndarray) -> list:
     return (np.round(x * scale) / scale).tolist()
 
 
-def _csv(rows: Iterable[Iterable[object]]) -> str:
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as CSV."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()

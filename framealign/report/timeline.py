@@ -7,8 +7,8 @@ Each track is as wide as the page (an SVG or an image that is stretched). All sh
 """
 import io
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import soundfile
@@ -16,6 +16,7 @@ import soundfile
 from framealign.sound.frames import SAMPLE_RATE, milliseconds
 from framealign.corpus import frame_truth
 from framealign.corpus.utterance import NONE, Stretch
+from framealign.emotion.diarization import Labelled
 from framealign.emotion.recogniser import Result
 from framealign.emotion.segments import Segment, segments
 from framealign.report import html_document, tracks
@@ -24,6 +25,7 @@ from framealign.report.tracks import track
 
 MAX_FRAMES = 15_000                                 # with numbers at the cursor: all frames up to 5 minutes
 FLAC_BYTES, AUDIO_BYTES = 160_000, 1_200_000        # larger becomes Ogg Vorbis; larger still is left out
+MAX_SPEAKERS = 12                                   # with a strip of their own; the first to speak
 AUDIO_SECONDS = 600                                 # longer sound is left out at once
 
 
@@ -34,6 +36,7 @@ class Annotation:
     note: str = ""
     label: str = ""                                 # the true emotion
     truth: Sequence[Stretch] | None = None          # the emotional stretches; all other time is neutral
+    speakers: Mapping[str, Sequence[Labelled]] = field(default_factory=dict)    # each one's turns, recognised
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ def picture(waveform: np.ndarray, result: Result, annotation: Annotation = Annot
     seconds = len(waveform) / SAMPLE_RATE
     recognised = segments(result) if recognised is None else recognised
     truth = None if annotation.truth is None else frame_truth.throughout(annotation.truth, seconds, labels)
-    colour_of = tracks.emotion_colours(labels, [*(truth or ()), *recognised])
+    colour_of = tracks.emotion_colours(labels, [*(truth or ()), *recognised,
+                                                *(turn for turns in annotation.speakers.values() for turn in turns)])
 
     rows = [track("sound", tracks.stretched(tracks.waveform_shapes(waveform)), 62),
             track("spectrum", tracks.spectrogram_image(waveform), 84, "0 to 8 kHz, mel")]
@@ -71,6 +75,8 @@ def picture(waveform: np.ndarray, result: Result, annotation: Annotation = Annot
         rows.append(track("truth", tracks.emotion_strip(truth, seconds, colour_of), 30, "known beforehand"))
     posterior = tracks.stretched(tracks.posterior_shapes(result.posterior, edges, labels))
     attention = tracks.stretched(tracks.attention_shapes(result.attention, edges))
+    rows += [track("turns", tracks.emotion_strip(tracks.with_gaps(turns), seconds, colour_of | {tracks.GAP: None}), 30,
+                   speaker) for speaker, turns in list(annotation.speakers.items())[:MAX_SPEAKERS]]
     rows += [track("segments", tracks.emotion_strip(recognised, seconds, colour_of), 30, "what is recognised"),
              track("posterior", posterior, 96, "of each class"),
              track("attention", attention, 56, "dashed: equal weights")]

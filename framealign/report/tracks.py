@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from framealign.sound.frames import EVERY_20_MS, SAMPLE_RATE, Framing
-from framealign.corpus.utterance import NONE
+from framealign.corpus.utterance import NONE, Stretch
 from framealign.emotion.diarization import Labelled
 from framealign.emotion.segments import runs
 from framealign.report.svg import (band, colours, data_uri, element, escape, ink, number, path, png, rect, rgb, shade,
@@ -21,6 +21,7 @@ COLUMNS = 750                                       # at most, of curves over ti
 BANDS, FFT, DECIBELS = 80, 512, 65                  # of the spectrogram: rows, samples, range
 IMAGE_COLUMNS = 1500                                # at most, of a spectrogram
 MAX_OUTLINED = 8                                    # classes of a posterior
+GAP = ""                                            # the emotion of what is no turn: nothing is drawn
 MAX_RUNS = 1500                                     # of emotions in a strip; of more, as many columns are drawn
 WITHOUT_FRAMES = ("This recogniser learned from whole utterances: read over time, it mostly repeats their emotion. "
                   "The stage frames trains one that knows when.")
@@ -127,6 +128,17 @@ def emotion_strip(stretches: Sequence[Labelled], seconds: float, colour_of: Mapp
         values = values[np.searchsorted(edges, (columns[1:] + columns[:-1]) / 2, "right") - 1]
         edges = columns
     return coloured_runs(values, edges, list(colour_of.values()), names)
+
+
+def with_gaps(turns: Sequence[Labelled]) -> list[Stretch]:
+    """Turns in order, of which none overlap, as stretches without gaps from the beginning: between them is `GAP`."""
+    filled, now = [], 0.0
+    for turn in turns:
+        if turn.start > now:
+            filled.append(Stretch(now, turn.start, GAP))
+        filled.append(Stretch(turn.start, turn.end, turn.emotion))
+        now = turn.end
+    return [*filled, Stretch(now, math.inf, GAP)]
 
 
 def coloured_runs(values: np.ndarray, edges: np.ndarray, fills: Sequence[str | None], names: Sequence[str]) -> str:

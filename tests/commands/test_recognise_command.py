@@ -20,6 +20,7 @@ import soundfile
 import torch
 
 from framealign.runtime import log
+from framealign.sound import audio
 from framealign.corpus import frame_truth
 from framealign.corpus.synthetic_utterance import synthesise
 from framealign.hubert.model import Hubert
@@ -31,6 +32,7 @@ from framealign.emotion.recogniser import Recogniser
 from framealign.emotion.segments import segments
 from framealign.report import tracks
 from framealign.report.text_formats import FORMATS
+from framealign.report.turn_formats import TURN_FORMATS
 from framealign.commands import recognise_command
 from framealign.commands.recognise_command import RecogniseRun, sound_files
 
@@ -427,6 +429,77 @@ def test_sound_without_speech_is_none_and_says_why(model, tmp_path, capsys):
     for figure in page.all("figure", "timeline"):
         assert len(figure.all("div", "segments")[0].all("span", "gap")) == 1
         assert figure.all("p", "legend")[0].all("span")[-1].text == "none"
+
+
+@pytest.fixture
+def talk(tmp_path) -> Path:
+    """A sound of two voices and, beside it, who speaks when; and a second sound."""
+    voices = [synthesise(0, name, f"{name}_1", "sad", 2.0)[0] for name in ("Ses01F", "Ses01M")]
+    folder = tmp_path / "talks"
+    folder.mkdir()
+    soundfile.write(folder / "talk.wav", np.concatenate(voices), 16_000)
+    soundfile.write(folder / "other.wav", voices[0], 16_000)
+    end = len(np.concatenate(voices)) / 16_000
+    (tmp_path / "turns.rttm").write_text(
+        f"SPEAKER talk 1 2.0 {end} <NA> <NA> M <NA> <NA>\nSPEAKER talk 1 0 2.0 <NA> <NA> F <NA> <NA>\n")
+    (tmp_path / "talk.srt").write_text("1\n00:00:00,000 --> 00:00:02,000\nF: hello\n")
+    return folder
+
+
+def test_turns_of_speakers_have_an_emotion_each(model, talk, tmp_path, capsys):
+    """Each turn as its sound alone; in every format and on the page; the other sound has its line."""
+    def written(path: str, status: int = 0, **changes) -> str:
+        config = RecogniseRun(device="cpu", **{"turns": str(tmp_path / "turns.rttm")} | changes)
+        assert recognise_command.run(str(model), [str(talk / path)], config) == status
+        return capsys.readouterr().out
+
+    recogniser, waveform = Recogniser.from_pretrained(model), audio.load(talk / "talk.wav")
+    rows = list(csv.DictReader(io.StringIO(written("talk.wav", format="csv"))))
+    assert [(row["speaker"], float(row["start"])) for row in rows] == [("F", 0), ("M", 2)]
+    assert float(rows[1]["end"]) == pytest.approx(len(waveform) / 16_000, abs=1e-3)
+    for row, piece in zip(rows, (waveform[:32_000], waveform[32_000:])):
+        alone = recogniser(piece)
+        assert row["emotion"] == alone.emotion
+        assert [float(row[label]) for label in LABELS] == pytest.approx(list(alone.probabilities.values()), abs=1e-5)
+    for form in TURN_FORMATS:
+        assert all(row["emotion"] in written("talk.wav", format=form) for row in rows)
+    lines = written("", 1).splitlines()             # the folder: other.wav has no turn in it
+    assert [line.split("\t")[3] for line in lines] == ["F", "M"]
+    by_name = tmp_path / "by name"
+    by_name.mkdir()
+    (by_name / "talk.vtt").write_text("WEBVTT\n\n00:00.000 --> 00:01.500\n<v A>a\n")
+    (by_name / "other.srt").write_text("1\n00:00:00,5 --> 00:00:01,5\nB: b\n")
+    lines = written("", turns=str(by_name)).splitlines()
+    assert [(Path(line.split("\t")[0]).name, line.split("\t")[3]) for line in lines] == [("other.wav", "B"),
+                                                                                       ("talk.wav", "A")]
+    written("talk.wav", html=str(tmp_path / "page.html"), out=str(tmp_path / "out"), format="srt")
+    assert (tmp_path / "out" / "talk.srt").read_text().startswith("1\n00:00:00,000 --> 00:00:02,000\nF: ")
+    strips = markup.read((tmp_path / "page.html").read_text()).all("div", "turns")
+    assert [strip.all("small")[0].text for strip in strips] == ["F", "M"]
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"turns": "{}/gone.srt"}, "gone.srt: no such file or folder"), ({"timeline": True}, "give one of them"),
+    ({"format": "svg"}, "--turns is written as table, .* not as svg; --html has a picture"),
+    ({"turns": "{}/talk.srt"}, "talk.srt: the turns of one sound, 2 are named: give a folder")])
+def test_turns_that_do_not_fit_the_flags_are_one_line(model, talk, tmp_path, changes, message):
+    changes = {"turns": str(tmp_path / "turns.rttm")} | changes
+    config = RecogniseRun(**{name: value.format(tmp_path) if isinstance(value, str) else value
+                             for name, value in changes.items()}, device="cpu")
+    with pytest.raises(ValueError, match=message):
+        recognise_command.run(str(model), [str(talk)], config)
+
+
+def test_turns_that_do_not_fit_a_sound_cost_its_line(model, talk, tmp_path, capsys):
+    (tmp_path / "late.srt").write_text("1\n00:01:00,000 --> 00:02:00,000\nF: hello\n")
+    for turns, message in (("turns.rttm", "turns.rttm: has no turn of other, only of talk"),
+                           ("late.srt", "late.srt, line 2: a turn begins at 60.00 s, the sound ends at 2."),
+                           ("talks", "talks: has no turns of it: no other.rttm, .srt, .vtt, .TextGrid")):
+        config = RecogniseRun(turns=str(tmp_path / turns), device="cpu")
+        assert recognise_command.run(str(model), [str(talk / "other.wav")], config) == 2
+        printed = capsys.readouterr()
+        line, = printed.err.splitlines()
+        assert printed.out == "" and message in line and "other.wav: " in line
 
 
 def test_folders_behind_links_are_entered_once(mixed, tmp_path):

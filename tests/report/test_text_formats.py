@@ -1,6 +1,5 @@
 """Results as text, read back by readers of their own: Python's json and csv, small parsers of the other grammars."""
 import csv
-import html
 import io
 import json
 import re
@@ -8,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from read_back import parse_srt, parse_textgrid, parse_webvtt
 
 from framealign.sound.frames import Framing
 from framealign.report.text_formats import FORMATS, clock, shown
@@ -35,31 +35,6 @@ def written(name: str, timeline: bool = False, chosen: slice = slice(None)) -> s
     form = FORMATS[name]
     texts = [form.write(path, one, segments(one), timeline) for path, one in zip(PATHS[chosen], RESULTS[chosen])]
     return form.first(LABELS, timeline) + form.between.join(texts) + form.last
-
-
-def parse_textgrid(text: str) -> dict[str, list[tuple[float, float, str]]]:
-    """Praat's grammar: a text file is its numbers, quoted strings and <flags> in order; all other words are comment.
-
-    Source: the Praat manual, "TextGrid file formats", section "The shorter shortest text file".
-    """
-    tokens = re.findall(r'"(?:[^"]|"")*"|<\w+>|(?<!\S)-?\d+(?:\.\d+)?(?!\S)', text)
-    take = iter(tokens)
-    string = lambda: next(take)[1:-1].replace('""', '"')
-    number = lambda: float(next(take))
-    assert (string(), string()) == ("ooTextFile", "TextGrid")
-    start, end, exists, size = number(), number(), next(take), number()
-    assert start == 0 and exists == "<exists>"
-    tiers = {}
-    for _ in range(int(size)):
-        assert string() == "IntervalTier"
-        name = string()
-        assert (number(), number()) == (start, end)
-        tiers[name] = [(number(), number(), string()) for _ in range(int(number()))]
-        edges = [x for interval in tiers[name] for x in interval[:2]]
-        assert edges[0] == start and edges[-1] == end and edges[1:-1:2] == edges[2::2]  # Praat wants no gap
-        assert all(first < last for first, last, _ in tiers[name])
-    assert next(take, None) is None
-    return tiers
 
 
 @pytest.mark.parametrize("index", range(4))
@@ -184,36 +159,6 @@ def test_rttm_lines_have_ten_fields():
         assert float(fields[3]) == pytest.approx(one.start, abs=1e-3)
         assert float(fields[4]) == pytest.approx(one.end - one.start, abs=1e-3)
     assert lines[0][1] == "take_1"
-
-
-def parse_srt(text: str) -> list[tuple[float, float, str]]:
-    """SubRip: blocks between blank lines, a number from 1, a line of times with commas, text."""
-    cues = []
-    for number, block in enumerate(text.removesuffix("\n").split("\n\n"), 1):
-        index, times, content = block.split("\n")
-        assert index == str(number)
-        match = re.fullmatch(r"(\d\d+):([0-5]\d):([0-5]\d),(\d{3}) --> (\d\d+):([0-5]\d):([0-5]\d),(\d{3})", times)
-        cues.append((*seconds(match.groups()), content))
-    return cues
-
-
-def parse_webvtt(text: str) -> list[tuple[float, float, str]]:
-    """The grammar of W3C's WebVTT, section 4.1, as far as cues without settings need it; text is unescaped."""
-    head, *blocks = text.removesuffix("\n").split("\n\n")
-    assert head == "WEBVTT"
-    cues = []
-    for block in blocks:
-        times, content = block.split("\n")
-        match = re.fullmatch(r"(\d\d+):([0-5]\d):([0-5]\d)\.(\d{3}) --> (\d\d+):([0-5]\d):([0-5]\d)\.(\d{3})", times)
-        assert "-->" not in content and "<" not in re.sub(r"</?v[^<>]*>", "", content)
-        assert not re.search(r"&(?!amp;|lt;|gt;)", content)
-        cues.append((*seconds(match.groups()), html.unescape(content)))
-    return cues
-
-
-def seconds(fields: tuple[str, ...]) -> tuple[float, float]:
-    h, m, s, ms = zip(*(map(int, fields[i:i + 4]) for i in (0, 4)))
-    return tuple(3600 * h[i] + 60 * m[i] + s[i] + ms[i] / 1000 for i in (0, 1))
 
 
 @pytest.mark.parametrize("name, parse", [("srt", parse_srt), ("vtt", parse_webvtt)])

@@ -140,6 +140,23 @@ def test_gaps_without_speech_are_hatched_between_the_segments():
     assert "hatched" in entries[-1].all("i")[0].attributes["class"]
 
 
+def test_each_speakers_turns_have_a_strip():
+    """In the colours of their emotions, where they are; between them is nothing, of no emotion hatching."""
+    turns = {"A": [Stretch(0.5, 1.0, "happy"), Stretch(1.0, 1.5, "none")], "B & C": [Stretch(2.0, 4.005, "fear")]}
+    root = markup.read(timeline.picture(noise(200), recognised(200), Annotation(speakers=turns)))
+    strips = root.all("div", "turns")
+    assert [strip.all("small")[0].text for strip in strips] == ["A", "B & C"]
+    for strip, expected in zip(strips, ([(0.5, 0.5, colours(LABELS)[1])], [(2.0, 2.005, None)])):
+        for one, (start, width, fill) in zip(strip.all("rect"), expected, strict=True):
+            assert one.numbers("x", "width") == pytest.approx((1000 * start / 4.005, 1000 * width / 4.005), abs=0.01)
+            assert fill in (None, one.attributes["fill"])
+    assert len(strips[0].all("span", "gap")) == 1
+    assert [entry.text for entry in root.all("p", "legend")[0].all("span")] == [*LABELS, "fear", "none"]
+    many = {str(i): [Stretch(0.5, 1.0, "happy")] for i in range(30)}
+    root = markup.read(timeline.picture(noise(200), recognised(200), Annotation(speakers=many)))
+    assert len(root.all("div", "turns")) == timeline.MAX_SPEAKERS
+
+
 @pytest.mark.parametrize("num_frames, extra", [(1, 0), (2, 319), (7, 5), (60, 200)])
 def test_frames_stand_around_their_centres(num_frames, extra):
     """The middle of a frame's place is its receptive field's centre, sample 320 t + 200."""
