@@ -20,7 +20,8 @@ def turn(start: float, end: float, speaker: str, seed: int) -> RecognisedTurn:
 
 
 TURNS = [turn(0.0, 1.25, "Anna B", 0), turn(1.25, 2.0, "C", 1),
-         RecognisedTurn(2.5, 2.6, "C", "none", {}, "turn of 0.10 s"), turn(3.0, 6.5, "Anna B", 2), turn(4.0, 5.0, "C", 3), turn(4.5, 5.5, "C", 4), turn(3605.0, 3606.5, "", 5)]
+         RecognisedTurn(2.5, 2.6, "C", "none", {}, "turn of 0.10 s"), turn(3.0, 6.5, "Anna B", 2),
+         turn(4.0, 5.0, "C", 3), turn(4.5, 5.5, "C", 4), turn(3605.0, 3606.5, "", 5)]
 WHOLE = Conversation(TURNS, LABELS, 3700.0)
 
 
