@@ -24,7 +24,7 @@ from framealign.emotion.segments import MIN_SECONDS, check_smoothing
 from framealign.recipe import comparison, preflight
 from framealign.recipe.results import (NAMES, NO_INTERVAL, OVER_TIME, aligned, claim, confusion_lines, interval_words,
                                        over_time_cell, score_lines, subset_places)
-from framealign.recipe.trained_on import NAME, TrainedOn
+from framealign.recipe.trained_on import NAME, SELECTION, TRAINING, TrainedOn
 
 MAX_SPEAKERS, MAX_NAMED = 24, 5                     # rows of a table of speakers; names in a note
 NOTHING = np.zeros(0)
@@ -204,7 +204,7 @@ def who_may_test(models: Sequence[Model], utterance: Utterance, sound: str, rela
 def refusal(models: Sequence[Model], corpus: Corpus, known: Sequence[int], number: int) -> str:
     """Why a corpus is refused: which utterances, at these places, every recogniser was trained or selected on."""
     uses = Counter(models[0].known.uses[corpus.sounds[i]] for i in known)
-    words = " and ".join(f"{count} for {use}" for use, count in uses.items())
+    words = " and ".join(f"{uses[use]} for {use}" for use in (TRAINING, SELECTION) if uses[use])
     of_folds = "every fold" if len(models) > 1 else "the recogniser"
     return (f"{corpus.path}: {of_folds} knows the labels of {len(known)} of the {number} utterances ({words}), first "
             f"{corpus.utterances[known[0]].id}, by {models[0].directory / NAME}; test on others, or leave these out "
