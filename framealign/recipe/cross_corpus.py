@@ -31,7 +31,8 @@ that stay as they were pretrained, tested on parts of these corpora that are bal
 which doubtful labels were taken out. Here other corpora, whole as their tables list them, and UA, which is accuracy
 where classes are balanced; whole recognisers were trained. So it says what is usual, not who is better."""
 OWN = "*"                                           # marks a cell of a run's own corpus
-OWN_WORDS = f"{OWN} own corpus: each utterance by a recogniser that does not know it; not in the mean of a row"
+OWN_WORDS = f"{OWN} own corpus: each utterance by a recogniser that does not know it"
+MEAN_WORDS = "mean of others: over other corpora than the row's own, without tables whose truth about frames is known"
 
 
 @dataclass(frozen=True)
@@ -193,8 +194,12 @@ def failures(matrix: dict) -> list[str]:
 
 
 def mean_of_others(of_row: dict[str, dict]) -> float | None:
-    """Mean UA of a row on the corpora that are not its own; None where there is none."""
-    values = [one["ua"] for one in of_row.values() if "error" not in one and not one["own_corpus"]]
+    """Mean UA of a row on the corpora that are not its own; None where there is none.
+
+    Not of those whose truth about frames is known: they are joined of corpora that have a column of their own.
+    """
+    values = [one["ua"] for one in of_row.values()
+              if "error" not in one and not one["own_corpus"] and not one["over_time"]]
     return float(np.mean(values)) if values else None
 
 
@@ -204,7 +209,7 @@ def text(matrix: dict) -> str:
     lines = ["UA, % (95 % interval); rows: trained on, columns: tested on", *aligned(ua_rows(cells))]
     if any_own(cells):
         lines.append(OWN_WORDS)
-    lines += [interval_words_of(cells), chance_words(cells)]
+    lines += [MEAN_WORDS, interval_words_of(cells), chance_words(cells)]
     if any_truth(cells):
         lines += ["EDER, % of the time a wrong emotion, frame by frame (in brackets: of always saying neutral)",
                   *aligned(eder_rows(cells))]

@@ -43,7 +43,8 @@ def page(matrix: dict) -> str:
 def ua_note(cells: dict[str, dict[str, dict]]) -> str:
     """What the cells' numbers are, in small print."""
     lines = [cross_corpus.OWN_WORDS] if cross_corpus.any_own(cells) else []
-    return ". ".join([*lines, cross_corpus.interval_words_of(cells), cross_corpus.chance_words(cells)]) + "."
+    lines += [cross_corpus.MEAN_WORDS, cross_corpus.interval_words_of(cells), cross_corpus.chance_words(cells)]
+    return ". ".join(lines) + "."
 
 
 def table(cells: dict[str, dict[str, dict]], measure: str) -> str:
