@@ -47,8 +47,8 @@ def draw(utterances: Sequence[Utterance], seed: int, one_speaker: bool = False) 
     Neutral are those whose label is a spelling of it, emotional those with another label. Company are neutral
     utterances of the same speaker. Of a speaker who has none, or is not known, it is that of others of the same session
     (and gender, where there are), said so, or refused with `one_speaker`. Nobody has company of another part of a fixed
-    split. The draws depend on the seed and the utterance alone. Raises ValueError for a corpus without neutral or without emotional utterances, and for a
-    session without neutral ones.
+    split. The draws depend on the seed and the utterance alone. Raises ValueError for a corpus without neutral or
+    without emotional utterances, and for a session without neutral ones.
     """
     neutral = [utterance for utterance in utterances if class_of(utterance.label) == NEUTRAL]
     emotional = [utterance for utterance in utterances if utterance.label and class_of(utterance.label) != NEUTRAL]
