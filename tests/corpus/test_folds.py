@@ -86,7 +86,7 @@ def random_counts(draw: np.random.Generator, num_speakers: int, num_classes: int
 
 
 def test_groups_are_nearly_the_best_there_are():
-    """Of up to 7 speakers all groupings are tried: no more uneven than the best by 0.03 (1 would be an empty group)."""
+    """Of up to 7 speakers all groupings are tried: no more uneven than the best by 0.01 (1 would be an empty group)."""
     draw = np.random.default_rng(0)
     for seed in range(60):
         num_speakers = int(draw.integers(3, 8))
@@ -95,12 +95,12 @@ def test_groups_are_nearly_the_best_there_are():
         best = min(unevenness(counts, groups, num_groups)
                    for groups in itertools.product(range(num_groups), repeat=num_speakers)
                    if len({*groups}) == num_groups)
-        assert unevenness(counts, folds.balanced(counts, num_groups, seed), num_groups) <= best + 0.03
+        assert unevenness(counts, folds.balanced(counts, num_groups, seed), num_groups) <= best + 0.01
 
 
 def test_groups_differ_by_less_than_the_largest_speaker_and_are_more_even_than_dealt_out():
-    """A simple oracle deals speakers out like cards, the largest first; and no group is empty."""
-    draw = np.random.default_rng(1)
+    """A simple oracle deals speakers out like cards, the largest first: half the time over 20 times as uneven."""
+    draw, ratios = np.random.default_rng(1), []
     for seed in range(60):
         num_speakers = int(draw.integers(4, 60))
         num_groups = int(draw.integers(2, min(num_speakers, 10) + 1))
@@ -110,7 +110,8 @@ def test_groups_differ_by_less_than_the_largest_speaker_and_are_more_even_than_d
         assert sizes.min() > 0 and sizes.max() - sizes.min() <= counts[:, 0].max()
         dealt = np.empty(num_speakers, int)
         dealt[np.argsort(-counts[:, 0])] = np.arange(num_speakers) % num_groups
-        assert unevenness(counts, groups, num_groups) <= unevenness(counts, dealt, num_groups) + 1e-9
+        ratios.append(unevenness(counts, groups, num_groups) / max(unevenness(counts, dealt, num_groups), 1e-9))
+    assert max(ratios) <= 1 and np.median(ratios) < 0.05
 
 
 def test_a_rare_class_is_spread():
