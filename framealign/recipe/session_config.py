@@ -81,6 +81,10 @@ class SessionConfig:
         if self.bound and not self.frames:
             raise ValueError("--bound is beside the stage `frames`: not with --no-frames")
         merged_labels(self.merge, class_names(self.classes))
+        if self.merge and self.iemocap:
+            raise ValueError("--iemocap reads the paper's four classes, excited counted as happy; for another --merge "
+                             "make a manifest that keeps every label (bin/prepare.py --corpus-kind iemocap DIR --out "
+                             "corpus.tsv), and give --corpus corpus.tsv")
         folds.check(self.folds)
         if self.folds == "split":
             if self.session not in ("1", "all", folds.TESTED):
