@@ -274,6 +274,37 @@ def stacked(rows: Sequence[tuple[str, Sequence[float]]], parts: Sequence[str], r
     return _svg(shapes, WIDTH, height + 18, ", ".join(parts)) + element("p", samples, class_="legend")
 
 
+def reliability(groups: Sequence[tuple[str, Sequence[tuple[int, float, float]]]]) -> str:
+    """A reliability diagram: of each group (name, bins), a circle for each bin (utterances, confidence, share right).
+
+    The area of a circle grows with the bin's share of the utterances. Where confidence is what it says, circles lie on
+    the dashed diagonal; below it, answers are surer than right. The last group is filled, those before are rings.
+    """
+    height = 300
+    to_x, to_y = linear(0, 1, LEFT, WIDTH - RIGHT), linear(0, 1, height - BOTTOM, TOP)
+    shapes = []
+    for mark in (0, 0.25, 0.5, 0.75, 1):
+        shapes += [line(LEFT, to_y(mark), WIDTH - RIGHT, to_y(mark), class_="gridline"),
+                   text(LEFT - 6, to_y(mark) + 4, f"{100 * mark:.0f} %", text_anchor="end"),
+                   text(to_x(mark), height - BOTTOM + 16, f"{100 * mark:.0f}", text_anchor="middle")]
+    shapes += [line(to_x(0), to_y(0), to_x(1), to_y(1), class_="reference"),
+               text((LEFT + WIDTH - RIGHT) / 2, height - 3, "confidence, %; up: share right", text_anchor="middle")]
+    samples = []
+    for kind, (name, bins) in enumerate(groups):
+        is_last = kind == len(groups) - 1
+        style = {"class_": "bar", "fill_opacity": 0.7} if is_last else {"class_": "s1", "fill": "none",
+                                                                        "stroke_width": 1.6}
+        total = sum(number_of for number_of, _, _ in bins)
+        for number_of, confidence, right in bins:
+            title = element("title", escape(f"{name}: {number_of} utterances, confidence {100 * confidence:.1f} %, "
+                                            f"right {100 * right:.1f} %"))
+            shapes.append(element("circle", title, cx=to_x(confidence), cy=to_y(right),
+                                  r=max(2.0, 18 * math.sqrt(number_of / total)), **style))
+        sample = element("circle", "", cx=6, cy=6, r=4, **style)
+        samples.append(element("span", element("svg", sample, viewBox="0 0 12 12", class_="mark") + escape(name)))
+    return _svg(shapes, WIDTH, height, "share right by confidence") + element("p", samples, class_="legend")
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A plain table; the first column names the row."""
     top = element("tr", [element("th", escape(name), scope="col") for name in header])

@@ -26,7 +26,8 @@ from framealign.emotion import diarization, metrics
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.predictions import Predictions
 from framealign.emotion.recogniser import Recogniser
-from framealign.recipe.results import (NAMES, NO_INTERVAL, OVER_TIME, SHARED_SPEAKERS, claim, interval_words,
+from framealign.recipe.results import (CALIBRATION_COLUMNS, CALIBRATION_NOTE, CALIBRATIONS, NAMES, NO_INTERVAL,
+                                       OVER_TIME, SHARED_SPEAKERS, calibration_rows, claim, interval_words,
                                        kind_of_fold, missing_words, over_time_cell, shares_speakers, utterances_of)
 from framealign.recipe.session_config import METHODS, TINY, frames_stage, named_by_selection
 from framealign.report import charts, curves, html_document, timeline, unit_analysis
@@ -196,6 +197,9 @@ def write(fold: Fold) -> Path:
     utterances = fold.utterances()
     units = FoldUnits.read(fold, list(utterances.values()))
     parts = {"result": ("Result", result_section(fold))}
+    confidence = confidence_section({name: results["test"] for name, results in fold.recognisers.items()})
+    if confidence:
+        parts["confidence"] = ("Confidence", confidence)
     if fold.frames or "over_time" in fold.results:
         parts["over-time"] = ("Over time", over_time_section(fold))
     parts["training"] = ("Training", training_section(fold))
@@ -257,7 +261,7 @@ def overview(run: Path, collected: dict) -> Path:
     body = html_document.head(title, f"framealign: one {kind} held out at a time, pooled over all test utterances")
     body += element("nav", [element("a", escape(f"{kind} {name}"), href=f"session{quote(name)}/{page}")
                             for name in folds])
-    body += element("main", section("result", "Result", content))
+    body += element("main", section("result", "Result", content) + confidence_section(collected["calibration"]))
     return save(run / page, html_document.document(title, body))
 
 
@@ -380,6 +384,38 @@ def over_time_section(fold: Fold) -> str:
     return section("over-time", "Emotion over time", content, EDER if known else
                    "It is not known when these utterances are emotional, so that their time lines cannot be scored; "
                    "those of joined utterances can (bin/prepare.py --join, bin/evaluate.py --on).")
+
+
+def confidence_section(of_stages: Mapping[str, Mapping[str, Mapping]]) -> str:
+    """How right confidences are, by stage, before and after the temperatures: pictures, and a table of them all.
+
+    of_stages: {stage: scores}, of these the keys of CALIBRATIONS that are there. A bound has no picture.
+    """
+    cards, rows = [], []
+    for stage, scores in of_stages.items():
+        known = {name: scores[key] for name, key in CALIBRATIONS.items() if key in scores}
+        if not known:                               # of results that are older than these scores
+            continue
+        rows += calibration_rows(stage, {CALIBRATIONS[name]: one for name, one in known.items()})
+        if stage.endswith("-bound"):
+            continue
+        known = known if len(known) > 1 else {"not calibrated": next(iter(known.values()))}
+        cards.append(card(f"Reliability, {stage}", charts.reliability([(name, one["bins"]) for name, one in
+                                                                        known.items()]),
+                          "Each circle is a bin of confidence, as large as its share of the utterances. On the dashed "
+                          "line confidence is what it says; below it answers are surer than right."))
+        shares = [100 * (place + 1) / metrics.POINTS for place in range(metrics.POINTS)]
+        lines = [charts.Curve(name, shares, one["risks"], len(known) - 1 - place)       # in the colours of the circles
+                 for place, (name, one) in enumerate(known.items())]
+        cards.append(card(f"Risk by coverage, {stage}", charts.curves(lines, charts.Axes(
+            "answered, %, the most confident first", "share of wrong answers", low=0.0, percent=True)),
+            "The share of wrong answers, if the least confident are rejected (--reject): lower is better."))
+    if not rows:
+        return ""
+    content = grid(cards) + card("Calibration, %", charts.table(["stage", *CALIBRATION_COLUMNS], rows),
+                                 CALIBRATION_NOTE, wide=True)
+    return section("confidence", "Confidence", content, "Of answers with a confidence of 80 %, four in five should be "
+                   "right. Temperatures, fitted on the validation part, divide the logits; they change no decision.")
 
 
 def learned_from(name: str, fold: Fold) -> str:

@@ -152,6 +152,24 @@ def test_stacked_bars_are_as_long_as_the_sum_of_their_parts(seed):
     assert markup.read(charts.stacked([("a", [0.0, 0.0, 0.0])], parts, (0.0, "none")))
 
 
+def test_reliability_circles_lie_at_confidence_and_share_right():
+    """As large as their bin, on the diagonal where both are equal, the last group filled; names are escaped."""
+    bins = [(30, 0.5, 0.5), (10, 0.9, 0.25), (60, 1.0, 1.0)]
+    root = markup.read(charts.reliability([("before", [(100, 0.8, 0.6)]), (NASTY, bins)]))
+    picture, *legend = root.all("svg")
+    ring, *discs = picture.all("circle")
+    assert ring.attributes["fill"] == "none" and all(one.attributes["class"] == "bar" for one in discs)
+    diagonal, = picture.all("line", "reference")
+    x1, y1, x2, y2 = (float(diagonal.attributes[name]) for name in ("x1", "y1", "x2", "y2"))
+    for disc, (_, confidence, right) in zip(discs, bins):
+        assert float(disc.attributes["cx"]) == pytest.approx(x1 + confidence * (x2 - x1), abs=0.01)
+        assert float(disc.attributes["cy"]) == pytest.approx(y1 + right * (y2 - y1), abs=0.01)
+    areas = [float(disc.attributes["r"]) ** 2 for disc in discs]
+    assert areas[0] / areas[1] == pytest.approx(3, rel=0.01) and areas[2] / areas[0] == pytest.approx(2, rel=0.01)
+    assert discs[1].all("title")[0].text == f"{NASTY}: 10 utterances, confidence 90.0 %, right 25.0 %"
+    assert [one.text for one in root.all("span")] == ["before", NASTY] and len(legend) == 2
+
+
 def test_histogram_bars_are_shares():
     root = markup.read(charts.histogram([0.5, 0.3, 0.2, 0.0], "units", mean_label="even"))
     heights = [one.numbers("height")[0] for one in root.all("rect")]

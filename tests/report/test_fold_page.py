@@ -28,7 +28,7 @@ from framealign.recipe import recipe, results, session_config
 from framealign.report import charts, fold_page, html_document, lesson, svg, timeline, tracks, unit_analysis
 from framealign.report.timeline import UnitTrack
 
-PLACES = ["result", "over-time", "training", "units", "map", "utterances"]
+PLACES = ["result", "confidence", "over-time", "training", "units", "map", "utterances"]
 needs_browser = pytest.mark.skipif(not browser.CHROMIUM, reason="no Chromium (chromium, google-chrome) on the PATH")
 
 
@@ -143,6 +143,45 @@ def test_the_overview_pools_the_folds(run):
     rows = [[cell.text for cell in row.all("td")] for row in root.all("table", "plain")[0].all("tr")[1:]]
     for row, fold in zip(rows, found["folds"].values()):
         assert row[:3] == [f"{100 * fold['reported'][name]:.1f}" for name in ("wa", "ua", "macro_f1")]
+
+
+def test_confidence_is_that_of_the_results(framed, folder):
+    """Before and after, of every stage that was tested; pooled in the overview; of older results what is known."""
+    fold = framed / "session1"
+    place = part(opened(fold / "report.html"), "confidence")
+    table = rows_of(place.all("table", "plain")[0])
+    stages = ["ser-finetune", "frames", "frames-bound"]
+    assert list(table) == ["stage", *(f"{stage}, {when}" for stage in stages for when in ("before", "after"))]
+    for stage in stages:
+        scores = files.read_json(fold / stage / "results.json")["test"]
+        for when, key in (("before", "uncalibrated"), ("after", "calibration")):
+            one = scores[key]
+            assert table[f"{stage}, {when}"][0] == f"{100 * one['ece']:.1f}"
+            assert table[f"{stage}, {when}"][4:6] == [f"{one['brier']:.3f}", f"{100 * one['aurc']:.1f}"]
+            titles = {title.text for title in place.all("title")}
+            drawn = {f"{when}: {number} utterances, confidence {100 * mean:.1f} %, right {100 * right:.1f} %"
+                     for number, mean, right in one["bins"]}
+            assert drawn <= titles or stage == "frames-bound"
+    captions = [one.text for one in place.all("figcaption")]
+    assert captions == ["Reliability, ser-finetune", "Risk by coverage, ser-finetune", "Reliability, frames",
+                        "Risk by coverage, frames", "Calibration, %"]
+
+    pooled = results.collect(framed, "align")["calibration"]
+    place = part(opened(framed / "report.html"), "confidence")
+    table = rows_of(place.all("table", "plain")[0])
+    assert table["ser-finetune, after"][0] == f"{100 * pooled['ser-finetune']['calibration']['ece']:.1f}"
+
+    old = shutil.copytree(framed, folder / "old", symlinks=True)
+    for path in old.glob("session*/*/results.json"):
+        content = files.read_json(path)
+        content.pop("calibration", None)
+        for name in ("calibration", "uncalibrated"):
+            content["test"].pop(name, None)
+        files.write_json(path, content)
+        (path.parent / "uncalibrated.csv").unlink(missing_ok=True)
+    write_all(old, "align", "1")
+    place = part(opened(old / "session1" / "report.html"), "confidence")
+    assert list(rows_of(place.all("table", "plain")[0])) == ["stage", "ser-finetune"] and "not calibrated" in place.text
 
 
 def test_every_stage_that_trained_has_its_curves(run, framed):
@@ -280,12 +319,12 @@ def test_a_fold_that_is_not_finished_is_named(run):
 
 
 @pytest.mark.parametrize("change, places", [
-    ({"method": "finetune"}, ["result", "over-time", "training", "map", "utterances"]),
-    ({"method": "probe", "selection": "speaker"}, ["result", "training", "map", "utterances"]),
+    ({"method": "finetune"}, ["result", "confidence", "over-time", "training", "map", "utterances"]),
+    ({"method": "probe", "selection": "speaker"}, ["result", "confidence", "training", "map", "utterances"]),
     ({"method": "multiscale"}, None),
     ({"method": "tapt", "pretrain_data": "inductive"}, None),
     ({"method": "align", "hubert": "scratch", "selection": "reference", "pretrain_data": "inductive"},
-     ["result", "training", "units", "map", "utterances"])])
+     ["result", "confidence", "training", "units", "map", "utterances"])])
 def test_every_method_and_protocol_has_a_page(small_tree, small_base, tmp_path, change, places):
     recipe.run_sessions(small.config(small_tree, change.get("hubert", small_base), tmp_path / "run",
                                       **{k: v for k, v in change.items() if k != "hubert"}), small.SETTINGS)
