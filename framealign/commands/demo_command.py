@@ -27,6 +27,7 @@ from framealign.corpus.utterance import Utterance
 from framealign.units.extraction import state_store
 from framealign.units.units import make_units
 from framealign.emotion import diarization, metrics, planted_truth
+from framealign.emotion.calibration import Calibration
 from framealign.emotion.recogniser import Recogniser
 from framealign.recipe import presets, results, session_config
 from framealign.recipe.recipe import BaseModel, Recipe, base_stages
@@ -139,7 +140,9 @@ def alignment(recipe: Recipe, stage: str) -> dict:
     """How well a stage's recogniser aligns with the planted truth, on the test session and by its own units."""
     test = [u for u in recipe.utterances if u.session == recipe.config.session]
     place = recipe.fold / stage / "recogniser"
-    recognised = planted_truth.recognised(Recogniser.from_pretrained(place, recipe.config.device), test)
+    recogniser = Recogniser.from_pretrained(place, recipe.config.device)
+    recogniser.model.calibration = Calibration()    # what the weights tell: a temperature moves ranks of p a little
+    recognised = planted_truth.recognised(recogniser, test)
     scores = planted_truth.frame_auc(recognised) | {"over_time": diarization.scores(recognised),
                                                      "median_utterance": diarization.median(recognised).id}
     return scores | {"units_nmi": units_nmi(recipe, place, recipe.fold / stage / "states")}

@@ -410,6 +410,8 @@ def one_result(folder: Path, ways: list[TrainingRun], results: list[dict], utter
         "selected_epoch": [way["selected_epoch"] for way in results],
         "num_utterances": {"train": first["num_utterances"]["train"], **numbers},
         "test": predictions.scores(), "reported": reported, "ways": results}
+    if UNCALIBRATED in tables:
+        joined["test"]["uncalibrated"] = tables[UNCALIBRATED].scores()["calibration"]
     files.write_json(folder / "results.json", joined)
     return joined
 

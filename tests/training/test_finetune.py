@@ -551,6 +551,8 @@ def test_the_emotion_over_time_is_scored_where_it_is_known(micro, tones, tmp_pat
                                    TrainingRun(tmp_path, CPU))
     ways = found.get("ways", [found])
     assert len(ways) == len(splits) and ("over_time" in found) == (selection == "clean")
+    assert found["test"]["uncalibrated"]["brier"] == pytest.approx(np.mean(
+        [way["test"]["uncalibrated"]["brier"] for way in ways]), abs=1e-5)      # equally many are tested in each
     for number, (way, part) in enumerate(zip(ways, splits), 1):
         folder = tmp_path / f"way{number}" if len(splits) > 1 else tmp_path
         model = Recogniser.from_pretrained(folder / "recogniser")
