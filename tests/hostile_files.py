@@ -22,7 +22,7 @@ from framealign.corpus.importers import fairseq_list, iemocap, scp
 from framealign.corpus.utterance import Utterance
 from framealign.hubert import model_directory
 from framealign.hubert.model import Hubert
-from framealign.exchange import fairseq_checkpoint
+from framealign.exchange import fairseq_checkpoint, speaker_turns
 from framealign.units.codebook import Codebook
 from framealign.units.frame_store import FrameStore
 from framealign.units.units import Units
@@ -87,6 +87,21 @@ def read_tables(path: Path) -> None:
 
 def read_scp(path: Path) -> None:
     scp.read_split(path, None, path.with_name("other.scp"))
+
+
+TURNS = {
+    "rttm": ";; who\nSPEAKER t 1 0.5 1,25 <NA> <NA> A <NA> <NA>\nSPKR-INFO t 1\nSPEAKER t 1 2 1 <NA> <NA> B 0.5 <NA>\n",
+    "srt": "1\n00:00:00,500 --> 00:00:01,750\nA: no\n\n2\n00:00:02,0 --> 01:00:03,0\n[B] yes\n",
+    "vtt": "WEBVTT\n\nNOTE x\n\n00:00.500 --> 00:01.750 align:start\n<v A&amp;B>no</v>\n",
+    "TextGrid": 'File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = 0\nxmax = 2\ntiers? <exists>\n'
+                'size = 1\nitem []:\n item [1]:\n class = "IntervalTier"\n name = "A"\n xmin = 0\n xmax = 2\n'
+                ' intervals: size = 1\n intervals [1]:\n xmin = 0.5\n xmax = 1.75\n text = "a ""b"""\n'}
+
+
+def read_turns(path: Path) -> None:
+    """Each turn has time, a speaker in one line, and where it stands."""
+    for turn in speaker_turns.read(path, "t.wav"):
+        assert 0 <= turn.start < turn.end < float("inf") and "\n" not in turn.speaker + turn.where
 
 
 def safetensors_of(**tensors: torch.Tensor) -> bytes:
@@ -162,6 +177,10 @@ class Readers:
                       lambda path: FrameStore(path.parent, [Utterance("u", Path("u.wav"), 720)])),
             "log": ([b'{"update": 1, "loss": 0.5}\n{"update": 2}\n'], "log.jsonl",
                     lambda path: log.Log(path).keep_until(1)),
+            "rttm": ([TURNS["rttm"].encode()], "t.rttm", read_turns),
+            "srt": ([TURNS["srt"].encode()], "t.srt", read_turns),
+            "vtt": ([TURNS["vtt"].encode(), TURNS["vtt"].encode("utf-16")], "t.vtt", read_turns),
+            "TextGrid": ([TURNS["TextGrid"].encode(), TURNS["TextGrid"].encode("utf-16")], "t.TextGrid", read_turns),
             "checkpoint": ([b'{"config.json": "0123456789abcdef"}'], "run/checkpoints/00000001/complete.json",
                            lambda path: checkpoint.newest(root / "run"))}
         (root / "old").mkdir(exist_ok=True)
@@ -170,7 +189,7 @@ class Readers:
 
 KINDS = ("manifest", "table", "scp", "fairseq tsv", "km", "IEMOCAP", "config.json", "preprocessor", "weights", "bin",
          "fairseq", "joblib", "npy", "codebook", "units", "wav", "flac", "ogg", "other sound", "record", "store", "log",
-         "checkpoint")
+         "rttm", "srt", "vtt", "TextGrid", "checkpoint")
 
 
 @contextlib.contextmanager

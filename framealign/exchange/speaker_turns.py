@@ -73,7 +73,7 @@ def read(path: str | Path, sound: str | Path) -> list[Turn]:
     stem = Path(sound).stem
     own = [turn for turn, name in turns if name in (None, stem, re.sub(r"\s", "_", stem))]
     if turns and not own:
-        names = list(dict.fromkeys(name for _, name in turns))
+        names = list(dict.fromkeys(name[:80] for _, name in turns))
         listed = ", ".join(names[:MAX_NAMED]) + (" ..." if len(names) > MAX_NAMED else "")
         raise ValueError(f"{path}: has no turn of {stem}, only of {listed}; the second field must be the sound's name "
                          "without its suffix")
@@ -185,15 +185,16 @@ def _textgrid(text: str, path: Path) -> Iterator[tuple[Turn, None]]:
 
     A text file is its quoted strings, <flags> and numbers that stand alone, in order; all other words are comment.
     """
-    tokens = []                                     # (kind, content, line)
+    tokens, line, counted = [], 1, 0                # (kind, content, line)
     for match in _TOKEN.finditer(text):
+        line, counted = line + text.count("\n", counted, match.start()), match.start()
         if match.lastindex:
-            tokens.append((match.lastindex, match[match.lastindex], text.count("\n", 0, match.start()) + 1))
-    place = iter(tokens)
+            tokens.append((match.lastindex, match[match.lastindex], line))
+    place, end = iter(tokens), (0, "", text.count("\n") + 1)
 
     def take(kind: int) -> tuple[str, str]:
         """The next string (1), flag (2) or number (3), and where it stands."""
-        actual, content, line = next(place, (0, "", text.count("\n") + 1))
+        actual, content, line = next(place, end)
         if actual != kind:
             wanted = ("", "a quoted string", "<exists>", "a number")[kind]
             raise ValueError(f"{_at(path, line)}: no TextGrid that can be read: {wanted} should follow, is "
@@ -203,7 +204,8 @@ def _textgrid(text: str, path: Path) -> Iterator[tuple[Turn, None]]:
     kind, where = take(1)
     name, _ = take(1)
     if (kind, name) != ("ooTextFile", "TextGrid"):
-        raise ValueError(f"{where}: must be a TextGrid in text form (ooTextFile, TextGrid), is {kind}, {name}")
+        raise ValueError(f"{where}: must be a TextGrid in text form (ooTextFile, TextGrid), is {kind[:40]!r}, "
+                         f"{name[:40]!r}")
     take(3), take(3), take(2)
     tiers = []                                      # (name, its turns with their text)
     for _ in range(_count(*take(3))):

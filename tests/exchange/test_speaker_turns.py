@@ -169,7 +169,7 @@ LINE = "SPEAKER talk 1 {} {} <NA> <NA> A <NA> <NA>\n"
     ("a.srt", "1\n00:00:02,0 --> 00:00:01,0\nA\n", "line 2: a turn must .* from 2 to 1 s"),
     ("a.vtt", "1\n00:01.000 --> 00:02.000\nA\n", "line 1: must begin with WEBVTT, begins with '1'"),
     ("a.TextGrid", "SPEAKER talk", "line 1: no TextGrid that can be read: a quoted string should follow, is ''"),
-    ("a.TextGrid", '"ooTextFile"\n"PitchTier"\n', "must be a TextGrid in text form .*, is ooTextFile, PitchTier"),
+    ("a.TextGrid", '"ooTextFile"\n"PitchTier"\n', "must be a TextGrid in text form .*, is 'ooTextFile', 'PitchTier'"),
     ("a.TextGrid", LONG.format(size=1)[:-30], r"line \d+: no TextGrid that can be read: a .* should"),
     ("a.TextGrid", LONG.format(size=1).replace("size = 3", "size = 3.5"), "line 14: a TextGrid says how many follow"),
     ("a.TextGrid", LONG.format(size=1).replace("xmin = 3.5", "xmin = 4.9"), "line 20: a turn must .* 4.9 to 4.75 s"),
