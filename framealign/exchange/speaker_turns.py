@@ -190,11 +190,11 @@ def _textgrid(text: str, path: Path) -> Iterator[tuple[Turn, None]]:
         line, counted = line + text.count("\n", counted, match.start()), match.start()
         if match.lastindex:
             tokens.append((match.lastindex, match[match.lastindex], line))
-    place, end = iter(tokens), (0, "", text.count("\n") + 1)
+    place, missing = iter(tokens), (0, "", text.count("\n") + 1)
 
     def take(kind: int) -> tuple[str, str]:
         """The next string (1), flag (2) or number (3), and where it stands."""
-        actual, content, line = next(place, end)
+        actual, content, line = next(place, missing)
         if actual != kind:
             wanted = ("", "a quoted string", "<exists>", "a number")[kind]
             raise ValueError(f"{_at(path, line)}: no TextGrid that can be read: {wanted} should follow, is "
