@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from framealign.emotion import calibration
-from framealign.emotion.calibration import DEVIATION, Calibration
+from framealign.emotion.calibration import WEIGHT_OF_ONE, Calibration
 
 LABELS = ["neutral", "happy", "angry", "sad"]
 
@@ -23,7 +23,7 @@ def drawn(size: int, scale: float, seed: int = 0) -> tuple[np.ndarray, np.ndarra
 def loss(b: float, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
     """What is minimised, by torch."""
     log_p = torch.log_softmax(torch.from_numpy(b * logits), -1).numpy()
-    return float(-(weights * (targets * log_p).sum(1)).sum() + (b - 1) ** 2 / (2 * DEVIATION ** 2))
+    return float(-(weights * (targets * log_p).sum(1)).sum() + WEIGHT_OF_ONE * (b - np.log(b)))
 
 
 @pytest.mark.parametrize("size, scale, seed", [(30, 3.0, 0), (200, 0.4, 1), (200, 1.0, 2), (1, 1.0, 3)])
