@@ -2,8 +2,7 @@
 """Make a manifest, corpus.tsv, out of a corpus, and print a summary of it.
 
     bin/prepare.py --iemocap /data/IEMOCAP_full_release --out corpus.tsv
-    bin/prepare.py --corpus-kind ravdess /data/RAVDESS --out ravdess.tsv
-    bin/prepare.py --table emodb.tsv --out corpus.tsv
+    bin/prepare.py --corpus-kind ravdess /data/RAVDESS --out ravdess.tsv    # every label; the kind may be left out
 """
 import sys
 

@@ -55,9 +55,10 @@ def folder(tmp_path, monkeypatch) -> Path:
     """A working directory with a recogniser with random weights, sounds and a folder of sounds."""
     monkeypatch.chdir(tmp_path)
     EmotionModel(Hubert.from_pretrained(session_config.TINY), CLASSES).save_pretrained("MODEL")
-    for name in ("a.wav", "talks/b.flac", "talks/c.ogg", "takes/d.mp3"):
+    for name in ("a.wav", "talk.wav", "talks/b.flac", "talks/c.ogg", "takes/d.mp3"):
         Path(name).parent.mkdir(exist_ok=True)
         soundfile.write(name, np.random.default_rng(0).normal(0, 0.1, 8000), 16_000)
+    Path("talk.rttm").write_text("SPEAKER talk 1 0.05 0.40 <NA> <NA> Mary <NA> <NA>\n")
     return tmp_path
 
 
@@ -148,12 +149,14 @@ def test_the_python_example_runs(folder):
 def test_the_lines_on_recognition_run(folder, capsys):
     """Every line of the page's first block, on a file, a folder and a pattern that are there."""
     lines = blocks_of(RECOGNISE)[0][1].splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
     for line in lines:
         assert typed(line) == 0, line
     assert sorted(path.name for path in Path("grids").iterdir()) == ["b.TextGrid", "c.TextGrid"]
     assert Path("a.html").stat().st_size > 10_000
-    assert Path("recogniser.pt2").stat().st_size > 10_000 and capsys.readouterr().out.count("takes/d.mp3\t") == 1
+    assert Path("recogniser.pt2").stat().st_size > 10_000
+    printed = capsys.readouterr().out
+    assert printed.count("takes/d.mp3\t") == 1 and "Mary" in printed
 
 
 def test_the_python_of_the_page_on_recognition_runs(folder, capsys):
