@@ -58,10 +58,10 @@ class RecogniseRun:
     layer: int = setting(-1, "layer of those states; -1: the layer in the codebook's own record")
     gate: bool = setting(True, "hear where there is no speech (silence, noise, music): there, and where there is none "
                          "at all, the emotion is none")
-    reject: float = setting(0.0, "confidence below which the answer is none, e.g. 0.6")
+    reject: float = setting(0.0, "confidence, 0 to 1, below which the answer is none, e.g. 0.6")
     reject_error: float = setting(
-        0.0, "instead: the share of wrong answers that is wanted, e.g. 0.1; the confidence for it is that of the "
-        "validation utterances")
+        0.0, "share of wrong answers that is wanted, e.g. 0.1, in place of a confidence; the one that gives it is that "
+        "of the validation utterances")
     device: str = setting("auto", "auto, cpu, cuda or mps")
 
 

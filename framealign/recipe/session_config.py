@@ -34,7 +34,7 @@ class SessionConfig:
     folds: str = setting(
         "session", "what is held out: session (of the corpus), speakers (one by one), a number of balanced groups of "
         "speakers, or split: the manifest's column split says who is train, valid and test")
-    folds_seed: int = setting(0, "draws the groups of speakers, whatever the seed of training")
+    folds_seed: int = setting(0, "seed of the groups of speakers, whatever that of training")
     allow_shared_speakers: bool = setting(
         False, "take a split in which speakers of the test are trained on, too; results say so")
     method: str = setting("", "probe, finetune, tapt, align (default), multiscale; `all`: one by one")

@@ -97,7 +97,7 @@ class AugmentationConfig:
     augment_share: float = setting(
         0.5, "share of the draws with noise; likewise of those in a room (reverb), over a line (telephone, mu-law)")
     augment_least_snr: float = setting(0.0, "decibels of speech over noise, at least")
-    augment_most_snr: float = setting(20.0, "and at most")
+    augment_most_snr: float = setting(20.0, "decibels of speech over noise, at most")
     augment_rt60: float = setting(0.8, "seconds in which a room's sound falls by 60 dB, at most; at least 0.2")
 
     def __post_init__(self):

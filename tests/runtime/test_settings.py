@@ -30,7 +30,9 @@ UNITS = {
     "checkpoints": "checkpoints", "batch_size": "^utterances per", "projection_size": "^width", "seed": "^seed",
     "layer": "^layer", "fraction": "^share of", "tolerance": "^share of", "lr": "learning rate", "decay": "per update",
     "beta[12]": "per update", "clip_norm": "norm", "dropout": "^probability", "weight": "^weight", "penalty": "^weight",
-    "factor": "times", "temperature": "divided by", "eps": "added to"}
+    "factor": "times", "temperature": "divided by", "eps": "added to", "share": "^share of", "snr": "^decibels",
+    "rt60": "^seconds", "speed": "^share by", "level": "^decibels", "smoothing": "share of", "reject": "^confidence, 0 to 1",
+    "error": "^share of"}
 BAD = {
     HubertConfig: {
         "conv_dim": [(), (8,) * 6, (8,) * 6 + (0,), (8.0,) * 7], "conv_kernel": [(10, 3), (0,) * 7],
@@ -97,7 +99,7 @@ def test_every_field_has_a_flag(kind):
     base = dataclasses.replace(kind(), seed=77)
     assert from_flags(parser(kind).parse_args([]), base) == base
     other = {bool: lambda x: not x, int: lambda x: x + 1, float: lambda x: x / 2 or 0.25,
-             str: {"attention": "mean", "clean": "last"}.get}
+             str: {"attention": "mean", "clean": "last", "": "all"}.get}
     for item in dataclasses.fields(kind):
         value, flag = other[item.type](getattr(base, item.name)), "--" + item.name.replace("_", "-")
         if item.name == "warmup_updates":
