@@ -77,7 +77,7 @@ def test_the_wheel_has_every_file_of_the_package(wheel):
 
 
 def test_an_installed_wheel_recognises(installed, tmp_path):
-    """Sound files in another folder, as table and as page, whose style comes out of the wheel. What is heard is noise."""
+    """Sound in another folder, as table and as page, whose style comes out of the wheel. What is heard is noise."""
     find = "import importlib.util; print(importlib.util.find_spec('framealign').origin)"
     where = run(installed / "python", "-c", find, folder=tmp_path).stdout
     assert Path(where.strip()).is_relative_to(installed.parent)
