@@ -21,8 +21,9 @@ def sounds(utterances: Sequence[Utterance], corpus: Sequence[Utterance], degrade
     for another text, and for babble where there is no other utterance.
     """
     condition = degradation.of_text(degrade)
+    ordered = sorted(range(len(corpus)), key=lambda place: corpus[place].id)
     for utterance in utterances:
-        drawn = _drawn(condition, utterance, corpus, seed)
+        drawn = _drawn(condition, utterance, corpus, ordered, seed)
         try:
             waveform = audio.load(utterance.path)
         except (ValueError, OSError):
@@ -31,14 +32,18 @@ def sounds(utterances: Sequence[Utterance], corpus: Sequence[Utterance], degrade
         yield drawn(waveform, [audio.load(corpus[voice].path) for voice in drawn.voices])
 
 
-def _drawn(condition: Degradation, utterance: Utterance, corpus: Sequence[Utterance], seed: int) -> Degradation:
-    """The condition with the seed of this utterance, and with the voices that its babble is made of."""
+def _drawn(condition: Degradation, utterance: Utterance, corpus: Sequence[Utterance], ordered: Sequence[int], seed: int
+           ) -> Degradation:
+    """The condition with the seed of this utterance, and with the voices that its babble is made of.
+
+    ordered: all places in the corpus, by id.
+    """
     seed = derive_seed(seed, "degrade", utterance.id)
     if condition.noise != "babble":
         return replace(condition, seed=seed)
-    others = [place for place, other in enumerate(corpus) if other.id != utterance.id]
+    others = [place for place in ordered if corpus[place].id != utterance.id]
     strangers = [place for place in others if not utterance.speaker or corpus[place].speaker != utterance.speaker]
-    candidates = sorted(strangers or others, key=lambda place: corpus[place].id)
+    candidates = strangers or others
     if not candidates:
         raise ValueError(f"babble is made of other utterances, and {utterance.id} is the only one; choose another "
                          "noise")

@@ -7,6 +7,7 @@ continues, and a cell that fails loses no other.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +38,13 @@ MEAN_WORDS = "mean of others: over other corpora than the row's own, without tab
 
 @dataclass(frozen=True)
 class Row:
-    """What recognisers were trained on: a run or a recogniser's directory."""
-    name: str
-    of_seeds: list[list[Model]]                     # of each seed, its folds' recognisers
+    """A run, some of its recognisers, or a recogniser's directory, as `models_of` reads it."""
+    what: str
+
+    @cached_property
+    def of_seeds(self) -> list[list[Model]]:
+        """Of each seed, its folds' recognisers, looked for once for all columns. Raises ValueError as `models_of`."""
+        return models_of(self.what)
 
 
 def run(rows: Sequence[str], columns: Sequence[str], config: EvaluationConfig, folder: Path | None = None) -> dict:
@@ -49,15 +54,15 @@ def run(rows: Sequence[str], columns: Sequence[str], config: EvaluationConfig, f
     {"error": why}.
     """
     row_names, column_names = short_names(rows), short_names(columns)
-    corpora = [Corpus(path) for path in columns]
+    sources, corpora = [Row(what) for what in rows], [Corpus(path) for path in columns]
     cells: dict[str, dict[str, dict]] = {}
-    for name, what in zip(row_names, rows):
+    for name, row in zip(row_names, sources):
         cells[name] = {}
         for column, corpus in zip(column_names, corpora):
             log.say(f"[{name} on {column}]")
             place = folder / file_name(f"{name}--{column}") if folder else None
             try:
-                cells[name][column] = cell(models_of(what), corpus, config, place)
+                cells[name][column] = cell(row.of_seeds, corpus, config, place)
             except (ValueError, OSError) as error:
                 cells[name][column] = {"error": str(error)}
                 log.say(f"[{name} on {column}] failed: {error}")

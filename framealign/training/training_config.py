@@ -10,6 +10,7 @@ from framealign.runtime.settings import require, setting
 from framealign.sound.degradation import LINES, NOISES
 from framealign.corpus.protocols import SELECTIONS
 from framealign.units.frame_store import KEPT_TYPES
+from framealign.emotion.emotion_model import PROJECTION_SIZE
 
 AUGMENTATIONS = (*NOISES, "reverb", *LINES)         # that leave every frame where it is
 CHANGES = ("speed", "level")                        # that whole utterances may have beside them
@@ -256,7 +257,7 @@ class ProbeConfig:
     weight_decay: float = setting(0.01, "AdamW's decoupled weight decay, times the learning rate, per update")
     clip_norm: float = setting(1.0, "largest norm of the gradient; a larger one is scaled down to it")
     batch_size: int = setting(32, "utterances per update")
-    projection_size: int = setting(256, "width P of the linear projection before the mean over frames")
+    projection_size: int = setting(PROJECTION_SIZE, "width P of the linear projection before the mean over frames")
     balanced: bool = setting(True, "draw the classes equally often, with replacement")
     selection: str = setting("clean", "protocol: clean, last, speaker, reference or best-test")
 
