@@ -41,8 +41,8 @@ from framealign.training.probe import probe_fold
 from framealign.training.training_config import FinetuneConfig, FramesConfig, PretrainConfig, ProbeConfig, TrainingRun
 from framealign.recipe import model_card, preflight, results, trained_on
 from framealign.recipe.presets import Preset, preset, with_overrides
-from framealign.recipe.session_config import (FROM_BASE, TINY, SessionConfig, frames_stage, honest, read_utterances,
-                                              tested_stage)
+from framealign.recipe.session_config import (FROM_BASE, TINY, SessionConfig, frames_stage, held_out, honest,
+                                              protocol_of_test, read_utterances, splits_of, tested_stage)
 from framealign.recipe.stages import Redo, Stage, nothing_half_made, run_stage
 
 
@@ -126,8 +126,7 @@ class Recipe:
 
     def splits(self, selection: str) -> list[Split]:
         """Who is trained, selected and tested on. Raises ValueError where the corpus does not allow the protocol."""
-        return protocols.split(self.utterances, self.config.session, selection, self.config.validate_on, self.classes,
-                               self.config.allow_missing_classes, self.config.allow_shared_speakers)
+        return splits_of(self.config, self.utterances, selection)
 
     def room(self) -> dict[Path, int]:
         """Bytes that each folder may take on the disk at most, of stages that are not finished."""
@@ -423,13 +422,8 @@ def protocol_of(recipe: Recipe, selection: str = "") -> dict:
     protocol = {"hubert": config.hubert, "base_digest": recipe.base.digest, "preset": config.preset,
                 "pretrain_data": config.pretrain_data, "seed": config.seed}
     if selection:
-        protocol |= {"folds": recipe.folds, "selection": selection}
-        if folds.in_two(recipe.utterances):
-            protocol["speakers"] = folds.SHARED
-        if selection == "clean":
-            protocol["validate_on"] = config.validate_on
-        protocol |= {"classes": recipe.classes, "merged": recipe.merged,
-                     "training_crop_seconds": settings.max_seconds or "none",
+        protocol |= protocol_of_test(config, recipe.utterances, selection)
+        protocol |= {"training_crop_seconds": settings.max_seconds or "none",
                      "test_crop_seconds": settings.test_max_seconds or "none"}
     return protocol
 
@@ -455,11 +449,8 @@ def run_sessions(config: SessionConfig, overrides: dict[str, str], redo: Redo | 
     utterances = read_utterances(config) if utterances is None else utterances
     base = base or read_base(config, with_overrides(preset(config.preset), overrides))
     check_folds(Path(config.out), folds.described(config.folds, config.folds_seed))
-    sessions = [config.session]
-    if config.session == "all":
-        sessions = sorted({u.session for u in utterances if u.label}, key=lambda name: (len(name), name)) or [""]
     recipes = {name: Recipe(dataclasses.replace(config, session=name), overrides, utterances, base)
-               for name in sessions}
+               for name in held_out(config, utterances)}
 
     wanted = {}
     for recipe in recipes.values():                 # the last session's errors now, not after hours

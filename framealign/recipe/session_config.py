@@ -1,13 +1,13 @@
 """What a session run is asked to do: corpus, base model, method and protocol; the methods and what each reports."""
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from framealign.runtime.settings import flag_of, setting
-from framealign.corpus import folds, manifest
+from framealign.corpus import folds, manifest, protocols
 from framealign.corpus.importers import iemocap
-from framealign.corpus.protocols import SELECTIONS, class_names, merged_labels, of_classes
+from framealign.corpus.protocols import SELECTIONS, Split, class_names, merged_labels, merged_words, of_classes
 from framealign.corpus.utterance import CLASSES, Utterance
 from framealign.units.units import cluster_numbers
 from framealign.recipe import preflight
@@ -122,6 +122,30 @@ def read_utterances(config: SessionConfig) -> list[Utterance]:
                          "would be optimistic: put each speaker on one side, or take it so, marked, with "
                          "--allow-shared-speakers")
     return utterances
+
+
+def held_out(config: SessionConfig, utterances: Sequence[Utterance]) -> list[str]:
+    """The sessions (or other folds) that are held out, one after another: the one named, or with `all` each."""
+    if config.session != "all":
+        return [config.session]
+    return sorted({u.session for u in utterances if u.label}, key=lambda name: (len(name), name)) or [""]
+
+
+def splits_of(config: SessionConfig, utterances: Sequence[Utterance], selection: str) -> list[Split]:
+    """Who is trained, selected and tested on where `config.session` is held out, as `protocols.split`."""
+    return protocols.split(utterances, config.session, selection, config.validate_on, class_names(config.classes),
+                           config.allow_missing_classes, config.allow_shared_speakers)
+
+
+def protocol_of_test(config: SessionConfig, utterances: Sequence[Utterance], selection: str) -> dict:
+    """What the numbers of a test mean, whatever was trained: folds, selection, classes. For records and tables."""
+    classes = class_names(config.classes)
+    protocol = {"folds": folds.described(config.folds, config.folds_seed), "selection": selection}
+    if folds.in_two(utterances):
+        protocol["speakers"] = folds.SHARED
+    if selection == "clean":
+        protocol["validate_on"] = config.validate_on
+    return protocol | {"classes": classes, "merged": merged_words(merged_labels(config.merge, classes))}
 
 
 def tested_stage(method: str, selection: str) -> str:
