@@ -5,6 +5,7 @@
     bin/prepare.py --table emodb.tsv --out corpus.tsv
     bin/prepare.py --zed ZED/ZED.json --out zed.tsv
     bin/prepare.py --join corpus.tsv --out joined/corpus.tsv      # utterances in which every frame's emotion is known
+    bin/prepare.py --together ravdess.tsv nemo.tsv --out all.tsv  # several corpora as one
 """
 import argparse
 from collections import Counter
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from framealign.runtime import files, log
 from framealign.sound.frames import SAMPLE_RATE
-from framealign.corpus import frame_truth, joining, manifest, protocols, utterance
+from framealign.corpus import frame_truth, joining, manifest, protocols, several_corpora, utterance
 from framealign.corpus.importers import corpus_kinds, iemocap, zed
 from framealign.corpus.importers.published_corpus import CorpusFolder
 from framealign.corpus.utterance import Utterance
@@ -32,6 +33,11 @@ def main(arguments: list[str] | None = None) -> None:
     source.add_argument("--zed", metavar="FILE", help="ZED.json, in the folder of its sounds")
     source.add_argument("--join", metavar="FILE", help="a labelled table: each emotional utterance is put among "
                         "neutral ones of its speaker, into a new sound file in the folder of --out (must be empty)")
+    source.add_argument("--together", metavar="TABLE", nargs="+", help="tables of several corpora, labelled or not, as "
+                        "one. The column corpus says which an utterance is of: what its table's own says, else the "
+                        "table's name without suffix. It is put before ids, speakers and sessions, as ravdess-03, "
+                        "unless all of a corpus have it already. Labels get the usual spelling, in lower case, so that "
+                        "anger and Angry are one: angry")
     parser.add_argument("--corpus-kind", default="", metavar="KIND", help="which corpus FOLDER holds (default: guessed "
                         f"from its layout): {', '.join(corpus_kinds.KINDS)}")
     parser.add_argument("--out", required=True, metavar="FILE", help="manifest to write, e.g. corpus.tsv")
@@ -77,6 +83,8 @@ def read(args: argparse.Namespace) -> list[Utterance]:
         if args.classes:
             utterances = protocols.of_classes(utterances, protocols.class_names(args.classes), args.merge)
         return joining.write_corpus(Path(args.out).absolute().parent, utterances, args.seed, args.one_speaker)
+    if args.together:
+        return several_corpora.together([(table, preflight.read_corpus(table)) for table in args.together])
     return preflight.read_corpus(args.table)
 
 

@@ -46,9 +46,9 @@ def draw(utterances: Sequence[Utterance], seed: int, one_speaker: bool = False) 
 
     Neutral are those whose label is a spelling of it, emotional those with another label. Company are neutral
     utterances of the same speaker. Of a speaker who has none, or is not known, it is that of others of the same session
-    (and gender, where there are), said so, or refused with `one_speaker`. Nobody has company of another part of a fixed
-    split. The draws depend on the seed and the utterance alone. Raises ValueError for a corpus without neutral or
-    without emotional utterances, and for a session without neutral ones.
+    (and gender, where there are), said so, or refused with `one_speaker`. Nobody has company of another corpus, or of
+    another part of a fixed split. The draws depend on the seed and the utterance alone. Raises ValueError for a corpus
+    without neutral or without emotional utterances, and for a session without neutral ones.
     """
     neutral = [utterance for utterance in utterances if class_of(utterance.label) == NEUTRAL]
     emotional = [utterance for utterance in utterances if utterance.label and class_of(utterance.label) != NEUTRAL]
@@ -58,15 +58,15 @@ def draw(utterances: Sequence[Utterance], seed: int, one_speaker: bool = False) 
 
     of_speaker, of_session = defaultdict(list), defaultdict(list)
     for utterance in neutral:
-        of_session[utterance.session, utterance.split].append(utterance)
+        of_session[utterance.corpus, utterance.session, utterance.split].append(utterance)
         if utterance.speaker:
-            of_speaker[utterance.speaker, utterance.split].append(utterance)
+            of_speaker[utterance.corpus, utterance.speaker, utterance.split].append(utterance)
 
     joined, borrowed = [], {}
     for utterance in emotional:
-        company = of_speaker.get((utterance.speaker, utterance.split))
+        company = of_speaker.get((utterance.corpus, utterance.speaker, utterance.split))
         if not company:
-            in_session = of_session.get((utterance.session, utterance.split), [])
+            in_session = of_session.get((utterance.corpus, utterance.session, utterance.split), [])
             company = [other for other in in_session if other.gender == utterance.gender] or in_session
             if one_speaker or not company:
                 remedy = ", or take those of others of the session with --no-one-speaker" if company else ""
@@ -146,9 +146,9 @@ def write_corpus(folder: str | Path, utterances: Sequence[Utterance], seed: int 
                  ) -> list[Utterance]:
     """Join a corpus into sound files (16 bits, FLAC) in `folder`, the truth beside each; returns their utterances.
 
-    An utterance keeps speaker, session, gender, label and split of the emotional one; its style is the pattern. Those
-    that are too short are left out, and said so. The folder appears whole or not at all. Raises ValueError as `draw`
-    and `render`, and where it holds something already.
+    An utterance keeps speaker, session, gender, label, split and corpus of the emotional one; its style is the pattern.
+    Those that are too short are left out, and said so. The folder appears whole or not at all. Raises ValueError as
+    `draw` and `render`, and where it holds something already.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -167,7 +167,8 @@ def write_corpus(folder: str | Path, utterances: Sequence[Utterance], seed: int 
             soundfile.write(temporary / name, samples, SAMPLE_RATE, subtype="PCM_16")
             frame_truth.write(temporary / name, rows)
             written.append(Utterance(source.id, whole / name, len(sound), source.session, source.speaker,
-                                     source.gender, source.label, joined.pattern, split=source.split))
+                                     source.gender, source.label, joined.pattern, split=source.split,
+                                     corpus=source.corpus))
         os.replace(temporary, whole)                # an empty folder of that name gives way
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

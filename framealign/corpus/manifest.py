@@ -23,7 +23,7 @@ from framealign.corpus.utterance import PARTS, Utterance
 T = TypeVar("T")
 COLUMNS = ("id", "path", "num_samples", "session", "speaker", "gender", "label", "style")
 # Columns that are there where an utterance has some, each with what writes its cell.
-OPTIONAL = {"split": str, "truth": frame_truth.cell, "votes": annotator_votes.cell}
+OPTIONAL = {"corpus": str, "split": str, "truth": frame_truth.cell, "votes": annotator_votes.cell}
 DELIMITERS = "\t,;"
 ALTERNATIVES = {"label": "emotion", "style": "sentence"}    # column -> another name of it
 GENDERS = {"female": "F", "male": "M", "f": "F", "m": "M"}
@@ -39,9 +39,9 @@ def read(path: str | Path) -> list[Utterance]:
 
     Columns are separated by tabs, commas or semicolons and may stand in any order; paths are absolute or relative to
     the table's folder. Of the other columns those that are there are used: id (else the file's stem), num_samples at
-    16 kHz (else from the sound file's header), session, speaker, gender, label (or emotion), style (or sentence), split
-    (train, valid or test, or a usual name of these), truth (`frame_truth`), votes (`annotator_votes`); a note names the
-    others. Labels are kept as they are written; an empty one means unlabelled.
+    16 kHz (else from the sound file's header), session, speaker, gender, label (or emotion), style (or sentence),
+    corpus, split (train, valid or test, or a usual name of these), truth (`frame_truth`), votes (`annotator_votes`); a
+    note names the others. Labels are kept as they are written; an empty one means unlabelled.
 
     Raises ValueError, with file and line, for text that is no such table, a line with too few or too many columns, a
     duplicate or unsafe id, a sound file that was named before, num_samples that is no number or below 400, and a split,
@@ -69,10 +69,10 @@ def read(path: str | Path) -> list[Utterance]:
         if len(row) != len(header):
             raise ValueError(f"{where}: {len(row)} columns, the header has {len(header)}: {excerpt(', '.join(header))}")
         cell = dict(zip(header, row))
-        id, place, num_samples, session, speaker, gender, label, style, split, truth, votes = (
+        id, place, num_samples, session, speaker, gender, label, style, corpus, split, truth, votes = (
             cell.get(column, "") for column in used)
         utterances.add(where, place, num_samples, id=id if "id" in cell else None, session=session, speaker=speaker,
-                       gender=gender, label=label.strip(), style=style, split=split, truth=truth,
+                       gender=gender, label=label.strip(), style=style, corpus=corpus, split=split, truth=truth,
                        votes=votes)
     return not_empty(utterances.items, path)
 
@@ -91,7 +91,7 @@ def line_of(path: str | Path, utterance: Utterance) -> str:
 
 def write(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """Write a manifest, whole or not at all. Sound files below its folder get a relative path, others an absolute one.
-    The columns split, truth and votes are there where an utterance has some.
+    The columns corpus, split, truth and votes are there where an utterance has some.
 
     Raises ValueError, and writes nothing, for an utterance that `read` would refuse. What `read` gives is equal.
     """
@@ -155,7 +155,8 @@ def _check(utterance: Utterance, where: str, used_at: dict[str | Path, str]) -> 
     for name, value in vars(utterance).items():
         if _CONTROL.search(str(value)):
             raise ValueError(f"{where}: {name} {excerpt(str(value))} has a control character; take it out")
-    for name, value in (("id", utterance.id), ("session", utterance.session), ("speaker", utterance.speaker)):
+    for name in ("id", "session", "speaker", "corpus"):
+        value = getattr(utterance, name)
         is_unsafe = re.search(r"[/\\]|^\.", value) or len(value.encode()) > MAX_NAME
         if is_unsafe or name == "id" and not value:
             raise ValueError(f"{where}: {name} {excerpt(value)} is not safe as a file name (not empty, at most "

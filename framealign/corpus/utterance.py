@@ -44,16 +44,18 @@ class Utterance:
     truth: tuple[Stretch, ...] | None = None        # when it is emotional, by its manifest; see `frame_truth`
     votes: tuple[tuple[str, float], ...] = ()       # of its annotators: (label, weight) each; see `annotator_votes`
     split: str = ""                                 # part of a fixed split, one of PARTS, where the corpus has one
+    corpus: str = ""                                # which of several corpora it is of: `several_corpora.together`
 
     @property
     def group(self) -> str:
         """What intervals take as independent: the speaker, where known or told by the id, else the utterance itself.
 
         Not the dialogue: many dialogues of two speakers say nothing of how well a third is recognised. An id as
-        IEMOCAP's, Ses01F_impro01_M013, tells its speaker, Ses01M (folders before it, as in ids of fairseq's lists, make
-        no difference).
+        IEMOCAP's, Ses01F_impro01_M013, tells its speaker, Ses01M (folders before it, as in ids of fairseq's lists, and
+        the corpus make no difference).
         """
-        turn = _TURN.fullmatch(self.id.rpartition("~")[2])
+        name = self.id.removeprefix(f"{self.corpus}-") if self.corpus else self.id
+        turn = _TURN.fullmatch(name.rpartition("~")[2])
         return self.speaker or (turn[1] + turn[2] if turn else self.id)
 
 
@@ -94,27 +96,43 @@ def names_of(label: str, classes: Sequence[str], merged: Mapping[str, str]) -> l
     return names
 
 
+def common_word(label: str) -> str:
+    """A label in lower case and the usual spelling, angry for Anger or ang; what has no other stays, calm for Calm."""
+    return names_of(label, (), {})[-1]
+
+
 def summary(utterances: Sequence[Utterance]) -> str:
-    """A table of utterances by session and label, with hours of sound: a row per session and one for all.
+    """Tables of utterances by session and, where corpora are known, by corpus, as `summary_by`.
+
+    Where the sessions are the corpora (`folds.in_folds`) there is one.
+    """
+    kinds = ["session", "corpus"] if any(utterance.corpus for utterance in utterances) else ["session"]
+    if all(utterance.session == utterance.corpus for utterance in utterances):
+        kinds = kinds[-1:]
+    return "\n\n".join(summary_by(kind, utterances) for kind in kinds)
+
+
+def summary_by(kind: str, utterances: Sequence[Utterance]) -> str:
+    """A table of utterances by session or corpus, and label, with hours of sound: a row for each and one for all.
 
     Columns are the labels that there are: first the four usual classes, in their order and any spelling, then the
     others by name. Of very many labels the rarest share a column.
     """
     labels = Counter(utterance.label for utterance in utterances if utterance.label)
     frequent = {label for label, _ in labels.most_common(MAX_COLUMNS)}
-    counts, hours = Counter(), Counter()            # by session; "" stands for all of them
+    counts, hours = Counter(), Counter()            # by session or corpus; "" stands for all of them
     for utterance in utterances:
         column = utterance.label or "unlabelled"
         if utterance.label and utterance.label not in frequent:
             column = f"{len(labels) - len(frequent)} others"
-        for row in (utterance.session or "unknown", ""):
+        for row in (getattr(utterance, kind) or "unknown", ""):
             counts[row, column] += 1
             hours[row] += utterance.num_samples / SAMPLE_RATE / 3600
 
     columns = sorted(frequent, key=_class_order)
     columns += sorted({column for _, column in counts} - frequent)              # others, unlabelled
 
-    lines = [["session", *columns, "total", "hours"]]
+    lines = [[kind, *columns, "total", "hours"]]
     for row in [*natural_order(hours.keys() - {""}), ""]:
         numbers = [counts[row, column] for column in columns]
         lines.append([row or "all", *map(str, numbers), str(sum(numbers)), f"{hours[row]:.2f}"])

@@ -173,6 +173,18 @@ def test_company_is_of_the_same_part_of_a_fixed_split(corpus, tmp_path):
     assert len(written) == 6 and all(u.split == part_of[u.id] for u in written)
 
 
+def test_company_is_of_the_same_corpus(corpus, tmp_path):
+    """Also where neither speakers nor sessions are known, or those of two corpora have one name; the corpus is kept."""
+    for known in ({}, {"speaker": ""}, {"speaker": "", "session": ""}):
+        several = [dataclasses.replace(u, corpus=("a", "b")[number // 3 % 2], **known)
+                   for number, u in enumerate(corpus)]
+        for joined in joining.draw(several, seed=1):
+            assert {part.corpus for part in joined.parts} == {joined.emotional.corpus}
+    written = joining.write_corpus(tmp_path / "joined", several[:9])
+    corpus_of = {u.id: u.corpus for u in several}
+    assert len(written) == 6 and all(u.corpus == corpus_of[u.id] for u in written)
+
+
 def test_what_cannot_be_joined_is_refused(corpus):
     for label, kind in (("neutral", "emotional"), ("angry", "neutral"), ("", "neutral")):
         with pytest.raises(ValueError, match=f"no {kind} utterance to join"):

@@ -66,7 +66,7 @@ def test_manifest(tmp_path):
 
 
 def test_round_trip(tmp_path):
-    """200 random utterances come back as they were, wherever their files lie and whatever the names hold."""
+    """600 random utterances come back as they were, wherever their files lie and whatever the names hold."""
     generator = random.Random(0)
     letters = string.ascii_letters + string.digits + " '\"&;,#%$äßł語\N{NO-BREAK SPACE}"
     word = lambda: "".join(generator.choices(letters, k=8))
@@ -85,13 +85,15 @@ def test_round_trip(tmp_path):
     utterances = [Utterance(f"{number}{word()}", Path(generator.choice(folders), word(), word()),
                             generator.randint(400, 10 ** 7), word(), word(), generator.choice("FM"),
                             generator.choice((*utterance.CLASSES, "")), word(), truth(), votes(),
-                            generator.choice(("", *utterance.PARTS)))
-                  for number in range(200)]
+                            generator.choice(("", *utterance.PARTS)), generator.choice(("", "a b", "ravdess")))
+                  for number in range(600)]
     manifest.write(tmp_path / "corpus.tsv", utterances)
     assert manifest.read(tmp_path / "corpus.tsv") == utterances
     assert [name for name in os.listdir(tmp_path)] == ["corpus.tsv"]
-    for columns in ([], ["split"], ["truth"], ["votes"], ["split", "truth"], ["split", "truth", "votes"]):
-        has = {"split": lambda u: u.split, "truth": lambda u: u.truth is not None, "votes": lambda u: u.votes}
+    for columns in ([], ["corpus"], ["split"], ["truth"], ["votes"], ["split", "truth"], ["corpus", "votes"],
+                    ["corpus", "split", "truth", "votes"]):
+        has = {"corpus": lambda u: u.corpus, "split": lambda u: u.split, "truth": lambda u: u.truth is not None,
+               "votes": lambda u: u.votes}
         part = [u for u in utterances if all(name in columns or not has[name](u) for name in has)]
         manifest.write(tmp_path / "corpus.tsv", part)                           # a column is there where it is needed
         assert (tmp_path / "corpus.tsv").read_text().splitlines()[0] == "\t".join([*HEADER.strip().split(), *columns])
@@ -244,6 +246,7 @@ LINE = "b\tb.wav\t400\t1\ts\tF\tsad\tx\n"
     (HEADER + LINE.replace("\t1\t", "\t../1\t"), 2, ["session '../1'", "not safe"]),
     (HEADER + LINE.replace("\ts\t", "\t/s\t"), 2, ["speaker '/s'", "not safe"]),
     (HEADER + LINE.replace("b.wav", "b\x07.wav"), 2, ["path"]),
+    ("path,num_samples,corpus\na.wav,400,one\nb.wav,400,one/two\n", 3, ["corpus 'one/two'", "not safe"]),
     ("path,num_samples,split\na.wav,400,test\nb.wav,400,Test1\n", 3, ["utterance b", "split must be", "'test1'"]),
     ("path,num_samples,truth\na.wav,16000,0 1 sad\nb.wav,16000,angry\n", 3, ["truth must be", "'angry'", "rename"]),
     ("path,num_samples,truth\na.wav,16000,0 0.5 sad; 0.4 1 sad\n", 2, ["utterance a", "both sad and sad at 0.4 s"]),
