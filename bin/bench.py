@@ -5,6 +5,12 @@
     bin/bench.py --what all --corpus emodb4.tsv --rounds 5 --out bench.json
     torchrun --nproc_per_node 2 bin/bench.py --what ranks --threads 1
 
+Or recognise emotions with scikit-learn's logistic regression on statistics of utterances, on the recipe's folds, and
+with --on on other corpora. It has no part in `all`.
+
+    bin/bench.py --what statistics --corpus emodb4.tsv --folds speakers --predictions statistics.csv
+    bin/bench.py --what statistics --corpus emodb4.tsv --on ravdess.tsv nemo.tsv --out statistics.json
+
 The first row of each table is what the others are compared with. Weights are random unless --hubert names a directory.
 Peers that are not installed are left out, which is said. The one script that imports peers, so longer than a verb.
 """
@@ -16,16 +22,18 @@ import itertools
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from framealign.runtime import distributed, files, log
+from framealign.runtime import distributed, files, log, settings
 from framealign.sound.frames import frames_in, num_frames, num_samples_of, valid_frames
 from framealign.corpus.cropping import load_checked, padded
 from framealign.hubert import fast
@@ -36,11 +44,13 @@ from framealign.units.kmeans import KMeansConfig
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.training import optimiser
 from framealign.training.training_config import PretrainConfig
-from framealign.recipe import presets
-from framealign.recipe import preflight
+from framealign.recipe import preflight, presets, results, session_config, statistics_baseline
+from framealign.recipe.session_config import SessionConfig
+from framealign.recipe.statistics_baseline import Baseline, Predict
 from framealign.commands import benchmark
 from framealign.commands.benchmark import Contender
 
+T = TypeVar("T")
 
 class Bench:
     """The models, the sound and the settings that all contests share."""
@@ -329,13 +339,63 @@ def data(bench: Bench) -> list[dict]:
         return [bench.contest(f"Reading a micro-batch of {seconds:.0f} s", contenders)]
 
 
+def logistic_regression(vectors: np.ndarray, numbers: np.ndarray, strength: float) -> Predict:
+    """scikit-learn's, on standardised vectors (U, F), every class of numbers (U,) with the same weight altogether."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    regression = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000)
+    return make_pipeline(StandardScaler(), regression).fit(vectors, numbers).predict_proba
+
+
+def statistics(args: argparse.Namespace) -> dict:
+    """Logistic regression on utterance statistics: print its results on the folds and on other corpora, return them.
+
+    Raises ValueError, before anything is computed, for what a session run would refuse, or without scikit-learn.
+    """
+    if importlib.util.find_spec("sklearn") is None:
+        raise ValueError("--what statistics needs scikit-learn, which is not installed: pip install scikit-learn")
+    from threadpoolctl import threadpool_limits
+    if not args.corpus:
+        raise ValueError("--what statistics needs --corpus, a manifest or table; --help shows an example")
+    for place in filter(None, (args.out, args.predictions)):
+        files.check_writable(Path(place).absolute().parent)
+    given = {name: getattr(args, name) for name in FOLD_SETTINGS if getattr(args, name) is not None}
+    config = SessionConfig(corpus=args.corpus, hubert="tiny", session="all", **given)   # of which no base model is used
+    threadpool_limits(args.threads)                 # of scikit-learn's arithmetic
+    baseline = Baseline(config, session_config.read_utterances(config), logistic_regression)
+    others = statistics_baseline.other_corpora(baseline, args.on)
+
+    seconds, of_others = {}, {}
+    _, seconds["statistics"] = timed(lambda: baseline.vectors)
+    collected, seconds["folds"] = timed(lambda: statistics_baseline.collect(baseline))
+    if others:
+        of_others, seconds["other corpora"] = timed(
+            lambda: statistics_baseline.on_others(baseline, collected, others))
+    if args.predictions:
+        collected["predictions"].write(args.predictions)
+    log.say(statistics_baseline.text(collected, of_others))
+    log.say("seconds of the processor: " + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
+    return results.for_json(collected) | {"on": of_others, "processor_seconds": seconds}
+
+
+def timed(run: Callable[[], T]) -> tuple[T, float]:
+    """What a function returns, and the seconds of the processor that it took."""
+    began = time.process_time()
+    return run(), time.process_time() - began
+
+
+# Settings of a session run that the folds of `statistics` are made by.
+FOLD_SETTINGS = ("folds", "folds_seed", "validate_on", "classes", "merge", "allow_missing_classes",
+                 "allow_shared_speakers")
 CONTESTS = {"forward": forward, "extract": extract, "pretrain": pretraining, "finetune": finetuning,
             "kmeans": clustering, "data": data, "ranks": ranks}
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--what", default="forward", choices=[*CONTESTS, "all"], help="what is timed")
+    parser.add_argument("--what", default="forward", choices=[*CONTESTS, "all", "statistics"],
+                        help="what is timed, or recognition by statistics of utterances")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or mps")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of products (autocast)")
     parser.add_argument("--preset", default="small", help="tiny, small, base or large: the encoder's shape")
@@ -354,21 +414,39 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each contender")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of this process")
     parser.add_argument("--out", default="", help="JSON file with everything that is printed, and more")
-    return parser.parse_args()
+    group = parser.add_argument_group("statistics", "settings of --what statistics alone")
+    group.add_argument("--on", nargs="+", default=[], metavar="TABLE",
+                       help="also train on the whole corpus and test on these labelled ones")
+    group.add_argument("--predictions", default="", metavar="FILE",
+                       help="also write what the folds predict, as CSV, for bin/evaluate.py --compare")
+    settings.add_flags(group, SessionConfig, FOLD_SETTINGS)
+    args = parser.parse_args()
+    for name in (*FOLD_SETTINGS, "on", "predictions") if args.what != "statistics" else ():
+        if getattr(args, name) not in (None, "", []):
+            raise ValueError(f"{settings.flag_of(name)} is of --what statistics, got --what {args.what}")
+    return args
 
 
 def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
-    bench, results = Bench(args), []
+    if args.what == "statistics":
+        write(args, [statistics(args)])
+        return
+    bench, measured = Bench(args), []
     with distributed.ranks(bench.device):
         for name in CONTESTS if args.what == "all" else [args.what]:
             for result in CONTESTS[name](bench):
                 log.say(benchmark.table(result["title"], result["records"]) + result.get("note", ""))
-                results.append(result)
-        if args.out and distributed.rank() == 0:
-            files.write_json(args.out, {"settings": vars(args), "torch": torch.__version__,
-                                        "machine": platform.processor(), "results": results})
+                measured.append(result)
+        write(args, measured)
+
+
+def write(args: argparse.Namespace, measured: list[dict]) -> None:
+    """The file of --out, where one is asked for."""
+    if args.out and distributed.rank() == 0:
+        files.write_json(args.out, {"settings": vars(args), "torch": torch.__version__,
+                                    "machine": platform.processor(), "results": measured})
 
 
 if __name__ == "__main__":

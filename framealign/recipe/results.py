@@ -445,6 +445,15 @@ def words(value: object) -> object:
 
 def write(run: str | Path, results: dict) -> None:
     """Put a method's results into `run/results.json`, beside those of other methods, in whatever order they come."""
+    path = Path(run) / "results.json"
+    methods = files.read_json(path) if path.exists() else {}
+    protocol = results["protocol"]
+    methods[named_by_selection(protocol["method"], protocol["method"], protocol["selection"])] = for_json(results)
+    files.write_json(path, dict(sorted(methods.items())))
+
+
+def for_json(results: dict) -> dict:
+    """Results (`collect`) as plain data, with "mean" and "deviation" of what the folds report."""
     folds = {session: {name: value for name, value in fold.items() if name not in ("folder", "stage")}
              for session, fold in results["folds"].items()}
     mean, deviation = {}, {}
@@ -452,14 +461,8 @@ def write(run: str | Path, results: dict) -> None:
         values = [fold["reported"][name] for fold in folds.values()]
         mean[name] = float(np.mean(values))
         deviation[name] = float(np.std(values, ddof=1)) if len(values) > 1 else None
-
     content = {name: value for name, value in results.items() if name != "predictions"}
-    content |= {"folds": folds, "mean": mean, "deviation": deviation}
-    path = Path(run) / "results.json"
-    methods = files.read_json(path) if path.exists() else {}
-    protocol = results["protocol"]
-    methods[named_by_selection(protocol["method"], protocol["method"], protocol["selection"])] = content
-    files.write_json(path, dict(sorted(methods.items())))
+    return content | {"folds": folds, "mean": mean, "deviation": deviation}
 
 
 def aligned(rows: list[list[str]]) -> list[str]:

@@ -1,6 +1,7 @@
 """Settings are frozen dataclasses: their fields give flags, help texts and JSON, and defaults stand nowhere else."""
 import argparse
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ def setting(default: Any, help: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": help})
 
 
-def add_flags(parser: argparse.ArgumentParser, config_type: type) -> None:
+def add_flags(parser: argparse._ActionsContainer, config_type: type, names: Collection[str] = ()) -> None:
     """One flag per `setting` (bool, int, float or str): --mask-start-fraction 0.08, --freeze-conv / --no-freeze-conv.
 
-    A flag that is not given is None, so that the preset's value or the default stays (`from_flags`).
+    A flag that is not given is None, so that the preset's value or the default stays (`from_flags`). parser: or a group
+    of one; names: of these settings alone.
     """
     for item in dataclasses.fields(config_type):
+        if names and item.name not in names:
+            continue
         words = item.metadata["help"]
         if item.type is bool:
             kind = {"action": argparse.BooleanOptionalAction}

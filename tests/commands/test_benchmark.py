@@ -1,4 +1,5 @@
 """Counted work against torch's own counter; ratios, memory and tables of contenders that are known; bin/bench.py."""
+import importlib.util
 import json
 import math
 import runpy
@@ -6,15 +7,21 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import small
+import soundfile
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from framealign.runtime import allocator
+from framealign.corpus import manifest
+from framealign.corpus.utterance import Utterance
 from framealign.hubert.model import Hubert
 from framealign.hubert.parameters import shapes
+from framealign.recipe import comparison
 from framealign.recipe.presets import PRESETS
 from framealign.commands import benchmark
 
@@ -133,15 +140,99 @@ def test_the_script_times_compiled_blocks(monkeypatch, capsys, tmp_path):
 
 
 def bench(what: str, against: str, monkeypatch, capsys, folder, *flags: str) -> list[dict]:
-    monkeypatch.setattr(sys, "argv", [
-        "bench.py", "--what", what, "--preset", "tiny", "--against", against, "--utterances", "2", "--shortest", "0.6",
+    status, out, err = run(monkeypatch, capsys, [
+        "--what", what, "--preset", "tiny", "--against", against, "--utterances", "2", "--shortest", "0.6",
         "--longest", "1.1", "--clusters", "8", "--frames", "400", "--rounds", "1", "--threads", "1", "--out",
-        str(folder / "bench.json"), *flags])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(small.ROOT / "bin" / "bench.py"), run_name="__main__")
-    output = capsys.readouterr()
-    assert end.value.code == 0, output.err
+        folder / "bench.json", *flags])
+    assert status == 0, err
     results = json.loads((folder / "bench.json").read_text())["results"]
     records = [record for result in results for record in result["records"]]
-    assert records and all(record["seconds"]["least"] > 0 and record["name"] in output.out for record in records)
+    assert records and all(record["seconds"]["least"] > 0 and record["name"] in out for record in records)
     return records
+
+
+def run(monkeypatch, capsys, flags: list) -> tuple[int, str, str]:
+    """The script in this process: exit status and both outputs."""
+    monkeypatch.setattr(sys, "argv", ["bin/bench.py", *map(str, flags)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(small.ROOT / "bin" / "bench.py"), run_name="__main__")
+    return (end.value.code, *capsys.readouterr())
+
+
+# Logistic regression on utterance statistics
+
+def test_statistics_tell_tones_apart_here_and_on_another_corpus(table, tmp_path, monkeypatch, capsys):
+    """Each emotion is a pitch: all right on every fold by speakers, and on other sound of two of the pitches.
+
+    The files that it writes are those that bin/evaluate.py compares, and say what is printed.
+    """
+    pytest.importorskip("sklearn")
+    draw, others = np.random.default_rng(5), []
+    for number, (label, pitch) in enumerate([("neutral", 250), ("sad", 3200)] * 3):   # Hz, as in `tones`
+        time = np.arange(9600) / 16_000
+        sound = 0.2 * np.sin(2 * np.pi * pitch * time) + 0.01 * draw.standard_normal(9600)
+        soundfile.write(tmp_path / f"{number}.wav", sound, 16_000)
+        others.append(Utterance(f"other{number}", tmp_path / f"{number}.wav", 9600, "1", f"s{number}", label=label))
+    manifest.write(tmp_path / "other.tsv", others)
+    out, csv = tmp_path / "new" / "out.json", tmp_path / "statistics.csv"
+    status, printed, err = run(monkeypatch, capsys, [
+        "--what", "statistics", "--corpus", table, "--folds", "speakers", "--on", tmp_path / "other.tsv", "--out", out,
+        "--predictions", csv, "--threads", "1"])
+    assert status == 0 and not err, err
+    (result,) = json.loads(out.read_text())["results"]
+    assert result["pooled"]["ua"] == result["mean"]["ua"] == 1 and len(result["folds"]) == 6
+    assert result["on"][str(tmp_path / "other.tsv")]["ua"] == 1
+    assert {*result["processor_seconds"]} == {"statistics", "folds", "other corpora"}
+    lines = printed.splitlines()
+    assert [line.split()[1:3] for line in lines if line.split()[:1] in (["mean"], ["pooled"])] == [["100.0"] * 2] * 2
+    assert "folds by speaker" in lines[0] and lines[-1].startswith("seconds of the processor: statistics ")
+    side, = comparison.predictions_of(csv)
+    assert len(side.ids) == 24 and (side.predicted == side.true).all()
+
+
+def test_the_regression_is_the_optimum_of_its_objective():
+    """0.5 |W|^2 + C sum w CE of standardised vectors, w = U / (classes x those of the class), minimised by torch."""
+    pytest.importorskip("sklearn")
+    draw, strength = np.random.default_rng(0), 0.1
+    numbers = np.repeat([0, 1, 2], [40, 15, 25])
+    vectors = 3 + 7 * draw.standard_normal((80, 5)) + numbers[:, None]
+    fit = runpy.run_path(str(small.ROOT / "bin" / "bench.py"), run_name="bench")["logistic_regression"]
+    x = torch.from_numpy((vectors - vectors.mean(0)) / vectors.std(0))
+    weights = torch.from_numpy(80 / (3 * np.bincount(numbers)))
+    W, b = (torch.zeros(size, dtype=torch.float64, requires_grad=True) for size in ((5, 3), (3,)))
+    solver = torch.optim.LBFGS([W, b], max_iter=500, tolerance_grad=1e-10, tolerance_change=1e-14)
+
+    def objective():
+        solver.zero_grad()
+        loss = cross_entropy(x @ W + b, torch.from_numpy(numbers), weights, reduction="sum")
+        value = 0.5 * W.square().sum() + strength * loss
+        value.backward()
+        return value
+    solver.step(objective)
+    expected = (x @ W + b).softmax(-1).detach().numpy()
+    np.testing.assert_allclose(fit(vectors, numbers, strength)(vectors), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--what", "statistics"], "--what statistics needs --corpus, a manifest or table"),
+    (["--what", "statistics", "--corpus", "nowhere.tsv"], "nowhere.tsv"),
+    (["--what", "statistics", "--corpus", "TABLE", "--folds", "7"], "--folds 7 makes 7 groups of speakers, and"),
+    (["--what", "statistics", "--corpus", "TABLE", "--folds", "none"], "--folds must be session, speakers, split"),
+    (["--what", "statistics", "--corpus", "TABLE", "--classes", "joy,fear"], "no label is one of the classes joy, f"),
+    (["--what", "statistics", "--corpus", "TABLE", "--on", "TABLE"], "24 of its 24 sounds are trained on"),
+    (["--what", "statistics", "--corpus", "TABLE", "--out", "TABLE/a.json"], "a file, not a folder"),
+    (["--what", "kmeans", "--folds", "5"], "--folds is of --what statistics, got --what kmeans"),
+    (["--on", "TABLE"], "--on is of --what statistics, got --what forward")])
+def test_what_statistics_cannot_do_is_said_in_one_line(flags, words, table, monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+    status, out, err = run(monkeypatch, capsys, [flag.replace("TABLE", str(table)) for flag in flags])
+    assert status == 2 and not out and err.startswith("error: ") and err.count("\n") == 1 and words in err
+
+
+def test_without_scikit_learn_statistics_say_what_to_install(table, monkeypatch, capsys):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "sklearn" else find_spec(name))
+    status, out, err = run(monkeypatch, capsys, ["--what", "statistics", "--corpus", table])
+    assert (status, out, err) == (2, "", "error: --what statistics needs scikit-learn, which is not installed: pip "
+                                  "install scikit-learn\n")
