@@ -1,4 +1,4 @@
-"""Which utterances make up a fold: sessions, speakers, balanced groups of speakers, or the parts of a fixed split.
+"""Which utterances make up a fold: sessions, speakers, balanced groups of speakers, corpora, or parts of a fixed split.
 
 A fold is what is held out together. Its name stands in `Utterance.session`, so that all that follows (`protocols.split`
 first) knows sessions alone. What is chosen here is `--folds`:
@@ -6,6 +6,7 @@ first) knows sessions alone. What is chosen here is `--folds`:
 - `session`: those of the corpus, as they are;
 - `speakers`: each speaker alone (leave one speaker out);
 - a number k: k groups of speakers, alike in size and classes;
+- `corpus`: each of several corpora (`several_corpora.together`), by the manifest's column `corpus`;
 - `split`: the parts that the manifest's column `split` names; `test` is held out, `valid` validates.
 """
 import dataclasses
@@ -18,7 +19,8 @@ from framealign.runtime import log
 from framealign.runtime.seeds import derive_seed
 from framealign.corpus.utterance import PARTS, Utterance, natural_order
 
-KINDS = {"session": "session", "speakers": "speaker", "split": "part"}      # of --folds: what one of them is
+# Of --folds: what one of them is.
+KINDS = {"session": "session", "speakers": "speaker", "corpus": "corpus", "split": "part"}
 TRAINED, VALIDATED, TESTED = PARTS                  # of a fixed split
 SHARED = "shared"                                   # what a protocol says of speakers who are in two folds
 STARTS, MAX_TRIED = 10, 200                         # of a search for groups; with more speakers it starts once
@@ -35,12 +37,12 @@ def check(folds: str) -> None:
 
 def described(folds: str, seed: int = 0) -> str:
     """What --folds means, in words for records and tables."""
-    words = {"session": "by session", "speakers": "by speaker", "split": "fixed split"}
+    words = {"session": "by session", "speakers": "by speaker", "corpus": "by corpus", "split": "fixed split"}
     return words.get(folds) or f"{folds} groups of speakers (seed {seed})"
 
 
 def kind_of(description: str) -> str:
-    """What a single fold is, for titles: session, speaker, part or group. description: by `described`."""
+    """What a single fold is, for titles: session, speaker, corpus, part or group. description: by `described`."""
     return {described(folds): name for folds, name in KINDS.items()}.get(description, "group")
 
 
@@ -49,14 +51,17 @@ def in_folds(utterances: Sequence[Utterance], folds: str, seed: int = 0) -> list
 
     "" where an utterance belongs to none: its sound may be pretrained on for every fold. Of a fixed split these are
     left out of fine-tuning and test, with a note. seed: of the groups. Raises ValueError as `check`, for a labelled
-    utterance without the speaker that the folds need, for more groups than speakers, and for a fixed split that no
-    labelled utterance has.
+    utterance without the speaker or corpus that the folds need, for more groups than speakers, and for a fixed split
+    that no labelled utterance has.
     """
     check(folds)
     if folds == "session":
         return list(utterances)
     if folds == "split":
         return _in_parts(utterances)
+    if folds == "corpus":
+        check_corpora(utterances, "--folds corpus holds each corpus out")
+        return [dataclasses.replace(utterance, session=utterance.corpus) for utterance in utterances]
     unknown = next((utterance for utterance in utterances if utterance.label and not utterance.speaker), None)
     if unknown is not None:
         raise ValueError(f"utterance {unknown.id} has no speaker, and --folds {folds} keeps speakers apart; fill in "
@@ -65,6 +70,14 @@ def in_folds(utterances: Sequence[Utterance], folds: str, seed: int = 0) -> list
         return [dataclasses.replace(utterance, session=utterance.speaker) for utterance in utterances]
     group_of = speaker_groups(utterances, int(folds), seed)
     return [dataclasses.replace(utterance, session=group_of.get(utterance.speaker, "")) for utterance in utterances]
+
+
+def check_corpora(utterances: Sequence[Utterance], wanted_by: str) -> None:
+    """Raise ValueError for a labelled utterance of no known corpus. wanted_by: why it is wanted, for the message."""
+    unknown = next((utterance for utterance in utterances if utterance.label and not utterance.corpus), None)
+    if unknown is not None:
+        raise ValueError(f"utterance {unknown.id} is of no corpus, and {wanted_by}; fill in the manifest's column "
+                         "corpus, as bin/prepare.py --together does")
 
 
 def _in_parts(utterances: Sequence[Utterance]) -> list[Utterance]:

@@ -141,6 +141,12 @@ def summary_by(kind: str, utterances: Sequence[Utterance]) -> str:
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
 
 
+def by_corpus(utterances: Iterable[Utterance]) -> dict[str, int]:
+    """How many utterances each corpus has, by name, "unknown" of none; {} where no corpus is known."""
+    counts = Counter(utterance.corpus for utterance in utterances)
+    return {name or "unknown": counts[name] for name in natural_order(counts)} if any(counts) else {}
+
+
 def _class_order(label: str) -> tuple[int, str]:
     """Where a label's column stands in a summary."""
     name = class_of(label)

@@ -17,7 +17,7 @@ from framealign.corpus import manifest
 from framealign.corpus.cropping import frame_counts
 from framealign.corpus.importers import fairseq_list
 from framealign.corpus.protocols import Split
-from framealign.corpus.utterance import Utterance
+from framealign.corpus.utterance import Utterance, by_corpus
 from framealign.hubert.hubert_config import HubertConfig
 from framealign.hubert.parameters import shapes
 from framealign.units.codebook import Codebook
@@ -125,12 +125,13 @@ def gigabytes(number: int) -> str:
 
 
 def say_parts(split: Split) -> None:
-    """Say how many utterances of each class, and which speakers, each part of a split has."""
+    """Say how many utterances of each class and corpus, and which speakers, each part of a split has."""
     for name in ("train", "valid", "test"):
         utterances = getattr(split, name)
         labels = Counter(utterance.label for utterance in utterances)
         speakers = sorted({utterance.speaker for utterance in utterances if utterance.speaker})
         classes = ", ".join(f"{number} {label}" for label, number in sorted(labels.items()))
         first_ten = ", ".join(speakers[:10]) + (" ..." if len(speakers) > 10 else "")
+        corpora = ", ".join(f"{number} of {corpus}" for corpus, number in by_corpus(utterances).items())
         log.say(f"{split.name} {name}: {len(utterances)} utterances ({classes}), {len(speakers)} speakers "
-                f"({first_ten})")
+                f"({first_ten}){f'; {corpora}' if corpora else ''}")

@@ -38,7 +38,8 @@ from framealign.training import frame_training
 from framealign.training.frame_training import train_frames
 from framealign.training.pretrain import pretrain
 from framealign.training.probe import probe_fold
-from framealign.training.training_config import FinetuneConfig, FramesConfig, PretrainConfig, ProbeConfig, TrainingRun
+from framealign.training.training_config import (FinetuneConfig, FramesConfig, PretrainConfig, ProbeConfig, TrainingRun,
+                                                 check_corpora)
 from framealign.recipe import model_card, preflight, results, trained_on
 from framealign.recipe.presets import Preset, preset, with_overrides
 from framealign.recipe.session_config import (FROM_BASE, TINY, SessionConfig, frames_stage, held_out, honest,
@@ -90,6 +91,8 @@ class Recipe:
         self.merged = merged_words(merged_labels(config.merge, self.classes))
         self.folds = folds.described(config.folds, config.folds_seed)
         self.utterances = read_utterances(config) if utterances is None else utterances
+        for settings in (self.preset.probe, self.preset.finetune, self.preset.frames):
+            check_corpora(settings, self.utterances)
         self.pretraining_utterances = protocols.pretraining_utterances(self.utterances, config.session,
                                                                        config.pretrain_data)
         self.base = read_base(config, self.preset) if base is None else base

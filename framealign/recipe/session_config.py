@@ -33,7 +33,8 @@ class SessionConfig:
     session: str = setting("1", "session (or other fold) held out for the test; `all`: each in turn")
     folds: str = setting(
         "session", "what is held out: session (of the corpus), speakers (one by one), a number of balanced groups of "
-        "speakers, or split: the manifest's column split says who is train, valid and test")
+        "speakers, corpus (each of several, by the manifest's column corpus), or split: the column split says who is "
+        "train, valid and test")
     folds_seed: int = setting(0, "seed of the groups of speakers, whatever that of training")
     allow_shared_speakers: bool = setting(
         False, "take a split in which speakers of the test are trained on, too; results say so")

@@ -74,10 +74,28 @@ def micro_batch_size(number: int, largest: int, world: int) -> int:
     return math.ceil(number / (math.ceil(micro_batches / world) * world))
 
 
-def balanced_draw(labels: Tensor, number: int, generator: torch.Generator) -> list[int]:
-    """`number` utterances with replacement, every class equally likely. labels (U,) int64 class indices."""
-    weight = 1.0 / torch.bincount(labels)[labels].double()                      # (U,)
-    return torch.multinomial(weight, number, replacement=True, generator=generator).tolist()
+def balanced_draw(labels: Tensor, number: int, generator: torch.Generator, corpora: Tensor | None = None) -> list[int]:
+    """`number` utterances with replacement, every class equally likely, within it as `chances` has it."""
+    return torch.multinomial(chances(labels, corpora), number, replacement=True, generator=generator).tolist()
+
+
+def chances(labels: Tensor, corpora: Tensor | None = None) -> Tensor:
+    """How likely each utterance is among those of its class, (U,) float64, the sum over a class 1.
+
+    Within a class all utterances are equally likely; with corpora every corpus that has the class is, and in it every
+    utterance of the class. labels, corpora (U,) int64: indices of classes, of corpora.
+    """
+    corpora = torch.zeros_like(labels) if corpora is None else corpora
+    cells, cell_of, sizes = torch.unique(torch.stack([labels, corpora]), dim=1, return_inverse=True,
+                                         return_counts=True)                    # (2, cells), (U,), (cells,)
+    num_corpora = torch.bincount(cells[0])                                      # (C,) that have each class
+    return 1.0 / (num_corpora[labels] * sizes[cell_of]).double()
+
+
+def corpus_numbers(utterances: Sequence[Utterance]) -> Tensor:
+    """The number of each utterance's corpus, by the order of their names, (U,) int64; all 0 where none is known."""
+    names = sorted({utterance.corpus for utterance in utterances})
+    return torch.tensor([names.index(utterance.corpus) for utterance in utterances], dtype=torch.int64)
 
 
 def ahead(batches: Iterator, depth: int = 2) -> Iterator:

@@ -30,9 +30,10 @@ from framealign.emotion.emotion_model import EmotionModel
 from framealign.emotion.predictions import UNCALIBRATED, Predictions
 from framealign.emotion.recogniser import Recogniser
 from framealign.training import augmentation, optimiser
-from framealign.training.batches import balanced_draw, frame_source, micro_batch_size
+from framealign.training.batches import balanced_draw, corpus_numbers, frame_source, micro_batch_size
 from framealign.training.checkpoint import RecogniserTraining
-from framealign.training.training_config import FinetuneConfig, FramesConfig, ProbeConfig, TrainingRun
+from framealign.training.training_config import (FinetuneConfig, FramesConfig, ProbeConfig, TrainingRun,
+                                                 check_corpora)
 
 PREDICTED_FRAMES = 3000                             # of one padded batch that is predicted: a minute
 
@@ -51,6 +52,7 @@ class FoldData:
         self.counts = frame_counts(utterances, self.framing)                    # (U,) int64
         self.labels = torch.tensor([classes.index(utterance.label) if utterance.label in classes else -1
                                     for utterance in utterances])               # (U,) int64, -1: none of the classes
+        self.corpora = corpus_numbers(utterances)                               # (U,) int64
         self.shares = shares_of_votes(utterances, classes)                      # (U, C)
         sizes = torch.bincount(self.labels[self.train], minlength=len(classes))             # (C,)
         self.class_weights = len(self.train) / (len(classes) * sizes.clamp(min=1))          # (C,)
@@ -96,9 +98,11 @@ def finetune(hubert: Hubert, utterances: Sequence[Utterance], split: Split, clas
 
     utterances: all of the split's and possibly more (those whose conv features are computed together). Writes
     `recogniser`, `predictions.csv` and `results.json` into the run's folder; continues from the newest checkpoint
-    there. Raises ValueError as `check_parts`, or where the folder has a checkpoint of another configuration.
+    there. Raises ValueError as `check_parts` and `check_corpora`, or where the folder has a checkpoint of another
+    configuration.
     """
     check_parts(split, classes, config.selection)
+    check_corpora(config, split.train)
     if config.soft_labels and not any(votes_of(utterance, classes) for utterance in split.train):
         raise ValueError(f"{split.name}: soft_labels: no training utterance has votes for these classes; give a corpus "
                          "with a column votes, or train without")
@@ -176,14 +180,16 @@ def learning_rate(training: Finetuning) -> float:
 def training_batches(data: FoldData, config: FinetuneConfig, epoch: int) -> Iterator[list[Crop]]:
     """Batches of one epoch, of crops of the training part.
 
-    As many draws as utterances, classes equally likely (`balanced`) or each once; a longer utterance than `max_seconds`
-    gives a crop at a random place (the reference: always the first 6 s). With `augment` each draw is degraded first.
+    As many draws as utterances, classes (and with `balance_corpora` in each its corpora) equally likely (`balanced`) or
+    each once; a longer utterance than `max_seconds` gives a crop at a random place (the reference: always the first
+    6 s). With `augment` each draw is degraded first.
     """
     train = torch.tensor(data.train)
     counts, labels = data.counts[train], data.labels[train]
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "epoch", epoch))
     if config.balanced:
-        drawn = balanced_draw(labels, len(labels), generator)
+        corpora = data.corpora[train] if config.balance_corpora else None
+        drawn = balanced_draw(labels, len(labels), generator, corpora)
     else:
         drawn = torch.randperm(len(labels), generator=generator).tolist()
     crops = []

@@ -33,9 +33,10 @@ from framealign.corpus.utterance import NEUTRAL, Utterance, corpus_digest
 from framealign.hubert.model import Hubert
 from framealign.emotion.emotion_model import EmotionModel, weighted_mean
 from framealign.training import augmentation, frame_labels, optimiser
+from framealign.training.batches import chances, corpus_numbers
 from framealign.training.checkpoint import RecogniserTraining
 from framealign.training.finetune import FoldData, draw_mask, test
-from framealign.training.training_config import FramesConfig, TrainingRun
+from framealign.training.training_config import FramesConfig, TrainingRun, check_corpora
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Speech:
             self.sounds.append(np.round(hops * 2 ** 15).clip(-2 ** 15, 2 ** 15 - 1).astype(np.int16))
         self.of_speaker: dict[str, dict[int, list[int]]] = {}       # speaker -> class -> utterances
         for u, utterance in enumerate(utterances):
-            self.of_speaker.setdefault(utterance.speaker, {}).setdefault(self.labels[u], []).append(u)
+            self.of_speaker.setdefault(speaker_of(utterance), {}).setdefault(self.labels[u], []).append(u)
 
     def size(self, u: int) -> int:
         """Hops of an utterance."""
@@ -112,13 +113,18 @@ class Speech:
         return audio.preprocess(waveform, self.do_normalize)
 
 
+def speaker_of(utterance: Utterance) -> str:
+    """Whose utterances are joined with this one: its speaker's; unknown ones of a corpus count as one speaker."""
+    return utterance.speaker or utterance.corpus
+
+
 def lacking(utterances: Sequence[Utterance], classes: Sequence[str]) -> str:
     """Why a classifier of frames cannot be trained on labelled utterances, in words; "" where it can."""
     if NEUTRAL not in classes:
         return f"there is no class {NEUTRAL}, what an utterance is outside its emotion"
     labels_of: dict[str, set[str]] = {}
     for utterance in utterances:
-        labels_of.setdefault(utterance.speaker, set()).add(utterance.label)
+        labels_of.setdefault(speaker_of(utterance), set()).add(utterance.label)
     if not any(labels > {NEUTRAL} for labels in labels_of.values()):
         return "no speaker of the training part has both neutral and emotional utterances, which are joined"
     return ""
@@ -132,9 +138,11 @@ def train_frames(load: Callable[[], Hubert], utterances: Sequence[Utterance], sp
     place of steps 1 to 3, as a bound of what these may reach. The last update is taken: nothing is selected, and the
     validation part, if there is one, is for the temperatures alone (`finetune.calibrate`). Writes
     `recogniser`, `predictions.csv` and `results.json` into the run's folder; continues from the newest checkpoint
-    there. Raises ValueError as `check_parts`, for a training part that is `lacking`, and for an unknown truth.
+    there. Raises ValueError as `check_parts` and `check_corpora`, for a training part that is `lacking`, and for an
+    unknown truth.
     """
     check_parts(split, classes, "last")
+    check_corpora(config, split.train)
     reason = lacking(split.train, classes)
     if reason:
         raise ValueError(f"a classifier of frames cannot be trained: {reason}")
@@ -210,13 +218,21 @@ def true_labels(speech: Speech) -> list[np.ndarray]:
 
 
 def train_scorer(hubert: Hubert, speech: Speech, config: FramesConfig, run: TrainingRun) -> EmotionModel:
-    """Step 1: each frame of shuffled stretches by the label of the utterance that its stretch is of."""
+    """Step 1: each frame of shuffled stretches by the label of the utterance that its stretch is of.
+
+    Speakers are equally likely; with `balance_corpora` corpora are, and in each its speakers.
+    """
     labels = [np.eye(len(speech.classes))[np.full(speech.size(u), label)] for u, label in enumerate(speech.labels)]
     speakers = [name for name, of_class in speech.of_speaker.items() if set(of_class) > {speech.neutral}]
+    likely = None                                   # all alike
+    if config.balance_corpora:
+        first_of = [speech.utterances[speech.of_speaker[name][speech.neutral][0]] for name in speakers]
+        likely = chances(torch.zeros(len(speakers), dtype=torch.int64), corpus_numbers(first_of)).numpy()
 
     def draw(update: int) -> list[Medley]:
         rng = np.random.default_rng(derive_seed(config.seed, "stretches", update))
-        return [draw_stretches(speech, str(rng.choice(speakers)), config, rng) for _ in range(config.batch_size)]
+        return [draw_stretches(speech, str(rng.choice(speakers, p=likely)), config, rng)
+                for _ in range(config.batch_size)]
 
     updates = config.scorer_epochs * math.ceil(len(speech.labels) / config.batch_size)
     plan = Plan(speech=speech, labels=labels, draw=draw, updates=updates, utterance_weight=0.0)
@@ -287,19 +303,28 @@ def train_recogniser(hubert: Hubert, speech: Speech, labels: list[np.ndarray], c
     """Step 4: frames of joined utterances by their soft labels, utterances by their class.
 
     An epoch has as many medleys as there are utterances: each neutral one whole, and emotional ones of every class
-    equally often, joined as a test set is (`joining.PATTERNS`). labels: of each utterance (T, C).
+    equally often, joined as a test set is (`joining.PATTERNS`). With `balance_corpora` neutral ones are drawn, too, and
+    every class in each of its corpora equally often. labels: of each utterance (T, C).
     """
     members = range(len(speech.labels))
     neutral = [u for u in members if speech.labels[u] == speech.neutral]
     emotions = sorted({label for label in speech.labels if label != speech.neutral})
-    of_class = {label: [u for u in members if speech.labels[u] == label] for label in emotions}
+    of_class = {label: [u for u in members if speech.labels[u] == label] for label in (speech.neutral, *emotions)}
+    likely = dict.fromkeys(of_class)                # of each class's utterances; None: all alike
+    if config.balance_corpora:
+        of_all = chances(torch.tensor(speech.labels), corpus_numbers(speech.utterances)).numpy()
+        likely = {label: of_all[of_class[label]] for label in of_class}
     per_epoch = math.ceil(len(speech.labels) / config.batch_size)
+
+    def draw_one(rng: np.random.Generator, label: int) -> int:
+        return int(rng.choice(of_class[label], p=likely[label]))
 
     def draw(update: int) -> list[Medley]:
         epoch, index = divmod(update - 1, per_epoch)
         rng = np.random.default_rng(derive_seed(config.seed, "joined", epoch))
-        emotional = [int(rng.choice(of_class[int(rng.choice(emotions))])) for _ in range(len(members) - len(neutral))]
-        order = rng.permutation([*neutral, *emotional]).tolist()
+        emotional = [draw_one(rng, int(rng.choice(emotions))) for _ in range(len(members) - len(neutral))]
+        whole = [draw_one(rng, speech.neutral) for _ in neutral] if config.balance_corpora else neutral
+        order = rng.permutation([*whole, *emotional]).tolist()
         drawn = order[index * config.batch_size:(index + 1) * config.batch_size]
         rng = np.random.default_rng(derive_seed(config.seed, "patterns", update))
         medleys = [cropped(draw_joined(speech, u, rng), config, speech.framing, rng) for u in drawn]
@@ -313,7 +338,7 @@ def train_recogniser(hubert: Hubert, speech: Speech, labels: list[np.ndarray], c
 
 def draw_joined(speech: Speech, u: int, rng: np.random.Generator) -> Medley:
     """A neutral utterance whole; an emotional one in a drawn pattern with neutral ones of its speaker, if there are."""
-    company = speech.of_speaker[speech.utterances[u].speaker].get(speech.neutral, [])
+    company = speech.of_speaker[speaker_of(speech.utterances[u])].get(speech.neutral, [])
     if speech.labels[u] == speech.neutral or not company:
         return Medley([speech.whole(u)], speech.labels[u])
     pattern = PATTERNS[rng.integers(len(PATTERNS))]

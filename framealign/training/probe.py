@@ -33,7 +33,7 @@ from framealign.emotion.emotion_model import EmotionModel
 from framealign.training import optimiser
 from framealign.training.batches import balanced_draw
 from framealign.training.finetune import FoldData, measure, of_splits, test
-from framealign.training.training_config import ProbeConfig, TrainingRun
+from framealign.training.training_config import ProbeConfig, TrainingRun, check_corpora
 
 
 class MeansData(FoldData):
@@ -76,9 +76,10 @@ def probe(hubert: Hubert, utterances: Sequence[Utterance], split: Split, classes
 
     utterances: all of the split's and possibly more, whose means are computed together and kept in `run.features`.
     Writes `recogniser`, `predictions.csv` and `results.json` into the run's folder. Ranks share the means' computation
-    and then train alike. Raises ValueError as `check_parts`.
+    and then train alike. Raises ValueError as `check_parts` and `check_corpora`.
     """
     check_parts(split, classes, config.selection)
+    check_corpora(config, split.train)
     data = MeansData(utterances, split, classes, hubert, layer_means(hubert, utterances, run.features, run.device))
     torch.manual_seed(derive_seed(config.seed, "head"))
     model = EmotionModel(hubert.cpu(), classes, "layers", projection_size=config.projection_size)
@@ -105,7 +106,7 @@ def train_head(model: EmotionModel, data: MeansData, config: ProbeConfig, run: T
 
     Everything is on the CPU in float32: a batch is a few products of small matrices.
     """
-    means, labels = data.means(data.train), data.labels[data.train]
+    means, labels, corpora = data.means(data.train), data.labels[data.train], data.corpora[data.train]
     centre = means.mean(0)                                                      # (L + 1, D)
     scale = (means - centre).square().mean((0, 2)).sqrt().clamp(min=1e-6)       # (L + 1,)
     means = scaled(means, centre, scale)
@@ -120,7 +121,7 @@ def train_head(model: EmotionModel, data: MeansData, config: ProbeConfig, run: T
     began, best, weights = time.monotonic(), {}, {}
     for epoch in range(1, config.epochs + 1):
         losses = []
-        for batch in draw(labels, config, epoch):
+        for batch in draw(labels, corpora, config, epoch):
             update += 1
             loss = F.cross_entropy(logits_of(model, means[batch]), labels[batch])
             loss.backward()
@@ -146,11 +147,14 @@ def train_head(model: EmotionModel, data: MeansData, config: ProbeConfig, run: T
     return best["epoch"], shares
 
 
-def draw(labels: Tensor, config: ProbeConfig, epoch: int) -> Iterator[list[int]]:
-    """Batches of one epoch, places in labels (U,): as many draws as there are, classes equally likely or each once."""
+def draw(labels: Tensor, corpora: Tensor, config: ProbeConfig, epoch: int) -> Iterator[list[int]]:
+    """Batches of one epoch, places in labels (U,): as many draws as there are, as `finetune.training_batches`.
+
+    corpora (U,): the number of each one's corpus.
+    """
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "epoch", epoch))
     if config.balanced:
-        drawn = balanced_draw(labels, len(labels), generator)
+        drawn = balanced_draw(labels, len(labels), generator, corpora if config.balance_corpora else None)
     else:
         drawn = torch.randperm(len(labels), generator=generator).tolist()
     for first in range(0, len(drawn), config.batch_size):

@@ -1,5 +1,6 @@
 """The settings of every training, and where one runs."""
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -8,7 +9,9 @@ import torch
 
 from framealign.runtime.settings import require, setting
 from framealign.sound.degradation import LINES, NOISES
+from framealign.corpus import folds
 from framealign.corpus.protocols import SELECTIONS
+from framealign.corpus.utterance import Utterance
 from framealign.units.frame_store import KEPT_TYPES
 from framealign.emotion.emotion_model import PROJECTION_SIZE
 
@@ -121,6 +124,8 @@ class AugmentationConfig:
 
 
 POOLINGS = ("attention", "mean")
+UNBALANCED_CORPORA = ("balance_corpora draws corpora equally often within each class, and so needs balanced; choose "
+                      "both, or neither")
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,8 @@ class FinetuneConfig(AugmentationConfig):
     mask_min_spans: int = setting(0, "fewest masked spans of an utterance, where they fit")
     dropout: float = setting(0.1, "probability of dropout before pooling and before the classifier")
     balanced: bool = setting(True, "draw the classes equally often, with replacement")
+    balance_corpora: bool = setting(
+        False, "within each class, draw every corpus that has it equally often, by the column corpus")
     class_weights: bool = setting(
         False, "instead, with --no-balanced: draw each utterance once, and weight its loss by how rare its class is")
     label_smoothing: float = setting(0.0, "share of the target that all classes have equally")
@@ -179,6 +186,7 @@ class FinetuneConfig(AugmentationConfig):
         super().__post_init__()
         require(0 <= self.augment_speed <= 0.5, f"augment_speed must be in [0, 0.5], got {self.augment_speed}")
         require(0 <= self.augment_level < math.inf, f"augment_level must not be negative, got {self.augment_level}")
+        require(self.balanced or not self.balance_corpora, UNBALANCED_CORPORA)
         require(not (self.balanced and self.class_weights), "class_weights with balanced draws would count rare "
                 "classes twice; choose one of them: --no-balanced beside --class-weights")
         require(0 <= self.label_smoothing < 1, f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
@@ -213,6 +221,9 @@ class FramesConfig(AugmentationConfig):
     block_seconds: float = setting(0.2, "seconds that are taken to have one emotion, in telling how much has which")
     whole_coverage: float = setting(0.8, "an emotion that covers more of its utterances' time is taken to cover all")
     utterance_weight: float = setting(1.0, "weight of the utterances' cross-entropy beside that of frames")
+    balance_corpora: bool = setting(
+        False, "draw every corpus equally often: in the scorer its speakers, in the recogniser within each class, by "
+        "the column corpus")
     max_seconds: float = setting(6.0, "seconds of a joined utterance that are used; longer ones are cropped")
     test_max_seconds: float = setting(0.0, "seconds of an utterance that are used in the test; 0: whole utterances")
     mask_start_fraction: float = setting(
@@ -259,6 +270,8 @@ class ProbeConfig:
     batch_size: int = setting(32, "utterances per update")
     projection_size: int = setting(PROJECTION_SIZE, "width P of the linear projection before the mean over frames")
     balanced: bool = setting(True, "draw the classes equally often, with replacement")
+    balance_corpora: bool = setting(
+        False, "within each class, draw every corpus that has it equally often, by the column corpus")
     selection: str = setting("clean", "protocol: clean, last, speaker, reference or best-test")
 
     def __post_init__(self):
@@ -267,6 +280,7 @@ class ProbeConfig:
         for name in ("lr", "weight_decay"):
             require(0 <= getattr(self, name) < math.inf, f"{name} must not be negative, got {getattr(self, name)}")
         require(0 < self.clip_norm < math.inf, f"clip_norm must be above 0, got {self.clip_norm}")
+        require(self.balanced or not self.balance_corpora, UNBALANCED_CORPORA)
         require(self.selection in SELECTIONS,
                 f"selection must be one of {', '.join(SELECTIONS)}, got {self.selection}")
 
@@ -274,6 +288,12 @@ class ProbeConfig:
     def test_max_seconds(self) -> float:
         """Whole utterances are tested: 0, as in the other configurations."""
         return 0.0
+
+
+def check_corpora(config: FinetuneConfig | FramesConfig | ProbeConfig, utterances: Sequence[Utterance]) -> None:
+    """Raise ValueError where corpora are to be balanced and a labelled utterance is of none."""
+    if config.balance_corpora:
+        folds.check_corpora(utterances, "balance_corpora draws every corpus equally often")
 
 
 @dataclass(frozen=True)

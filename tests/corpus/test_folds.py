@@ -33,11 +33,17 @@ def names(utterances: list[Utterance]) -> set[str]:
     return {utterance.session for utterance in labelled(utterances)}
 
 
+def random_corpora(seed: int, num_speakers: int) -> list[Utterance]:
+    """Speakers of `random_corpus` in four corpora, no speaker in two."""
+    return [replace(u, corpus=f"c{int(u.speaker[1:]) % 4}" if u.label else "c9")
+            for u in random_corpus(seed, num_speakers)]
+
+
 @pytest.mark.parametrize("selection", ["clean", "last"])
-@pytest.mark.parametrize("kind", ["speakers", "3", "5", "9"])
+@pytest.mark.parametrize("kind", ["speakers", "corpus", "3", "5", "9"])
 @pytest.mark.parametrize("seed", range(3))
 def test_every_utterance_is_tested_once_and_no_speaker_is_in_two_parts(seed, kind, selection):
-    corpus = random_corpus(seed, num_speakers=9 + 4 * seed)
+    corpus = random_corpora(seed, num_speakers=9 + 4 * seed)
     folded = in_folds(corpus, kind, seed)
     assert [replace(u, session="original") for u in folded] == corpus           # the rest, and the order, stay
     tested = Counter()
@@ -48,7 +54,7 @@ def test_every_utterance_is_tested_once_and_no_speaker_is_in_two_parts(seed, kin
         assert sum(map(len, (part.train, part.valid, part.test))) == len(labelled(corpus))
         tested.update(u.id for u in part.test)
     assert tested == Counter(u.id for u in labelled(corpus))
-    assert len(names(folded)) == (9 + 4 * seed if kind == "speakers" else int(kind))
+    assert len(names(folded)) == {"speakers": 9 + 4 * seed, "corpus": 4}.get(kind) or int(kind)
 
 
 @pytest.mark.parametrize("num_groups", [2, 3, 5, 10])
@@ -125,14 +131,14 @@ def test_a_rare_class_is_spread():
 
 @pytest.mark.parametrize("kind, described, one", [
     ("session", "by session", "session"), ("speakers", "by speaker", "speaker"), ("split", "fixed split", "part"),
-    ("12", "12 groups of speakers (seed 3)", "group")])
+    ("corpus", "by corpus", "corpus"), ("12", "12 groups of speakers (seed 3)", "group")])
 def test_folds_in_words(kind, described, one):
     assert folds.described(kind, 3) == described and folds.kind_of(described) == one
 
 
 @pytest.mark.parametrize("kind", ["", "sessions", "0", "1", "-3", "2.5", "٣", "12345"])
 def test_folds_that_are_none(kind):
-    with pytest.raises(ValueError, match="--folds must be session, speakers, split or a number of groups.*2 to 9999"):
+    with pytest.raises(ValueError, match="--folds must be session, speakers, corpus, split or a number of .* 2 to 9"):
         in_folds(random_corpus(0, 4), kind)
 
 
@@ -145,6 +151,24 @@ def test_what_groups_of_speakers_need():
     for kind in ("speakers", "3"):
         with pytest.raises(ValueError, match=f"utterance u{nobody} has no speaker.*fill in the manifest's column spe"):
             in_folds(corpus, kind)
+
+
+def test_each_corpus_is_held_out_and_the_next_one_validates():
+    corpus = random_corpora(0, 12)
+    folded = in_folds(corpus, "corpus")
+    for held_out, valid in (("c0", "c1"), ("c1", "c2"), ("c2", "c3"), ("c3", "c0")):
+        part, = protocols.split(folded, held_out, "clean")
+        assert [{u.corpus for u in one} for _, one in part.parts()] == [
+            {"c0", "c1", "c2", "c3"} - {held_out, valid}, {valid}, {held_out}]
+        pretrained = protocols.pretraining_utterances(folded, held_out, "inductive")
+        assert {u.corpus for u in pretrained} == {"c0", "c1", "c2", "c3", "c9"} - {held_out}
+    unknown = [i for i, u in enumerate(corpus) if u.label][3]
+    for lacking in ([replace(u, corpus="") for u in corpus],
+                    [replace(u, corpus="") if i == unknown else u for i, u in enumerate(corpus)]):
+        first = next(u.id for u in lacking if u.label and not u.corpus)
+        with pytest.raises(ValueError, match=f"utterance {first} is of no corpus, and --folds corpus.*column corpus"):
+            in_folds(lacking, "corpus")
+    assert in_folds([replace(u, corpus=u.corpus if u.label else "") for u in corpus], "corpus")
 
 
 # A fixed split

@@ -702,6 +702,32 @@ def test_a_run_has_one_kind_of_folds(world, finished, table, kind, described):
     assert small.digests(finished) == before
 
 
+@pytest.mark.parametrize("method", ["finetune", "probe"])
+def test_each_corpus_is_held_out(world, table, method, capsys):
+    """Folds are called corpora wherever they are named; draws over corpora go on where they were interrupted."""
+    corpus_of = {"1": "one", "2": "three", "3": "two"}
+    manifest.write(table, [dataclasses.replace(u, corpus=corpus_of[u.session]) for u in manifest.read(table)])
+    balanced = {f"{part}.balance_corpora": "true" for part in ("finetune", "probe", "frames")}
+    chosen = {"corpus": str(table), "folds": "corpus", "session": "all", "method": method, "frames": True}
+    assert world.run(f"corpora-{method}", balanced, preflight=True, **chosen) == {}
+    assert "sessionthree valid: 8 utterances" in capsys.readouterr().out
+    tested = world.run(f"corpora-{method}", balanced, **chosen)
+    assert [*tested] == ["one", "two", "three"]
+    assert "== corpus two held out, method" in capsys.readouterr().out
+    run = world.folder / f"corpora-{method}"
+    collected = results.collect(run, method)
+    assert collected["protocol"]["folds"] == "by corpus"
+    text = results.table(collected)
+    lines = [line.split() for line in text.splitlines()]
+    header = next(i for i, line in enumerate(lines) if line[:2] == ["corpus", "WA"])
+    assert [line[0] for line in lines[header + 1:header + 4]] == ["one", "two", "three"]
+    assert [u.corpus for u in manifest.read(run / "corpus.tsv")] == [u.corpus for u in manifest.read(table)]
+    card = (run / "sessionone" / "recogniser" / "README.md").read_text()
+    assert "- folds: by corpus\n" in card
+    with pytest.raises(ValueError, match="no utterance of session 1; there are: one, three, two"):
+        world.run("refused", **(chosen | {"session": "1"}))
+
+
 def give_splits(table: Path, part_of: dict[str, str], others: dict[int, str] | None = None) -> None:
     """Write the column split by session, and other cells by number of the utterance."""
     parts = [dataclasses.replace(u, split=(others or {}).get(number, part_of[u.session]))
@@ -776,7 +802,8 @@ def test_a_split_that_shares_speakers_names_both_lines_and_may_be_marked(world, 
     ({"classes": "happy,afraid"}, "has no utterance labelled afraid"),
     ({"merge": "calm=serene"}, "--merge counts calm as serene, which is no class; classes: neutral, happy"),
     ({"merge": "none"}, "--iemocap reads the paper's four classes.*--corpus-kind iemocap DIR"),
-    ({"folds": "each"}, "--folds must be session, speakers, split or a number of groups of speakers.*got 'each'"),
+    ({"folds": "each"}, "--folds must be session, speakers, corpus, split or a number of groups.*got 'each'"),
+    ({"folds": "corpus"}, "utterance Ses01F_impro01_F000 is of no corpus, and --folds corpus holds each corpus out; "),
     ({"folds": "7"}, "--folds 7 makes 7 groups of speakers, and there are 6 speakers"),
     ({"folds": "split"}, "--folds split needs the manifest's column split"),
     ({"device": "tpu"}, "--device must be auto, cpu, cuda or mps, got tpu"),
@@ -794,6 +821,9 @@ def test_a_wrong_flag_is_said_and_nothing_written(world, changes, message):
     ({"align_layer": "9"}, {}, "align_layer is 9, .* or --set align_layer="),
     ({"scratch_layer": "3"}, {"hubert": "scratch"}, "scratch_layer is 3"),
     ({"tapt_clusters": "100000"}, {}, "100000"),
+    ({"finetune.balance_corpora": "true"}, {}, "is of no corpus, and balance_corpora draws every corpus equally often"),
+    ({"frames.balance_corpora": "true"}, {}, "is of no corpus, and balance_corpora draws every corpus equally often"),
+    ({"probe.balance_corpora": "true", "probe.balanced": "false"}, {}, "balance_corpora draws corpora equally often"),
 ])
 def test_settings_that_do_not_fit_the_model_are_said(world, settings, changes, message):
     with pytest.raises(ValueError, match=message):

@@ -18,7 +18,7 @@ from framealign.corpus.cropping import Crop, Waveforms, frame_counts
 from framealign.corpus.utterance import Utterance
 from framealign.units.frame_store import Extraction, FrameStore
 from framealign.units.units import Units
-from framealign.training.batches import ahead, balanced_draw, pretraining_micro_batches
+from framealign.training.batches import ahead, balanced_draw, chances, corpus_numbers, pretraining_micro_batches
 from framealign.training.pretrain import crop_units
 from framealign.training.training_config import PretrainConfig
 
@@ -151,6 +151,46 @@ def test_balanced_draw():
         balanced_draw(labels, 50, torch.Generator().manual_seed(3))
     gap = balanced_draw(torch.tensor([0, 2, 2]), 1000, torch.Generator().manual_seed(0))     # no utterance of class 1
     assert set(gap) == {0, 1, 2} and 400 < gap.count(0) < 600
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_chances_are_equal_over_classes_then_corpora_then_utterances(seed):
+    """Against a plain sum for each utterance; some corpora lack classes, and some numbers have no corpus at all."""
+    draw = np.random.default_rng(seed)
+    labels, corpora = draw.integers(0, 4, 60), draw.choice([0, 2, 3, 7], 60, p=[0.7, 0.2, 0.05, 0.05])
+    likely = chances(torch.from_numpy(labels), torch.from_numpy(corpora)).numpy()
+    for u in range(60):
+        there = {k for c, k in zip(labels, corpora) if c == labels[u]}
+        same = sum(1 for c, k in zip(labels, corpora) if (c, k) == (labels[u], corpora[u]))
+        assert likely[u] == pytest.approx(1 / len(there) / same, abs=1e-15)
+    alone = chances(torch.from_numpy(labels)).numpy()
+    assert alone.tolist() == [1 / int((labels == label).sum()) for label in labels]
+    one = chances(torch.from_numpy(labels), torch.full((60,), 5)).numpy()       # one corpus: as without
+    assert one.tolist() == alone.tolist()
+
+
+def test_balanced_draw_over_corpora():
+    """Of each class every corpus that has it as often, in 60,000 draws: 900, 90 and 10 utterances alike."""
+    sizes = {(0, 0): 900, (0, 1): 90, (0, 2): 10, (1, 0): 40, (1, 2): 5, (2, 1): 7}
+    labels, corpora = (torch.tensor([cell[axis] for cell, size in sizes.items() for _ in range(size)])
+                       for axis in (0, 1))
+    number = 60_000
+    drawn = balanced_draw(labels, number, torch.Generator().manual_seed(0), corpora)
+    counts = Counter(zip(labels[drawn].tolist(), corpora[drawn].tolist()))
+    for (label, corpus), count in counts.items():
+        mean = number / 3 / {0: 3, 1: 2, 2: 1}[label]
+        assert abs(count - mean) < 5 * mean ** 0.5, (label, corpus)
+    assert set(counts) == set(sizes)
+    plain = balanced_draw(labels, 50, torch.Generator().manual_seed(2))
+    assert plain == balanced_draw(labels, 50, torch.Generator().manual_seed(2), torch.zeros_like(labels)) != \
+        balanced_draw(labels, 50, torch.Generator().manual_seed(2), corpora)
+
+
+def test_corpora_are_numbered_by_name():
+    names = ["b", "a", "", "b"]
+    utterances = [Utterance(f"u{i}", Path(f"/{i}.wav"), 400, corpus=name) for i, name in enumerate(names)]
+    assert corpus_numbers(utterances).tolist() == [2, 1, 0, 2]
+    assert corpus_numbers(utterances[2:3]).tolist() == [0] and corpus_numbers([]).dtype == torch.int64
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])

@@ -29,7 +29,7 @@ from framealign.emotion.emotion_model import AttentionPooling, EmotionModel, Mea
 from framealign.emotion.predictions import Predictions
 from framealign.emotion.recogniser import Recogniser
 from framealign.training import batches, checkpoint, finetune, optimiser
-from framealign.training.training_config import FinetuneConfig, TrainingRun
+from framealign.training.training_config import FinetuneConfig, ProbeConfig, TrainingRun
 
 CPU, LABELS = torch.device("cpu"), list(CLASSES)
 QUIET = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "feat_proj_dropout": 0.0, "layerdrop": 0.0}
@@ -262,6 +262,36 @@ def test_classes_are_drawn_equally_often():
     batches = finetune.training_batches(drawn_from(counts, labels), settings(balanced=False), 1)
     plain = [crop.utterance for crops in batches for crop in crops]
     assert sorted(plain) == list(range(100)) and plain != sorted(plain)
+
+
+def test_corpora_are_drawn_equally_often_within_each_class():
+    """A corpus with 2 of 60 utterances of a class gets half of its draws; without asking for it a thirtieth."""
+    labels, corpora = torch.tensor([0] * 60 + [1] * 40), torch.tensor([0] * 58 + [1] * 2 + [0] * 40)
+    data, drawn = drawn_from(torch.full((100,), 20), labels), {}
+    data.corpora = corpora
+    for asked in (False, True):
+        config = settings(balance_corpora=asked)
+        batches = [list(finetune.training_batches(data, config, epoch)) for epoch in range(1, 101)]
+        crops = [crop.utterance for epoch in batches for crops in epoch for crop in crops]
+        assert len(crops) == 10_000 and batches[4] == list(finetune.training_batches(data, config, 5))
+        drawn[asked] = np.bincount([2 * int(labels[u]) + int(corpora[u]) for u in crops], minlength=4)
+    for asked, shares in ((False, (29 / 60, 1 / 60, 1 / 2, 0)), (True, (1 / 4, 1 / 4, 1 / 2, 0))):
+        wanted = 10_000 * np.array(shares)
+        assert (np.abs(drawn[asked] - wanted) <= 5 * np.sqrt(wanted)).all(), (asked, drawn[asked])
+
+
+def test_balancing_corpora_needs_to_know_them_and_balanced_classes(micro, tones, tmp_path):
+    for kind in (FinetuneConfig, ProbeConfig):
+        with pytest.raises(ValueError, match="balance_corpora draws corpora equally often within each class, and"):
+            kind(balance_corpora=True, balanced=False)
+    all_but_one = [dataclasses.replace(u, corpus="" if u is tones[5] else "a") for u in tones]
+    for utterances, first in ((tones, 0), (all_but_one, 5)):
+        known = Split(utterances[:16], [], utterances[16:], "s")
+        with pytest.raises(ValueError, match=f"utterance {tones[first].id} is of no corpus, and balance_corpora draws "
+                                             "every corpus equally often; fill in the manifest's column corpus"):
+            finetune.finetune(base(micro), utterances, known, LABELS, settings(balance_corpora=True, selection="last"),
+                              TrainingRun(tmp_path / "run", CPU))
+        assert not (tmp_path / "run").exists()
 
 
 def test_batches_are_named_by_seed_and_epoch_and_crops_lie_inside():

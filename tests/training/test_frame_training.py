@@ -171,6 +171,75 @@ def test_an_epoch_has_each_neutral_utterance_and_emotions_equally_often(planted,
     assert [m.pieces for m in plan.draw(7)] == [m.pieces for m in plan.draw(7)]
 
 
+def plans_of(utterances: list[Utterance], config: FramesConfig, model) -> tuple[Speech, list]:
+    """What scorer and recogniser of these utterances are trained on."""
+    speech, run = speech_of(utterances), TrainingRun(Path("x"), CPU)
+    with mock.patch.object(frame_training, "fit", lambda hubert, plan, *rest: plan):
+        return speech, [frame_training.train_scorer(load(model), speech, config, run),
+                        frame_training.train_recogniser(load(model), speech, [], config, run)]
+
+
+def test_corpora_are_drawn_equally_often(planted, micro):
+    """Of three speakers in two corpora, the scorer hears the one who is alone in half of the medleys; the recogniser,
+    within each class, an utterance of either corpus in half of them, though one has 6 of 48; one lacks a class.
+    """
+    def placed(u: Utterance) -> Utterance:
+        is_small = u.speaker == "bert" and int(u.id) < 18
+        corpus, speaker = ("small", "cleo") if is_small else ("large", u.speaker)
+        return dataclasses.replace(u, corpus=corpus, speaker=speaker)
+
+    several = [placed(u) for u in planted if not (placed(u).corpus == "small" and u.label == "sad")]
+    speech, (scorer, recogniser) = plans_of(several, settings(balance_corpora=True, epochs=40), micro)
+    assert Counter(u.corpus for u in several) == {"small": 6, "large": 39}
+    heard = Counter(several[medley.pieces[0].utterance].speaker for update in range(1, 301)
+                    for medley in scorer.draw(update))
+    for speaker, share in (("cleo", 1 / 2), ("anna", 1 / 4), ("bert", 1 / 4)):
+        assert abs(heard[speaker] - 900 * share) < 5 * (900 * share) ** 0.5
+    medleys = [medley for update in range(1, recogniser.updates + 1) for medley in recogniser.draw(update)]
+    counts = Counter((medley.label, several[medley.pieces[0].utterance].corpus) for medley in medleys)
+    emotional = sum(1 for u in several if u.label != "neutral") * 40
+    assert len(medleys) == 45 * 40 and counts[0, "small"] + counts[0, "large"] == 45 * 40 - emotional
+    for (label, corpus), share in {(0, "small"): 1 / 2, (0, "large"): 1 / 2, (1, "small"): 1 / 2, (1, "large"): 1 / 2,
+                                   (2, "large"): 1.0}.items():
+        mean = share * (emotional / 2 if label else 45 * 40 - emotional)
+        assert abs(counts[label, corpus] - mean) < 5 * mean ** 0.5, (label, corpus, counts)
+    assert counts[2, "small"] == 0
+    assert [m.pieces for m in recogniser.draw(7)] == [m.pieces for m in recogniser.draw(7)]
+    assert [m.pieces for m in scorer.draw(7)] == [m.pieces for m in scorer.draw(7)]
+
+
+def test_a_column_corpus_changes_no_draw_unless_corpora_are_balanced(planted, micro):
+    several = [dataclasses.replace(u, corpus="ab"[number % 2]) for number, u in enumerate(planted)]
+    one = [dataclasses.replace(u, corpus="a") for u in planted]
+    plain, known, asked, alone = (plans_of(utterances, settings(balance_corpora=balanced), micro)[1]
+                                  for utterances, balanced in ((planted, False), (several, False), (several, True),
+                                                               (one, True)))
+    for update in range(1, 9):
+        assert plain[0].draw(update) == known[0].draw(update) and plain[1].draw(update) == known[1].draw(update)
+    assert all(plain[1].draw(update) != asked[1].draw(update) for update in range(1, 9))
+    assert {m.label for update in range(1, 17) for m in alone[1].draw(update)} == {0, 1, 2}
+
+
+def test_unknown_speakers_of_two_corpora_are_not_joined(planted, micro):
+    """They count as one speaker of each corpus, as those of a table without corpora do."""
+    unknown = [dataclasses.replace(u, speaker="", corpus="ab"[number // 3 % 2]) for number, u in enumerate(planted)]
+    _, plans = plans_of(unknown, settings(epochs=3), micro)
+    for plan in plans:
+        for update in range(1, 40):
+            for medley in plan.draw(update):
+                assert len({unknown[piece.utterance].corpus for piece in medley.pieces}) == 1
+    assert frame_training.lacking([dataclasses.replace(u, corpus="ab"[u.label == "neutral"]) for u in unknown],
+                                  CLASSES).startswith("no speaker of the training part has both")
+
+
+def test_balancing_corpora_needs_to_know_them(planted, micro, tmp_path):
+    split = Split(planted[:24], [], planted[24:], "s")
+    with pytest.raises(ValueError, match="utterance 0 is of no corpus, and balance_corpora draws every corpus equally"):
+        frame_training.train_frames(lambda: load(micro), planted, split, CLASSES, settings(balance_corpora=True),
+                                    TrainingRun(tmp_path / "run", CPU))
+    assert not (tmp_path / "run").exists()
+
+
 # The loss
 
 def test_the_loss_is_that_of_every_frame(planted, micro):

@@ -139,7 +139,7 @@ def test_training_is_the_loop_written_out(micro, tones):
     first, second, update, updates = {}, {}, 0, 3 * int(np.ceil(len(tones) / 5))
     labels = torch.tensor([LABELS.index(u.label) for u in tones])
     for number in range(1, 4):
-        for batch in probe.draw(labels, config, number):
+        for batch in probe.draw(labels, torch.zeros_like(labels), config, number):
             update += 1
             loss = F.cross_entropy(torch.stack([logits(u) for u in batch]), labels[batch])
             gradients = dict(zip(head, torch.autograd.grad(loss, head.values())))
@@ -230,11 +230,14 @@ def test_it_learns_what_can_be_learnt(tones, tmp_path):
 
 
 def test_unbalanced_draws_take_each_utterance_once():
-    labels = torch.tensor([0] * 17 + [1] * 2)
-    batches = list(probe.draw(labels, settings(balanced=False), 1))
+    labels, corpora = torch.tensor([0] * 17 + [1] * 2), torch.tensor([0] * 16 + [1] + [0] * 2)
+    batches = list(probe.draw(labels, corpora, settings(balanced=False), 1))
     assert sorted(sum(batches, [])) == list(range(19)) and [len(batch) for batch in batches] == [5, 5, 5, 4]
-    drawn = [u for epoch in range(50) for batch in probe.draw(labels, settings(), epoch) for u in batch]
-    assert 0.4 < np.mean([u >= 17 for u in drawn]) < 0.6
+    for asked, share in ((False, 0.5 / 17), (True, 0.25)):          # of the draws, of the one utterance of corpus 1
+        config = settings(balance_corpora=asked)
+        drawn = [u for epoch in range(50) for batch in probe.draw(labels, corpora, config, epoch) for u in batch]
+        assert 0.4 < np.mean([u >= 17 for u in drawn]) < 0.6
+        assert abs(drawn.count(16) - 950 * share) < 5 * (950 * share) ** 0.5
 
 
 # Interruptions, ranks, errors
