@@ -218,7 +218,7 @@ def test_the_regression_is_the_optimum_of_its_objective():
     (["--what", "statistics"], "--what statistics needs --corpus, a manifest or table"),
     (["--what", "statistics", "--corpus", "nowhere.tsv"], "nowhere.tsv"),
     (["--what", "statistics", "--corpus", "TABLE", "--folds", "7"], "--folds 7 makes 7 groups of speakers, and"),
-    (["--what", "statistics", "--corpus", "TABLE", "--folds", "none"], "--folds must be session, speakers, split"),
+    (["--what", "statistics", "--corpus", "TABLE", "--folds", "none"], "--folds must be session, speakers, "),
     (["--what", "statistics", "--corpus", "TABLE", "--classes", "joy,fear"], "no label is one of the classes joy, f"),
     (["--what", "statistics", "--corpus", "TABLE", "--on", "TABLE"], "24 of its 24 sounds are trained on"),
     (["--what", "statistics", "--corpus", "TABLE", "--out", "TABLE/a.json"], "a file, not a folder"),
