@@ -28,7 +28,6 @@ from framealign.recipe.trained_on import NAME, SELECTION, TRAINING, TrainedOn
 
 MAX_SPEAKERS, MAX_NAMED = 24, 5                     # rows of a table of speakers; names in a note
 NOTHING = np.zeros(0)
-SUBSETS = ("women", "men")
 # What is known of the recognisers' training data.
 LISTED = "utterances and speakers"
 NO_SPEAKERS = "utterances; of the speakers not all are known: whether some were in training cannot be told"
@@ -219,13 +218,13 @@ def probabilities_of(answers: Sequence[Result], classes: Sequence[str]) -> np.nd
 
 
 def scores_of(tested: Tested, config: EvaluationConfig) -> dict:
-    """The scores of a test of one side: `Predictions.scores`; those of women and men; WA, UA and recalls of each
-    speaker; over time; and everything that must be said beside them.
+    """The scores of a test of one side: `Predictions.scores`; those of women, of men and of each of several corpora;
+    WA, UA and recalls of each speaker; over time; and everything that must be said beside them.
     """
     side, = tested.sides
     by_id = {utterance.id: utterance for utterance in tested.utterances}
     subsets = {name: side.subset(places).scores() for name, places in subset_places(side, by_id).items()
-               if name in SUBSETS and places}
+               if name != "improvised" and places}      # a style that IEMOCAP alone has
     of_speaker: dict[str, list[int]] = {}
     for place, utterance in enumerate(tested.utterances):
         of_speaker.setdefault(utterance.speaker, []).append(place)

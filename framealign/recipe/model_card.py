@@ -158,6 +158,8 @@ def data_lines(results: dict, splits: list[Split]) -> list[str]:
     """How many utterances, hours and speakers, and the table of the training part, the same in every split."""
     split = splits[0]
     parts = [f"{part} {number}" for part, number in results["num_utterances"].items()]
+    corpora = "; ".join(f"{part} {', '.join(f'{number} of {name}' for name, number in counts.items())}"
+                        for part, counts in results.get("corpora", {}).items() if counts)
     train_speakers, test_speakers = speakers_of([split.train]), speakers_of(one.test for one in splits)
     in_both = len(train_speakers & test_speakers)
     in_test = f"{len(test_speakers) or 'unknown'} others"
@@ -165,6 +167,6 @@ def data_lines(results: dict, splits: list[Split]) -> list[str]:
         in_test = f"{len(test_speakers)} ({in_both} of them the same)"
     hours = sum(utterance.num_samples for utterance in split.train) / SAMPLE_RATE / 3600
     return [f"Utterances: {', '.join(parts)}; {hours:.2f} hours and {len(train_speakers) or 'unknown'} speakers in "
-            f"training, {in_test} in the test. `trained_on.tsv` names each utterance of "
-            "training and validation. Trained on:", "",
+            f"training, {in_test} in the test. {f'By corpus: {corpora}. ' if corpora else ''}"
+            "`trained_on.tsv` names each utterance of training and validation. Trained on:", "",
             "```", summary(split.train), "```"]

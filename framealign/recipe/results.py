@@ -15,7 +15,7 @@ from framealign.runtime import files
 from framealign.corpus import manifest
 from framealign.corpus.folds import SHARED, described, kind_of
 from framealign.corpus.protocols import SELECTIONS
-from framealign.corpus.utterance import Utterance
+from framealign.corpus.utterance import Utterance, by_corpus
 from framealign.emotion import metrics
 from framealign.emotion.predictions import UNCALIBRATED, Predictions
 from framealign.recipe.session_config import METHODS, foremost, frames_stages_of, named_by_selection, tested_stage
@@ -52,11 +52,12 @@ def collect(run: str | Path, method: str, selection: str = "") -> dict:
     """Results of every finished fold of a method: {"protocol", "folds": {session: results}, "pooled": scores, ...}.
 
     selection: "" for the only one there is. Pooled scores are computed once over all folds' test predictions, with
-    intervals over `Utterance.group`. "subsets": scores of improvised dialogues, of women and of men, where the
-    manifest knows them. "reference": what the reference code would report of the same trainings, or None. "missing":
-    `missing_classes` of the folds that lack any, by session. "calibration": `pooled_calibrations`. Folds whose frames
-    were learned have "frames", results by stage (`of_frames`). Raises ValueError where no fold is finished, or where
-    the folds are not of one experiment or tested an utterance twice.
+    intervals over `Utterance.group`. "subsets": scores of improvised dialogues, of women, of men and, unless they are
+    the folds, of each of several corpora, where the manifest knows them. "reference": what the reference code would
+    report of the same trainings, or None. "missing": `missing_classes` of the folds that lack any, by session.
+    "calibration": `pooled_calibrations`. Folds whose frames were learned have "frames", results by stage (`of_frames`).
+    Raises ValueError where no fold is finished, or where the folds are not of one experiment or tested an utterance
+    twice.
     """
     folds = finished_folds(run, method, selection)
     first = next(iter(folds.values()))
@@ -72,7 +73,8 @@ def collect(run: str | Path, method: str, selection: str = "") -> dict:
 
     subsets = {}
     for name, places in subset_places(pooled, utterances).items():
-        if 0 < len(places) < len(pooled.ids):
+        is_fold = kind_of_fold(first["protocol"]) == "corpus" and name.startswith("corpus ")
+        if 0 < len(places) < len(pooled.ids) and not is_fold:
             subsets[name] = pooled.subset(places).scores()
 
     reference = {}
@@ -194,11 +196,16 @@ def layer_words(shares: Sequence[float]) -> str:
 
 
 def subset_places(predictions: Predictions, utterances: Mapping[str, Utterance]) -> dict[str, list[int]]:
-    """Where in the predictions improvised utterances, those of women and those of men stand, by the manifest."""
+    """Where in the predictions improvised utterances, those of women and of men, and of several corpora those of each
+    ("corpus ravdess") stand, by the manifest.
+    """
     tested = [utterances[name] for name in predictions.ids]
+    corpora = by_corpus(tested)
+    of_corpora = {f"corpus {name}": [i for i, utterance in enumerate(tested) if utterance.corpus == name]
+                  for name in corpora if len(corpora) > 1}
     return {"improvised": [i for i, utterance in enumerate(tested) if utterance.style == "impro"],
             "women": [i for i, utterance in enumerate(tested) if utterance.gender == "F"],
-            "men": [i for i, utterance in enumerate(tested) if utterance.gender == "M"]}
+            "men": [i for i, utterance in enumerate(tested) if utterance.gender == "M"], **of_corpora}
 
 
 def reference_scores(fold: dict, tested: Predictions, utterances: Mapping[str, Utterance]) -> dict | None:

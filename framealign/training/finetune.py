@@ -21,7 +21,7 @@ from framealign.sound.frames import EVERY_20_MS, Framing, frames_in, num_frames
 from framealign.corpus import frame_truth
 from framealign.corpus.cropping import Crop, Waveforms, frame_counts, groups_by_length
 from framealign.corpus.protocols import OPTIMISTIC, Split, check_parts, split_digest
-from framealign.corpus.utterance import NEUTRAL, Utterance, corpus_digest
+from framealign.corpus.utterance import NEUTRAL, PARTS, Utterance, by_corpus, corpus_digest
 from framealign.hubert.masking import span_mask
 from framealign.hubert.model import Hubert
 from framealign.units.frame_store import FrameStore
@@ -337,11 +337,15 @@ def test(model: EmotionModel, data: FoldData, config: FinetuneConfig | FramesCon
     frame_labels: as of `calibrate`.
 
     Where it is known of test utterances when they are emotional, the first rank's results have the scores of the
-    emotion over time (`diarization.scores`), of whole sounds, as "over_time".
+    emotion over time (`diarization.scores`), of whole sounds, as "over_time". Of several corpora they have the number
+    of utterances that each part has of each, as "corpora".
     """
     results = {"split": data.split.name, "selection": config.selection, "selected_epoch": selected_epoch,
                "classes": model.labels, "seed": config.seed, "test_max_seconds": config.test_max_seconds,
                "num_utterances": {"train": len(data.train), "valid": len(data.valid), "test": len(data.test)}}
+    corpora = {part: by_corpus(getattr(data.split, part)) for part in PARTS}
+    if len({name for counts in corpora.values() for name in counts}) > 1:
+        results["corpora"] = corpora
     is_calibrated = bool(data.valid) and config.selection not in OPTIMISTIC
     if is_calibrated:
         calibrate(model, data, config, run, frame_labels)
@@ -416,6 +420,9 @@ def one_result(folder: Path, ways: list[TrainingRun], results: list[dict], utter
         "selected_epoch": [way["selected_epoch"] for way in results],
         "num_utterances": {"train": first["num_utterances"]["train"], **numbers},
         "test": predictions.scores(), "reported": reported, "ways": results}
+    if "corpora" in first:
+        tested = by_corpus(by_id[name] for name in predictions.ids)
+        joined["corpora"] = first["corpora"] | dict.fromkeys(("valid", "test"), tested)
     if UNCALIBRATED in tables:
         joined["test"]["uncalibrated"] = tables[UNCALIBRATED].scores()["calibration"]
     files.write_json(folder / "results.json", joined)

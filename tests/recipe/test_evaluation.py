@@ -71,6 +71,26 @@ def test_scores_are_those_counted_by_hand(noise):
     assert [*found["speakers"]] == [f"s{i}" for i in range(6)]
 
 
+def test_each_of_several_corpora_has_its_scores(noise):
+    """Counted by hand; one that lacks a class has no recall of it, and its UA is over the others."""
+    utterances, table, model = noise
+    several = [dataclasses.replace(u, corpus="a" if u.label == LABELS[0] or i % 2 else "b")
+               for i, u in enumerate(utterances)]
+    manifest.write(table, several)
+    found, guess = scores(model, table), answers(model, utterances)
+    for corpus in "ab":
+        own = [i for i, u in enumerate(several) if u.corpus == corpus]
+        one = found["subsets"][f"corpus {corpus}"]
+        assert [one[key] for key in ("wa", "ua")] == pytest.approx(
+            macro([utterances[i].label for i in own], [guess[i] for i in own])[:2])
+    assert found["subsets"]["corpus b"]["recall"][LABELS[0]] is None
+    rows = [line.split() for line in evaluation.table("model", "table", found).splitlines()]
+    of_a = next(row for row in rows if row[:2] == ["corpus", "a"])
+    assert of_a[2:4] == [f"{100 * found['subsets']['corpus a'][key]:.1f}" for key in ("wa", "ua")]
+    manifest.write(table, [dataclasses.replace(u, corpus="a") for u in utterances])
+    assert [*scores(model, table)["subsets"]] == ["women", "men"]
+
+
 def test_scores_are_scikit_learns(noise):
     sklearn = pytest.importorskip("sklearn.metrics")
     utterances, table, model = noise

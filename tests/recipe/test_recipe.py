@@ -724,8 +724,32 @@ def test_each_corpus_is_held_out(world, table, method, capsys):
     assert [u.corpus for u in manifest.read(run / "corpus.tsv")] == [u.corpus for u in manifest.read(table)]
     card = (run / "sessionone" / "recogniser" / "README.md").read_text()
     assert "- folds: by corpus\n" in card
+    assert tested["one"]["corpora"] == {"train": {"two": 8}, "valid": {"three": 8}, "test": {"one": 8}}
+    assert "in the test. By corpus: train 8 of two; valid 8 of three; test 8 of one. `trained_on.tsv` names" in card
+    assert not collected["subsets"].keys() & {"corpus one", "corpus two", "corpus three"}
     with pytest.raises(ValueError, match="no utterance of session 1; there are: one, three, two"):
         world.run("refused", **(chosen | {"session": "1"}))
+
+
+def test_corpora_are_counted_where_there_are_several(world, table):
+    """By part; of several trainings, in which each speaker is tested once, as they are together."""
+    first = {u.session: u.speaker for u in reversed(manifest.read(table))}
+    several = [dataclasses.replace(u, corpus="a" if u.speaker == first[u.session] else "b")
+               for u in manifest.read(table)]
+    manifest.write(table, several)
+    half = {"a": 4, "b": 4}
+    for selection, train in (("clean", half), ("speaker", {"a": 8, "b": 8})):
+        chosen = {"corpus": str(table), "method": "probe", "selection": selection}
+        (_, tested), = world.run(f"counted-{selection}", **chosen).items()
+        assert tested["corpora"] == {"train": train, "valid": half, "test": half}
+        assert all(sorted(way["corpora"]["test"].values()) == [4] for way in tested.get("ways", []))
+        card = (world.folder / f"counted-{selection}" / "session1" / "recogniser" / "README.md").read_text()
+        assert "valid 4 of a, 4 of b; test 4 of a, 4 of b." in card and "\ncorpus  neutral" in card
+        collected = results.collect(world.folder / f"counted-{selection}", "probe")
+        assert {"corpus a", "corpus b"} <= collected["subsets"].keys()
+    manifest.write(table, [dataclasses.replace(u, corpus="a") for u in several])
+    (_, tested), = world.run("counted-one", corpus=str(table), method="probe").items()
+    assert "corpora" not in tested
 
 
 def give_splits(table: Path, part_of: dict[str, str], others: dict[int, str] | None = None) -> None:

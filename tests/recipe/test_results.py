@@ -3,6 +3,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -351,6 +352,24 @@ def test_subsets_are_scikit_learns_on_their_utterances(five):
     manifest.write(five.root / "corpus.tsv", scripted)
     true, guess = zip(*(said[u.id] for u in scripted if u.style == "impro"))
     assert rows_of(table(collect(five.root, "align")))["improvised"][0] == f"{100 * np.mean(np.equal(true, guess)):.1f}"
+
+
+def test_each_of_several_corpora_is_a_subset(five):
+    """Of two corpora, every session in both, WA and recalls are counted from the files; one alone has no row."""
+    several = [dataclasses.replace(u, corpus=("one", "two")[i % 3 == 0]) for i, u in enumerate(five.utterances)]
+    manifest.write(five.root / "corpus.tsv", several)
+    collected = collect(five.root, "align")
+    said = {row["id"]: (row["true"], row["predicted"]) for path in five.root.glob("session*/*/predictions.csv")
+            for row in csv.DictReader(path.open())}
+    for corpus in ("one", "two"):
+        own = [said[u.id] for u in several if u.corpus == corpus]
+        scores = collected["subsets"][f"corpus {corpus}"]
+        assert scores["wa"] == pytest.approx(np.mean([a == b for a, b in own]))
+        for label in {a for a, _ in own}:
+            assert scores["recall"][label] == pytest.approx(np.mean([a == b for a, b in own if a == label]))
+        assert re.search(rf"^ *corpus {corpus} +{100 * scores['wa']:.1f} .* {len(own)}$", table(collected), re.M)
+    manifest.write(five.root / "corpus.tsv", [dataclasses.replace(u, corpus="one") for u in several])
+    assert not any(name.startswith("corpus") for name in collect(five.root, "align")["subsets"])
 
 
 def noted(run: Run, session: str, epochs: int = 5) -> dict[int, list[str]]:
