@@ -61,11 +61,12 @@ def run(config: SessionConfig, overrides: dict[str, str], pages: bool = True) ->
         redo.finish()
 
     if distributed.rank() == 0:
-        runs = comparison.seeds_of(config.out) if seeds else {"": Path(config.out)}
+        runs = comparison.seeds_of(config.run) if seeds else {"": config.run}
         collected = comparison.collect(runs, methods, config.selection)         # once, for pages and tables
         comparison.write(runs, collected)
         if pages:
-            write_pages(config, {seed: run for seed, run in runs.items() if run in places.values()}, collected)
+            written = [dataclasses.replace(config, out=str(place)).run for place in places.values()]
+            write_pages(config, {seed: run for seed, run in runs.items() if run in written}, collected)
         log.say(comparison.table(collected))
 
 

@@ -5,12 +5,14 @@ Pure lists, no files: `manifest.py` reads and writes them. Which labels are clas
 test.
 """
 import dataclasses
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from framealign.runtime import files, log
+from framealign.runtime.seeds import derive_seed
 from framealign.corpus import annotator_votes, folds, frame_truth
 from framealign.corpus.utterance import (CLASSES, MERGED, Utterance, check_class_names, class_of, names_of,
                                          natural_order)
@@ -98,6 +100,45 @@ def split(utterances: Iterable[Utterance], session: str, selection: str, validat
         if selection not in OPTIMISTIC and not allow_shared_speakers:
             check_speakers(one)
     return splits
+
+
+def with_label_share(split: Split, share: float, seed: int) -> Split:
+    """The same split where a share (0 < share <= 1) of what is known before the test keeps its label: the rest of the
+    training and validation parts is left out, to be heard as unlabelled sound. The test stays whole.
+
+    Of each class of a part the nearest whole number of utterances stays, at least one, and of each speaker about the
+    same share. Which ones, follows from the seed and their ids: the utterances of a share are among those of every
+    larger one, whatever the order of the table.
+    """
+    return dataclasses.replace(split, train=_labelled_share(split.train, share, seed),
+                               valid=_labelled_share(split.valid, share, seed))
+
+
+def _labelled_share(part: Sequence[Utterance], share: float, seed: int) -> list[Utterance]:
+    """The utterances of a part that keep their label, in their order.
+
+    Systematic sampling of each class: number r of the n utterances of a speaker and class stands at (r + offset) / n,
+    and the first ones are taken. The offsets of a class's speakers, and of a speaker's classes, are evenly spaced.
+    """
+    def drawn(kind: str, name: str) -> tuple[int, str]:
+        return derive_seed(seed, "label share", kind, name), name
+
+    classes = sorted({utterance.label for utterance in part}, key=lambda name: drawn("class", name))
+    speakers = sorted({utterance.speaker for utterance in part}, key=lambda name: drawn("speaker", name))
+    alike: dict[tuple[str, str], list[str]] = {}
+    for utterance in part:
+        alike.setdefault((utterance.label, utterance.speaker), []).append(utterance.id)
+
+    chosen: set[str] = set()
+    for c, name in enumerate(classes):
+        places: list[tuple[float, tuple[int, str]]] = []
+        for s, speaker in enumerate(speakers):
+            ids = sorted(drawn("utterance", one) for one in alike.get((name, speaker), []))
+            offset = (c / len(classes) + s / len(speakers)) % 1
+            places += [((r + offset) / len(ids), one) for r, one in enumerate(ids)]
+        number = max(1, math.floor(share * len(places) + 0.5))
+        chosen.update(one for _, (_, one) in sorted(places)[:number])
+    return [utterance for utterance in part if utterance.id in chosen]
 
 
 def pretraining_utterances(utterances: Sequence[Utterance], session: str, data: str) -> list[Utterance]:

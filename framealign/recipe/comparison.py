@@ -12,14 +12,29 @@ from framealign.emotion import metrics
 from framealign.emotion.predictions import Predictions
 from framealign.recipe import results
 from framealign.recipe.results import NAMES, aligned, claim, interval_words
-from framealign.recipe.session_config import METHODS, foremost, frames_stages
+from framealign.recipe.session_config import METHODS, SHARE, foremost, frames_stages
 
 
 def seeds_of(run: str | Path) -> dict[str, Path]:
-    """The runs of each seed: {"1": run/seed1, ...}; {"": run} where it is no run over seeds."""
-    folders = [folder for folder in Path(run).glob("seed*") if folder.name[4:].isdigit() and folder.is_dir()]
-    folders.sort(key=lambda folder: int(folder.name[4:]))
-    return {folder.name[4:]: folder for folder in folders} or {"": Path(run)}
+    """The runs of each seed: {"1": run/seed1, ...}; {"": run} where it is no run over seeds.
+
+    `run/share0.1`, of a share of the labels, is run/seed1/share0.1 and so on. A seed of which such shares alone were
+    run has no other run.
+    """
+    run = Path(run)
+    if run.name.startswith(SHARE):
+        of_share = {seed: folder / run.name for seed, folder in _seed_folders(run.parent).items()
+                    if (folder / run.name).is_dir()}
+        if of_share:
+            return of_share
+    return {seed: folder for seed, folder in _seed_folders(run).items()
+            if any(folder.glob("session*")) or not any(folder.glob(f"{SHARE}*"))} or {"": run}
+
+
+def _seed_folders(run: Path) -> dict[str, Path]:
+    """The folders of each seed in a run's, by number."""
+    folders = [folder for folder in run.glob("seed*") if folder.name[4:].isdigit() and folder.is_dir()]
+    return {folder.name[4:]: folder for folder in sorted(folders, key=lambda folder: int(folder.name[4:]))}
 
 
 def finished_methods(runs: Mapping[str, Path]) -> list[str]:

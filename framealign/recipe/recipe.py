@@ -10,8 +10,8 @@ Frame-level emotional state alignment (Li et al. 2024), one function a stage:
 `--method tapt` and `--method finetune` are the paper's ablation: they stop after phase 1's fine-tuning, or fine-tune
 the base HuBERT at once. `--method multiscale` goes beyond the paper: `align` with units of several codebooks, coarse
 and fine, at once. `--method probe` trains nothing but a linear head on the base HuBERT's states. Stages that do not
-depend on the session (transductive pretraining) are made once and shared by all folds. Without a pretrained HuBERT,
-`scratch` makes the base as HuBERT was made.
+depend on the session (transductive pretraining) are made once and shared by all folds, whatever share of the labels
+these know. Without a pretrained HuBERT, `scratch` makes the base as HuBERT was made.
 """
 import dataclasses
 import shutil
@@ -42,8 +42,8 @@ from framealign.training.training_config import (FinetuneConfig, FramesConfig, P
                                                  check_corpora)
 from framealign.recipe import model_card, preflight, results, trained_on
 from framealign.recipe.presets import Preset, preset, with_overrides
-from framealign.recipe.session_config import (FROM_BASE, TINY, SessionConfig, frames_stage, held_out, honest,
-                                              protocol_of_test, read_utterances, splits_of, tested_stage)
+from framealign.recipe.session_config import (FROM_BASE, SHARE, TINY, SessionConfig, frames_stage, held_out, honest,
+                                              labels_known, protocol_of_test, read_utterances, splits_of, tested_stage)
 from framealign.recipe.stages import Redo, Stage, nothing_half_made, run_stage
 
 
@@ -99,13 +99,16 @@ class Recipe:
         check_layers(config, self.preset, self.base)
 
         self.root = Path(config.out)
-        self.fold = self.root / f"session{config.session}"
+        self.fold = config.run / f"session{config.session}"
         # Stages that a fold may share with the others:
         self.shared = self.root if config.pretrain_data == "transductive" else self.fold
         # Where the probe's means of the base model's states are kept:
         self.layer_means = (self.root if self.base.folder else self.shared) / "layer-means"
         # What every record says:
         self.common = {"corpus": corpus_description(self.utterances), "seed": config.seed, "preset": config.preset}
+        # Of stages that see labels:
+        self.of_labels = {"folds": self.folds, "session": config.session, "classes": self.classes,
+                          "merged": self.merged} | labels_known(config)
         # Of stages that pretrain or cluster, too; described once, for every file is looked at:
         self.pretraining_corpus = corpus_description(self.pretraining_utterances)
 
@@ -157,7 +160,7 @@ class Recipe:
         name = tested_stage(self.config.method, self.config.selection)
         tested = next(stage for stage in stages if stage.name == name)
         if distributed.rank() == 0:
-            manifest.write(self.root / "corpus.tsv", self.utterances)
+            manifest.write(self.config.run / "corpus.tsv", self.utterances)
             results.link_recogniser(self.fold)
         return files.read_json(tested.product("results.json"))
 
@@ -322,10 +325,9 @@ def fine_tuning(recipe: Recipe, method: str, start: Stage, selection: str) -> St
                                recipe.classes, config, run) | {"protocol": protocol}
         write_results(recipe, folder, result, splits)
 
-    settings = recipe.common | {"finetune": as_dict(config), "folds": recipe.folds, "session": recipe.config.session,
-                                "classes": recipe.classes, "merged": recipe.merged,
-                                "split": [split_digest(split) for split in splits],
-                                "precision": recipe.config.precision, "pretrain_data": recipe.config.pretrain_data}
+    settings = recipe.common | recipe.of_labels | {
+        "finetune": as_dict(config), "split": [split_digest(split) for split in splits],
+        "precision": recipe.config.precision, "pretrain_data": recipe.config.pretrain_data}
     return Stage(name, recipe.fold / name, ("recogniser", "results.json", "predictions.csv"), settings, [start], make,
                  protocol=protocol, room=preflight.training_bytes(recipe.base.config, config) * len(splits))
 
@@ -344,9 +346,8 @@ def probing(recipe: Recipe, base: Stage) -> Stage:
                             config, run) | {"protocol": protocol}
         write_results(recipe, folder, result, splits)
 
-    settings = recipe.common | {"probe": as_dict(config), "folds": recipe.folds, "session": recipe.config.session,
-                                "classes": recipe.classes, "merged": recipe.merged,
-                                "split": [split_digest(split) for split in splits]}
+    settings = recipe.common | recipe.of_labels | {
+        "probe": as_dict(config), "split": [split_digest(split) for split in splits]}
     name = tested_stage("probe", selection)
     return Stage(name, recipe.fold / name, ("recogniser", "results.json", "predictions.csv"), settings, [base], make,
                  protocol=protocol, room=preflight.model_bytes(recipe.base.config) * len(splits))
@@ -406,9 +407,8 @@ def frame_stage(recipe: Recipe, start: Stage, splits: list[Split], on_truth: boo
         write_results(recipe, folder, result, [known])
 
     name += "-bound" if on_truth else ""
-    settings = recipe.common | {"frames": as_dict(config), "folds": recipe.folds, "session": recipe.config.session,
-                                "classes": recipe.classes, "merged": recipe.merged, "split": split_digest(split),
-                                "precision": recipe.config.precision}
+    settings = recipe.common | recipe.of_labels | {
+        "frames": as_dict(config), "split": split_digest(split), "precision": recipe.config.precision}
     return Stage(name, recipe.fold / name, ("recogniser", "results.json", "predictions.csv"), settings, [start], make,
                  protocol=protocol, room=2 * preflight.training_bytes(recipe.base.config, config))
 
@@ -434,7 +434,9 @@ def protocol_of(recipe: Recipe, selection: str = "") -> dict:
 def check_folds(run: Path, wanted: str) -> None:
     """Raise ValueError where a run's folder holds other folds, finished or begun, than are wanted (`folds.described`).
     """
-    for record in sorted((*run.glob("session*/*/stage.json"), *run.glob("session*/*/begun.json"))):
+    records = [record for of_labels in ("", f"{SHARE}*/") for name in ("stage.json", "begun.json")
+               for record in run.glob(f"{of_labels}session*/*/{name}")]
+    for record in sorted(records):
         recorded = (files.read_json(record).get("settings") or {}).get("folds", wanted)
         if recorded != wanted:
             raise ValueError(f"{run}: its folds are {recorded} ({record.parent}), not {wanted}; choose another --out "

@@ -17,6 +17,7 @@ METHODS = ("probe", *PAPERS, "multiscale")
 TESTED = {"probe": "probe", "finetune": "finetune", "tapt": "tapt-finetune",            # the stage a method reports
           "align": "ser-finetune", "multiscale": "multiscale-finetune"}
 FROM_BASE = ("probe", "finetune")                   # methods without pretraining
+SHARE = "share"                                     # begins the names of folders with a share of the labels
 TINY = Path(__file__).parents[1] / "tiny"           # the committed base model of the preset `tiny`
 
 
@@ -43,6 +44,10 @@ class SessionConfig:
     selection: str = setting("clean", "protocol: clean, last, speaker, reference or best-test")
     validate_on: str = setting(
         "session", "what clean selection validates on: session (a whole training session) or speaker (one of it)")
+    label_share: float = setting(
+        1.0, "share of the labels known before the test, above 0 to 1: of the training and validation utterances, by "
+        "class and speaker, drawn by the seed; the others are unlabelled sound, the test is whole; folds in "
+        "`share0.1` ...")
     pretrain_data: str = setting("transductive", "transductive, or inductive: without the held-out session's audio")
     classes: str = setting(",".join(CLASSES), "separated by commas, in the order of the classifier")
     merge: str = setting(
@@ -75,6 +80,9 @@ class SessionConfig:
             if getattr(self, name) not in known:
                 raise ValueError(f"{flag_of(name)} must be one of {', '.join(known)}, "
                                  f"got {getattr(self, name)}")
+        if not 0 < self.label_share <= 1:
+            raise ValueError(f"--label-share must be above 0 and at most 1 (0.1: a tenth of the labels), got "
+                             f"{self.label_share:g}")
         if bool(self.corpus) == bool(self.iemocap):
             raise ValueError("give either --corpus (a manifest or table) or --iemocap (a folder)")
         if not self.hubert:
@@ -92,10 +100,20 @@ class SessionConfig:
                 raise ValueError(f"--folds split holds the part {folds.TESTED} out, got --session {self.session}")
             object.__setattr__(self, "session", folds.TESTED)
 
+    @property
+    def run(self) -> Path:
+        """Where folds and their results are: `out`, or of a share of the labels a folder of its own in it."""
+        return Path(self.out) / share_folder(self.label_share)
+
     def of(self, method: str) -> "SessionConfig":
         """The same for one of the methods of `all`; clusters go to the one that takes so many."""
         return dataclasses.replace(self, method=method,
                                    clusters=self.clusters if method == method_of(self.clusters) else "")
+
+
+def share_folder(share: float) -> str:
+    """The folder of the folds with a share of the labels, in a run's: "share0.1"; "" of all labels."""
+    return "" if share == 1 else f"{SHARE}{share:g}"
 
 
 def method_of(clusters: str) -> str:
@@ -133,15 +151,24 @@ def held_out(config: SessionConfig, utterances: Sequence[Utterance]) -> list[str
 
 
 def splits_of(config: SessionConfig, utterances: Sequence[Utterance], selection: str) -> list[Split]:
-    """Who is trained, selected and tested on where `config.session` is held out, as `protocols.split`."""
-    return protocols.split(utterances, config.session, selection, config.validate_on, class_names(config.classes),
-                           config.allow_missing_classes, config.allow_shared_speakers)
+    """Who is trained, selected and tested on where `config.session` is held out, as `protocols.split`; training and
+    selection with the share of the labels that is known.
+    """
+    whole = protocols.split(utterances, config.session, selection, config.validate_on, class_names(config.classes),
+                            config.allow_missing_classes, config.allow_shared_speakers)
+    return [protocols.with_label_share(split, config.label_share, config.seed) for split in whole]
+
+
+def labels_known(config: SessionConfig) -> dict[str, float]:
+    """{"label_share": which share of the labels is known before the test}; {} where all are."""
+    return {} if config.label_share == 1 else {"label_share": config.label_share}
 
 
 def protocol_of_test(config: SessionConfig, utterances: Sequence[Utterance], selection: str) -> dict:
     """What the numbers of a test mean, whatever was trained: folds, selection, classes. For records and tables."""
     classes = class_names(config.classes)
     protocol = {"folds": folds.described(config.folds, config.folds_seed), "selection": selection}
+    protocol |= labels_known(config)
     if folds.in_two(utterances):
         protocol["speakers"] = folds.SHARED
     if selection == "clean":

@@ -29,7 +29,7 @@ from framealign.emotion.recogniser import Recogniser
 from framealign.recipe.results import (CALIBRATION_COLUMNS, CALIBRATION_NOTE, CALIBRATIONS, NAMES, NO_INTERVAL,
                                        OVER_TIME, SHARED_SPEAKERS, calibration_rows, claim, interval_words,
                                        kind_of_fold, missing_words, over_time_cell, shares_speakers, utterances_of)
-from framealign.recipe.session_config import METHODS, TINY, frames_stage, named_by_selection
+from framealign.recipe.session_config import METHODS, SHARE, TINY, frames_stage, named_by_selection
 from framealign.report import charts, curves, html_document, timeline, unit_analysis
 from framealign.report.charts import Group
 from framealign.report.html_document import card, facts, grid, section
@@ -114,8 +114,10 @@ class Fold:
         return self.results["seed"]
 
     def stage(self, name: str) -> Path | None:
-        """The folder of a finished stage, the fold's own or one that folds share."""
-        for root in (self.run / f"session{self.session}", self.run):
+        """The folder of a finished stage: the fold's own, or one that folds share, whatever share of labels they know.
+        """
+        shared = [self.run, *([self.run.parent] if self.run.name.startswith(SHARE) else [])]
+        for root in (self.run / f"session{self.session}", *shared):
             for folder in (root / name, root / "scratch" / name):
                 if (folder / "stage.json").exists():
                     return folder

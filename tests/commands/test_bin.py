@@ -436,6 +436,21 @@ def test_all_methods_and_two_seeds_share_stages_and_are_compared(good, tree, bas
     assert f"{pair[1]} - {pair[0]}: WA " in good("evaluate", "--compare", *pair)
 
 
+def test_a_share_of_the_labels_is_shown_as_any_run(good, tree, base, tmp_path):
+    """Tables of all seeds by `RUN/share0.5`; the page has the curves of a stage that hears sound alone."""
+    out = good("session", "--iemocap", tree, "--allow-partial", "--hubert", base, "--preset", "tiny", "--device", "cpu",
+               *small.FLAGS, "--out", tmp_path / "run", "--method", "tapt", "--no-frames", "--seeds", "1,2",
+               "--label-share", "0.5")
+    table = out[out.index("protocol: "):]
+    assert "seed 1 2" in table and "label share 0.5" in table
+    assert good("evaluate", tmp_path / "run" / "share0.5") == table
+    fold = tmp_path / "run" / "seed1" / "share0.5" / "session1"
+    (fold / "report-tapt.html").unlink()
+    good("report", fold.parent, "--method", "tapt", "--device", "cpu")
+    page = (fold / "report-tapt.html").read_text()
+    assert "Stage 2: task-adaptive pretraining" in page and "label share" in page
+
+
 def test_session_on_a_table_of_real_speech(good, shared, base, tmp_path):
     """Every third of EMO-DB's utterances, as they come: rates, durations and a table that is not the project's."""
     header, *lines = (shared / "emodb4" / "emodb4.tsv").read_text().splitlines(True)

@@ -1,12 +1,14 @@
 """Which utterances each protocol trains, selects and tests on, and the corpora that no protocol can use."""
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from framealign.corpus import frame_truth
 from framealign.corpus.protocols import (OPTIMISTIC, SELECTIONS, Split, check_speakers, merged_labels, merged_words,
-                                         of_classes, pretraining_utterances, split)
+                                         of_classes, pretraining_utterances, split, with_label_share)
 from framealign.corpus.utterance import CLASSES, Stretch, Utterance, summary
 
 
@@ -35,6 +37,58 @@ def speakers(utterances: list[Utterance]) -> set[str]:
 def test_the_group_is_the_speaker_else_the_utterance(name, group):
     assert Utterance(name, Path("/a.wav"), 400).group == group
     assert Utterance(name, Path("/a.wav"), 400, speaker="someone").group == "someone"
+
+
+def uneven(draw: np.random.Generator) -> Split:
+    """A split of 3 sessions, each with 3 speakers, who have 0 to 30 utterances of each class, one of them 20 of all."""
+    utterances = []
+    for session in "123":
+        for s in range(3):
+            for name in CLASSES:
+                for number in range(20 if s == 0 else draw.integers(31)):
+                    utterances.append(Utterance(f"{session}{s}{name}{number}", Path("/a.wav"), 400, session,
+                                                f"{session}{s}", label=name))
+    one, = split([utterances[i] for i in draw.permutation(len(utterances))], "1", "clean")
+    return one
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_a_share_of_the_labels_is_one_of_every_class_and_speaker(number):
+    """Counts of a class are the nearest whole ones; of a speaker they are as near as 4 classes allow."""
+    draw = np.random.default_rng(number)
+    whole, share = uneven(draw), draw.uniform(0.02, 0.9)
+    some = with_label_share(whole, share, seed=number)
+    assert some.test == whole.test and some.name == whole.name
+    for part, of_whole in ((some.train, whole.train), (some.valid, whole.valid)):
+        assert ids(part) == [name for name in ids(of_whole) if name in {*ids(part)}]
+        of_class, all_of_class = (Counter(utterance.label for utterance in one) for one in (part, of_whole))
+        for name in CLASSES:
+            assert abs(of_class[name] - share * all_of_class[name]) <= 0.5 or of_class[name] == 1
+        of_speaker, all_of_speaker = (Counter(utterance.speaker for utterance in one) for one in (part, of_whole))
+        for name, count in all_of_speaker.items():
+            assert abs(of_speaker[name] - share * count) <= 3
+
+
+def test_shares_of_the_labels_are_nested_and_follow_from_seed_and_ids():
+    whole = uneven(np.random.default_rng(0))
+    nested = [with_label_share(whole, share, seed=1) for share in (0.001, 0.1, 0.3, 0.31, 1.0)]
+    for smaller, larger in zip(nested, nested[1:]):
+        assert {*ids(smaller.train)} <= {*ids(larger.train)} and {*ids(smaller.valid)} <= {*ids(larger.valid)}
+    assert nested[-1] == whole
+    assert sorted(utterance.label for utterance in nested[0].train) == sorted(CLASSES)     # at least one of each
+
+    backwards = replace(whole, train=whole.train[::-1], valid=whole.valid[::-1])
+    again = with_label_share(backwards, 0.1, seed=1)
+    assert (again.train, again.valid) == (nested[1].train[::-1], nested[1].valid[::-1])
+    assert ids(with_label_share(whole, 0.1, seed=2).train) != ids(nested[1].train)
+    assert with_label_share(replace(whole, valid=[]), 0.1, seed=1) == replace(nested[1], valid=[])
+
+
+def test_which_utterances_keep_their_label_is_no_matter_of_their_place():
+    """Over seeds each of a speaker's equally many utterances is drawn about as often."""
+    whole, = split(corpus(per_class=10), "1", "clean")
+    times = Counter(name for seed in range(200) for name in ids(with_label_share(whole, 0.2, seed).train))
+    assert len(times) == len(whole.train) and 15 <= min(times.values()) and max(times.values()) <= 70      # of 40 +- 6
 
 
 def labelled(*labels: str) -> list[Utterance]:

@@ -29,6 +29,17 @@ def two(tmp_path) -> Path:
     return tmp_path
 
 
+def test_a_share_of_the_labels_stands_for_its_runs_of_all_seeds(two):
+    for seed in (1, 10):
+        (two / f"seed{seed}" / "share0.1").mkdir(parents=True)
+    (two / "seed3").mkdir()
+    assert comparison.seeds_of(two) == {seed: two / f"seed{seed}" for seed in "123"}       # 10 has but a share
+    assert comparison.seeds_of(two / "share0.1") == {seed: two / f"seed{seed}" / "share0.1" for seed in ("1", "10")}
+    one = two / "seed1" / "share0.1"
+    assert comparison.seeds_of(one) == {"": one}
+    assert comparison.seeds_of(two / "share0.3") == {"": two / "share0.3"}
+
+
 def ablation(run: Path) -> str:
     """The table of all methods that are finished."""
     runs = comparison.seeds_of(run)

@@ -804,12 +804,73 @@ def test_a_split_that_shares_speakers_names_both_lines_and_may_be_marked(world, 
     assert f"**Optimistic**: {results.SHARED_SPEAKERS}." in card and "2 (1 of them the same) in the test" in card
 
 
+# A share of the labels
+
+def test_a_share_of_the_labels_is_made_beside_and_shares_what_hears_sound_alone(world, finished, spoilt, capsys):
+    """Half of 2 utterances of each class: one. Full folds stay as they are, stages that see no label are kept."""
+    run = world.folder / spoilt
+    before = small.digests(run)
+    for method in ("finetune", "align"):
+        tested = world.run(spoilt, method=method, label_share=0.5)["1"]
+        assert tested["num_utterances"] == {"train": 4, "valid": 4, "test": 8}
+        assert tested["protocol"]["label_share"] == 0.5
+    said = capsys.readouterr().out
+    assert made(run, said) == [f"share0.5/session1/{name}" for name in ("finetune", *ALIGN[2:])]
+    assert "[tapt-units] kept" in said and "[tapt-pretrain] kept" in said
+    after = small.digests(run)
+    assert {path: after[path] for path in before} == before
+    assert {path.partition("/")[0] for path in after.keys() - before.keys()} == {"share0.5"}
+
+    fold = run / "share0.5" / "session1"
+    collected = results.collect(run / "share0.5", "align")
+    assert "label share 0.5" in results.table(collected)
+    assert "- label share: 0.5\n" in (fold / "recogniser" / "README.md").read_text()
+    known = [line.split("\t") for line in (fold / "recogniser/trained_on.tsv").read_text().splitlines()[1:]]
+    assert [cells[-1] for cells in known] == 4 * ["training"] + 4 * ["selection"]
+    assert sorted(cells[-2] for cells in known) == sorted(2 * ["neutral", "happy", "angry", "sad"])
+    for name in SHARED_STAGES:
+        assert "label_share" not in files.read_json(run / name / "stage.json")["settings"]
+    assert files.read_json(fold / "ser-finetune" / "stage.json")["settings"]["label_share"] == 0.5
+    assert "label_share" not in files.read_json(finished / "session1/ser-finetune/stage.json")["settings"]
+
+
+def test_the_same_labels_for_every_method_of_a_seed(world):
+    known = {}
+    for seed in (0, 1):
+        for method in ("probe", "finetune"):
+            run = f"labels{seed}"
+            world.run(run, method=method, label_share=0.5, seed=seed, frames=method == "probe")
+        for stage in ("probe", "finetune", "frames"):
+            lines = (world.folder / run / f"share0.5/session1/{stage}/recogniser/trained_on.tsv").read_text()
+            known[seed, stage] = [line.split("\t")[0] for line in lines.splitlines()[1:]]
+        assert known[seed, "probe"] == known[seed, "finetune"] == known[seed, "frames"]
+    assert known[0, "probe"] != known[1, "probe"]
+
+
+def test_folds_of_a_share_that_is_another_are_stale(world, spoilt):
+    run = world.folder / spoilt
+    (run / "share0.5").mkdir()
+    shutil.copytree(run / "session1", run / "share0.5" / "session1", symlinks=True)
+    with pytest.raises(ValueError, match=r"stale: settings\.label_share was None, is 0\.5"):
+        world.run(spoilt, method="finetune", label_share=0.5)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_all_shares_of_a_run_have_the_same_folds(world, table, share):
+    world.run(f"folds-share{share}", method="finetune", label_share=0.5)
+    with pytest.raises(ValueError, match=r"folds are by session \(\S+/share0\.5/session1/finetune\), not by spe"):
+        world.run(f"folds-share{share}", corpus=str(table), folds="speakers", session="Ses01F", label_share=share)
+
+
 # What is refused
 
 @pytest.mark.parametrize("changes, message", [
     ({"method": "tune"}, "--method must be one of probe, finetune, tapt, align, multiscale, all, got tune"),
     ({"selection": "best"}, "--selection must be one of clean, last, speaker, reference, best-test, got best"),
     ({"pretrain_data": "all"}, "--pretrain-data must be one of transductive, inductive, got all"),
+    ({"label_share": 0.0}, r"--label-share must be above 0 and at most 1 \(0.1: a tenth of the labels\), got 0"),
+    ({"label_share": 10.0}, "--label-share must be above 0 and at most 1 .*, got 10"),
+    ({"label_share": float("nan")}, "--label-share must be above 0 and at most 1 .*, got nan"),
     ({"validate_on": "utterance"}, "--validate-on must be one of session, speaker, got utterance"),
     ({"preset": "huge"}, "preset must be one of base, large, small, tiny, got huge"),
     ({"iemocap": ""}, "give either --corpus .* or --iemocap"),
