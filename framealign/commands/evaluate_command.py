@@ -1,12 +1,13 @@
 """The numbers of a run with the protocol beside them: per fold, pooled, by subset, over seeds, against another run.
 
-And those of a recogniser, or of several runs' recognisers, on other corpora.
+And those of a recogniser, or of several runs' recognisers, on other corpora; of runs that know few labels and many.
 
     bin/evaluate.py runs/iemocap                        # writes results.json there
     bin/evaluate.py runs/iemocap --method all           # the ablation: finetune, tapt, align with paired differences
     bin/evaluate.py --compare runs/iemocap:tapt runs/iemocap:align      # or two runs, or two predictions.csv
     bin/evaluate.py runs/iemocap/session1/recogniser --on ravdess.tsv joined/corpus.tsv     # any labelled corpora
     bin/evaluate.py --matrix runs/emodb runs/ravdess --on emodb.tsv ravdess.tsv --out matrix.html
+    bin/evaluate.py --shares runs/emodb runs/nemo --out shares.html     # of few and many labels (session --label-share)
 """
 import argparse
 from collections.abc import Sequence
@@ -14,10 +15,10 @@ from pathlib import Path
 
 from framealign.runtime import files, log, settings
 from framealign.corpus import protocols
-from framealign.recipe import comparison, cross_corpus, evaluation, session_config
+from framealign.recipe import comparison, cross_corpus, evaluation, label_shares, session_config
 from framealign.recipe.evaluation import Corpus, EvaluationConfig, Model
 from framealign.recipe.trained_on import TrainedOn
-from framealign.report import matrix_page
+from framealign.report import matrix_page, shares_page
 from framealign.commands import command_line
 
 
@@ -38,21 +39,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--matrix", nargs="+", metavar="RUN",
                         help="with --on: the cross-corpus matrix, a row for each RUN, RUN:METHOD, RUN:frames or "
                         "recogniser's directory")
+    parser.add_argument("--shares", nargs="+", metavar="RUN",
+                        help="every share of the labels that each RUN has (session --label-share): UA of each method, "
+                        "EDER, paired differences to finetune")
     parser.add_argument("--on", nargs="+", metavar="TABLE",
                         help="test the recogniser on these labelled corpora, whatever they are; where the truth about "
                         "frames is known (made by prepare --join, ZED, a column truth), over time too")
-    parser.add_argument("--json", default="", metavar="FILE", help="of --on: also write the scores here")
+    parser.add_argument("--json", default="", metavar="FILE", help="of --on and --shares: also write the scores here")
     parser.add_argument("--predictions", default="", metavar="FILE",
                         help="of --on: also write what is predicted, as CSV; of several tables a folder for them")
     parser.add_argument("--out", default="", metavar="FILE",
                         help="of --matrix: a page; beside it, in a folder of its name, each cell with its predictions "
-                        "is kept, and the same command continues")
+                        "is kept, and the same command continues; of --shares: a page, or the curves alone as .svg")
     settings.add_flags(parser, EvaluationConfig)
     args = parser.parse_args(arguments)
 
     check(args)
     config = settings.from_flags(args, EvaluationConfig())
-    if args.matrix:
+    if args.shares:
+        of_shares(args.shares, args.selection, args.out, args.json)
+    elif args.matrix:
         on_each_other(args.matrix, args.on, config, args.out, args.json)
     elif args.on:
         on_corpora(args.run, args.on, config, args.predictions, args.json)
@@ -64,21 +70,25 @@ def main(arguments: list[str] | None = None) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Raise ValueError for flags that do not belong together, or a place that cannot be written."""
+    if args.shares and (args.on or args.method):
+        raise ValueError(f"--shares shows every method's own tests: not with {'--on' if args.on else '--method'}")
     if args.matrix and not args.on:
         raise ValueError("--matrix needs corpora to test on: --on TABLE ...; --help shows an example")
     if args.on and not (args.run or args.matrix):
         raise ValueError("--on needs a recogniser's directory before it (or --matrix); --help shows an example")
-    if bool(args.run) + bool(args.compare) + bool(args.matrix) != 1:
-        raise ValueError("give either a run's folder or --compare with two, or --matrix with some; --help shows "
-                         "examples")
+    if bool(args.run) + bool(args.compare) + bool(args.matrix) + bool(args.shares) != 1:
+        raise ValueError("give either a run's folder or --compare with two, or --matrix or --shares with some; --help "
+                         "shows examples")
     if args.matrix and args.predictions:
         raise ValueError("--predictions is of one recogniser; a matrix keeps those of its cells beside --out")
-    for name, needs in (("json", "on"), ("predictions", "on"), ("out", "matrix")):
+    for name, needs in (("json", ("on", "shares")), ("predictions", ("on",)), ("out", ("matrix", "shares"))):
         place = getattr(args, name)
-        if place and not getattr(args, needs):
-            raise ValueError(f"--{name} is of --{needs}; --help shows examples")
+        if place and not any(getattr(args, need) for need in needs):
+            raise ValueError(f"--{name} is of --{' and --'.join(needs)}; --help shows examples")
         if place and Path(place).is_dir() and (name != "predictions" or len(args.on) == 1):
             raise ValueError(f"--{name} {place}: a folder, must be a file")
+        if place and name == "out" and args.shares and Path(place).suffix not in (".html", ".svg"):
+            raise ValueError(f"--out {place}: must be a page or a picture, named .html or .svg")
         if place and name == "out" and not Path(place).suffix:
             raise ValueError(f"--out {place}: must be a page, as {place}.html; its cells are kept in {place}")
         if place:
@@ -121,6 +131,21 @@ def on_corpora(model: str, tables: Sequence[str], config: EvaluationConfig, pred
     if json:
         files.write_json(json, scores[tables[0]] if len(tables) == 1 else {"corpora": list(scores.values())})
     log.say("\n\n".join(evaluation.table(model, table, one) for table, one in scores.items()))
+
+
+def of_shares(runs: Sequence[str], selection: str, out: str, json: str) -> None:
+    """Print the tables of runs with several shares of the labels; write page or picture, and scores, where asked to.
+
+    Raises ValueError as `label_shares.measured`, before anything is written.
+    """
+    cross_corpus.short_names(runs)                  # none is given twice
+    of_runs = [label_shares.measured(run, selection) for run in runs]
+    if json:
+        files.write_json(json, {"runs": of_runs})
+    log.say(label_shares.text(of_runs))
+    if out:
+        shares_page.write(out, of_runs)
+        log.say(f"{out}: open it in a browser")
 
 
 def on_each_other(rows: Sequence[str], columns: Sequence[str], config: EvaluationConfig, out: str, json: str) -> None:

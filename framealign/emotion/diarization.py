@@ -51,10 +51,12 @@ def scores(recognised: Sequence[tuple[Utterance, Result]], min_seconds: float = 
     Over utterances that have both kinds of frames, the AUC of emotional frames against the others: "emotional_auc" by
     1 - p(neutral), "class_auc" by p(the utterance's class). "boundary_f1": of the segments' boundaries, pooled, within
     0.2 s. "confusion_seconds": how long each true class was recognised as which, by frames, {true: {recognised: s}}.
+    "speakers": of each (`Utterance.group`), "eder" and "num_utterances", for intervals.
     Rates are shares; of what there is none, None. "num_utterances". Raises ValueError without an utterance, or
     for a recogniser without a neutral class.
     """
     rates, of_segments, neutral, everywhere, emotional_auc, class_auc, time = [], [], [], [], [], [], Counter()
+    of_speakers: dict[str, list[float]] = {}        # EDER of the utterances of each
     pairs, num_true, num_recognised = 0, 0, 0
     for utterance, result in recognised:
         classes = list(result.probabilities)
@@ -64,6 +66,7 @@ def scores(recognised: Sequence[tuple[Utterance, Result]], min_seconds: float = 
         duration, own = result.seconds, class_of(utterance.label, classes) or utterance.label
         of_each_frame = most_probable(result)
         rates.append(errors(truth, of_each_frame, duration).rates)
+        of_speakers.setdefault(utterance.group, []).append(rates[-1][0])
         time.update(shared_time(truth, of_each_frame, duration))
         parts = segments(result, min_seconds)
         of_segments.append(errors(truth, parts, duration).rates[0])
@@ -87,6 +90,8 @@ def scores(recognised: Sequence[tuple[Utterance, Result]], min_seconds: float = 
             "class_auc": float(np.mean(class_auc)) if class_auc else None,
             "boundary_f1": 2 * pairs / (num_true + num_recognised) if num_true + num_recognised else None,
             "confusion_seconds": {true: {name: float(time[true, name]) for name in classes} for true in classes},
+            "speakers": {name: {"eder": float(np.mean(shares)), "num_utterances": len(shares)}
+                         for name, shares in of_speakers.items()},
             "num_utterances": len(rates)}
 
 

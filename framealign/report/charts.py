@@ -4,7 +4,7 @@ Each takes numbers and gives markup for `html_document.card`. Whatever colour sh
 dash or a shape.
 """
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,8 +13,10 @@ from framealign.report.svg import (colours, element, escape, ink, line, linear, 
                                    ticks)
 
 WIDTH, HEIGHT = 380, 210                            # of a chart with axes, in its own units
+ESTIMATES_HEIGHT = 280
 LEFT, RIGHT, TOP, BOTTOM = 54, 18, 12, 34           # margins
-DASHES = ("", "dashed", "dotted", "dashed")         # of curves of kind 0..3
+DODGE = 7                                           # between lines of estimates at one place
+DASHES = ("", "dashed", "dotted", "dashed", "dotted")       # of curves of kind 0..4
 BLOCK_COLUMNS = 13                                  # columns of a heat map that fit on a phone
 STACKED = (1, 0, 3)                                 # the series whose colours parts of a bar have, first to last
 MANY = 6                                            # more classes are drawn more closely
@@ -23,10 +25,24 @@ MARKERS = ("circle", "square", "triangle", "diamond", "cross", "bar")
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a chart: its name and points; `kind` 0..3 gives colour and dash."""
+    """One line of a chart: its name and points; `kind` 0..4 gives colour and dash."""
     name: str
     x: Sequence[float]
     y: Sequence[float]
+    kind: int = 0
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """One line of `estimates`: its name and, at some x, shares with their intervals and what is said of each.
+
+    `kind` 0..4 gives colour, dash and marker.
+    """
+    name: str
+    x: Sequence[float]
+    shares: Sequence[float]
+    intervals: Sequence[tuple[float, float] | None]
+    words: Sequence[str]
     kind: int = 0
 
 
@@ -111,6 +127,59 @@ def _draw_curves(lines: Sequence[Curve], axes: Axes, low: float, high: float, sc
             points += "h.01"                        # a dot, by its round ends
         shapes.append(element("path", "", d=points, class_=f"curve s{one.kind} {DASHES[one.kind]}".strip()))
     return _svg(shapes, WIDTH, HEIGHT, axes.y or "curves") + line_legend(lines)
+
+
+def estimates(lines: Sequence[Estimates], axes: Axes, marks: Mapping[float, str]) -> list[str]:
+    """Lines of shares, in per cent, with a bar for each interval: shapes of a picture WIDTH by ESTIMATES_HEIGHT.
+
+    marks: the x and what stands below each. Lines stand a little beside each other, so that no bar hides one behind
+    it; whoever puts them into a picture tells what they are by `estimates_legend`.
+    """
+    ends = [end for one in lines for share, interval in zip(one.shares, one.intervals) for end in interval or [share]]
+    margin = 0.04 * (max(ends) - min(ends)) or 0.05
+    low, high = max(0.0, min(ends) - margin), min(1.0, max(ends) + margin)
+    aside = DODGE * (len(lines) - 1) / 2
+    bottom = ESTIMATES_HEIGHT - BOTTOM
+    to_x = linear(min(marks), max(marks), LEFT + 16 + aside, WIDTH - RIGHT - 16 - aside)
+    to_y = linear(low, high, bottom, TOP + 18)
+
+    shapes = []
+    for value in ticks(low, high, 5):
+        shapes += [line(LEFT, to_y(value), WIDTH - RIGHT, to_y(value), class_="gridline"),
+                   text(LEFT - 6, to_y(value) + 4, f"{number(100 * value, 1)} %", text_anchor="end")]
+    shapes += [text(to_x(x), bottom + 16, name, text_anchor="middle") for x, name in marks.items()]
+    shapes.append(text((LEFT + WIDTH - RIGHT) / 2, ESTIMATES_HEIGHT - 3, axes.x, text_anchor="middle"))
+    shapes += [text(LEFT, TOP + 2, axes.y, class_="strong")] if axes.y else []
+    for i, one in enumerate(lines):
+        xs = [to_x(x) + DODGE * i - aside for x in one.x]
+        ys = [to_y(share) for share in one.shares]
+        shapes.append(element("path", "", d=path(xs, ys), class_=f"curve s{one.kind} {DASHES[one.kind]}".strip()))
+        for x, y, interval, words in zip(xs, ys, one.intervals, one.words):
+            bar = [line(x, to_y(interval[0]), x, to_y(interval[1]), class_=f"s{one.kind}", stroke_width=1.6)
+                   ] if interval else []
+            shapes.append(element("g", [element("title", escape(words)), *bar, _marker(one.kind, x, y)]))
+    return shapes
+
+
+def _marker(kind: int, x: float, y: float) -> str:
+    """The marker of a line of a kind at a point."""
+    return element("path", "", d=marker_path(MARKERS[kind], x, y, 4), style=f"fill:var(--series{kind})")
+
+
+def estimates_legend(names: Mapping[str, int], top: float, width: float) -> tuple[list[str], float]:
+    """The names of lines of `estimates`, by their kinds, each beside a piece of its line, and where they end.
+
+    They stand below `top`, in as many rows as a picture of that width needs.
+    """
+    shapes, x, y = [], float(LEFT), top + 14
+    for name, kind in names.items():
+        size = 50 + 7.5 * len(name)
+        if x + size > width and x > LEFT:
+            x, y = float(LEFT), y + 20
+        shapes += [line(x, y, x + 26, y, class_=f"curve s{kind} {DASHES[kind]}".strip()),
+                   _marker(kind, x + 13, y), text(x + 32, y + 4, name)]
+        x += size
+    return shapes, y + 16
 
 
 def _identity(value: float) -> float:

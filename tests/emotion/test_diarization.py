@@ -152,6 +152,21 @@ def test_scores_are_those_of_every_frame(tmp_path):
     assert smooth["eder"] == found["eder"] and smooth["segment_eder"] != found["segment_eder"]
 
 
+def test_each_speakers_rate_is_the_mean_of_their_utterances(tmp_path):
+    rng = np.random.default_rng(4)
+    drawn = [recognised(rng, tmp_path, number) for number in range(12)]
+    speaker_of = ["anna", "bert", "anna", ""] * 3
+    found = scores([(replace(utterance, speaker=name), result)
+                    for name, (utterance, result, *_) in zip(speaker_of, drawn)], 0.0)
+    wrong: dict[str, list[float]] = {}
+    for name, (utterance, result, true, _) in zip(speaker_of, drawn):
+        wrong.setdefault(name or utterance.id, []).append(np.mean(result.posterior.argmax(1) != true))
+    assert {name: one["num_utterances"] for name, one in found["speakers"].items()} == {
+        "anna": 6, "bert": 3, "3": 1, "7": 1, "11": 1}
+    for name, one in found["speakers"].items():
+        assert one["eder"] == pytest.approx(np.mean(wrong[name]), abs=1e-9)
+
+
 def test_a_perfect_time_line_has_no_errors(tmp_path):
     rng = np.random.default_rng(5)
     drawn = [recognised(rng, tmp_path, number) for number in range(12)]
