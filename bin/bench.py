@@ -362,6 +362,8 @@ def statistics(args: argparse.Namespace) -> dict:
         files.check_writable(Path(place).absolute().parent)
     given = {name: getattr(args, name) for name in FOLD_SETTINGS if getattr(args, name) is not None}
     config = SessionConfig(corpus=args.corpus, hubert="tiny", session="all", **given)   # of which no base model is used
+    if args.on and config.label_share < 1:
+        raise ValueError("--on trains on every label of the corpus; leave out --label-share, or --on")
     threadpool_limits(args.threads)                 # of scikit-learn's arithmetic
     baseline = Baseline(config, session_config.read_utterances(config), logistic_regression)
     others = statistics_baseline.other_corpora(baseline, args.on)
@@ -387,7 +389,7 @@ def timed(run: Callable[[], T]) -> tuple[T, float]:
 
 # Settings of a session run that the folds of `statistics` are made by.
 FOLD_SETTINGS = ("folds", "folds_seed", "validate_on", "classes", "merge", "allow_missing_classes",
-                 "allow_shared_speakers")
+                 "allow_shared_speakers", "label_share", "seed")
 CONTESTS = {"forward": forward, "extract": extract, "pretrain": pretraining, "finetune": finetuning,
             "kmeans": clustering, "data": data, "ranks": ranks}
 

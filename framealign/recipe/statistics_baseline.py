@@ -77,6 +77,8 @@ def collect(baseline: Baseline) -> dict:
     """Every fold that is held out: results as `results.collect`."""
     of_test = session_config.protocol_of_test(baseline.config, baseline.utterances, SELECTION)
     protocol = {"method": "logistic regression on utterance statistics", **of_test, "optimistic": False}
+    if baseline.config.label_share < 1:
+        protocol["seed"] = baseline.config.seed     # which labels were drawn; nothing else is drawn
     folds, tables = {}, []
     for session, split in baseline.splits.items():
         folds[session], tested = fold(baseline, split)

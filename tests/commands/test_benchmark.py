@@ -221,6 +221,7 @@ def test_the_regression_is_the_optimum_of_its_objective():
     (["--what", "statistics", "--corpus", "TABLE", "--folds", "none"], "--folds must be session, speakers, "),
     (["--what", "statistics", "--corpus", "TABLE", "--classes", "joy,fear"], "no label is one of the classes joy, f"),
     (["--what", "statistics", "--corpus", "TABLE", "--on", "TABLE"], "24 of its 24 sounds are trained on"),
+    (["--what", "statistics", "--corpus", "TABLE", "--on", "TABLE", "--label-share", "0.1"], "leave out --label-share"),
     (["--what", "statistics", "--corpus", "TABLE", "--out", "TABLE/a.json"], "a file, not a folder"),
     (["--what", "kmeans", "--folds", "5"], "--folds is of --what statistics, got --what kmeans"),
     (["--on", "TABLE"], "--on is of --what statistics, got --what forward")])

@@ -144,6 +144,21 @@ def test_the_numbers_are_those_of_the_recipes_tables():
     assert content["mean"]["ua"] == pytest.approx(np.mean(of_folds) / 100) and "predictions" not in content
 
 
+def test_a_share_of_the_labels_is_that_of_the_recipe():
+    """Fitted to and chosen on the utterances whose labels the recipe knows with that seed; all are tested."""
+    utterances = corpus(150)
+    noted = Noted(lambda x, strength: np.full((len(x), 4), 0.25))
+    places = np.arange(sum(bool(u.label) for u in utterances))[:, None]
+    one = baseline(utterances, noted, places, label_share=0.3, seed=4)
+    collected = statistics_baseline.collect(one)
+    whole, = protocols.split(utterances, "1", "clean")
+    few = protocols.with_label_share(whole, 0.3, 4)
+    assert [u.id for u in few.train] == [one.utterances[int(i)].id for i in noted.fitted[0][0][:, 0]]
+    assert [u.id for u in few.valid] == [one.utterances[int(i)].id for i in noted.asked[0][0][:, 0]]
+    assert 0 < len(few.train) < 0.5 * len(whole.train) and len(collected["predictions"].ids) == len(one.utterances)
+    assert (collected["protocol"]["label_share"], collected["protocol"]["seed"]) == (0.3, 4)
+
+
 def test_a_statistic_that_tells_the_class_is_enough():
     utterances = corpus(120)
     own = [u for u in utterances if u.label]
