@@ -86,10 +86,11 @@ def chances(labels: Tensor, corpora: Tensor | None = None) -> Tensor:
     utterance of the class. labels, corpora (U,) int64: indices of classes, of corpora.
     """
     corpora = torch.zeros_like(labels) if corpora is None else corpora
-    cells, cell_of, sizes = torch.unique(torch.stack([labels, corpora]), dim=1, return_inverse=True,
-                                         return_counts=True)                    # (2, cells), (U,), (cells,)
-    num_corpora = torch.bincount(cells[0])                                      # (C,) that have each class
-    return 1.0 / (num_corpora[labels] * sizes[cell_of]).double()
+    shape = (int(labels.max()) + 1, int(corpora.max()) + 1)
+    cells = labels * shape[1] + corpora                                         # (U,)
+    sizes = torch.bincount(cells, minlength=shape[0] * shape[1]).view(shape)    # of each class in each corpus
+    num_corpora = (sizes > 0).sum(1)                                            # that have each class
+    return 1.0 / (num_corpora[labels] * sizes[labels, corpora]).double()
 
 
 def corpus_numbers(utterances: Sequence[Utterance]) -> Tensor:
