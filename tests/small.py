@@ -36,9 +36,10 @@ def model() -> HubertConfig:
     return with_overrides(preset("tiny"), SETTINGS).model
 
 
-def write_tree(root: Path) -> Path:
+def write_tree(root: Path, seed: int = 3) -> Path:
     """An IEMOCAP tree of 24 utterances of 1 to 2 s: 3 sessions, 2 speakers each, every emotion once per speaker."""
-    synthetic_corpus.write_corpus(root, seed=3, num_sessions=3, utterances_per_speaker=4, mean_seconds=1.5, workers=1)
+    synthetic_corpus.write_corpus(root, seed=seed, num_sessions=3, utterances_per_speaker=4, mean_seconds=1.5,
+                                  workers=1)
     return root
 
 

@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
                         "recogniser's directory")
     parser.add_argument("--shares", nargs="+", metavar="RUN",
                         help="every share of the labels that each RUN has (session --label-share): UA of each method, "
-                        "EDER, paired differences to finetune")
+                        "EDER, paired differences to finetune; with --on, a joined table for each RUN, EDER on these")
     parser.add_argument("--on", nargs="+", metavar="TABLE",
                         help="test the recogniser on these labelled corpora, whatever they are; where the truth about "
                         "frames is known (made by prepare --join, ZED, a column truth), over time too")
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     check(args)
     config = settings.from_flags(args, EvaluationConfig())
     if args.shares:
-        of_shares(args.shares, args.selection, args.out, args.json)
+        of_shares(args.shares, args.on or [], config, args)
     elif args.matrix:
         on_each_other(args.matrix, args.on, config, args.out, args.json)
     elif args.on:
@@ -70,11 +70,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Raise ValueError for flags that do not belong together, or a place that cannot be written."""
-    if args.shares and (args.on or args.method):
-        raise ValueError(f"--shares shows every method's own tests: not with {'--on' if args.on else '--method'}")
+    if args.shares and args.method:
+        raise ValueError("--shares shows every method: not with --method")
+    if args.shares and args.on and len(args.on) != len(args.shares):
+        raise ValueError(f"--on of --shares is a table for each run: {len(args.shares)}, got {len(args.on)}")
     if args.matrix and not args.on:
         raise ValueError("--matrix needs corpora to test on: --on TABLE ...; --help shows an example")
-    if args.on and not (args.run or args.matrix):
+    if args.on and not (args.run or args.matrix or args.shares):
         raise ValueError("--on needs a recogniser's directory before it (or --matrix); --help shows an example")
     if bool(args.run) + bool(args.compare) + bool(args.matrix) + bool(args.shares) != 1:
         raise ValueError("give either a run's folder or --compare with two, or --matrix or --shares with some; --help "
@@ -133,19 +135,21 @@ def on_corpora(model: str, tables: Sequence[str], config: EvaluationConfig, pred
     log.say("\n\n".join(evaluation.table(model, table, one) for table, one in scores.items()))
 
 
-def of_shares(runs: Sequence[str], selection: str, out: str, json: str) -> None:
+def of_shares(runs: Sequence[str], tables: Sequence[str], config: EvaluationConfig, args: argparse.Namespace) -> None:
     """Print the tables of runs with several shares of the labels; write page or picture, and scores, where asked to.
 
-    Raises ValueError as `label_shares.measured`, before anything is written.
+    tables: one for each run, or none, on which EDER is measured. Raises ValueError as `label_shares.measured`, before
+    anything is written.
     """
     cross_corpus.short_names(runs)                  # none is given twice
-    of_runs = [label_shares.measured(run, selection) for run in runs]
-    if json:
-        files.write_json(json, {"runs": of_runs})
+    of_runs = [label_shares.measured(run, args.selection, on, config)
+               for run, on in zip(runs, tables or [""] * len(runs))]
+    if args.json:
+        files.write_json(args.json, {"runs": of_runs})
     log.say(label_shares.text(of_runs))
-    if out:
-        shares_page.write(out, of_runs)
-        log.say(f"{out}: open it in a browser")
+    if args.out:
+        shares_page.write(args.out, of_runs)
+        log.say(f"{args.out}: open it in a browser")
 
 
 def on_each_other(rows: Sequence[str], columns: Sequence[str], config: EvaluationConfig, out: str, json: str) -> None:

@@ -60,17 +60,18 @@ def drawing(of_run: Mapping, measure: str, name: str) -> str:
 
 
 def picture(of_runs: Sequence[Mapping]) -> str:
-    """The SVG file: a chart of UA for each run, those of EDER below, as text. Nothing outside the file is needed."""
+    """The SVG file: a chart of UA for each run, below it that of EDER, as text. Nothing outside the file is needed."""
     names, measures = short_names(of_runs), [measure for measure in NAMES if any(one[measure] for one in of_runs)]
     columns = min(COLUMNS, len(of_runs))
     shapes, top = [], 8.0
     for measure in measures:
-        shown = [(name, one) for name, one in zip(names, of_runs) if one[measure]]
-        for i, (name, one) in enumerate(shown):
+        for i, (name, one) in enumerate(zip(names, of_runs)):
+            if not one[measure]:
+                continue
             place = f"translate({number(WIDTH * (i % columns))} {number(top + ESTIMATES_HEIGHT * (i // columns))})"
             shapes.append(element("g", chart(one, measure, f"{name}: {NAMES[measure]}"), transform=place))
-        top += ESTIMATES_HEIGHT * math.ceil(len(shown) / columns)
-        legend, top = charts.estimates_legend(kinds([one for _, one in shown], measure), top, WIDTH * columns)
+        top += ESTIMATES_HEIGHT * math.ceil(len(of_runs) / columns)
+        legend, top = charts.estimates_legend(kinds(of_runs, measure), top, WIDTH * columns)
         shapes += legend
     width, height = WIDTH * columns + 8, top + 4
     title = f"{' and '.join(NAMES[measure] for measure in measures)} by {AXIS}, with 95 % intervals: {', '.join(names)}"

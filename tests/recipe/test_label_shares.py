@@ -1,14 +1,19 @@
 """Tables of several shares of the labels, recomputed from the prediction files and the scores of frames alone."""
 import csv
+import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import small
 from random_results import Run
 
 from framealign.runtime import files
+from framealign.corpus import manifest
+from framealign.corpus.importers import iemocap
 from framealign.commands import evaluate_command
-from framealign.recipe import comparison
+from framealign.recipe import comparison, label_shares, recipe
 from framealign.recipe.label_shares import measured, shares_of
 
 STAGES = {"probe": "probe", "finetune": "finetune", "align": "ser-finetune"}
@@ -176,9 +181,38 @@ def change_protocol(run: Path) -> None:
             files.write_json(path, tested | {"protocol": tested["protocol"] | {"base_digest": "def"}})
 
 
+def test_eder_on_a_table_is_that_of_the_folds_that_held_the_speakers_out(tmp_path):
+    """The synthetic corpus knows its frames: tested as a table of its own, every fold's own test comes out."""
+    tree, base = small.write_tree(tmp_path / "tree"), small.write_base(tmp_path / "base")
+    config = small.config(tree, base, tmp_path / "run", session="all", method="finetune", frames=True, label_share=0.5)
+    recipe.run_sessions(config, small.SETTINGS)
+    table = tmp_path / "table.tsv"
+    shutil.copy(tmp_path / "run" / "share0.5" / "corpus.tsv", table)
+    (own,), (again,) = (measured(tmp_path / "run", on=on)["eder"] for on in ("", str(table)))
+    assert again == pytest.approx(own | {"interval": pytest.approx(own["interval"])}) and own["interval"]
+    assert f"EDER on {table}" in label_shares.text([measured(tmp_path / "run", on=str(table))])
+
+    evaluate_command.main(["--matrix", f"{tmp_path}/run/share0.5:frames", "--on", str(table), "--json",
+                           str(tmp_path / "matrix.json")])
+    cell = files.read_json(tmp_path / "matrix.json")["cells"]["share0.5:frames"]["table"]
+    assert cell["over_time"]["eder"] == pytest.approx(own["value"])
+    other = small.write_tree(tmp_path / "other", seed=8)
+    manifest.write(tmp_path / "other.tsv", [dataclasses.replace(one, id=f"o{one.id}", speaker=f"o{one.speaker}")
+                                            for one in iemocap.read(other, allow_partial=True)])
+    with pytest.raises(ValueError, match="other.tsv: not the utterances that .*:frames was trained and tested on"):
+        measured(tmp_path / "run", on=str(tmp_path / "other.tsv"))
+    silent = [dataclasses.replace(one, truth=()) for one in manifest.read(table)]
+    for number, one in enumerate(silent):
+        shutil.copy(one.path, tmp_path / f"{number}.wav")
+    manifest.write(table, [dataclasses.replace(one, path=tmp_path / f"{number}.wav", truth=None)
+                           for number, one in enumerate(silent)])
+    with pytest.raises(ValueError, match="table.tsv: of no utterance it is known which emotion it has when"):
+        measured(tmp_path / "run", on=str(table))
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--shares", "RUN", "--out", "page.txt"], r"--out page\.txt: must be a page or a picture, named \.html or \.svg"),
-    (["--shares", "RUN", "--on", "a.tsv"], "--shares shows every method's own tests: not with --on"),
+    (["--shares", "RUN", "--on", "a.tsv", "b.tsv"], "--on of --shares is a table for each run: 1, got 2"),
     (["--shares", "RUN", "--method", "align"], "not with --method"),
     (["RUN", "--shares", "RUN"], "give either a run's folder or --compare"),
     (["--shares", "RUN", "RUN"], "given twice"),

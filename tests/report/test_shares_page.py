@@ -31,7 +31,7 @@ def drawn_points(draw, names, shares, reference):
 
 def of_run(seed, run, shares=(0.1, 0.3, 1.0), names=("probe", "finetune", "tapt", "align", "multiscale")):
     draw = np.random.default_rng(seed)
-    return {"run": run, "over": "6 speakers", "num_utterances": 60,
+    return {"run": run, "over": "6 speakers", "num_utterances": 60, "on": "",
             "protocol": {"hubert": "tiny", "classes": ["neutral", "sad"], "optimistic": False},
             "ua": drawn_points(draw, names, shares, "finetune"),
             "eder": drawn_points(draw, ("frames", "align-frames"), shares, "frames") if seed % 2 else []}
