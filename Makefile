@@ -29,8 +29,8 @@ $(VENV)/ready: setup.cfg pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet -e '.[test$(if $(EXTRAS),$(COMMA)$(EXTRAS))]'
 	touch $@
 
-demo: $(VENV)/ready  ## the whole method on a synthetic corpus, minutes on a CPU; ends with a report and a lesson to look at
-	$(VENV)/bin/python bin/demo.py $(FLAGS)
+demo: $(VENV)/ready  ## the whole method on a synthetic corpus, minutes on a CPU, or on your own [CORPUS=table HUBERT= S=]; ends with pages to look at
+	$(VENV)/bin/python bin/demo.py $(if $(CORPUS),--corpus "$(CORPUS)" --session $(S)) $(if $(HUBERT),--hubert "$(HUBERT)") $(FLAGS)
 
 test: $(VENV)/ready  ## the tests (skips say what they would need)
 	$(VENV)/bin/python -m pytest -m "not slow and not gpu" $(FLAGS)

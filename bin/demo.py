@@ -2,6 +2,7 @@
 """The whole method on a synthetic corpus it makes itself: seven stages, three methods, what is recognised and when.
 
     bin/demo.py                                     # minutes on a CPU, from the committed tiny base model
+    bin/demo.py --corpus emodb.tsv --session 2      # the same on any labelled corpus
     bin/demo.py --make-tiny-base --out runs/tiny-base
 """
 import sys

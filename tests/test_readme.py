@@ -99,7 +99,8 @@ def test_the_demos_table_is_as_the_demo_prints_it():
                          "alignment": dict(zip(keys, map(float, numbers.split()))) | {"over_time": over_time}}
     means = {name: float(share) / 100 for name, share in re.findall(r"(pitch and energy|MFCC) ([\d.]+) %", block)}
     assert list(methods) == [*session_config.PAPERS, "frames", "frames-bound"] and len(means) == 2
-    printed = demo_command.summary({"methods": methods, "utterance_means_ua": means}, demo_command.DemoConfig())
+    printed = demo_command.summary({"methods": methods, "utterance_means_ua": means, "joined_utterances": 0},
+                                   demo_command.DemoConfig())
     assert block.strip() == printed.strip()
 
 
