@@ -5,8 +5,13 @@
     bin/bench.py --what all --corpus emodb4.tsv --rounds 5 --out bench.json
     torchrun --nproc_per_node 2 bin/bench.py --what ranks --threads 1
 
+Has a change made something slower? The contests of `all` in about 2 minutes, and what two or more runs measured:
+
+    bin/bench.py --what all --quick --out after.json
+    bin/bench.py --table before.json after.json
+
 Or recognise emotions with scikit-learn's logistic regression on statistics of utterances, on the recipe's folds, and
-with --on on other corpora. It has no part in `all`.
+with --on on other corpora. It has no part in `all`, nor has `fold`, which runs a fold of the recipe.
 
     bin/bench.py --what statistics --corpus emodb4.tsv --folds speakers --predictions statistics.csv
     bin/bench.py --what statistics --corpus emodb4.tsv --on ravdess.tsv nemo.tsv --out statistics.json
@@ -19,7 +24,6 @@ import contextlib
 import functools
 import importlib.util
 import itertools
-import platform
 import sys
 import tempfile
 import time
@@ -35,19 +39,20 @@ from torch import Tensor, nn
 
 from framealign.runtime import distributed, files, log, settings
 from framealign.sound.frames import frames_in, num_frames, num_samples_of, valid_frames
-from framealign.corpus.cropping import load_checked, padded
+from framealign.corpus import synthetic_corpus
+from framealign.corpus.cropping import Crop, load_checked, padded
 from framealign.hubert import fast
 from framealign.hubert.model import Hubert
 from framealign.exchange import torchaudio_weights
 from framealign.units import kmeans
 from framealign.units.kmeans import KMeansConfig
 from framealign.emotion.emotion_model import EmotionModel
-from framealign.training import optimiser
+from framealign.training import optimiser, pretrain
 from framealign.training.training_config import PretrainConfig
 from framealign.recipe import preflight, presets, results, session_config, statistics_baseline
 from framealign.recipe.session_config import SessionConfig
 from framealign.recipe.statistics_baseline import Baseline, Predict
-from framealign.commands import benchmark
+from framealign.commands import benchmark, session_command, speed_table
 from framealign.commands.benchmark import Contender
 
 T = TypeVar("T")
@@ -179,14 +184,33 @@ def extract(bench: Bench) -> list[dict]:
 
 
 def pretraining(bench: Bench) -> list[dict]:
-    """One update, --utterances crops of --longest seconds, no block dropped: torchaudio's model and loss, and ours."""
+    """One update, --utterances crops of --longest seconds, no block dropped: torchaudio's model and loss, transformers'
+    encoder with that loss and a frozen conv encoder, as the reference has it, and ours.
+    """
     number, device = bench.args.utterances, bench.device
     frames = frames_in(bench.args.longest)
     waveform = torch.randn(number, num_samples_of(frames), device=device)
     units = torch.randint(bench.args.clusters, (1, number, frames), device=device)     # of one codebook
     flop = {conv: number * benchmark.training_flop(bench.config, waveform.shape[1], conv)
-            for conv in ("kept", "trained")}
-    seconds, contenders = number * bench.args.longest, []
+            for conv in ("kept", "frozen", "trained")}
+    seconds, contenders, size = number * bench.args.longest, [], PretrainConfig().projection_size
+
+    def descend(logits: Callable[[], tuple[Tensor, Tensor, Tensor | float]], parameters: list[nn.Parameter]
+                ) -> Callable[[], None]:
+        """One update of a peer. logits: gives those of masked and unmasked frames, the true unit first, and a penalty.
+        """
+        adam = torch.optim.AdamW(parameters, 1e-5, (0.9, 0.98), 1e-6, 0.01)
+
+        def step() -> None:
+            with bench.autocast():
+                masked, unmasked, penalty = logits()
+            loss = sum(weight * F.cross_entropy(logits.float(), torch.zeros_like(logits[:, 0], dtype=torch.int64),
+                                                reduction="sum") for weight, logits in ((1.0, masked), (0.0, unmasked)))
+            (loss / len(masked) + 10 * penalty).backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 10.0)
+            adam.step()
+            adam.zero_grad()
+        return step
     if "torchaudio" in bench.against:
         import torchaudio
         theirs = torchaudio.models.hubert_pretrain_model(
@@ -194,21 +218,25 @@ def pretraining(bench: Bench) -> list[dict]:
             mask_selection="static", mask_other=0.0, mask_length=10, no_mask_overlap=False, mask_min_space=1,
             mask_channel_prob=0.0, mask_channel_selection="static", mask_channel_other=0.0, mask_channel_length=10,
             no_mask_channel_overlap=False, mask_channel_min_space=1, skip_masked=False, skip_nomask=False,
-            num_classes=bench.args.clusters, final_dim=PretrainConfig().projection_size, feature_grad_mult=0.1)
+            num_classes=bench.args.clusters, final_dim=size, feature_grad_mult=0.1)
         theirs.to(device).train()
-        adam = torch.optim.AdamW(theirs.parameters(), 1e-5, (0.9, 0.98), 1e-6, 0.01)
+        run = descend(functools.partial(theirs, waveform, units[0]), list(theirs.parameters()))
+        contenders.append(Contender("torchaudio, conv encoder trained", run, flop["trained"], seconds, bench.keeps[1]))
+    if "transformers" in bench.against:             # the reference's head is torchaudio's
+        from torchaudio.models.wav2vec2.components import LogitGenerator
+        encoder, head = bench.transformers(train=True), LogitGenerator(bench.config.hidden_size, bench.args.clusters,
+                                                                       size, False, False).to(device)
+        encoder.config.layerdrop = 0.0
+        encoder.feature_extractor._freeze_parameters()
+        crops, settings = [Crop(0, 0, frames)] * number, PretrainConfig()
 
-        def their_step() -> None:
-            with bench.autocast():
-                masked, unmasked, penalty = theirs(waveform, units[0])
-            loss = sum(weight * F.cross_entropy(logits.float(), torch.zeros_like(logits[:, 0], dtype=torch.int64),
-                                                reduction="sum") for weight, logits in ((1.0, masked), (0.0, unmasked)))
-            (loss / len(masked) + 10 * penalty).backward()
-            torch.nn.utils.clip_grad_norm_(theirs.parameters(), 10.0)
-            adam.step()
-            adam.zero_grad()
-        contenders.append(Contender("torchaudio, conv encoder trained", their_step, flop["trained"], seconds,
-                                    bench.keeps[1]))
+        def logits_of_transformers() -> tuple[Tensor, Tensor, float]:
+            is_masked = pretrain.draw_mask(crops, settings, 0).to(device)
+            states = encoder(waveform, mask_time_indices=is_masked).last_hidden_state
+            return *head(states, units[0], is_masked, ~is_masked), 0.0
+        trained = [p for p in (*encoder.parameters(), *head.parameters()) if p.requires_grad]
+        contenders.append(Contender("transformers, the reference's head, conv encoder frozen",
+                                    descend(logits_of_transformers, trained), flop["frozen"], seconds, bench.keeps[1]))
     for conv, compiled in (("trained", False), ("kept", False), ("kept", True))[:3 if bench.args.compile else 2]:
         step, _ = benchmark.pretraining_step(bench.config, conv, waveform, units, bench.args.clusters, bench.autocast,
                                              compiled)
@@ -339,6 +367,37 @@ def data(bench: Bench) -> list[dict]:
         return [bench.contest(f"Reading a micro-batch of {seconds:.0f} s", contenders)]
 
 
+def fold(bench: Bench) -> list[dict]:
+    """One fold of the recipe by `align`, with its pages: synthetic sound, random weights, pretrainings of --updates.
+
+    Beside the record of a contest: seconds of each stage, and what five folds at the paper's schedule would take at the
+    rates of the last pretraining and fine-tuning.
+    """
+    updates = bench.args.updates
+    cut = {"pretrain.updates": updates, "pretrain.warmup_updates": updates // 5, "finetune.epochs": 2,
+           "pretrain.log_every_updates": max(1, updates // 4), "frames.scorer_epochs": 1, "frames.epochs": 1,
+           "tapt_clusters": bench.args.clusters}
+    with tempfile.TemporaryDirectory() as place:
+        corpus, base, run = (Path(place) / name for name in ("corpus", "base", "run"))
+        synthetic_corpus.write_corpus(corpus, num_sessions=3, utterances_per_speaker=bench.args.utterances)
+        bench.hubert.save_pretrained(base)
+        config = SessionConfig(iemocap=str(corpus), allow_partial=True, hubert=str(base), preset=bench.args.preset,
+                               out=str(run), device=bench.device.type, precision=bench.args.dtype)
+        overrides = {name: str(value) for name, value in cut.items()}
+        contender = Contender("framealign, one fold", lambda: session_command.run(config, overrides), 0.0)
+        record, = benchmark.compete([contender], 1, bench.device, bench.dtype, warm_up=False)
+        rates = [benchmark.last_rate(run / "session1" / name / "log.jsonl")
+                 for name in ("align-pretrain", "ser-finetune")]
+        stages = {path.parent.name: files.read_json(path)["seconds"] for path in run.rglob("stage.json")}
+    minutes = sum(seconds / rate for seconds, rate in zip(FIVE_FOLDS, rates)) / 60
+    record |= {"stages": stages, "pretraining_rate": rates[0], "finetuning_rate": rates[1],
+               "projected_minutes": minutes}
+    note = (", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages.items()) + f"\nFive folds at the paper's "
+            f"schedule, projected from {rates[0]:.0f} and {rates[1]:.0f} times real time: {minutes:.0f} minutes")
+    return [{"title": f"One fold, pretrainings of {updates} updates ({bench.device}, {bench.args.dtype}, preset "
+                      f"{bench.args.preset})", "records": [record], "note": note}]
+
+
 def logistic_regression(vectors: np.ndarray, numbers: np.ndarray, strength: float) -> Predict:
     """scikit-learn's, on standardised vectors (U, F), every class of numbers (U,) with the same weight altogether."""
     from sklearn.linear_model import LogisticRegression
@@ -390,14 +449,23 @@ def timed(run: Callable[[], T]) -> tuple[T, float]:
 # Settings of a session run that the folds of `statistics` are made by.
 FOLD_SETTINGS = ("folds", "folds_seed", "validate_on", "classes", "merge", "allow_missing_classes",
                  "allow_shared_speakers", "label_share", "seed")
+# Seconds of audio that pretraining and fine-tuning take in: docs/BENCHMARKS.md, "The limits".
+FIVE_FOLDS = (6 * 20_000 * 350.0, 10 * 40 * 20_160.0)
+QUICK = {"preset": "small", "utterances": 4, "longest": 4.0, "frames": 10_000, "clusters": 100,
+         "against": "transformers,sklearn"}
 CONTESTS = {"forward": forward, "extract": extract, "pretrain": pretraining, "finetune": finetuning,
             "kmeans": clustering, "data": data, "ranks": ranks}
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--what", default="forward", choices=[*CONTESTS, "all", "statistics"],
+    parser.add_argument("--what", default="forward", choices=[*CONTESTS, "all", "fold", "statistics"],
                         help="what is timed, or recognition by statistics of utterances")
+    parser.add_argument("--quick", action="store_true",
+                        help=", ".join(f"--{name} {value}" for name, value in QUICK.items()) + ", unless given")
+    parser.add_argument("--table", nargs="+", metavar="FILE",
+                        help="measure nothing: print what files of --out and of `make gpu-check` say, a column each; "
+                             "of `-` an empty one")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or mps")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of products (autocast)")
     parser.add_argument("--preset", default="small", help="tiny, small, base or large: the encoder's shape")
@@ -407,12 +475,14 @@ def parse() -> argparse.Namespace:
                         help="freed memory is kept for all; for framealign alone, as its scripts do; for none")
     parser.add_argument("--compile", action="store_true", help="pretrain: also with blocks that torch.compile fused")
     parser.add_argument("--corpus", default="", help="manifest or table of real sound; else noise is generated")
-    parser.add_argument("--utterances", type=int, default=8, help="of a mix, or of a training batch")
+    parser.add_argument("--utterances", type=int, default=8,
+                        help="of a mix, of a training batch, or of each speaker of the fold")
     parser.add_argument("--shortest", type=float, default=2.0, help="seconds")
     parser.add_argument("--longest", type=float, default=5.0, help="seconds; also each crop's of the pretraining step")
     parser.add_argument("--layer", type=int, default=9, help="whose states are extracted")
     parser.add_argument("--clusters", type=int, default=500, help="units, and clusters of k-means")
     parser.add_argument("--frames", type=int, default=20_000, help="frames clustered")
+    parser.add_argument("--updates", type=int, default=200, help="of each pretraining of the fold")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each contender")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of this process")
     parser.add_argument("--out", default="", help="JSON file with everything that is printed, and more")
@@ -423,6 +493,9 @@ def parse() -> argparse.Namespace:
                        help="also write what the folds predict, as CSV, for bin/evaluate.py --compare")
     settings.add_flags(group, SessionConfig, FOLD_SETTINGS)
     args = parser.parse_args()
+    if args.quick:
+        parser.set_defaults(**QUICK)
+        args = parser.parse_args()
     for name in (*FOLD_SETTINGS, "on", "predictions") if args.what != "statistics" else ():
         if getattr(args, name) not in (None, "", []):
             raise ValueError(f"{settings.flag_of(name)} is of --what statistics, got --what {args.what}")
@@ -431,24 +504,27 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
+    if args.table:
+        log.say(speed_table.table([speed_table.read(path) for path in args.table if path != "-"]))
+        return
     torch.set_num_threads(args.threads)
     if args.what == "statistics":
-        write(args, [statistics(args)])
+        write(args, "cpu", [statistics(args)])
         return
     bench, measured = Bench(args), []
     with distributed.ranks(bench.device):
         for name in CONTESTS if args.what == "all" else [args.what]:
-            for result in CONTESTS[name](bench):
+            for result in (CONTESTS | {"fold": fold})[name](bench):
                 log.say(benchmark.table(result["title"], result["records"]) + result.get("note", ""))
-                measured.append(result)
-        write(args, measured)
+                measured.append({"what": name} | result)
+        write(args, bench.device.type, measured)
 
 
-def write(args: argparse.Namespace, measured: list[dict]) -> None:
+def write(args: argparse.Namespace, device: str, measured: list[dict]) -> None:
     """The file of --out, where one is asked for."""
     if args.out and distributed.rank() == 0:
-        files.write_json(args.out, {"settings": vars(args), "torch": torch.__version__,
-                                    "machine": platform.processor(), "results": measured})
+        files.write_json(args.out, {"settings": vars(args) | {"device": device}, "torch": torch.__version__,
+                                    "machine": benchmark.machine(device), "results": measured})
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ import pytest
 import small
 import soundfile
 import torch
-from skips import pytest_addoption, pytest_make_collect_report, pytest_runtest_makereport      # noqa: F401 (hooks)
+from skips import pytest_addoption, pytest_make_collect_report                      # noqa: F401 (hooks)
+from skips import pytest_runtest_makereport, pytest_runtest_setup                   # noqa: F401
 
 from framealign.runtime import allocator, log
 from framealign.sound import audio

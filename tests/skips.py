@@ -1,10 +1,13 @@
-"""Tests that are skipped: with `--no-unexpected-skips` a skip for want of what could be installed is a failure.
+"""Tests that are skipped: those marked `gpu` where there is none.
+
+With `--no-unexpected-skips` a skip for want of what could be installed is a failure.
 
 These are pytest's hooks; conftest.py takes them in.
 """
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 EXPECTED = ("no CUDA device", "no sample data in ")     # how the reasons of expected skips begin
 
@@ -12,6 +15,11 @@ EXPECTED = ("no CUDA device", "no sample data in ")     # how the reasons of exp
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-unexpected-skips", action="store_true",
                      help="a skip is a failure, unless a GPU or the sample data are missing: nothing else may be")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -33,7 +33,8 @@ PLACE = re.compile(r"((?:\w+/)*\w+\.py)(?::([\w.]+))?")
 NEXT = re.compile(r"[,;:\s]*(and)?\s*")             # between two names of one file
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 THEIRS = {"--iskmean", "--gpus",                    # the reference's flags
-          "--signal", "--kill-on-bad-exit", "--requeue"}            # Slurm's
+          "--signal", "--kill-on-bad-exit", "--requeue",            # Slurm's
+          "--no-deps"}                              # pip's
 THEIR_FILES = {"model_transfer.py"}                 # the reference's
 SETTINGS = (session_config.SessionConfig, training_config.PretrainConfig, training_config.FinetuneConfig)
 

@@ -1,11 +1,15 @@
 """What `--no-unexpected-skips` makes of tests that are skipped."""
+import torch
+
 pytest_plugins = ["pytester"]
 
 TESTS = """
 import pytest
+import torch
 
+@pytest.mark.gpu
 def test_on_a_gpu():
-    pytest.skip("no CUDA device")
+    torch.ones(1, device="cuda")
 
 def test_on_sample_data():
     pytest.skip("no sample data in /shared")
@@ -23,7 +27,8 @@ def test_that_is_known_to_fail():
 """
 
 
-def test_only_a_missing_gpu_and_missing_sample_data_may_be_skipped_for(pytester):
+def test_only_a_missing_gpu_and_missing_sample_data_may_be_skipped_for(pytester, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     pytester.makeconftest("from skips import *")
     pytester.makepyfile(TESTS)
     assert pytester.runpytest().parseoutcomes() == {"skipped": 4, "xfailed": 1}

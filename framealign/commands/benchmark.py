@@ -5,6 +5,8 @@ against a matrix product measured in the same rounds. Seconds of the processor s
 shared machine they are the steadier ones. `bin/bench.py` brings the contenders; the peers among them live there.
 """
 import gc
+import json
+import platform
 import statistics
 import threading
 import time
@@ -189,6 +191,24 @@ def matrix_product(device: torch.device, dtype: torch.dtype) -> Callable[[], tup
             best = [min(least, end - begin) for least, begin, end in zip(best, began, ended)]
         return tuple(2.0 * rows * inner * columns / max(seconds, 1e-9) for seconds in best)
     return measure
+
+
+def last_rate(journal: Path) -> float:
+    """Seconds of audio per second that a training's `log.jsonl` ends with."""
+    records = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+    return [record["audio_seconds_per_second"] for record in records if "audio_seconds_per_second" in record][-1]
+
+
+def machine(device: str) -> str:
+    """The name of this machine's GPU, or of its processor."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
 
 
 def difference(states: list[Tensor], expected: list[Tensor]) -> str:

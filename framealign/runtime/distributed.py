@@ -34,7 +34,7 @@ def ranks(device: torch.device) -> Iterator[None]:
     if not launched():
         yield
         return
-    _join("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    _join(_backend(device))
     try:
         yield
         dist.barrier()
@@ -47,12 +47,17 @@ def ranks(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _join(backend: str) -> None:
-    """Join the group that the environment describes.
-
-    backend: with a GPU, a CPU group beside NCCL: what ranks agree on between steps (`on_any_rank`) must not wait for
-    the GPU.
+def _backend(device: torch.device) -> str:
+    """What the ranks talk by: with GPUs NCCL, and gloo beside it, since what ranks agree on between steps
+    (`on_any_rank`) must not wait for the GPU. NCCL refuses two ranks on one GPU; those, and CPUs, have gloo alone.
     """
+    if device.type != "cuda" or int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > torch.cuda.device_count():
+        return "gloo"
+    return "cpu:gloo,cuda:nccl"
+
+
+def _join(backend: str) -> None:
+    """Join the group that the environment describes."""
     number, world, port = (_number(name) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
     if number >= world:
         raise ValueError(f"RANK {number}: ranks are counted from 0 to WORLD_SIZE - 1 = {world - 1}")
@@ -90,7 +95,10 @@ def launched() -> bool:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is this rank's CUDA device, else MPS, else the CPU. Raises ValueError for a device that is not there."""
+    """`auto` is this rank's CUDA device, else MPS, else the CPU; where a machine has more ranks than GPUs, they share.
+
+    Raises ValueError for a device that is not there.
+    """
     is_available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device, is_there in is_available.items() if is_there)
@@ -99,7 +107,7 @@ def choose_device(name: str) -> torch.device:
     if not is_available[name]:
         raise ValueError(f"--device {name}: this machine or this torch has none; use --device cpu")
     if name == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device(name)
 

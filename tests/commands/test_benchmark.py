@@ -23,7 +23,8 @@ from framealign.hubert.model import Hubert
 from framealign.hubert.parameters import shapes
 from framealign.recipe import comparison
 from framealign.recipe.presets import PRESETS
-from framealign.commands import benchmark
+from framealign.commands import benchmark, speed_table
+from framealign.commands.speed_table import ROWS
 
 CPU = torch.device("cpu")
 CONFIG = replace(PRESETS["tiny"].model, num_hidden_layers=3, layerdrop=0.0)
@@ -101,6 +102,22 @@ def test_a_contest_of_known_contenders():
     assert len(lines) == 6 and {line.count("|") for line in lines[2:]} == {11} and "quick" in lines[-1]
 
 
+def test_the_rate_of_a_training_is_its_last_one(tmp_path):
+    """Lines of a validation, or of updates that were skipped, have none."""
+    journal = tmp_path / "log.jsonl"
+    lines = [{"audio_seconds_per_second": 3.5}, {"audio_seconds_per_second": 7.25}, {"valid_loss": 2.0}]
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert benchmark.last_rate(journal) == 7.25
+
+
+def test_a_machine_is_called_by_its_processor_or_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    assert benchmark.machine("cuda") == "NVIDIA H200"
+    monkeypatch.setattr(benchmark.Path, "read_text", lambda self: "processor : 0\nmodel name\t: AMD EPYC: 9\nmodel "
+                        "name\t: other\n")
+    assert benchmark.machine("cpu") == "AMD EPYC: 9"
+
+
 def test_a_peak_is_watched_where_the_kernel_keeps_none(monkeypatch):
     def refuse(self, text):
         raise PermissionError
@@ -117,6 +134,11 @@ def test_the_script_times_and_records(what, monkeypatch, capsys, tmp_path):
     """Every contest at the smallest size, ours alone; the peers' part runs where they are installed (slow test)."""
     records = bench(what, "", monkeypatch, capsys, tmp_path)
     assert all(record["name"].startswith("framealign") or what == "ranks" for record in records)
+    content = speed_table.read(tmp_path / "bench.json")
+    for row in ROWS:                                # of the table of all machines
+        if row.what == what and not row.peer and row.name != speed_table.COMPILED:
+            assert speed_table.cell(row, content), row
+    assert content["machine"] and content["settings"]["device"] == "cpu"
 
 
 @pytest.mark.slow
@@ -126,7 +148,7 @@ def test_the_script_times_the_peers(what, monkeypatch, capsys, tmp_path):
     for name in ("transformers", "sklearn", "torchaudio"):
         pytest.importorskip(name)
     records = bench(what, "transformers,torchaudio,sklearn", monkeypatch, capsys, tmp_path)
-    assert any(not record["name"].startswith("framealign") for record in records)
+    assert {row.peer for row in ROWS if row.what == what} - {""} <= {record["name"] for record in records}
     for record in records:
         if "one by one" in record["name"]:
             assert float(record["difference"].split(",")[0]) <= 2e-5
@@ -137,6 +159,39 @@ def test_the_script_times_the_peers(what, monkeypatch, capsys, tmp_path):
 def test_the_script_times_compiled_blocks(monkeypatch, capsys, tmp_path):
     names = [record["name"] for record in bench("pretrain", "", monkeypatch, capsys, tmp_path, "--compile")]
     assert names == [f"framealign, conv encoder {kind}" for kind in ("trained", "kept", "kept, blocks compiled")]
+
+
+@pytest.mark.slow
+def test_the_script_times_a_fold_of_the_recipe(monkeypatch, capsys, tmp_path):
+    """Every stage has its seconds; the projection is that of docs/BENCHMARKS.md from the rates."""
+    record, = bench("fold", "", monkeypatch, capsys, tmp_path, "--utterances", "4", "--updates", "4")
+    assert {"tapt-units", "tapt-pretrain", "align-units", "align-pretrain", "ser-finetune"} <= {*record["stages"]}
+    assert sum(record["stages"].values()) <= record["seconds"]["median"] and record["peak_bytes"] > 0
+    hours = 6 * 20_000 * 350 / record["pretraining_rate"] / 3600 + 10 * 40 * 5.6 / record["finetuning_rate"]
+    assert record["projected_minutes"] == pytest.approx(60 * hours, rel=1e-6)
+    content = speed_table.read(tmp_path / "bench.json")
+    assert all(speed_table.cell(row, content) for row in ROWS if row.what == "fold")
+
+
+def test_quick_is_small_but_for_what_is_given(monkeypatch):
+    parse = runpy.run_path(str(small.ROOT / "bin" / "bench.py"), run_name="bench")["parse"]
+    monkeypatch.setattr(sys, "argv", ["bin/bench.py", "--what", "all", "--longest", "7"])
+    plain = vars(parse())
+    sys.argv += ["--quick"]
+    quick = vars(parse())
+    changed = {name for name in plain if plain[name] != quick[name]}
+    assert quick["longest"] == 7 and {"quick", "utterances", "clusters"} <= changed and "rounds" not in changed
+
+
+def test_what_was_measured_is_shown_side_by_side(monkeypatch, capsys, tmp_path):
+    """--table prints the files' table, an empty one without a file, and measures nothing."""
+    bench("finetune", "", monkeypatch, capsys, tmp_path)
+    path = tmp_path / "bench.json"
+    content = speed_table.read(path)
+    assert run(monkeypatch, capsys, ["--table", path, path]) == (0, speed_table.table([content, content]) + "\n", "")
+    assert run(monkeypatch, capsys, ["--table", "-"]) == (0, speed_table.table([]) + "\n", "")
+    status, out, err = run(monkeypatch, capsys, ["--table", path, tmp_path / "none.json"])
+    assert (status, out, err) == (2, "", f"error: {tmp_path / 'none.json'}: no such file\n")
 
 
 def bench(what: str, against: str, monkeypatch, capsys, folder, *flags: str) -> list[dict]:

@@ -252,14 +252,30 @@ def test_devices(monkeypatch):
     assert distributed.choose_device("auto").type == "mps"
 
 
-def test_each_rank_has_its_own_gpu(monkeypatch):
-    chosen = []
+@pytest.mark.parametrize("gpus, world, chosen, backend", [
+    (4, 4, [0, 1, 2, 3], "cpu:gloo,cuda:nccl"), (4, 2, [0, 1], "cpu:gloo,cuda:nccl"),
+    (1, 2, [0, 0], "gloo"), (2, 4, [0, 1, 0, 1], "gloo")])
+def test_each_rank_has_its_own_gpu(gpus, world, chosen, backend, monkeypatch):
+    """Where there are fewer, ranks share them, and talk by gloo: NCCL refuses two ranks on one GPU."""
+    current = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: chosen[-1])
-    for rank in ("0", "3"):
-        monkeypatch.setenv("LOCAL_RANK", rank)
-        assert distributed.choose_device("auto") == torch.device("cuda", int(rank))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
+    backends = []
+    monkeypatch.setattr(distributed, "_join", backends.append)
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, str(world))
+    for rank, number in enumerate(chosen):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        device = distributed.choose_device("auto")
+        assert device == torch.device("cuda", number)
+        with distributed.ranks(device):
+            assert backends.pop() == backend
+    with distributed.ranks(CPU):
+        assert backends == ["gloo"]
 
 
 @pytest.mark.parametrize("precision, dtype", [("auto", torch.float32), ("float32", torch.float32),

@@ -363,8 +363,6 @@ def test_inertia_is_not_above_scikit_learns(kind, request):
 
 @pytest.mark.gpu
 def test_gpu_finds_what_the_cpu_finds():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     frames = mixture(20_000, 39, 60)
     cpu, gpu, again = kmeans.fit(frames, 50), kmeans.fit(frames.cuda(), 50), kmeans.fit(frames, 50, device="cuda")
     assert gpu[0].device.type == "cuda" and gpu[2] == pytest.approx(cpu[2], rel=0.01)
