@@ -45,7 +45,7 @@ gpu-test: $(VENV)/ready  ## the tests that need a CUDA device
 # Without a virtual environment: a machine that is lent for its GPU has its own packages and perhaps no network.
 gpu-check:      ## everything that needs a CUDA device, in 8 minutes; installs the wheels that lie in .whl/
 	$(if $(wildcard .whl/*.whl),$(CHECK) -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target .whl/site .whl/*.whl)
-	PYTHONPATH=.whl/site $(CHECK) tests/gpu_check.py $(FLAGS)
+	PYTHONPATH="$(CURDIR)/.whl/site:$$PYTHONPATH" $(CHECK) tests/gpu_check.py $(FLAGS)
 
 inputs:
 	@: $(session)
