@@ -5,7 +5,7 @@
     bin/bench.py --what all --corpus emodb4.tsv --rounds 5 --out bench.json
     torchrun --nproc_per_node 2 bin/bench.py --what ranks --threads 1
 
-Has a change made something slower? The contests of `all` in about 2 minutes, and what two or more runs measured:
+Has a change made something slower? The contests of `all` at a small size, and what two or more runs measured:
 
     bin/bench.py --what all --quick --out after.json
     bin/bench.py --table before.json after.json
