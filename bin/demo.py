@@ -3,7 +3,6 @@
 
     bin/demo.py                                     # minutes on a CPU, from the committed tiny base model
     bin/demo.py --corpus emodb.tsv --session 2      # the same on any labelled corpus
-    bin/demo.py --make-tiny-base --out runs/tiny-base
 """
 import sys
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Every step of the method as a picture of one utterance: session<n>/lesson.html, to be read with docs/WALKTHROUGH.md.
+"""Every step of the method as a picture of one utterance, to be read with docs/WALKTHROUGH.md.
 
-    bin/lesson.py runs/demo
-    bin/lesson.py runs/demo --session 1 --sound Ses01F_impro01_F000
+    bin/lesson.py runs/demo                             # writes session1/lesson.html there
+    bin/lesson.py runs/demo/session1/recogniser a.wav --out lesson.html     # the steps of a recogniser alone
 """
 import sys
 

@@ -99,10 +99,33 @@ def test_the_walkthroughs_python_runs(run, monkeypatch):
 
 def test_the_walkthroughs_commands_run(run):
     lines = [line for block in blocks(WALKTHROUGH, "sh") for line in block.splitlines()]
-    assert len(lines) == 3
+    soundfile.write(run / "a.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
+    places = {"runs/demo": run, "runs/demo/session1/recogniser": run / "session1" / "recogniser",
+              "a.wav": run / "a.wav", "lesson.html": run / "lesson.html"}
+    assert len(lines) == 5 and {word for line in lines for word in line.split()} >= places.keys()
     for line in lines:
-        called([str(run) if word == "runs/demo" else word for word in line.split()])
+        called([str(places.get(word, word)) for word in line.split()])
+        if "--out" in line:
+            assert "a.wav" in (run / "lesson.html").read_text(encoding="utf-8")
+            (run / "lesson.html").unlink()
     assert (run / "session1" / "lesson.html").exists() and (run / "session1" / "report.html").exists()
+
+
+def test_the_walkthroughs_python_runs_on_any_sound(run):
+    """That of the sections that the page names."""
+    text = WALKTHROUGH.read_text(encoding="utf-8")
+    named = re.search(r"The Python of (.*?) runs on any sound", text, re.DOTALL)[1]
+    titles = [title.replace("\n", " ") for title in re.findall(r"\*([^*]+)\*", named)]
+    first, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
+    sections = {part.split("\n")[0]: part for part in sections}
+    soundfile.write(run / "a.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
+    code = "\n".join(block for part in (first, *map(sections.__getitem__, titles))
+                     for block in re.findall(r"^```python\n(.*?)^```", part, re.MULTILINE | re.DOTALL))
+    assert len(titles) == 8 and code.count("utterance.path") == 3
+    code = code.replace("utterance.path", repr(str(run / "a.wav"))).replace("runs/demo", str(run))
+    names: dict = {}
+    exec(compile(code, "WALKTHROUGH.md", "exec"), names)                # our own page
+    assert names["T"] == 49 and names["time_line"][-1].end == 1.0
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -141,7 +141,7 @@ def run(config: DemoConfig, overrides: dict[str, str]) -> dict:
 
     name = rows["frames"]["alignment"]["median_utterance"]
     example = next(utterance for utterance in joined or recipe.utterances if utterance.id == name)
-    pages = write_pages(config, example)
+    pages = write_pages(config, example if joined else name)
     log.say(summary(numbers, config))
     log.say(closing(config, numbers, example.path, pages))
     return numbers
@@ -243,11 +243,11 @@ def alignment(recipe: Recipe, stage: str, joined: list[Utterance]) -> dict:
                      "units_nmi": units_nmi(recipe, place, recipe.fold / stage / "states")}
 
 
-def write_pages(config: DemoConfig, example: Utterance) -> list[Path]:
-    """The report of the fold by method align, and the lesson on that utterance: the pages' paths."""
+def write_pages(config: DemoConfig, example: str | Utterance) -> list[Path]:
+    """The report of the fold by method align, and the lesson on an utterance, of the corpus by its id: their paths."""
     collected = results.collect(config.out, "align")
     report = fold_page.write_all(config.out, collected, config.session, config.device)
-    return [*report, lesson.write(config.out, config.session, example.id)]
+    return [*report, lesson.write(config.out, config.session, example)]
 
 
 def make_corpus(root: Path, seed: int, sessions: int, utterances_per_speaker: int) -> None:

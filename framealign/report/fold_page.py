@@ -169,7 +169,7 @@ class FoldUnits:
     def of(self, utterance: Utterance) -> np.ndarray:
         """Units of one utterance, (T,): those of the file, or, if it was not used in pretraining, computed now."""
         for index, known in enumerate(self.utterances):
-            if known.id == utterance.id:
+            if (known.id, known.path) == (utterance.id, utterance.path):        # a joined one has an id of the corpus
                 return self.units.of(index).numpy()
         waveform = audio.preprocess(audio.load(utterance.path), self.hubert.do_normalize)
         with torch.inference_mode():

@@ -1,10 +1,11 @@
 """lesson.html: every step of the method as a picture of one utterance, made by the code that trained the run.
 
 The steps are those of docs/WALKTHROUGH.md, in the same order and under the same titles. Each names the code that
-computes it and gives the shapes of this utterance. A run without the stage `frames` has a lesson without its steps.
+computes it and gives the shapes of this utterance. A run without the stage `frames` has a lesson without its steps, and
+a recogniser alone shows those that need nothing of a run, on any sound. What is left out is said at the end.
 """
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,16 @@ from framealign.sound import audio
 from framealign.sound.frames import SAMPLE_RATE, Framing, milliseconds, num_frames, num_samples_of
 from framealign.sound.mfcc import mfcc, mfcc_follows
 from framealign.corpus import frame_truth
-from framealign.corpus.utterance import NEUTRAL, Utterance, class_of
+from framealign.corpus.utterance import NEUTRAL, NONE, Utterance, class_of
+from framealign.hubert import long_sound
 from framealign.hubert.masking import span_mask
 from framealign.hubert.model import Hubert
 from framealign.hubert.objective import UnitHead, masked_prediction_loss, unit_logits
 from framealign.emotion import diarization, planted_truth
-from framealign.emotion.emotion_model import LEAST_WEIGHT, EmotionModel
+from framealign.emotion.emotion_model import LEAST_WEIGHT, EmotionModel, FrameClassifier, MeanPooling
 from framealign.emotion.predictions import Predictions
 from framealign.emotion.recogniser import Recogniser
+from framealign.emotion.segments import MIN_SECONDS, segments
 from framealign.training import checkpoint, frame_labels, frame_training
 from framealign.training.frame_labels import Spread
 from framealign.training.frame_training import Piece, Speech
@@ -40,6 +43,14 @@ COMPANY = 8                                         # utterances of each class, 
 GREY, GREEN = "#56606b", "#0b7a67"
 KINDS = ("false alarm", "missed", "confused")       # of wrong time
 BEYOND = "beyond the papers"
+# Steps that not every lesson has, and what they need.
+NEEDED = {
+    ("Units", "Masking", "Masked prediction"):
+        "a run's folder: the codebook, the settings of pretraining and its unit head are no part of a recogniser",
+    ("Shuffled stretches", "Scores in other company", "Coverage and soft labels", "Joined utterances"):
+        "a run's folder with the scorer of its stage frames, and labelled utterances of the same speaker, neutral and "
+        "emotional, in whose company its frames are scored",
+    ("Which frames",): "a run's folder: it compares its recogniser of utterances with that of frames"}
 
 
 @dataclass
@@ -60,9 +71,7 @@ class FrameModels:
     config: FramesConfig
     scorer: EmotionModel
     spreads: dict[str, Spread]                      # of each emotion's scores, by its name
-    recogniser: EmotionModel
     speech: Speech
-    eder: list[float | None]                        # of all test utterances: of the tested recogniser, and of this one
     planted: dict[str, float]                       # share of the time of each emotion's utterances that has it
 
     @property
@@ -99,29 +108,42 @@ class FrameModels:
 
 
 @dataclass
+class Pretraining:
+    """What a run's pretraining on pseudo-emotion units left, and these units of the example."""
+    units: np.ndarray                               # (T,)
+    order: np.ndarray                               # (K,) 0..1: each unit's place along the codebook, its colour
+    hubert: Hubert                                  # by masked prediction of those units
+    head: UnitHead
+    settings: dict                                  # `PretrainConfig`
+
+
+@dataclass
 class Example:
-    """One utterance of T frames and the models of the run that are applied to it."""
+    """One utterance of T frames and the models that are applied to it: of a run, or a recogniser alone."""
     utterance: Utterance
-    is_tested: bool                                 # no training used its label
     sound: np.ndarray                               # (N,) as in the file
     waveform: Tensor                                # (N,) as the encoder gets it
-    units: np.ndarray                               # (T,) pseudo-emotion units
-    order: np.ndarray                               # (K,) 0..1: each unit's place along the codebook, its colour
-    pretrained: Hubert                              # by masked prediction of those units
-    head: UnitHead
-    pretraining: dict                               # its settings: `PretrainConfig`
-    recogniser: EmotionModel                        # the method's, tested
-    truth: np.ndarray | None                        # (T,) bool: planted emotional frames
-    frames: FrameModels | None                      # None: the run has no stage `frames`, or the speaker no company
-    seed: int
+    recogniser: EmotionModel                        # of a run the method's, tested
+    truth: list[str] | None                         # of each frame, where it is known
+    is_tested: bool = False                         # no training used its label
+    pretraining: Pretraining | None = None          # None: of a recogniser alone
+    frame_recogniser: EmotionModel | None = None    # the run's, with a classifier of frames
+    eder: list[float | None] = field(default_factory=list)      # of all test utterances, of both
+    frames: FrameModels | None = None               # None: there is no scorer, or the speaker has no company
+    seed: int = 0
 
     @property
-    def num_frames(self) -> int:
-        return len(self.units)
+    def encoder(self) -> Hubert:
+        """What conv features and states are shown of: the pretrained one, or else the recogniser's."""
+        return self.recogniser.hubert if self.pretraining is None else self.pretraining.hubert
 
     @property
     def framing(self) -> Framing:
-        return self.pretrained.config.framing
+        return self.encoder.config.framing
+
+    @property
+    def num_frames(self) -> int:
+        return num_frames(len(self.sound), self.framing)
 
     @property
     def edges(self) -> np.ndarray:
@@ -131,27 +153,32 @@ class Example:
         """Frames (T,) where `values` is True, as named and coloured runs."""
         return tracks.coloured_runs(np.asarray(values, int), self.edges, [None, colour], ["", name])
 
-    def units_track(self) -> str:
-        strip = tracks.unit_strip(self.units, self.edges, len(self.sound), lambda unit: float(self.order[unit]),
-                                  self.framing)
-        return track("units", strip, 26, f"one every {milliseconds(self.framing.hop)}")
+    def units_tracks(self) -> list[str]:
+        """The units, where there are some."""
+        if self.pretraining is None:
+            return []
+        strip = tracks.unit_strip(self.pretraining.units, self.edges, len(self.sound),
+                                  lambda unit: float(self.pretraining.order[unit]), self.framing)
+        return [track("units", strip, 26, f"one every {milliseconds(self.framing.hop)}")]
 
     def truth_tracks(self) -> list[str]:
-        """The planted truth where it is known."""
+        """The truth, where it is known."""
         if self.truth is None:
             return []
-        names = [NEUTRAL, self.utterance.label or "emotional"]
-        colour_of = tracks.emotion_colours([*self.recogniser.labels, *names], ())
-        fills = [colour_of[name] for name in names]
-        strip = tracks.coloured_runs(self.truth.astype(int), self.edges, fills, names)
+        colour_of = tracks.emotion_colours([*self.recogniser.labels, NEUTRAL, *self.truth], ())
+        names = list(colour_of)
+        numbers = np.array([names.index(emotion) for emotion in self.truth])    # (T,)
+        strip = tracks.coloured_runs(numbers, self.edges, list(colour_of.values()), names)
         return [track("truth", strip, 24, "no training reads it")]
 
 
-def write(run: str | Path, session: str = "", sound: str = "", device: str = "cpu") -> Path:
-    """Make `RUN/session<n>/lesson.html` of a finished run of method align.
+def write(run: str | Path, session: str = "", sound: str | Utterance = "", out: str | Path = "", device: str = "cpu"
+          ) -> Path:
+    """Make the lesson of a finished run of method align: `RUN/session<n>/lesson.html`, or `out`.
 
-    session: "" for the first finished; sound: an utterance's id, "" for the one that `example_id` chooses.
-    Raises ValueError where the run has no finished fold of that method, or the corpus no such utterance.
+    session: "" for the first finished; sound: an utterance's id, any sound file, or an utterance of another corpus, ""
+    for the one that `example_id` chooses. Raises ValueError where the run has no finished fold of that method, or there
+    is no such sound, and as `read_sound`.
     """
     collected = results.collect(run, "align")
     finished = list(collected["folds"])
@@ -162,18 +189,78 @@ def write(run: str | Path, session: str = "", sound: str = "", device: str = "cp
     utterances = fold.utterances()
     if not sound:
         sound = example_id(fold, utterances)
-    if sound not in utterances:
-        raise ValueError(f"{run}: no utterance {sound} in its corpus.tsv")
+    utterance = (utterances.get(sound) or of_file(sound)) if isinstance(sound, str) else sound
+    if utterance is None:
+        raise ValueError(f"{run}: no utterance {sound} in its corpus.tsv, and no sound file of that name")
 
-    log.say(f"lesson on {utterances[sound].path}")
-    example = read_example(fold, utterances[sound], list(utterances.values()))
-    pictures = list(steps(example))
-    body = html_document.head(f"From waveform to emotion: {sound}",
-                              "Every step of the method on one utterance, drawn by the code of the run.",
-                              [(anchor(step.title), step.title) for step in pictures])
-    body += element("main", [step_card(step, len(example.sound)) for step in pictures], class_="lesson")
-    page = html_document.document(f"From waveform to emotion: {sound}", body)
-    return fold_page.save(fold.run / f"session{session}" / "lesson.html", page)
+    log.say(f"lesson on {utterance.path}")
+    example = read_example(fold, utterance, list(utterances.values()))
+    is_own = utterances.get(utterance.id) is utterance
+    lead = "Every step of the method on one utterance, drawn by the code of the run."
+    if not is_own:
+        lead = f"The method on {utterance.path}, drawn by the code of the run {run}; the sound is none of its corpus."
+    place = Path(out) if out else fold.run / f"session{session}" / "lesson.html"
+    return fold_page.save(place, page(example, utterance.id if is_own else Path(utterance.path).name, lead))
+
+
+def write_of_recogniser(directory: str | Path, sound: str, out: str | Path = "lesson.html") -> Path:
+    """Make the lesson that a recogniser's directory allows, of any sound file: `out`.
+
+    Raises ValueError for a directory without a recogniser, where there is no such file, and as `read_sound`.
+    """
+    recogniser = EmotionModel.from_pretrained(directory)
+    utterance = of_file(sound)
+    if utterance is None:
+        raise ValueError(f"{sound}: no such sound file")
+    log.say(f"lesson on {utterance.path}")
+    waveform = read_sound(utterance, recogniser.hubert)
+    example = Example(utterance=utterance, sound=waveform.numpy(),
+                      waveform=audio.preprocess(waveform, recogniser.hubert.do_normalize), recogniser=recogniser,
+                      truth=true_emotions(utterance, recogniser, len(waveform)))
+    lead = f"What the recogniser {directory} does with {sound}, step by step, drawn by its own code."
+    return fold_page.save(Path(out), page(example, Path(sound).name, lead))
+
+
+def of_file(sound: str) -> Utterance | None:
+    """A sound file as an utterance of which nothing is known, except perhaps the truth beside it; None of no file."""
+    return Utterance(Path(sound).stem, Path(sound), audio.length(sound)) if Path(sound).is_file() else None
+
+
+def read_sound(utterance: Utterance, hubert: Hubert) -> Tensor:
+    """The waveform (N,) of what is to be shown. Raises ValueError as `audio.load`, for less than a frame, and for more
+    than is recognised whole: a minute.
+    """
+    waveform, framing = audio.load(utterance.path), hubert.config.framing
+    least, most = framing.receptive_field, num_samples_of(long_sound.WHOLE, framing)
+    if not least <= len(waveform) <= most:
+        raise ValueError(f"{utterance.path}: {len(waveform) / SAMPLE_RATE:.2f} s, a lesson shows {milliseconds(least)} "
+                         f"to {most / SAMPLE_RATE:.0f} s; cut a piece out of it")
+    return waveform
+
+
+def true_emotions(utterance: Utterance, recogniser: EmotionModel, num_samples: int) -> list[str] | None:
+    """The emotion of each frame, by the names of the recogniser's classes, where these have one; None where it is not
+    known.
+    """
+    if not frame_truth.exists(utterance):
+        return None
+    known = diarization.true_stretches(utterance, recogniser.labels)
+    names, framing = [*(stretch.emotion for stretch in known), NEUTRAL], recogniser.hubert.config.framing   # -1: last
+    numbers = frame_truth.stretch_of_frames(known, num_frames(num_samples, framing), framing)
+    return [names[number] for number in numbers]
+
+
+def page(example: Example, name: str, lead: str) -> str:
+    """The whole page. name: of the utterance; lead: the line below the title."""
+    pictures, title = list(steps(example)), f"From waveform to emotion: {name}"
+    drawn = [step.title for step in pictures]
+    body = html_document.head(title, lead, [(anchor(step), step) for step in drawn])
+    content = [step_card(step, len(example.sound)) for step in pictures]
+    for titles, needed in NEEDED.items():
+        lacking = [step for step in titles if step not in drawn]
+        if lacking:
+            content.append(element("p", escape(f"Not shown: {', '.join(lacking)}. Needed: {needed}."), class_="intro"))
+    return html_document.document(title, body + element("main", content, class_="lesson"))
 
 
 def example_id(fold: fold_page.Fold, utterances: Mapping[str, Utterance]) -> str:
@@ -192,21 +279,24 @@ def example_id(fold: fold_page.Fold, utterances: Mapping[str, Utterance]) -> str
 
 
 def read_example(fold: fold_page.Fold, utterance: Utterance, utterances: list[Utterance]) -> Example:
-    """The utterance and the fold's models. Raises ValueError where a stage left no checkpoint."""
+    """The utterance and the fold's models. Raises ValueError where a stage left no checkpoint, and as `read_sound`."""
     fold_units = fold_page.FoldUnits.read(fold, utterances)
     folder = fold.stage("align-pretrain")
     pretrained = Hubert.from_pretrained(folder / "encoder").eval()
-    sound = audio.load(utterance.path)
-    units = fold_units.of(utterance)
-    truth = None
-    if frame_truth.exists(utterance):
-        truth = frame_truth.is_emotional(utterance, len(units), pretrained.config.framing)
+    sound = read_sound(utterance, pretrained)
     settings = files.read_json(folder / "stage.json")["settings"]["pretrain"]
-    return Example(utterance=utterance, is_tested=utterance.session == fold.session, sound=sound.numpy(),
-                   waveform=audio.preprocess(sound, pretrained.do_normalize), units=units,
-                   order=unit_analysis.unit_order(fold_units.codebook.centroids), pretrained=pretrained,
-                   head=read_head(folder, pretrained.config.hidden_size, settings["temperature"]), pretraining=settings,
-                   recogniser=EmotionModel.from_pretrained(fold.tested / "recogniser"), truth=truth,
+    pretraining = Pretraining(fold_units.of(utterance), unit_analysis.unit_order(fold_units.codebook.centroids),
+                              pretrained, read_head(folder, pretrained.config.hidden_size, settings["temperature"]),
+                              settings)
+    recogniser = EmotionModel.from_pretrained(fold.tested / "recogniser")
+    places = [fold.tested] + ([] if fold.frames is None else [fold.frames])
+    scores = [files.read_json(place / "results.json").get("over_time") for place in places]
+    frame_recogniser = None if fold.frames is None else EmotionModel.from_pretrained(fold.frames / "recogniser")
+    return Example(utterance=utterance, sound=sound.numpy(),
+                   waveform=audio.preprocess(sound, pretrained.do_normalize), recogniser=recogniser,
+                   truth=true_emotions(utterance, recogniser, len(sound)), is_tested=utterance.session == fold.session,
+                   pretraining=pretraining, frame_recogniser=frame_recogniser,
+                   eder=[one and one["eder"] for one in scores],
                    frames=read_frame_models(fold, utterance, utterances), seed=fold.seed)
 
 
@@ -223,7 +313,7 @@ def read_frame_models(fold: fold_page.Fold, utterance: Utterance, utterances: li
         raise ValueError(f"{folder}: its scorer left no checkpoint, or no {spreads.name}; remake the stage with --redo "
                          f"{folder.name}")
     scorer = EmotionModel.from_pretrained(newest)
-    of_speaker = [other for other in utterances if other.speaker == utterance.speaker and other != utterance]
+    of_speaker = [other for other in utterances if other.speaker == utterance.speaker and other.id != utterance.id]
     rng = np.random.default_rng(derive_seed(fold.seed, "company"))
     company = []
     for name in scorer.labels:
@@ -232,9 +322,8 @@ def read_frame_models(fold: fold_page.Fold, utterance: Utterance, utterances: li
     labels = {one.label for one in (utterance, *company)}
     if utterance.label not in scorer.labels or not labels > {NEUTRAL}:
         log.say(f"{utterance.id}: has no label, or its speaker lacks neutral or emotional utterances, in whose company "
-                "its frames would be scored: the lesson leaves out the steps of the stage frames")
+                "its frames would be scored: the lesson leaves out the steps of the scorer")
         return None
-    over_time = (files.read_json(place / "results.json").get("over_time") for place in (fold.tested, folder))
     speech = Speech([utterance, *company], scorer.labels, scorer.hubert.config.framing, scorer.hubert.do_normalize)
     is_known = all(frame_truth.exists(one) and all(class_of(emotion, scorer.labels)
                                                    for *_, emotion in frame_truth.stretches(one))
@@ -242,9 +331,7 @@ def read_frame_models(fold: fold_page.Fold, utterance: Utterance, utterances: li
     return FrameModels(config=FramesConfig(**files.read_json(folder / "stage.json")["settings"]["frames"]),
                        scorer=scorer,
                        spreads={name: Spread(**numbers) for name, numbers in files.read_json(spreads).items()},
-                       recogniser=EmotionModel.from_pretrained(folder / "recogniser"), speech=speech,
-                       eder=[scores and scores["eder"] for scores in over_time],
-                       planted=planted_shares(utterances, scorer.labels) if is_known else {})
+                       speech=speech, planted=planted_shares(utterances, scorer.labels) if is_known else {})
 
 
 def planted_shares(utterances: Iterable[Utterance], classes: Iterable[str]) -> dict[str, float]:
@@ -279,11 +366,17 @@ def steps(example: Example) -> Iterator[Step]:
     yield conv_step(example)
     if mfcc_follows(example.framing):
         yield mfcc_step(example)
-    yield units_step(example)
-    yield from masked_prediction_steps(example)
+    if example.pretraining is not None:
+        yield units_step(example, example.pretraining)
+        yield from masked_prediction_steps(example, example.pretraining)
+    else:
+        yield transformer_step(example.recogniser.hubert(example.waveform[None])[0], [])
     yield from recognition_steps(example)
     if example.frames is not None:
         yield from frames_steps(example, example.frames)
+    if example.frame_recogniser is not None:
+        yield which_frames_step(example, example.frame_recogniser)
+    yield segments_step(example)
 
 
 def waveform_step(example: Example) -> Step:
@@ -299,8 +392,8 @@ def waveform_step(example: Example) -> Step:
 
 
 def conv_step(example: Example) -> Step:
-    features = example.pretrained.conv_features(example.waveform[None])[0]      # (T, C)
-    (T, C), number = features.shape, len(example.pretrained.config.conv_dim)
+    features = example.encoder.conv_features(example.waveform[None])[0]         # (T, C)
+    (T, C), number = features.shape, len(example.encoder.config.conv_dim)
     return Step("Convolutions", "wav2vec 2.0, Sec. 2", "model.py: FeatureExtractor, ConvLayer",
                 f"{number} convolutions turn the waveform (1, {len(example.sound)}) into conv features (1, {T}, {C}). "
                 "Each row is a channel, light where it is more active than usual.",
@@ -315,51 +408,60 @@ def mfcc_step(example: Example) -> Step:
                 [track("MFCC", standardised_image(features), 120, "the first is lowest")])
 
 
-def units_step(example: Example) -> Step:
-    num_used, num_units = len(set(example.units.tolist())), len(example.order)
+def units_step(example: Example, pretraining: Pretraining) -> Step:
+    num_used, num_units = len(set(pretraining.units.tolist())), len(pretraining.order)
     return Step("Units", "HuBERT, Sec. II-A; alignment paper, Sec. 2.2",
                 "kmeans.py: fit; codebook.py: Codebook; units.py: make_units",
                 f"Each frame's unit is the nearest of {num_units} centroids, fitted on the states of a model that was "
                 f"fine-tuned on emotion: ({example.num_frames},) whole numbers, {num_used} different ones here. "
                 "Similar units have similar colours.",
-                [example.units_track()])
+                example.units_tracks())
 
 
-def masked_prediction_steps(example: Example) -> Iterator[Step]:
+def masked_prediction_steps(example: Example, pretraining: Pretraining) -> Iterator[Step]:
     """Phase 2: spans of frames are masked, states computed, the units of masked frames predicted."""
     T, generator = example.num_frames, torch.Generator().manual_seed(derive_seed(example.seed, "lesson"))
-    start_fraction, span = example.pretraining["mask_start_fraction"], example.pretraining["mask_span_frames"]
-    is_masked = span_mask(torch.tensor([T]), T, start_fraction, span, example.pretraining["mask_min_spans"], generator)
+    settings = pretraining.settings
+    start_fraction, span = settings["mask_start_fraction"], settings["mask_span_frames"]
+    is_masked = span_mask(torch.tensor([T]), T, start_fraction, span, settings["mask_min_spans"], generator)
     mask_track = track("masked", example.strip(is_masked[0].numpy(), GREY, "masked"), 24, "replaced frames")
     yield Step("Masking", "HuBERT, Sec. II-B", "masking.py: span_mask",
                f"{100 * start_fraction:.0f} % of the frames start a span of {span} masked frames; spans may overlap. "
                "The conv features of masked frames are replaced by one learned vector. "
                f"is_masked: (1, {T}) bool, here {percent(is_masked[0])} True.",
-               [example.units_track(), mask_track])
+               [*example.units_tracks(), mask_track])
 
-    states = example.pretrained(example.waveform[None], None, is_masked)[0]     # (T, D)
-    direction = F.normalize(states - states.mean(0), dim=-1)
-    similarity = tracks.image((direction @ direction.T).flip(0), -0.6, 1.0)
-    yield Step("Transformer", "HuBERT, Sec. II-E", "model.py: Encoder, Block, Attention; Hubert.layers",
-               f"Every frame attends to all frames: states (1, {T}, {states.shape[1]}). Below: the cosine similarity "
-               "of the states of any two frames; light blocks are stretches whose states are alike.",
-               [mask_track, track("similarity", similarity, 260, "frame by frame")])
+    states = pretraining.hubert(example.waveform[None], None, is_masked)[0]     # (T, D)
+    yield transformer_step(states, [mask_track])
 
-    head = example.head
+    head = pretraining.head
     logits = unit_logits(head.final_proj(states), head.codewords, head.temperature)      # (T, K)
-    units = torch.as_tensor(example.units)                                      # (T,)
+    units = torch.as_tensor(pretraining.units)                                  # (T,)
     masked = is_masked[0]                                                       # (T,)
     loss = float(masked_prediction_loss(logits[masked], units[masked])) / max(int(masked.sum()), 1)
     is_right = logits.argmax(-1) == units
-    rows = torch.as_tensor(example.order).argsort()                             # similar units in adjacent rows
+    rows = torch.as_tensor(pretraining.order).argsort()                         # similar units in adjacent rows
     probability = tracks.image(logits.softmax(-1)[:, rows].T, 0.0, 0.5)
     yield Step("Masked prediction", "HuBERT, Sec. II-B and II-E", "objective.py: unit_logits, masked_prediction_loss",
                f"The cosine of each projected state and each of {logits.shape[1]} codewords, divided by the "
                f"temperature {head.temperature:g}, gives logits {tuple(logits.shape)}. Mean cross-entropy of the "
                f"masked frames: {loss:.2f} nats (chance: {np.log(logits.shape[1]):.2f}). Correct: "
                f"{percent(is_right[masked])} of the masked frames, {percent(is_right[~masked])} of the unmasked ones.",
-               [example.units_track(), mask_track, track("predicted", probability, 150, "probability of each unit"),
+               [*example.units_tracks(), mask_track, track("predicted", probability, 150, "probability of each unit"),
                 track("correct", example.strip(is_right.numpy(), GREEN, "correct"), 20)])
+
+
+def transformer_step(states: Tensor, mask_tracks: list[str]) -> Step:
+    """states (T, D): of the last layer."""
+    means = states
+    if len(states) > COLUMNS:                       # of neighbours: the page stays small
+        means = torch.stack([some.mean(0) for some in states.tensor_split(COLUMNS)])
+    direction = F.normalize(means - means.mean(0), dim=-1)
+    similarity = tracks.image((direction @ direction.T).flip(0), -0.6, 1.0)
+    return Step("Transformer", "HuBERT, Sec. II-E", "model.py: Encoder, Block, Attention; Hubert.layers",
+                f"Every frame attends to all frames: states (1, {len(states)}, {states.shape[1]}). Below: the cosine "
+                "similarity of the states of any two frames; light blocks are stretches whose states are alike.",
+                [*mask_tracks, track("similarity", similarity, 260, "frame by frame")])
 
 
 def recognition_steps(example: Example) -> Iterator[Step]:
@@ -368,22 +470,38 @@ def recognition_steps(example: Example) -> Iterator[Step]:
     num_samples = torch.tensor([len(example.waveform)])
     probabilities, attention, posterior = (x[0].numpy() for x in model.over_time(example.waveform[None], num_samples))
     weights = tracks.stretched(tracks.attention_shapes(attention, example.edges))
-    yield Step("Attention pooling", "alignment paper, Sec. 2.3", "emotion_model.py: AttentionPooling.attention",
-               f"Weights softmax(tanh(h . w)) over the frames, ({T},), with sum 1; the classifier reads the weighted "
-               "mean of the states. Dashed: equal weights. Because of tanh no weight is more than e² times another.",
-               [*example.truth_tracks(), track("attention", weights, 70)])
+    yield attention_step(example, [*example.truth_tracks(), track("attention", weights, 70)])
 
     shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in zip(model.labels, probabilities))
     areas = tracks.stretched(tracks.posterior_shapes(posterior, example.edges, model.labels))
     recognised = int(probabilities.argmax())
     repeated = (posterior.argmax(-1) == recognised).mean()
+    over_time = "applied to single frames the posterior", "It was trained on whole utterances, and"
+    if model.frames is not None:
+        over_time = "and a second one, of frames, the posterior", "That one was trained on frames:"
     yield Step("Emotion, once and over time", "alignment paper, Sec. 2.3", "emotion_model.py: EmotionModel.over_time",
                f"The classifier is linear: applied to the pooled state it gives the utterance's emotion ({shares}), "
-               f"applied to single frames the posterior ({T}, {len(model.labels)}). It was trained on whole "
-               f"utterances, and {100 * repeated:.0f} % of the frames repeat what the utterance is called: "
-               f"{model.labels[recognised]}.",
-               [*example.truth_tracks(), example.units_track(), track("posterior", areas, 110)],
+               f"{over_time[0]} ({T}, {len(model.labels)}). {over_time[1]} {100 * repeated:.0f} % of the frames repeat "
+               f"what the utterance is called: {model.labels[recognised]}.",
+               [*example.truth_tracks(), *example.units_tracks(), track("posterior", areas, 110)],
                tracks.legend(model.labels))
+
+
+def attention_step(example: Example, rows: list[str]) -> Step:
+    """How much each frame counts, by what says so in this recogniser."""
+    T, weighing = example.num_frames, example.recogniser.weighing
+    source, code = "alignment paper, Sec. 2.3", f"{type(weighing).__name__}.attention"
+    words = f"Weights softmax(tanh(h . w)) over the frames, ({T},), with sum 1", \
+        " Because of tanh no weight is more than e² times another."
+    if isinstance(weighing, FrameClassifier):
+        source = BEYOND
+        words = f"Weights 1 - p(neutral) + {LEAST_WEIGHT:g} of the frames, ({T},), divided by their sum", \
+            " What is not neutral counts."
+    elif isinstance(weighing, MeanPooling):
+        words = f"Equal weights of all frames, ({T},), with sum 1", ""
+    return Step("Attention pooling", source, f"emotion_model.py: {code}",
+                f"{words[0]}; the classifier reads the weighted mean of the states. Dashed: equal weights.{words[1]}",
+                rows)
 
 
 def frames_steps(example: Example, models: FrameModels) -> Iterator[Step]:
@@ -398,7 +516,6 @@ def frames_steps(example: Example, models: FrameModels) -> Iterator[Step]:
     yield scores_step(example, models, scores[0], label)
     yield soft_labels_step(example, models, scores[0], label)
     yield joined_step(example, models, scores)
-    yield which_frames_step(example, models)
 
 
 def stretches_step(example: Example, models: FrameModels) -> Step:
@@ -472,6 +589,7 @@ def soft_labels_step(example: Example, models: FrameModels, scores: np.ndarray, 
 def joined_step(example: Example, models: FrameModels, scores: list[np.ndarray]) -> Step:
     """What the recogniser is trained on: the example among neutral utterances of its speaker, its labels and weights.
     """
+    recogniser = example.frame_recogniser
     speech, emotions = models.speech, models.classes
     rng = np.random.default_rng(derive_seed(example.seed, "lesson", "joined"))
     chosen = next(u for u, label in enumerate(speech.labels) if label != speech.neutral)
@@ -481,8 +599,8 @@ def joined_step(example: Example, models: FrameModels, scores: list[np.ndarray])
     labels = soft_labels(models, scores, speech.labels)
     target = np.concatenate([labels[piece.utterance][piece.first:piece.end] for piece in pieces])          # (T, C)
     waveform, edges = speech.waveform(pieces), models.edges(pieces)             # (N,), (T + 1,)
-    states, is_valid = models.recogniser.states(waveform[None], torch.tensor([len(waveform)]))  # (1, T, D), (1, T)
-    attention = models.recogniser.weighing.attention(states, is_valid)[0].numpy()               # (T,)
+    states, is_valid = recogniser.states(waveform[None], torch.tensor([len(waveform)]))         # (1, T, D), (1, T)
+    attention = recogniser.weighing.attention(states, is_valid)[0].numpy()                      # (T,)
     names = " + ".join(emotions[speech.labels[piece.utterance]] for piece in pieces)
     return Step("Joined utterances", BEYOND,
                 "frame_training.py: draw_joined, train_recogniser, FrameLoss; emotion_model.py: FrameClassifier",
@@ -498,11 +616,11 @@ def joined_step(example: Example, models: FrameModels, scores: list[np.ndarray])
                 tracks.legend(emotions), len(waveform))
 
 
-def which_frames_step(example: Example, models: FrameModels) -> Step:
+def which_frames_step(example: Example, frame_recogniser: EmotionModel) -> Step:
     """The emotion over time, recognised before and after, and where it is wrong."""
-    rows, words, labels = list(example.truth_tracks()), [], models.classes
-    for when, kind, model, of_all in (("before", "utterances", example.recogniser, models.eder[0]),
-                                      ("after", "frames", models.recogniser, models.eder[1])):
+    rows, words, labels = list(example.truth_tracks()), [], frame_recogniser.labels
+    for when, kind, model, of_all in (("before", "utterances", example.recogniser, example.eder[0]),
+                                      ("after", "frames", frame_recogniser, example.eder[1])):
         result = Recogniser(model)(example.utterance.path)
         numbers = result.posterior.argmax(-1)                                   # (T,)
         strip = tracks.coloured_runs(numbers, example.edges, colours(labels), labels)
@@ -512,7 +630,7 @@ def which_frames_step(example: Example, models: FrameModels) -> Step:
             wrong = diarization.errors_of(example.utterance, result).rates[0]
             tested = "" if of_all is None else f" (of all test utterances {100 * of_all:.0f} %)"
             words.append(f"{when} {100 * wrong:.0f} %{tested}")
-            kinds = wrong_kinds(numbers, example.truth, models.speech)
+            kinds = wrong_kinds([labels[number] for number in numbers], example.truth)
             strip = tracks.coloured_runs(kinds, example.edges, [None, *colours(KINDS)], ["", *KINDS])
             rows.append(track("wrong", strip, 20))
     rows.append(track("attention", tracks.stretched(tracks.attention_shapes(result.attention, example.edges)), 60,
@@ -526,11 +644,36 @@ def which_frames_step(example: Example, models: FrameModels) -> Step:
                 rows, tracks.legend(labels) + (tracks.legend(KINDS) if words else ""))
 
 
-def wrong_kinds(numbers: np.ndarray, is_emotional: np.ndarray, speech: Speech) -> np.ndarray:
-    """How each frame, of recognised class number (T,), is wrong: 0 not at all, else its place in KINDS, from 1 on."""
-    true = np.where(is_emotional, speech.labels[0], speech.neutral)             # (T,)
-    kinds = np.where(true == speech.neutral, 1, np.where(numbers == speech.neutral, 2, 3))
-    return np.where(numbers == true, 0, kinds)
+def wrong_kinds(recognised: Sequence[str], truth: Sequence[str]) -> np.ndarray:
+    """How each of T frames, of a recognised and a true emotion, is wrong: 0 not at all, else its place in KINDS, from 1
+    on; (T,).
+    """
+    kinds = [0 if name == true else 1 if true == NEUTRAL else 2 if name == NEUTRAL else 3
+             for name, true in zip(recognised, truth)]
+    return np.array(kinds)
+
+
+def segments_step(example: Example) -> Step:
+    """The time line as `recognise` gives it: smoothed, and nothing where there is no speech."""
+    model = example.frame_recogniser or example.recogniser
+    result = Recogniser(model, gate=True)(example.sound)
+    time_line, labels = segments(result), model.labels
+    changes = int((np.diff(result.posterior.argmax(-1)) != 0).sum())
+    frames = tracks.coloured_runs(result.posterior.argmax(-1), example.edges, colours(labels), labels)
+    strip = tracks.emotion_strip(time_line, result.seconds, tracks.emotion_colours(labels, time_line))
+    silent = sum(one.end - one.start for one in time_line if one.emotion == NONE)
+    eder = ""
+    if example.truth is not None:
+        known = diarization.true_stretches(example.utterance, labels)
+        eder = f" EDER of the segments: {100 * diarization.errors(known, time_line, result.seconds).rates[0]:.0f} %."
+    return Step("Segments", BEYOND, "segments.py: smoothed, segments; speech.py: kinds",
+                f"The most probable class changes {changes} times from one frame to the next. Of all time lines, the "
+                f"one with the largest sum of posteriors is taken, a change of class costing {MIN_SECONDS:g} s of "
+                f"certainty, so that no segment is shorter: {len(time_line)} of them, which recognise prints with its "
+                f"flag timeline. Where there is no speech, here {silent:.2f} s, there is no emotion.{eder}",
+                [*example.truth_tracks(), track("frames", frames, 24, "the most probable"),
+                 track("segments", strip, 30, "smoothed")],
+                tracks.legend([*labels, *([NONE] if silent else [])]))
 
 
 def soft_labels(models: FrameModels, scores: list[np.ndarray], labels: Sequence[int]) -> list[np.ndarray]:
