@@ -1,7 +1,7 @@
 # framealign: `make demo` runs the whole method on a corpus it makes itself, `make test` the tests. Each target prints
 # what it does. PYTHON is any Python >= 3.10; a virtual environment is made in .venv on first use.
 PYTHON ?= python3
-EXTRAS ?= oracle,tensorboard
+EXTRAS ?= oracle,tensorboard,export
 COMMA := ,
 VENV := .venv
 RUN ?= runs/session

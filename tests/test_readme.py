@@ -1,4 +1,5 @@
 """What the README and the page on recognition tell a reader to type is there and does what it says."""
+import dataclasses
 import os
 import re
 import runpy
@@ -14,7 +15,9 @@ import torch
 
 from framealign import __main__ as package_main
 from framealign.hubert.model import Hubert
+from framealign.emotion import onnx_file
 from framealign.emotion.emotion_model import EmotionModel
+from framealign.emotion.recogniser import Recogniser
 from framealign.recipe import session_config
 from framealign.commands import demo_command
 
@@ -161,8 +164,32 @@ def test_the_lines_on_recognition_run(folder, capsys):
 
 
 def test_the_python_of_the_page_on_recognition_runs(folder, capsys):
-    code, = (block for kind, block in blocks_of(RECOGNISE) if kind == "python")
+    code, _ = (block for kind, block in blocks_of(RECOGNISE) if kind == "python")
     names: dict = {}
     exec(compile(code.replace("runs/demo/session1/recogniser", "MODEL"), "RECOGNISE.md", "exec"), names)
     assert names["result"].posterior.shape == (24, 4)
     assert capsys.readouterr().out.startswith("0.0 ")
+
+
+def test_the_lines_on_onnx_run(folder, capsys):
+    """The export, the smaller one, and the Python that runs the file: the recogniser's own answer."""
+    for package in (*onnx_file.PACKAGES, "onnxruntime"):
+        pytest.importorskip(package)
+    config = Hubert.from_pretrained(session_config.TINY).config
+    fewer = dataclasses.replace(config, conv_dim=(16,) * 3, conv_kernel=(10, 8, 16), conv_stride=(5, 8, 16))
+    model = EmotionModel(Hubert(fewer), CLASSES)    # each convolution takes a while to be traced
+    torch.nn.init.normal_(model.classifier.weight)
+    model.save_pretrained("MODEL")
+    section = RECOGNISE.partition("## Without framealign")[2]
+    (_, lines), (_, code) = blocks_of(section)
+    for line in lines.splitlines():
+        assert typed(line) == 0, line
+    assert Path("small.onnx").stat().st_size < 0.35 * Path("recogniser.onnx").stat().st_size
+    assert capsys.readouterr().out.splitlines() == ["recogniser.onnx: recogniser of MODEL, onnx format",
+                                                    "small.onnx: recogniser of MODEL, onnx format"]
+    names: dict = {}
+    exec(compile(code, "RECOGNISE.md", "exec"), names)
+    alone = Recogniser.from_pretrained("MODEL")("a.wav")
+    np.testing.assert_allclose(names["probabilities"][0], list(alone.probabilities.values()), atol=2e-5)
+    np.testing.assert_allclose(names["posterior"][0], alone.posterior, atol=2e-5)
+    assert capsys.readouterr().out.split()[0] == alone.emotion

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from framealign.runtime import files
 from framealign.emotion.emotion_model import EmotionModel
@@ -48,21 +49,30 @@ def normalised(waveform: Tensor, is_sound: Tensor, num_samples: Tensor) -> Tenso
     return ((exact - mean) / torch.sqrt(variance + 1e-7)).masked_fill(~is_sound, 0.0).to(waveform.dtype)
 
 
-def export(directory: str | Path, target: str | Path) -> None:
-    """Write the recogniser of a model directory as a program, with any batch size and length. Raises ValueError."""
-    model = EmotionModel.from_pretrained(directory).requires_grad_(False)
+def traced(model: EmotionModel) -> ExportedProgram:
+    """A recogniser in evaluation mode, without gradients, as a program of any batch size and length."""
     model.fast_path = False                         # a program has no lists of lengths: it takes the plain path
     example = torch.randn(2, 16_000, generator=torch.Generator().manual_seed(0)), torch.tensor([16_000, 9_000])
     dynamic_shapes = {"waveform": {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO},
                       "num_samples": {0: torch.export.Dim.AUTO}}
     with torch.no_grad():
-        program = torch.export.export(ExportedRecogniser(model).eval(), example, dynamic_shapes=dynamic_shapes,
-                                      strict=False)
+        return torch.export.export(ExportedRecogniser(model).eval(), example, dynamic_shapes=dynamic_shapes,
+                                   strict=False)
 
+
+def description(model: EmotionModel, license_name: str) -> dict:
+    """What an exported recogniser says of itself; license_name: of its card, "" where that names none."""
     framing = model.hubert.config.framing
-    description = {"labels": model.labels, "sample_rate": SAMPLE_RATE, "hop_samples": framing.hop,
-                   "least_samples": framing.receptive_field, "least_batch_samples": num_samples_of(2, framing),
-                   "frames_trained": model.frames is not None,
-                   "calibrated_on": model.calibration.fitted_on}
+    return {"labels": model.labels, "sample_rate": SAMPLE_RATE, "hop_samples": framing.hop,
+            "least_samples": framing.receptive_field, "least_batch_samples": num_samples_of(2, framing),
+            "frames_trained": model.frames is not None, "calibrated_on": model.calibration.fitted_on,
+            "temperature_utterances": model.calibration.utterances, "temperature_frames": model.calibration.frames,
+            "license": license_name}
+
+
+def export(directory: str | Path, target: str | Path, license_name: str = "") -> None:
+    """Write the recogniser of a model directory as a program, with any batch size and length. Raises ValueError."""
+    model = EmotionModel.from_pretrained(directory).requires_grad_(False)
+    program, extra_files = traced(model), {"labels.json": json.dumps(description(model, license_name))}
     with files.write_atomically(target) as temporary, open(temporary, "wb") as file:
-        torch.export.save(program, file, extra_files={"labels.json": json.dumps(description)})
+        torch.export.save(program, file, extra_files=extra_files)

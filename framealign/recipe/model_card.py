@@ -2,6 +2,7 @@
 
 Data, protocol, results, intended use and limits; nothing in it is written by hand, so nothing in it can be out of date.
 """
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from framealign.recipe.results import (CALIBRATION_COLUMNS, CALIBRATION_NOTE, CA
                                        OVER_TIME, SHARED_SPEAKERS, calibration_cells, claim, interval_words,
                                        layer_words, missing_classes, missing_words, over_time_cell)
 
+NAME = "README.md"
 USE = """Recognising which of these emotions speech of about 1 to 60 s expresses, and when: for research, teaching, and
 material where a mistake harms nobody. The model uses how something is said and knows nothing of what is meant.
 Do not use it for decisions about people (hiring, policing, health, education, insurance), or to watch people who have
@@ -48,7 +50,18 @@ emotion of every frame**, which few corpora know: a bound of what can be learned
 
 def write(directory: Path, results: dict, splits: list[Split]) -> None:
     """Write `README.md` into a recogniser's directory."""
-    files.write_text(directory / "README.md", text(results, splits))
+    files.write_text(directory / NAME, text(results, splits))
+
+
+def license_of(directory: str | Path) -> str:
+    """The licence that the card in a recogniser's directory names, as `license: mit`; "" without a card or a name."""
+    path = Path(directory) / NAME
+    if not path.is_file():
+        return ""
+    content = path.read_text(encoding="utf-8", errors="replace")
+    front_matter = re.match(r"---\n(.*?\n)---\n", content, re.DOTALL)
+    named = re.search(r"^license:(.*)$", front_matter[1], re.MULTILINE) if front_matter else None
+    return named[1].strip().strip("'\"") if named else ""
 
 
 def text(results: dict, splits: list[Split]) -> str:

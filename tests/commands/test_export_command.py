@@ -11,7 +11,7 @@ from framealign.sound import audio
 from framealign.corpus import manifest, utterance
 from framealign.hubert import model_directory
 from framealign.exchange import torchaudio_weights
-from framealign.emotion import exported_program
+from framealign.emotion import exported_program, onnx_file
 from framealign.emotion.recogniser import Recogniser
 from framealign.recipe.presets import preset, with_overrides
 from framealign.commands import export_command, finetune_command, pretrain_command
@@ -53,15 +53,31 @@ def test_export_to_torchaudios_names(tuned, tmp_path):
     assert set(weights) == set(wanted) and all(torch.equal(weights[name], x) for name, x in wanted.items())
 
 
-def test_a_program_is_made_of_a_runs_newest_checkpoint(tuned, tmp_path, monkeypatch):
-    """An encoder alone is refused. That the program is the model: test_exported_program.py; a file: test_readme.py."""
+@pytest.mark.parametrize("form, module, int8", [("torch-export", exported_program, []), ("onnx", onnx_file, [False]),
+                                                ("onnx", onnx_file, [True])])
+def test_a_program_is_made_of_a_runs_newest_checkpoint(tuned, tmp_path, monkeypatch, form, module, int8):
+    """An encoder alone is refused. That it is the model: test_exported_program.py, test_onnx_file.py; a file:
+    test_readme.py.
+    """
     exported = []
-    monkeypatch.setattr(exported_program, "export", lambda *places: exported.append(tuple(map(str, places))))
-    export_command.run(str(tuned), str(tmp_path / "a.pt2"), False, "torch-export")
-    assert exported == [(str(tuned / "checkpoints" / "00000002"), str(tmp_path / "a.pt2"))]
-    with pytest.raises(ValueError, match="--to torch-export writes a recogniser: leave out --encoder"):
-        export_command.run(str(tuned), str(tmp_path / "b.pt2"), True, "torch-export")
-    assert len(exported) == 1 and not (tmp_path / "b.pt2").exists()
+    monkeypatch.setattr(module, "export", lambda *arguments: exported.append(arguments))
+    flags = ["--int8"] if True in int8 else []
+    newest, recogniser = tuned / "checkpoints" / "00000002", tmp_path / "recogniser"
+    export_command.main([str(tuned), str(tmp_path / "a"), "--to", form, *flags])
+    export_command.main([str(tuned / "recogniser"), str(recogniser)])
+    (recogniser / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
+    export_command.main([str(recogniser), str(tmp_path / "b"), "--to", form, *flags])
+    assert exported == [(newest, str(tmp_path / "a"), "", *int8), (recogniser, str(tmp_path / "b"), "cc-by-4.0", *int8)]
+    with pytest.raises(ValueError, match=f"--to {form} writes a recogniser: leave out --encoder"):
+        export_command.main([str(tuned), str(tmp_path / "c"), "--to", form, "--encoder"])
+    assert len(exported) == 2 and not (tmp_path / "c").exists()
+
+
+def test_only_an_onnx_file_has_rounded_weights(tuned, tmp_path):
+    for form in ("huggingface", "torchaudio", "torch-export"):
+        with pytest.raises(ValueError, match="--int8 rounds the weights of an ONNX file: give --to onnx with it"):
+            export_command.main([str(tuned), str(tmp_path / "out"), "--to", form, "--int8"])
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -117,3 +117,15 @@ def test_the_card_goes_with_the_recogniser(finished, tmp_path):
     export_command.run(str(finished / "recogniser"), str(tmp_path / "encoder"), True, "huggingface")
     assert not (tmp_path / "encoder" / "README.md").exists()
     assert not (tmp_path / "encoder" / "calibration.json").exists()
+
+
+@pytest.mark.parametrize("card, license_name", [
+    ("---\nlibrary_name: framealign\nlicense: cc-by-4.0\n---\n# Card\n", "cc-by-4.0"),
+    ("---\nlicense: 'mit'\n---\n", "mit"), ("---\r\nlicense: mit\r\ntags: [x]\r\n---\r\n", "mit"),
+    ("---\nlicense:\n---\n", ""), ("---\nmy_license: mit\n---\nlicense: mit\n", ""), ("license: mit\n", ""),
+    ("# Card\n---\nlicense: mit\n---\n", ""), ("---\nlicense: mit\n", ""), ("", "")])
+def test_the_licence_is_what_the_front_matter_says(tmp_path, card, license_name):
+    """Of front matter alone, which stands at the very beginning and ends."""
+    assert model_card.license_of(tmp_path) == ""
+    (tmp_path / "README.md").write_bytes(card.encode())
+    assert model_card.license_of(tmp_path) == license_name
