@@ -174,7 +174,7 @@ def test_the_python_of_the_page_on_recognition_runs(folder, capsys):
 def test_the_lines_on_onnx_run(folder, capsys):
     """The export, the smaller one, and the Python that runs the file: the recogniser's own answer."""
     for package in (*onnx_file.PACKAGES, "onnxruntime"):
-        pytest.importorskip(package)
+        pytest.importorskip(package, reason=f"{package} is absent: pip install -e .[export]")
     config = Hubert.from_pretrained(session_config.TINY).config
     fewer = dataclasses.replace(config, conv_dim=(16,) * 3, conv_kernel=(10, 8, 16), conv_stride=(5, 8, 16))
     model = EmotionModel(Hubert(fewer), CLASSES)    # each convolution takes a while to be traced

@@ -63,7 +63,7 @@ def rounded_by_hand(recogniser: Recogniser) -> None:
 def exported(request, tmp_path_factory) -> tuple[Recogniser, Path]:
     """A recogniser, its weights rounded where those of the file are, and the file."""
     for package in (*onnx_file.PACKAGES, "onnxruntime"):
-        pytest.importorskip(package)
+        pytest.importorskip(package, reason=f"{package} is absent: pip install -e .[export]")
     folder = tmp_path_factory.mktemp("onnx")
     recogniser, int8 = written(folder, request.param), VARIANTS[request.param][-1]
     onnx_file.export(folder / "recogniser", folder / "recogniser.onnx", "cc-by-4.0", int8)
