@@ -164,11 +164,14 @@ def test_the_lines_on_recognition_run(folder, capsys):
 
 
 def test_the_python_of_the_page_on_recognition_runs(folder, capsys):
-    code, _ = (block for kind, block in blocks_of(RECOGNISE) if kind == "python")
+    code, live, _ = (block for kind, block in blocks_of(RECOGNISE) if kind == "python")
     names: dict = {}
     exec(compile(code.replace("runs/demo/session1/recogniser", "MODEL"), "RECOGNISE.md", "exec"), names)
     assert names["result"].posterior.shape == (24, 4)
     assert capsys.readouterr().out.startswith("0.0 ")
+    names["chunks"] = np.random.default_rng(0).normal(0, 0.1, (10, 8820)).astype(np.float32)    # 2 s
+    exec(compile(live, "RECOGNISE.md", "exec"), names)
+    assert names["frame"].start == 1.96 and names["frame"].posterior.shape == (4,)
 
 
 def test_the_lines_on_onnx_run(folder, capsys):

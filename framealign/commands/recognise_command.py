@@ -6,6 +6,9 @@
     bin/recognise.py runs/demo/session1/recogniser talks --format textgrid --out grids      # for Praat
     bin/recognise.py runs/demo/session1/recogniser a.wav --html a.html          # a picture that can be played
     bin/recognise.py runs/demo/session1/recogniser talk.wav --turns talk.rttm   # the emotion of each speaker's turn
+    arecord -f S16_LE -r 16000 | bin/recognise.py runs/demo/session1/recogniser --stream -      # while one speaks
+    ffmpeg -i a.mp4 -f s16le -ac 1 -ar 16000 - | bin/recognise.py runs/demo/session1/recogniser --stream -
+    sox -d -t wav -b 16 - | bin/recognise.py runs/demo/session1/recogniser --stream -
 
 Exit status: 0, 1 (some sounds could not be recognised, or their results not be written: a line for each on stderr) or
 2 (none could).
@@ -29,11 +32,12 @@ from framealign.exchange import encoder_file, speaker_turns
 from framealign.units.codebook import Codebook
 from framealign.emotion.recogniser import Recogniser, Result, UnitExtractor
 from framealign.emotion.segments import MIN_SECONDS, check_smoothing, segments
+from framealign.emotion.streaming import Streaming
 from framealign.emotion.turns import Conversation, recognise_turns
 from framealign.report import timeline
 from framealign.report.text_formats import FORMATS, shown
 from framealign.report.turn_formats import TURN_FORMATS, by_speaker
-from framealign.commands import command_line
+from framealign.commands import command_line, live_recognition
 
 # What a folder is searched for, beside what `unread.py` names; a file that is named itself may be called anything.
 SUFFIXES = frozenset((".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au",
@@ -62,6 +66,9 @@ class RecogniseRun:
     reject_error: float = setting(
         0.0, "share of wrong answers that is wanted, e.g. 0.1, in place of a confidence; the one that gives it is that "
         "of the validation utterances")
+    stream: bool = setting(False, "recognise standard input (-) while it comes: WAV, or raw samples, int16, "
+                           "little-endian, mono; as table or jsonl, until it ends or Ctrl-C is pressed")
+    rate: int = setting(16_000, "samples a second of raw samples, with --stream")
     device: str = setting("auto", "auto, cpu, cuda or mps")
 
 
@@ -72,9 +79,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("sound", nargs="+", help="sound files, folders, patterns, or - for a list on standard input; "
                         "any sample rate, channels, length and format that soundfile reads")
     settings.add_flags(parser, RecogniseRun)
+    settings.add_flags(parser.add_argument_group("with --stream"), Streaming)
     args = parser.parse_args(arguments)
 
-    status = run(args.model, args.sound, settings.from_flags(args, RecogniseRun()))
+    config = settings.from_flags(args, RecogniseRun())
+    if config.stream:
+        run_stream(args.model, args.sound, config, settings.from_flags(args, Streaming()))
+        return
+    for name in settings.given_flags(args, Streaming):
+        raise ValueError(f"{settings.flag_of(name)} goes with --stream alone")
+    status = run(args.model, args.sound, config)
     if status:
         sys.exit(status)
 
@@ -138,6 +152,19 @@ def run(model: str, names: list[str], config: RecogniseRun) -> int:
     if not number:
         return 2
     return 1 if failed else 0
+
+
+def run_stream(model: str, names: list[str], config: RecogniseRun, streaming: Streaming) -> None:
+    """Recognise standard input while it comes. Raises ValueError for flags that do not go with that, and as `load`."""
+    check(config)
+    if names != ["-"]:
+        raise ValueError("--stream recognises standard input: name -, and no other sound")
+    if config.format not in live_recognition.FORMATS:
+        raise ValueError(f"--stream is written as {' or '.join(live_recognition.FORMATS)}, not as {config.format}")
+    for name in ("turns", "out", "html", "codebook"):
+        if getattr(config, name):
+            raise ValueError(f"--{name} needs a sound that has ended: leave out --{name} or --stream")
+    live_recognition.run(load(model, config), streaming, config.rate, config.smooth, config.format == "jsonl")
 
 
 def check(config: RecogniseRun) -> None:

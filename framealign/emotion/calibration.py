@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from framealign.runtime import files
+from framealign.corpus.utterance import NONE
 
 NAME = "calibration.json"
 MOST = 20.0                                         # the largest temperature; the smallest is 1 / MOST
@@ -110,6 +111,16 @@ class Calibration:
         """
         given = [one for one, confidence in zip(self.right, self.confidences) if confidence >= threshold]
         return len(given), given.count(False)
+
+
+def answer(probabilities: dict[str, float], reject: float) -> tuple[str, str]:
+    """The most probable class and ""; or, where it has less than `reject`, NONE and the reason in words."""
+    emotion = max(probabilities, key=probabilities.get)
+    confidence = probabilities[emotion]
+    if confidence >= reject:
+        return emotion, ""
+    shown = math.floor(1000 * confidence) / 1000    # rounded up it might be what is wanted
+    return NONE, f"not sure: {emotion} has {shown:.3f}, less than {reject:.4g}"
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

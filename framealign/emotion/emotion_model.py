@@ -167,6 +167,15 @@ class EmotionModel(nn.Module):
         """
         return self.read_out(*self.states(inputs, lengths))
 
+    def by_frame(self, layers: Iterable[Tensor], used: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the frames that are used of one sound's states (1, T, D) of layers 0, 1 ...: what the softmax that weighs
+        frames is taken of (t,), logits of whole utterances (t, classes) and of single frames (t, classes), on the CPU.
+
+        The classifier is linear: an utterance's logits are the weighted mean of its frames' logits.
+        """
+        states = self.read(layers)[0, used].float()                             # (t, D)
+        return tuple(x.cpu() for x in (self.weighing.score(states), self.classifier(states), self.of_frames(states)))
+
     def read_out(self, states: Tensor, is_valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What `over_time` gives, from what `states` gives: (B, classes), (B, T) and (B, T, classes)."""
         attention = self.weighing.attention(states, is_valid)

@@ -4,7 +4,6 @@ Sound of up to a minute is recognised whole, longer sound in overlapping windows
 memory for a few copies of their waveform, not for states. Both use the same formula: because the classifier is linear,
 the utterance's logits are the mean of the frames' logits, weighted by the attention.
 """
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +15,16 @@ from torch import Tensor
 from framealign.runtime import distributed
 from framealign.sound import audio, speech
 from framealign.sound.frames import EVERY_20_MS, SAMPLE_RATE, Framing, milliseconds
+from framealign.sound.live_sound import LiveSound
 from framealign.corpus.cropping import groups_by_length, padded
 from framealign.corpus.utterance import NONE
 from framealign.hubert import long_sound
 from framealign.hubert.model import Hubert
 from framealign.units.codebook import Codebook
 from framealign.units.extraction import source_of_states
+from framealign.emotion import calibration
 from framealign.emotion.emotion_model import EmotionModel, weighted_mean
+from framealign.emotion.streaming import Stream, Streaming
 
 BATCH_SECONDS = 60.0                                # of one padded batch on a GPU; a CPU takes one sound at a time
 WAITING_BATCHES = 8                                 # of sound that are read before they are sorted by length
@@ -109,6 +111,16 @@ class Recogniser:
         """Recognise one sound file or waveform. Raises ValueError as `audio.load`, or below 400 samples."""
         return self.batch([sound])[0]
 
+    def stream(self, chunks: Iterable[np.ndarray | Tensor], rate: int, config: Streaming = Streaming()) -> Stream:
+        """Recognise sound that has not ended: iterate over it for a `StreamedFrame` each 20 ms (of base), as each
+        becomes certain.
+
+        chunks: of any lengths, (N,) or (N, channels), floats in -1..1 or int16, at `rate` samples a second. The state
+        has a fixed size however long the sound is. Units are not given. Raises ValueError for another rate than speech
+        has, and while it is iterated over, for what is no sound.
+        """
+        return Stream(self.model, LiveSound(chunks, rate), config, gate=self.gate, reject=self.reject)
+
     def batch(self, sounds: list) -> list[Result]:
         """Recognise several in one padded batch; padding never changes a result."""
         waveforms = [self._waveform(sound) for sound in sounds]
@@ -179,25 +191,18 @@ class Recogniser:
 
     def _by_windows(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `EmotionModel.over_time` for one long preprocessed waveform (N,); softmax over frames in float64."""
-        scores, logits, frame_logits = [], [], []
-        for used, layers in long_sound.layers(self.model.hubert, waveform, self.device):
-            states = self.model.read(layers)[0, used].float()                   # (t, D)
-            scores.append(self.model.weighing.score(states).cpu())
-            logits.append(self.model.classifier(states).cpu())
-            frame_logits.append(self.model.of_frames(states).cpu())
-        attention = torch.cat(scores).double().softmax(0)                       # (T,)
-        pooled = weighted_mean(torch.cat(logits).double()[None], attention[None])[0]        # (classes,)
+        windows = [self.model.by_frame(layers, used)
+                   for used, layers in long_sound.layers(self.model.hubert, waveform, self.device)]
+        scores, logits, frame_logits = (torch.cat(parts) for parts in zip(*windows))
+        attention = scores.double().softmax(0)                                  # (T,)
+        pooled = weighted_mean(logits.double()[None], attention[None])[0]       # (classes,)
         temperatures = self.model.calibration
         probabilities = (pooled / temperatures.utterances).softmax(0).float()
-        return probabilities, attention.float(), (torch.cat(frame_logits) / temperatures.frames).softmax(1)
+        return probabilities, attention.float(), (frame_logits / temperatures.frames).softmax(1)
 
     def _result(self, probabilities: Tensor, attention: Tensor, posterior: Tensor) -> Result:
         by_class = dict(zip(self.labels, probabilities.tolist()))
-        emotion, reason = max(by_class, key=by_class.get), ""
-        confidence = by_class[emotion]
-        if confidence < self.reject:
-            shown = math.floor(1000 * confidence) / 1000                        # rounded up it might be what is wanted
-            emotion, reason = NONE, f"not sure: {emotion} has {shown:.3f}, less than {self.reject:.4g}"
+        emotion, reason = calibration.answer(by_class, self.reject)
         return Result(emotion, by_class, posterior.numpy(), attention.numpy(), reason=reason,
                       framing=self.model.hubert.config.framing, frames_trained=self.model.frames is not None)
 

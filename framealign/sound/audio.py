@@ -9,6 +9,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -93,13 +94,37 @@ def preprocess(waveform: Tensor, do_normalize: bool) -> Tensor:
     """
     if not do_normalize:
         return waveform
-    blocks = waveform.split(BLOCK)
-    shares = torch.tensor([len(block) / len(waveform) for block in blocks], dtype=torch.float64)       # (blocks,)
-    variances, means = torch.tensor([torch.var_mean(block.double(), correction=0) for block in blocks],
-                                    dtype=torch.float64).T                                              # (blocks,) each
-    mean = (shares * means).sum()
-    variance = (shares * (variances + (means - mean) ** 2)).sum()
-    return (waveform - mean).div_(torch.sqrt(variance + 1e-7))
+    statistics = Statistics()
+    for block in waveform.split(BLOCK):
+        statistics.add(block)
+    return statistics.normalised(waveform)
+
+
+@dataclass
+class Statistics:
+    """Mean and variance of all samples so far, in float64, block by block."""
+    count: int = 0                                  # samples
+    mean: Tensor | float = 0.0
+    variance: Tensor | float = 0.0
+
+    def add(self, block: Tensor) -> None:
+        """Samples (n,) that follow. Chan, Golub and LeVeque 1983, with shares in place of sums."""
+        if not len(block):
+            return
+        self.count += len(block)
+        share = len(block) / self.count
+        variance, mean = torch.var_mean(block.double(), correction=0)
+        self.variance = (1 - share) * self.variance + share * variance + share * (1 - share) * (mean - self.mean) ** 2
+        self.mean = (1 - share) * self.mean + share * mean
+
+    def normalised(self, waveform: Tensor) -> Tensor:
+        """Samples (n,) with these statistics: minus the mean, over `deviation`."""
+        return (waveform - self.mean).div_(self.deviation)
+
+    @property
+    def deviation(self) -> Tensor:
+        """sqrt(variance + 1e-7), as in Hugging Face: digital silence is not divided by 0."""
+        return torch.sqrt(self.variance + 1e-7)
 
 
 @contextlib.contextmanager
@@ -194,7 +219,7 @@ def resample(waveform: Tensor, rate: int, path: str | Path) -> Tensor:
         return waveform
     divisor = math.gcd(rate, SAMPLE_RATE)
     old, new = rate // divisor, SAMPLE_RATE // divisor
-    if new * (old + 2 * math.ceil(ZERO_CROSSINGS * old / (ROLL_OFF * min(old, new)))) > MAX_KERNEL:
+    if new * (old + 2 * filter_width(old, new)) > MAX_KERNEL:
         return _resample_directly(waveform, rate)
     try:
         from torchaudio.functional import resample as by_filter_bank
@@ -207,6 +232,11 @@ def resample(waveform: Tensor, rate: int, path: str | Path) -> Tensor:
     waveform = torch.nn.functional.pad(waveform, (0, zeros))
     resampled = by_filter_bank(waveform, rate, SAMPLE_RATE, lowpass_filter_width=ZERO_CROSSINGS, rolloff=ROLL_OFF)
     return resampled[:total]
+
+
+def filter_width(old: int, new: int) -> int:
+    """Input samples on each side of an output's place that the resampling filter reaches, from rate `old` to `new`."""
+    return math.ceil(ZERO_CROSSINGS * old / (ROLL_OFF * min(old, new)))
 
 
 def _resample_directly(waveform: Tensor, rate: int) -> Tensor:

@@ -61,7 +61,11 @@ def kinds(waveform: Tensor, framing: Framing = EVERY_20_MS) -> np.ndarray:
 
 def reason(frame_kinds: np.ndarray) -> str:
     """In words, why frames (T,) of `KINDS` have no speech: all that is there; "" where one is speech."""
-    counts = np.bincount(frame_kinds, minlength=len(KINDS))
+    return reason_of(np.bincount(frame_kinds, minlength=len(KINDS)))
+
+
+def reason_of(counts: np.ndarray) -> str:
+    """The same of how many frames are of each of `KINDS`, (4,)."""
     if counts[SPEECH]:
         return ""
     common = [kind for kind in np.argsort(-counts, kind="stable") if counts[kind] >= 0.1 * counts.sum()]

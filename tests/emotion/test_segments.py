@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from recognised_noise import recognised
 
 from framealign.emotion.recogniser import Result
-from framealign.emotion.segments import runs, segments, smoothed
+from framealign.emotion.segments import UNDECIDED, Segment, SegmentsSoFar, runs, segments, smoothed
 
 LABELS = ["neutral", "happy", "angry", "sad"]
 
@@ -96,3 +97,58 @@ def test_runs_of_equal_values():
 def test_an_impossible_length_is_refused(seconds):
     with pytest.raises(ValueError, match="--smooth must be 0 or more seconds"):
         segments(result(np.full((5, 4), 0.25)), seconds)
+
+
+def by_and_by(result: Result, min_seconds: float) -> tuple[list[Segment], list[int]]:
+    """The segments of frames given one by one, and after how many frames each came."""
+    so_far, segments_so_far, after = SegmentsSoFar(list(result.probabilities), result.framing.rate, min_seconds), [], []
+    kinds = [None] * len(result.attention) if result.kinds is None else result.kinds.tolist()
+    for t, (posterior, weight, kind) in enumerate(zip(result.posterior, result.attention, kinds), 1):
+        new = so_far.add(posterior, float(weight), kind)
+        segments_so_far += new
+        after += [t] * len(new)
+    last = so_far.end(result.seconds)
+    return segments_so_far + last, after + [len(result.attention)] * len(last)
+
+
+@pytest.mark.parametrize("cost", (0.0, 0.02, 0.1, 0.5))
+@pytest.mark.parametrize("gated", (False, True))
+def test_segments_of_a_stream_are_those_of_the_whole(cost, gated):
+    """Each with its confidence, as soon as nothing that follows can change it; attention is the share so far."""
+    draw = np.random.default_rng(0)
+    for seed in range(15):
+        result = recognised(int(draw.integers(1, 300)), seed=seed)
+        T = len(result.attention)
+        steady = np.repeat(draw.dirichlet(np.full(4, 0.3), 300), 7, 0)[:T]
+        posterior = (0.7 * steady + 0.3 * result.posterior).astype(np.float32)
+        kinds = np.repeat(draw.choice(4, 60, p=(0.7, 0.1, 0.1, 0.1)), 11)[:T].astype(np.uint8) if gated else None
+        result = replace(result, posterior=posterior, kinds=kinds, seconds=T / 50 + 0.005)
+        wanted, (given, after) = segments(result, cost), by_and_by(result, cost)
+        assert len(given) == len(wanted)
+        for one, other, t in zip(given, wanted, after):
+            assert (one.start, one.end, one.emotion, one.reason) == (other.start, other.end, other.emotion,
+                                                                     other.reason)
+            assert one.confidence == pytest.approx(other.confidence, abs=1e-6)
+            assert one.attention == pytest.approx(other.attention / result.attention[:t].sum(), rel=1e-4)
+
+
+def test_a_segment_is_not_kept_back():
+    """Of sure frames a segment comes once the next one has gained what a change there costs, and one back."""
+    posterior = np.repeat(np.eye(4)[[0, 2, 1]], 50, 0)
+    result = replace(recognised(150), posterior=posterior, seconds=3.0)
+    given, after = by_and_by(result, 0.1)
+    assert [one.emotion for one in given] == ["neutral", "angry", "happy"]
+    assert after == [62, 112, 150]                  # 5 frames for each change; one that gains, and one that shows it
+
+
+def test_frames_that_say_nothing_do_not_wait_for_ever():
+    """All classes equal: without a limit, nothing would ever be certain."""
+    so_far = SegmentsSoFar(["neutral", "sad"], 50, 0.1)
+    for _ in range(3 * UNDECIDED):
+        assert so_far.add(np.array([0.5, 0.5]), 1.0) == []
+        assert len(so_far.waiting) <= UNDECIDED and so_far.paths.shape[1] <= UNDECIDED
+    last, = so_far.end(60.0)
+    assert (last.start, last.end, last.emotion, last.attention) == (0, 60.0, "neutral", 1.0)
+    assert SegmentsSoFar(["neutral", "sad"], 50).end(0.0) == []
+    with pytest.raises(ValueError, match="--smooth must be 0 or more"):
+        SegmentsSoFar(["neutral", "sad"], 50, -1)
