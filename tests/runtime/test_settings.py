@@ -32,7 +32,7 @@ UNITS = {
     "beta[12]": "per update", "clip_norm": "norm", "dropout": "^probability", "weight": "^weight", "penalty": "^weight",
     "factor": "times", "temperature": "divided by", "eps": "added to", "share": "^share of", "snr": "^decibels",
     "rt60": "^seconds", "speed": "^share by", "level": "^decibels", "smoothing": "share of",
-    "reject": "^confidence, 0 to 1", "error": "^share of"}
+    "reject": "^confidence, 0 to 1", "error": "^share of", "rate": "^samples a second"}
 BAD = {
     HubertConfig: {
         "conv_dim": [(), (8,) * 6, (8,) * 6 + (0,), (8.0,) * 7], "conv_kernel": [(10, 3), (0,) * 7],
