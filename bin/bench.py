@@ -57,6 +57,7 @@ from framealign.commands.benchmark import Contender
 
 T = TypeVar("T")
 
+
 class Bench:
     """The models, the sound and the settings that all contests share."""
 

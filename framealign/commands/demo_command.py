@@ -34,7 +34,7 @@ from framealign.emotion.calibration import Calibration
 from framealign.emotion.recogniser import Recogniser
 from framealign.training import frame_training
 from framealign.recipe import presets, results, session_config
-from framealign.recipe.recipe import BaseModel, Recipe, base_stages
+from framealign.recipe.recipe import BaseModel, Recipe, base_stages, recorded
 from framealign.recipe.results import aligned
 from framealign.recipe.session_config import PAPERS, TESTED, SessionConfig
 from framealign.recipe.stages import Redo, Stage, run_stage
@@ -178,12 +178,16 @@ def check_folder(root: Path, corpus: str) -> None:
     """
     if not corpus and (root / "corpus" / "synthetic.json").exists():
         return
-    for name in ("stage.json", "begun.json"):
-        for record in sorted(root.glob(f"session*/*/{name}")):
-            other = files.read_json(record)["settings"]["corpus"]
-            if other != corpus:
-                raise ValueError(f"{root}: holds stages of another corpus, {other}, not of "
-                                 f"{corpus or 'synthetic speech'}; choose another --out folder")
+    for _, recorded_settings in recorded(root):
+        other = recorded_settings["corpus"]
+        if other != corpus:
+            raise ValueError(f"{root}: holds stages of another corpus, {other}, not of "
+                             f"{corpus or 'synthetic speech'}; choose another --out folder")
+
+
+def of_test_session(recipe: Recipe) -> list[Utterance]:
+    """The utterances of the session that is held out."""
+    return [utterance for utterance in recipe.utterances if utterance.session == recipe.config.session]
 
 
 def joined_utterances(recipe: Recipe) -> list[Utterance]:
@@ -191,7 +195,7 @@ def joined_utterances(recipe: Recipe) -> list[Utterance]:
 
     Raises ValueError as `joining.write_corpus`.
     """
-    test = [utterance for utterance in recipe.utterances if utterance.session == recipe.config.session]
+    test = of_test_session(recipe)
 
     def make(folder: Path) -> None:
         shutil.rmtree(folder / "sounds", ignore_errors=True)        # of an interrupted demo
@@ -221,8 +225,8 @@ def in_second_process(config: SessionConfig, overrides: dict[str, str], utteranc
 
 def measured(recipe: Recipe, stage: str, joined: list[Utterance]) -> dict:
     """The results of a stage that was tested, with its `alignment`."""
-    results = files.read_json(recipe.fold / stage / "results.json")
-    return results | {"alignment": alignment(recipe, stage, joined)}
+    tested = files.read_json(recipe.fold / stage / "results.json")
+    return tested | {"alignment": alignment(recipe, stage, joined)}
 
 
 def alignment(recipe: Recipe, stage: str, joined: list[Utterance]) -> dict:
@@ -230,7 +234,7 @@ def alignment(recipe: Recipe, stage: str, joined: list[Utterance]) -> dict:
 
     Else of the test session, and its own units with that of all utterances.
     """
-    test = joined or [u for u in recipe.utterances if u.session == recipe.config.session]
+    test = joined or of_test_session(recipe)
     place = recipe.fold / stage / "recogniser"
     recogniser = Recogniser.from_pretrained(place, recipe.config.device)
     recogniser.model.calibration = Calibration()    # what the weights tell: a temperature moves ranks of p a little

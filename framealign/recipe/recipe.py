@@ -15,6 +15,7 @@ these know. Without a pretrained HuBERT, `scratch` makes the base as HuBERT was 
 """
 import dataclasses
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -431,16 +432,21 @@ def protocol_of(recipe: Recipe, selection: str = "") -> dict:
     return protocol
 
 
-def check_folds(run: Path, wanted: str) -> None:
-    """Raise ValueError where a run's folder holds other folds, finished or begun, than are wanted (`folds.described`).
-    """
+def recorded(run: Path) -> Iterator[tuple[Path, dict]]:
+    """The folder and the recorded settings of each stage, finished or begun, of the folds that a run's folder holds."""
     records = [record for of_labels in ("", f"{SHARE}*/") for name in ("stage.json", "begun.json")
                for record in run.glob(f"{of_labels}session*/*/{name}")]
     for record in sorted(records):
-        recorded = (files.read_json(record).get("settings") or {}).get("folds", wanted)
-        if recorded != wanted:
-            raise ValueError(f"{run}: its folds are {recorded} ({record.parent}), not {wanted}; choose another --out "
-                             "folder")
+        yield record.parent, files.read_json(record).get("settings") or {}
+
+
+def check_folds(run: Path, wanted: str) -> None:
+    """Raise ValueError where a run's folder holds other folds, finished or begun, than are wanted (`folds.described`).
+    """
+    for folder, settings in recorded(run):
+        other = settings.get("folds", wanted)
+        if other != wanted:
+            raise ValueError(f"{run}: its folds are {other} ({folder}), not {wanted}; choose another --out folder")
 
 
 def run_sessions(config: SessionConfig, overrides: dict[str, str], redo: Redo | None = None,

@@ -162,27 +162,28 @@ def test_a_speaker_without_neutral_utterances_borrows_and_it_is_said(corpus, cap
         joining.draw([u for u in corpus if (u.speaker, u.label) != ("cleo", "neutral")], seed=1)
 
 
+def check_company(utterances, kind, folder):
+    """Joined parts are alike in this field, and what is written of the first nine utterances keeps it."""
+    for joined in joining.draw(utterances, seed=1):
+        assert {getattr(part, kind) for part in joined.parts} == {getattr(joined.emotional, kind)}
+    written = joining.write_corpus(folder, utterances[:9])
+    kind_of = {u.id: getattr(u, kind) for u in utterances}
+    assert len(written) == 6 and all(getattr(u, kind) == kind_of[u.id] for u in written)
+
+
 def test_company_is_of_the_same_part_of_a_fixed_split(corpus, tmp_path):
     """Also where a speaker is in several parts, as in some published splits; the part is kept."""
     parts = [dataclasses.replace(u, split=("train", "valid", "test")[number // 3 % 3])
              for number, u in enumerate(corpus)]
-    for joined in joining.draw(parts, seed=1):
-        assert {part.split for part in joined.parts} == {joined.emotional.split}
-    written = joining.write_corpus(tmp_path / "joined", parts[:9])
-    part_of = {u.id: u.split for u in parts}
-    assert len(written) == 6 and all(u.split == part_of[u.id] for u in written)
+    check_company(parts, "split", tmp_path / "joined")
 
 
 def test_company_is_of_the_same_corpus(corpus, tmp_path):
     """Also where neither speakers nor sessions are known, or those of two corpora have one name; the corpus is kept."""
-    for known in ({}, {"speaker": ""}, {"speaker": "", "session": ""}):
+    for case, known in enumerate(({}, {"speaker": ""}, {"speaker": "", "session": ""})):
         several = [dataclasses.replace(u, corpus=("a", "b")[number // 3 % 2], **known)
                    for number, u in enumerate(corpus)]
-        for joined in joining.draw(several, seed=1):
-            assert {part.corpus for part in joined.parts} == {joined.emotional.corpus}
-    written = joining.write_corpus(tmp_path / "joined", several[:9])
-    corpus_of = {u.id: u.corpus for u in several}
-    assert len(written) == 6 and all(u.corpus == corpus_of[u.id] for u in written)
+        check_company(several, "corpus", tmp_path / f"joined{case}")
 
 
 def test_what_cannot_be_joined_is_refused(corpus):
