@@ -469,7 +469,7 @@ def parse() -> argparse.Namespace:
                              "of `-` an empty one")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or mps")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of products (autocast)")
-    parser.add_argument("--preset", default="small", help="tiny, small, base or large: the encoder's shape")
+    parser.add_argument("--preset", default="small", help="tiny, compact, small, base or large: the encoder's shape")
     parser.add_argument("--hubert", default="", help="a model directory instead of random weights")
     parser.add_argument("--against", default="transformers,torchaudio,sklearn", help="peers, separated by commas")
     parser.add_argument("--allocator", default="same", choices=["same", "shipped", "default"],

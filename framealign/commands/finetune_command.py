@@ -37,7 +37,7 @@ class FinetuneRun:
         False, "take a validation or test part without some class; UA and macro-F1 are then over the others")
     allow_shared_speakers: bool = setting(False, "take speakers of the test that are trained on, too")
     init_from: str = setting("", "model directory or file (encoder only)")
-    preset: str = setting("base", "settings: tiny, small, base or large")
+    preset: str = setting("base", "settings: tiny, compact, small, base or large")
     classes: str = setting(",".join(CLASSES), "separated by commas, in the order of the classifier")
     merge: str = setting(
         "", "labels that count as a class, e.g. excited=happy,calm=neutral, or none; default: excited as happy, unless "

@@ -30,7 +30,7 @@ class PretrainRun:
     corpus: str = setting("", "manifest, table, or fairseq .tsv")
     units: str = setting("", "units.safetensors or fairseq's .km of this corpus; several: a,b,c")
     init_from: str = setting("", "model directory or file to start from (encoder only); without it: from scratch")
-    preset: str = setting("base", "settings, and from scratch also the size: tiny, small, base or large")
+    preset: str = setting("base", "settings, and from scratch also the size: tiny, compact, small, base or large")
     out: str = setting("runs/pretrain", "folder for checkpoints, log.jsonl and encoder")
     resume: bool = setting(True, "continue an interrupted run; --no-resume: refuse a folder that holds a checkpoint")
     preflight: bool = setting(False, "check all that can be checked before the hours of training, and stop there")

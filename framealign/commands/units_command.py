@@ -1,6 +1,7 @@
-"""Turn every utterance of a manifest into units: MFCC or layer states, k-means, one unit per frame (20 ms).
+"""Turn every utterance of a manifest into units: MFCC or layer states, k-means, one unit per frame.
 
-    bin/units.py --corpus corpus.tsv --mfcc --clusters 100 --out runs/units
+    bin/units.py --corpus corpus.tsv --mfcc --clusters 100 --out runs/units                     # a frame each 20 ms
+    bin/units.py --corpus corpus.tsv --mfcc --preset compact --clusters 100 --out runs/units    # as the model has them
     bin/units.py --corpus corpus.tsv --model hubert-base-ls960 --layer 9 --codebook km500.bin --out runs/units
     bin/units.py --corpus corpus.tsv --model recogniser --layer 9 --clusters 32,64,128 --out runs/units
 """
@@ -12,7 +13,7 @@ import torch
 
 from framealign.runtime import distributed, lock, log, settings
 from framealign.runtime.settings import setting
-from framealign.sound.frames import EVERY_20_MS
+from framealign.sound.frames import Framing
 from framealign.sound.mfcc import WIDTH
 from framealign.corpus.utterance import Utterance
 from framealign.hubert.model import Hubert
@@ -23,6 +24,7 @@ from framealign.units.frame_store import FrameStore
 from framealign.units.kmeans import KMeansConfig
 from framealign.units.units import cluster_numbers, unit_files, write_units
 from framealign.recipe.preflight import check_room, frames_bytes, given_codebook, read_corpus
+from framealign.recipe.presets import preset
 from framealign.recipe.stages import nothing_half_made, remove_empty
 from framealign.commands import command_line
 from framealign.commands.command_inputs import required
@@ -33,6 +35,7 @@ class UnitsRun:
     """Where units come from and go to."""
     corpus: str = setting("", "manifest, table, or fairseq .tsv")
     mfcc: bool = setting(False, "cluster MFCC instead of a model's states")
+    preset: str = setting("base", "with --mfcc: the model whose frames they lie on; base: one each 20 ms")
     model: str = setting("", "model directory or file")
     layer: int = setting(9, "layer whose states are clustered; 0: the input of the first block")
     codebook: str = setting("", "codebook to use as it is; without it one is fitted")
@@ -52,6 +55,7 @@ class UnitsInputs:
     clusters: list[int]
     device: torch.device
     width: int                                      # F of the frames that are clustered
+    framing: Framing                                # how they lie
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -73,8 +77,7 @@ def run(config: UnitsRun, kmeans: KMeansConfig) -> None:
     """
     inputs = read_inputs(config)
     out = Path(config.out)
-    framing = inputs.hubert.config.framing if inputs.hubert else EVERY_20_MS
-    check_room(out, {out: frames_bytes(inputs.utterances, inputs.width, framing=framing)})
+    check_room(out, {out: frames_bytes(inputs.utterances, inputs.width, framing=inputs.framing)})
     with lock.held(out):
         make(config, kmeans, inputs)
 
@@ -90,12 +93,13 @@ def read_inputs(config: UnitsRun) -> UnitsInputs:
     distributed.autocast(device, config.precision)  # an unknown precision is an error now
 
     hubert = None if config.mfcc else encoder_file.load(config.model)
+    framing = (hubert.config if hubert else preset(config.preset).model).framing
     width = WIDTH if hubert is None else hubert.config.hidden_size
-    codebook = given_codebook(config.codebook, width, source_of(config, hubert)) if config.codebook else None
+    codebook = given_codebook(config.codebook, width, source_of(config, hubert, framing)) if config.codebook else None
     clusters = cluster_numbers(config.clusters)
     if codebook is not None and len(clusters) > 1:
         raise ValueError(f"--codebook gives one codebook, --clusters {config.clusters} asks for several")
-    return UnitsInputs(utterances, hubert, codebook, clusters, device, width)
+    return UnitsInputs(utterances, hubert, codebook, clusters, device, width, framing)
 
 
 def make(config: UnitsRun, kmeans: KMeansConfig, inputs: UnitsInputs) -> None:
@@ -121,18 +125,18 @@ def make(config: UnitsRun, kmeans: KMeansConfig, inputs: UnitsInputs) -> None:
 
 def features(config: UnitsRun, inputs: UnitsInputs) -> tuple[FrameStore, dict]:
     """The frames that are clustered, kept in `features`, and what the record says of them."""
-    place = Path(config.out) / "features"
+    place, source = Path(config.out) / "features", source_of(config, inputs.hubert, inputs.framing)
     with nothing_half_made(place):
         if inputs.hubert is None:
-            return mfcc_store(inputs.utterances, place), source_of(config, None)
+            return mfcc_store(inputs.utterances, place, inputs.framing), source
         store = state_store(inputs.hubert, config.layer, inputs.utterances, place, inputs.device, config.precision)
-        return store, source_of(config, inputs.hubert)
+        return store, source
 
 
-def source_of(config: UnitsRun, hubert: Hubert | None) -> dict:
+def source_of(config: UnitsRun, hubert: Hubert | None, framing: Framing) -> dict:
     """What a record says of the frames that are clustered."""
     if hubert is None:
-        return {"feature": "mfcc", "frame_rate": EVERY_20_MS.rate}
+        return {"feature": "mfcc", "frame_rate": framing.rate}
     return source_of_states(hubert, config.layer)
 
 

@@ -61,12 +61,29 @@ def with_overrides(chosen: Preset, overrides: dict[str, str]) -> Preset:
         raise ValueError(f"--set {', '.join(overrides)}: {error}") from None
 
 
+# Of 25 frames a second: a masked span of 200 ms is 5 frames, as many of which are masked as of 10 with half the starts.
+COMPACT_PRETRAINING = {"batch_seconds": 32, "micro_batch_seconds": 32, "max_seconds": 6, "projection_size": 64,
+                       "unmasked_weight": 1.0, "mask_span_frames": 5, "mask_start_fraction": 0.16}
 PRESETS = {
     "base": Preset(BASE),
     "large": Preset(LARGE),
     "small": Preset(HubertConfig(conv_dim=(256,) * 7, hidden_size=256, num_hidden_layers=9, num_attention_heads=4,
                                  intermediate_size=1024, num_conv_pos_embeddings=128),
                     tapt_layer=6, align_layer=6, scratch_layer=4),
+    "compact": Preset(HubertConfig(conv_dim=(24, 32, 64, 96, 128, 192, 256, 256), conv_kernel=(10, 3, 3, 3, 3, 2, 2, 2),
+                                   conv_stride=(5, 2, 2, 2, 2, 2, 2, 2), conv_bias=True, feat_extract_norm="layer",
+                                   do_stable_layer_norm=True, hidden_size=256, num_hidden_layers=4,
+                                   num_attention_heads=4, intermediate_size=1024, num_conv_pos_embeddings=16,
+                                   feat_proj_dropout=0.0, hidden_dropout=0.05, attention_dropout=0.0, layerdrop=0.0),
+                      PretrainConfig(updates=1500, warmup_updates=100, peak_lr=5e-4, **COMPACT_PRETRAINING),
+                      FinetuneConfig(epochs=24, lr=3e-4, lr_decay=True, head_lr_factor=10.0, batch_size=16,
+                                     micro_batch_size=16, max_seconds=0.0, mask_span_frames=5),
+                      FramesConfig(mask_span_frames=5),
+                      KMeansConfig(max_frames=100_000, seeding_frames=10_000, seeding_tries=2, seeding_candidates=16,
+                                   seeding_passes=0),
+                      tapt_layer=3, tapt_clusters=200, align_layer=3, align_clusters=50, scratch_layer=3,
+                      scratch=PretrainConfig(updates=6000, warmup_updates=500, peak_lr=1e-3, freeze_conv=False,
+                                             **COMPACT_PRETRAINING)),
     "tiny": Preset(HubertConfig(conv_dim=(16, 32, 32, 64, 64, 64, 64), conv_bias=True, feat_extract_norm="layer",
                                 hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=384,
                                 num_conv_pos_embeddings=32, num_conv_pos_embedding_groups=8, feat_proj_dropout=0.0,

@@ -29,7 +29,7 @@ class SessionConfig:
     allow_partial: bool = setting(False, "take what is there of an IEMOCAP, and say what is not")
     hubert: str = setting("", "base model: a model directory or file, `tiny` (comes with the project) or `scratch`")
     codebook: str = setting("", "codebook of tapt-units, e.g. the released 500 clusters; without it one is fitted")
-    preset: str = setting("base", "size and settings: tiny, small, base or large")
+    preset: str = setting("base", "size and settings: tiny, compact, small, base or large")
     out: str = setting("runs/session", "folder of all stages")
     session: str = setting("1", "session (or other fold) held out for the test; `all`: each in turn")
     folds: str = setting(

@@ -1,4 +1,6 @@
 """Units from the command line: the right numbers in the right files, and every mistake before anything is written."""
+import dataclasses
+
 import numpy as np
 import pytest
 import small
@@ -34,6 +36,23 @@ def test_mfcc_units_are_the_nearest_centroids(tones, table, tmp_path, capsys):
     assert torch.equal(Units.read_km(out / "units.km", 6).units, units.units)
     assert units.record["feature"] == "mfcc" and units.record["codebook"] == "fitted"
     assert f"{len(units.units)} units of 24 utterances, 6 of 6 in use" in capsys.readouterr().out
+
+
+def test_mfcc_units_lie_on_the_frames_of_the_preset(tones, table, tmp_path):
+    """Those of a model with a frame each 40 ms, which a model with others refuses."""
+    out, framing = tmp_path / "units", preset("compact").model.framing
+    config = UnitsRun(corpus=str(table), mfcc=True, preset="compact", clusters="6", out=str(out))
+    units_command.run(config, KMEANS)
+    units, codebook = Units.read(out / "units.safetensors"), Codebook.read(out / "codebook.safetensors")
+    units.check(tones, "units", framing)
+    frames = mfcc(audio.load(tones[3].path), framing).half().float()
+    distances = (frames.double()[:, None] - codebook.centroids.double()[None]).square().sum(-1)
+    assert torch.equal(units.of(3), distances.argmin(1)) and units.record["frame_rate"] == 25
+    with pytest.raises(ValueError, match="45 ms every 40 ms"):
+        units.check(tones, "units", preset("base").model.framing)
+    with pytest.raises(ValueError, match="preset must be one of"):
+        units_command.run(dataclasses.replace(config, preset="compakt", out=str(tmp_path / "other")), KMEANS)
+    assert not (tmp_path / "other").exists()
 
 
 def test_state_units_of_a_layer_by_a_given_codebook(tones, table, small_base, tmp_path):
