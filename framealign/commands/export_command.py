@@ -2,13 +2,16 @@
 
     bin/export.py runs/iemocap/session1/align-pretrain hubert-emotion       # a run: its newest checkpoint
     bin/export.py runs/demo/session1/recogniser exported --encoder          # without pooling and classifier
+    bin/export.py runs/demo/session1/recogniser exported --half             # weights of 16 bits: half the size
     bin/export.py runs/demo/session1/recogniser recogniser.pt2 --to torch-export        # for torch without framealign
     bin/export.py runs/demo/session1/recogniser recogniser.onnx --to onnx --int8        # for onnxruntime, without torch
 """
 import shutil
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from framealign.runtime import files, log
 from framealign.hubert import model_directory
@@ -35,21 +38,25 @@ def main(arguments: list[str] | None = None) -> None:
                         "onnx: the same for onnxruntime (needs the packages onnx and onnxscript)")
     parser.add_argument("--int8", action="store_true",
                         help="of --to onnx: round the encoder's weights to 8 bits, for a file of a quarter of the size")
+    parser.add_argument("--half", action="store_true",
+                        help="of --to huggingface: round the weights to float16, for a file of half the size")
     args = parser.parse_args(arguments)
 
-    run(args.source, args.target, args.encoder, args.to, args.int8)
+    run(args.source, args.target, args.encoder, args.to, args.int8, args.half)
 
 
-def run(source: str, target: str, encoder_only: bool, form: str, int8: bool = False) -> None:
+def run(source: str, target: str, encoder_only: bool, form: str, int8: bool = False, half: bool = False) -> None:
     """Write a run's newest checkpoint, a checkpoint, a model directory or a file of weights in one of FORMATS.
 
-    "huggingface": a model directory; "torchaudio": the encoder's state dict in torchaudio.models' names, as one
+    "huggingface": a model directory, half: its weights rounded to float16; "torchaudio": the encoder's state dict in torchaudio.models' names, as one
     safetensors file; "torch-export": the recogniser as one program (`exported_program`); "onnx": the same as an ONNX
     file (`onnx_file`), int8: with rounded weights. Raises ValueError for a source that cannot be read, flags that do
     not belong together, and where `target` exists already.
     """
     if int8 and form != "onnx":
         raise ValueError("--int8 rounds the weights of an ONNX file: give --to onnx with it")
+    if half and form != "huggingface":
+        raise ValueError("--half rounds the weights of a model directory: leave out --to")
     place = Path(source)
     if Path(target).exists():
         raise ValueError(f"{target}: exists already; choose another name or remove it")
@@ -71,10 +78,21 @@ def run(source: str, target: str, encoder_only: bool, form: str, int8: bool = Fa
         with files.write_atomically(target) as temporary:
             save_file({name: x.contiguous() for name, x in weights.items()}, temporary)
     else:
-        model_directory.write(target, content.config, content.state, head, do_normalize=bool(content.do_normalize),
+        state, head = (rounded(content.state), rounded(head)) if half else (content.state, head)
+        model_directory.write(target, content.config, state, head, do_normalize=bool(content.do_normalize),
                               labels=content.labels if head else None, preprocessor=content.preprocessor)
         # The model card, the temperatures, what its weights know:
         for name, wanted in ((model_card.NAME, head), (calibration.NAME, head), (trained_on.NAME, True)):
             if wanted and (place / name).exists():
                 shutil.copyfile(place / name, Path(target) / name)
     log.say(f"{target}: {'recogniser' if head else 'encoder'} of {place}, {form} format")
+
+
+def rounded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same as float16. Raises ValueError for a number that is too large for it."""
+    as_half = {name: x.half() if x.is_floating_point() else x for name, x in weights.items()}
+    for name, x in as_half.items():
+        if x.is_floating_point() and not x.isfinite().all():
+            raise ValueError(f"{name} has numbers above {torch.finfo(torch.float16).max:g}, the largest of float16; "
+                             "export without --half")
+    return as_half

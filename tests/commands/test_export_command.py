@@ -80,6 +80,32 @@ def test_only_an_onnx_file_has_rounded_weights(tuned, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_half_the_size_holds_the_numbers_rounded(tuned, tones, tmp_path):
+    """Each weight within half a step of float16 (11 bits); read as float32, and recognised with."""
+    export_command.main([str(tuned / "recogniser"), str(tmp_path / "half"), "--half"])
+    whole, half = model_directory.read(tuned / "recogniser"), model_directory.read(tmp_path / "half")
+    for there, here in ((whole.state, half.state), (whole.head, half.head)):
+        assert here.keys() == there.keys() and {x.dtype for x in here.values()} == {torch.float16}
+        for name, x in there.items():
+            assert (here[name].double() - x.double()).abs().max() <= 2 ** -11 * x.abs().max() + 2 ** -25
+    size, half_size = ((place / "model.safetensors").stat().st_size
+                       for place in (tuned / "recogniser", tmp_path / "half"))
+    assert half_size < 0.6 * size                   # names and shapes stay
+    read = Recogniser.from_pretrained(tmp_path / "half")
+    assert {x.dtype for x in read.model.parameters()} == {torch.float32}
+    wanted = Recogniser.from_pretrained(tuned / "recogniser")(tones[3].path).probabilities
+    assert list(read(tones[3].path).probabilities.values()) == pytest.approx(list(wanted.values()), abs=5e-3)
+
+
+def test_half_refuses_what_it_cannot_hold(tuned, tmp_path):
+    for form in ("torchaudio", "torch-export", "onnx"):
+        with pytest.raises(ValueError, match="--half rounds the weights of a model directory: leave out --to"):
+            export_command.main([str(tuned), str(tmp_path / "out"), "--to", form, "--half"])
+    with pytest.raises(ValueError, match="a has numbers above 65504, the largest of float16; export without --half"):
+        export_command.rounded({"a": torch.tensor([7e4])})
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_export_as_a_program(tuned, tones, tmp_path):
     """Of a run its newest checkpoint; the same answer as the exported directory."""
