@@ -1,5 +1,6 @@
-"""The emotion in sound files, by a trained recogniser; also over time.
+"""The emotion in sound files, also over time, by the recogniser that comes along or one of your own.
 
+    bin/recognise.py a.wav
     bin/recognise.py runs/demo/session1/recogniser a.wav folder 'takes/*.flac'
     bin/recognise.py runs/demo/session1/recogniser a.wav --timeline             # segments, start and end in seconds
     find . -name '*.mp3' | bin/recognise.py runs/demo/session1/recogniser - --format csv > emotions.csv
@@ -30,7 +31,7 @@ from framealign.sound.frames import SAMPLE_RATE
 from framealign.corpus import frame_truth
 from framealign.exchange import encoder_file, speaker_turns
 from framealign.units.codebook import Codebook
-from framealign.emotion.recogniser import Recogniser, Result, UnitExtractor
+from framealign.emotion.recogniser import Recogniser, Result, UnitExtractor, installed
 from framealign.emotion.segments import MIN_SECONDS, check_smoothing, segments
 from framealign.emotion.streaming import Streaming
 from framealign.emotion.turns import Conversation, recognise_turns
@@ -74,33 +75,52 @@ class RecogniseRun:
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line (`arguments`, or that of the process), recognise, and exit with the status of `run`."""
-    parser = command_line.parser("recognise", __doc__, "model sound [sound ...]")
-    parser.add_argument("model", help="a recogniser's directory")
-    parser.add_argument("sound", nargs="+", help="sound files, folders, patterns, or - for a list on standard input; "
+    parser = command_line.parser("recognise", __doc__, "[model] sound [sound ...]")
+    parser.add_argument("names", nargs="+", metavar="[model] sound", help="a recogniser's directory (without one: the "
+                        "one that comes along), then sound files, folders, patterns, or - for a list on standard input; "
                         "any sample rate, channels, length and format that soundfile reads")
     settings.add_flags(parser, RecogniseRun)
     settings.add_flags(parser.add_argument_group("with --stream"), Streaming)
-    args = parser.parse_args(arguments)
+    args = parser.parse_intermixed_args(arguments)       # flags may stand between model and sounds
 
     config = settings.from_flags(args, RecogniseRun())
+    model, sounds = model_and_sounds(args.names)
     if config.stream:
-        run_stream(args.model, args.sound, config, settings.from_flags(args, Streaming()))
+        run_stream(model or str(installed()), sounds, config, settings.from_flags(args, Streaming()))
         return
     for name in settings.given_flags(args, Streaming):
         raise ValueError(f"{settings.flag_of(name)} goes with --stream alone")
-    status = run(args.model, args.sound, config)
+    status = run(model, sounds, config)
     if status:
         sys.exit(status)
 
 
+def model_and_sounds(names: list[str]) -> tuple[str, list[str]]:
+    """The recogniser's directory, "" where none is named, and the names of sounds.
+
+    Of several names the first is a recogniser's unless it is a sound file, a pattern, `-`, or a folder with sound files
+    and no config.json: a mistyped directory must not pass for a sound, and another recogniser be taken. Raises
+    ValueError for a recogniser without sounds.
+    """
+    first, *others = names
+    if not others and os.path.exists(os.path.join(first, "config.json")):
+        raise ValueError(f"{shown(first)} is a recogniser's directory: name the sound files, too")
+    is_sound = first == "-" or os.path.isfile(first) or glob.has_magic(first) and not os.path.isdir(first)
+    if os.path.isdir(first) and not os.path.exists(os.path.join(first, "config.json")):
+        is_sound = any(isinstance(path, str) for path in _below(first))
+    return ("", names) if is_sound or not others else (first, others)
+
+
 def run(model: str, names: list[str], config: RecogniseRun) -> int:
-    """Recognise the named sounds and write the results as they come: the exit status.
+    """Recognise the named sounds and write the results as they come: the exit status. model: "" for the one that comes
+    along.
 
     0, or 1 where some sounds could not be recognised or their results not be written, or 2 where none could. Where
     nobody reads standard output any more (`| head`), what is left is not recognised, and that is no error. Raises
     ValueError, before anything is recognised, for a model, flag or folder that is wrong, and OSError for a full disk.
     """
     check(config)
+    model = model or str(installed())
     recogniser = load(model, config)
     sounds = sound_files(names, sys.stdin.buffer if "-" in names else ())
     form = (TURN_FORMATS if config.turns else FORMATS)[config.format]

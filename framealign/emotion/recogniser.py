@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from framealign.runtime import distributed
+from framealign.runtime import distributed, log
 from framealign.sound import audio, speech
 from framealign.sound.frames import EVERY_20_MS, SAMPLE_RATE, Framing, milliseconds
 from framealign.sound.live_sound import LiveSound
@@ -26,6 +26,7 @@ from framealign.emotion import calibration
 from framealign.emotion.emotion_model import EmotionModel, weighted_mean
 from framealign.emotion.streaming import Stream, Streaming
 
+INSTALLED = Path(__file__).parents[1] / "voices" / "recogniser"       # comes along: its README.md says what it can
 BATCH_SECONDS = 60.0                                # of one padded batch on a GPU; a CPU takes one sound at a time
 WAITING_BATCHES = 8                                 # of sound that are read before they are sorted by length
 
@@ -51,6 +52,19 @@ class Result:
         if (self.emotion == NONE) != bool(self.reason):
             raise ValueError(f"a result whose emotion is {NONE}, and only such a one, must have a reason, got "
                              f"{self.emotion!r} and {self.reason!r}")
+
+
+def installed() -> Path:
+    """The directory of the recogniser that comes along; a line says, once, that it is taken.
+
+    Raises ValueError where an installation lacks it.
+    """
+    if not (INSTALLED / "config.json").is_file():
+        raise ValueError(f"no recogniser is named, and {INSTALLED}, where one comes along, has none: name a "
+                         "recogniser's directory, or install framealign whole")
+    log.say_once(f"no recogniser is named: {INSTALLED} is taken, which knows acted speech; its README.md says what it "
+                 "can and where it fails")
+    return INSTALLED
 
 
 class UnitExtractor:
@@ -98,10 +112,13 @@ class Recogniser:
         self.units, self.gate, self.reject = units, gate, reject
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, device: str = "cpu", units: UnitExtractor | None = None,
+    def from_pretrained(cls, directory: str | Path = "", device: str = "cpu", units: UnitExtractor | None = None,
                         gate: bool = False, reject: float = 0.0) -> "Recogniser":
-        """Read a recogniser's directory. Raises ValueError for a directory without one."""
-        return cls(EmotionModel.from_pretrained(directory), distributed.choose_device(device), units, gate, reject)
+        """Read a recogniser's directory; "": of the one that comes along, and say so. Raises ValueError for a directory
+        without one, and where none came along.
+        """
+        model = EmotionModel.from_pretrained(directory or installed())
+        return cls(model, distributed.choose_device(device), units, gate, reject)
 
     @property
     def labels(self) -> list[str]:

@@ -28,6 +28,7 @@ from framealign.units.codebook import Codebook
 from framealign.units.extraction import source_of_states
 from framealign.emotion.calibration import Calibration
 from framealign.emotion.emotion_model import EmotionModel
+from framealign.emotion import recogniser
 from framealign.emotion.recogniser import Recogniser
 from framealign.emotion.segments import segments
 from framealign.report import tracks
@@ -128,6 +129,37 @@ def test_the_exit_status_says_how_many(model, mixed, capsys, names, status, last
     assert recognise_command.run(str(model), paths, RecogniseRun(device="cpu")) == status
     errors = capsys.readouterr().err.splitlines()
     assert (errors[-1] if errors else None) == (last and last.format(mixed))
+
+
+def test_without_a_recogniser_the_one_that_comes_along_is_taken(model, mixed, monkeypatch, capsys):
+    """Its results, and a line that says so; where none came along, one line that says what to do."""
+    sounds = [str(mixed / name) for name in ("a.wav", "d.flac")]
+    recognise_command.main([str(model), *sounds, "--format", "csv", "--no-gate", "--device", "cpu"])
+    named = capsys.readouterr()
+    assert "no recogniser is named" not in named.err
+    monkeypatch.setattr(recogniser, "INSTALLED", model)
+    recognise_command.main([*sounds, "--format", "csv", "--no-gate", "--device", "cpu"])
+    taken = capsys.readouterr()
+    assert taken.out == named.out and taken.err.count(f"no recogniser is named: {model} is taken") == 1
+    monkeypatch.setattr(recogniser, "INSTALLED", mixed / "empty")
+    with pytest.raises(ValueError, match=f"no recogniser is named, and {mixed / 'empty'}, .*has none: name a"):
+        recognise_command.main(sounds)
+
+
+def test_the_first_of_several_names_is_a_recogniser_unless_it_is_a_sound(model, mixed):
+    """A directory that is mistyped, or holds neither, stays what it was meant to be: an error, no other recogniser."""
+    names = recognise_command.model_and_sounds
+    wav, flac = str(mixed / "a.wav"), str(mixed / "d.flac")
+    assert names([str(model), wav]) == (str(model), [wav])
+    for sounds in ([wav], [wav, flac], [str(mixed)], [str(mixed), wav], [str(mixed / "*.wav"), wav], ["-", wav],
+                   [str(mixed / "gone.wav")]):
+        assert names(sounds) == ("", sounds)
+    for wrong in (model.parent / "recogniser2", mixed / "empty"):
+        assert names([str(wrong), wav]) == (str(wrong), [wav])
+        with pytest.raises(ValueError, match=f"^{wrong}"):
+            recognise_command.run(*names([str(wrong), wav]), RecogniseRun(device="cpu"))
+    with pytest.raises(ValueError, match="is a recogniser's directory: name the sound files"):
+        names([str(model)])
 
 
 def test_json_of_no_sound_is_still_json(model, mixed, capsys):
