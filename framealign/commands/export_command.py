@@ -48,9 +48,9 @@ def main(arguments: list[str] | None = None) -> None:
 def run(source: str, target: str, encoder_only: bool, form: str, int8: bool = False, half: bool = False) -> None:
     """Write a run's newest checkpoint, a checkpoint, a model directory or a file of weights in one of FORMATS.
 
-    "huggingface": a model directory, half: its weights rounded to float16; "torchaudio": the encoder's state dict in torchaudio.models' names, as one
-    safetensors file; "torch-export": the recogniser as one program (`exported_program`); "onnx": the same as an ONNX
-    file (`onnx_file`), int8: with rounded weights. Raises ValueError for a source that cannot be read, flags that do
+    "huggingface": a model directory, half: its weights rounded to float16; "torchaudio": the encoder's state dict in
+    torchaudio.models' names, as one safetensors file; "torch-export": the recogniser as one program
+    (`exported_program`); "onnx": the same as an ONNX file (`onnx_file`), int8: with rounded weights. Raises ValueError for a source that cannot be read, flags that do
     not belong together, and where `target` exists already.
     """
     if int8 and form != "onnx":

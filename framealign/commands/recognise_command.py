@@ -77,8 +77,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Read the command line (`arguments`, or that of the process), recognise, and exit with the status of `run`."""
     parser = command_line.parser("recognise", __doc__, "[model] sound [sound ...]")
     parser.add_argument("names", nargs="+", metavar="[model] sound", help="a recogniser's directory (without one: the "
-                        "one that comes along), then sound files, folders, patterns, or - for a list on standard input; "
-                        "any sample rate, channels, length and format that soundfile reads")
+                        "one that comes along), then sound files, folders, patterns, or - for a list on standard "
+                        "input; any sample rate, channels, length and format that soundfile reads")
     settings.add_flags(parser, RecogniseRun)
     settings.add_flags(parser.add_argument_group("with --stream"), Streaming)
     args = parser.parse_intermixed_args(arguments)       # flags may stand between model and sounds
