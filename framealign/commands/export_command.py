@@ -50,8 +50,8 @@ def run(source: str, target: str, encoder_only: bool, form: str, int8: bool = Fa
 
     "huggingface": a model directory, half: its weights rounded to float16; "torchaudio": the encoder's state dict in
     torchaudio.models' names, as one safetensors file; "torch-export": the recogniser as one program
-    (`exported_program`); "onnx": the same as an ONNX file (`onnx_file`), int8: with rounded weights. Raises ValueError for a source that cannot be read, flags that do
-    not belong together, and where `target` exists already.
+    (`exported_program`); "onnx": the same as an ONNX file (`onnx_file`), int8: with rounded weights. Raises ValueError
+    for a source that cannot be read, flags that do not belong together, and where `target` exists already.
     """
     if int8 and form != "onnx":
         raise ValueError("--int8 rounds the weights of an ONNX file: give --to onnx with it")
