@@ -18,7 +18,7 @@ input = $(if $(IEMOCAP),--iemocap "$(IEMOCAP)",$(if $(CORPUS),--corpus "$(CORPUS
 session = $(VENV)/bin/python bin/session.py $(input) --hubert "$(or $(HUBERT),$(error give HUBERT=a model directory, tiny or scratch))" \
 	$(if $(CODEBOOK),--codebook "$(CODEBOOK)") --preset $(PRESET)$(if $(METHOD), --method $(METHOD)) --seed $(SEED)$(if $(CLUSTERS), --clusters $(CLUSTERS))$(if $(SEEDS), --seeds $(SEEDS)) --out "$(RUN)" $(FLAGS)
 
-.PHONY: demo test slow-test gpu-test gpu-check inputs session sessions ablation tiny-base clean help
+.PHONY: demo test slow-test gpu-test gpu-check inputs session sessions ablation tiny-base voices clean help
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -62,6 +62,9 @@ ablation: inputs $(VENV)/ready  ## every fold by probe, finetune, tapt, align an
 
 tiny-base: $(VENV)/ready  ## pretrain the committed tiny base model again (16 minutes on one core)
 	$(VENV)/bin/python bin/demo.py --make-tiny-base --out runs/tiny-base $(FLAGS)
+
+voices: $(VENV)/ready  ## make the models of real voices again: TABLES=folder of manifests, labelled and not (hours on a CPU)
+	$(VENV)/bin/python bin/voices.py $(or $(TABLES),$(error give TABLES=a folder of manifests, or several tables)) --out runs/voices $(FLAGS)
 
 clean:          ## remove the virtual environment and the demo's run; other runs stay
 	rm -rf $(VENV) runs/demo build framealign.egg-info

@@ -21,6 +21,7 @@ VERBS = {
     "pretrain": "one step of the recipe: masked prediction of units",
     "finetune": "one step of the recipe: emotion recognition on top of an encoder",
     "export": "an encoder or recogniser in Hugging Face's format, torchaudio's names, or as a program",
+    "voices": "the models that come along, made again out of tables of speech",
     "verify": "a model's states and units against those of fairseq's released HuBERT",
 }
 

@@ -64,7 +64,8 @@ class DemoConfig:
     merge: str = setting("", "of --corpus: labels that count as a class, e.g. excited=happy,calm=neutral, or none")
     seed: int = setting(0, "seed of training; what is made, a corpus or joined utterances, has a seed of its own")
     device: str = setting("auto", "auto, cpu, cuda or mps")
-    hubert: str = setting("tiny", "base model: `tiny` (comes with the project), a model directory, or `scratch`")
+    hubert: str = setting(
+        "tiny", "base model: `tiny` or `voices` (come with the project), a model directory, or `scratch`")
     preset: str = setting("tiny", "size and settings of the base model's, as of session")
     make_tiny_base: bool = setting(False, "pretrain the base model framealign/tiny again, instead of the demo")
 

@@ -1,7 +1,7 @@
 """Turn every utterance of a manifest into units: MFCC or layer states, k-means, one unit per frame.
 
-    bin/units.py --corpus corpus.tsv --mfcc --clusters 100 --out runs/units                     # a frame each 20 ms
-    bin/units.py --corpus corpus.tsv --mfcc --preset compact --clusters 100 --out runs/units    # as the model has them
+    bin/units.py --corpus corpus.tsv --mfcc --clusters 100 --out runs/units
+    bin/units.py --corpus corpus.tsv --mfcc --preset compact --clusters 100 --out runs/units    # a frame each 40 ms
     bin/units.py --corpus corpus.tsv --model hubert-base-ls960 --layer 9 --codebook km500.bin --out runs/units
     bin/units.py --corpus corpus.tsv --model recogniser --layer 9 --clusters 32,64,128 --out runs/units
 """

@@ -43,8 +43,9 @@ from framealign.training.training_config import (FinetuneConfig, FramesConfig, P
                                                  check_corpora)
 from framealign.recipe import model_card, preflight, results, trained_on
 from framealign.recipe.presets import Preset, preset, with_overrides
-from framealign.recipe.session_config import (FROM_BASE, SHARE, TINY, SessionConfig, frames_stage, held_out, honest,
-                                              labels_known, protocol_of_test, read_utterances, splits_of, tested_stage)
+from framealign.recipe.session_config import (FROM_BASE, SHARE, SessionConfig, base_folder, frames_stage, held_out,
+                                              honest, labels_known, protocol_of_test, read_utterances, splits_of,
+                                              tested_stage)
 from framealign.recipe.stages import Redo, Stage, nothing_half_made, run_stage
 
 
@@ -61,7 +62,7 @@ def read_base(config: SessionConfig, size: Preset) -> BaseModel:
     """The base model of a configuration, loaded and digested. Raises ValueError for a directory that holds none."""
     if config.hubert == "scratch":
         return BaseModel(None, size.model, "of this run")
-    folder = TINY if config.hubert == "tiny" else Path(config.hubert)
+    folder = base_folder(config.hubert)
     hubert = load_encoder(folder, config.seed)
     shape = {name: value for name, value in as_dict(hubert.config).items() if name != "extra"}
     digest = files.digest_of([digest_of_state(hubert.state_dict()), shape, hubert.do_normalize])

@@ -19,6 +19,7 @@ TESTED = {"probe": "probe", "finetune": "finetune", "tapt": "tapt-finetune",    
 FROM_BASE = ("probe", "finetune")                   # methods without pretraining
 SHARE = "share"                                     # begins the names of folders with a share of the labels
 TINY = Path(__file__).parents[1] / "tiny"           # the committed base model of the preset `tiny`
+VOICES = Path(__file__).parents[1] / "voices"       # committed, too: `base`, of the preset `compact`, and `recogniser`
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class SessionConfig:
     corpus: str = setting("", "manifest, or table with a header")
     iemocap: str = setting("", "folder that holds Session1 ... Session5")
     allow_partial: bool = setting(False, "take what is there of an IEMOCAP, and say what is not")
-    hubert: str = setting("", "base model: a model directory or file, `tiny` (comes with the project) or `scratch`")
+    hubert: str = setting("", "base model: a model directory or file, `tiny` or `voices` (come with the project: "
+                        "preset tiny, of synthetic speech; preset compact, of real voices), or `scratch`")
     codebook: str = setting("", "codebook of tapt-units, e.g. the released 500 clusters; without it one is fitted")
     preset: str = setting("base", "size and settings: tiny, compact, small, base or large")
     out: str = setting("runs/session", "folder of all stages")
@@ -86,7 +88,7 @@ class SessionConfig:
         if bool(self.corpus) == bool(self.iemocap):
             raise ValueError("give either --corpus (a manifest or table) or --iemocap (a folder)")
         if not self.hubert:
-            raise ValueError("give the base model: --hubert with a model directory, tiny or scratch")
+            raise ValueError("give the base model: --hubert with a model directory, tiny, voices or scratch")
         if self.bound and not self.frames:
             raise ValueError("--bound is beside the stage `frames`: not with --no-frames")
         merged_labels(self.merge, class_names(self.classes))
@@ -109,6 +111,11 @@ class SessionConfig:
         """The same for one of the methods of `all`; clusters go to the one that takes so many."""
         return dataclasses.replace(self, method=method,
                                    clusters=self.clusters if method == method_of(self.clusters) else "")
+
+
+def base_folder(name: str) -> Path:
+    """The directory of a base model: of a name that comes with the project, or the directory that is named."""
+    return {"tiny": TINY, "voices": VOICES / "base"}.get(name) or Path(name)
 
 
 def share_folder(share: float) -> str:

@@ -29,7 +29,7 @@ from framealign.emotion.recogniser import Recogniser
 from framealign.recipe.results import (CALIBRATION_COLUMNS, CALIBRATION_NOTE, CALIBRATIONS, NAMES, NO_INTERVAL,
                                        OVER_TIME, SHARED_SPEAKERS, calibration_rows, claim, interval_words,
                                        kind_of_fold, missing_words, over_time_cell, shares_speakers, utterances_of)
-from framealign.recipe.session_config import METHODS, SHARE, TINY, frames_stage, named_by_selection
+from framealign.recipe.session_config import METHODS, SHARE, base_folder, frames_stage, named_by_selection
 from framealign.report import charts, curves, html_document, timeline, unit_analysis
 from framealign.report.charts import Group
 from framealign.report.html_document import card, facts, grid, section
@@ -164,7 +164,7 @@ class FoldUnits:
             return EmotionModel.from_pretrained(fold.stage("tapt-finetune") / "recogniser").hubert
         if base == "scratch":
             return Hubert.from_pretrained(fold.stage("scratch-2") / "encoder")
-        return encoder_file.load(TINY if base == "tiny" else base)
+        return encoder_file.load(base_folder(base))
 
     def of(self, utterance: Utterance) -> np.ndarray:
         """Units of one utterance, (T,): those of the file, or, if it was not used in pretraining, computed now."""

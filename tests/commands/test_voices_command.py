@@ -1,0 +1,117 @@
+"""The models that come along, made from tables at a small size: what of which table, how, and that a run continues."""
+import dataclasses
+import re
+import shutil
+
+import pytest
+import small
+import torch
+
+from framealign.runtime import files
+from framealign.runtime.settings import as_dict
+from framealign.corpus import manifest
+from framealign.corpus.importers import iemocap
+from framealign.hubert import model_directory
+from framealign.hubert.model import Hubert
+from framealign.hubert.parameters import digest_of_state
+from framealign.exchange import encoder_file
+from framealign.emotion.emotion_model import EmotionModel
+from framealign.recipe import model_card
+from framealign.recipe.trained_on import TrainedOn
+from framealign.commands import voices_command
+from framealign.commands.voices_command import VoicesRun
+
+LICENSES = {"base_license": "cc-by-4.0", "license": "cc-by-nc-sa-4.0"}
+OVERRIDES = small.SETTINGS | {"frames.epochs": "1"}
+
+
+@pytest.fixture(scope="module")
+def tables(small_tree, tmp_path_factory):
+    """A folder of tables: one and the same speech without labels, and as two corpora of half of the speakers each."""
+    folder = tmp_path_factory.mktemp("tables")
+    utterances = iemocap.read(small_tree, allow_partial=True)
+    copies = shutil.copytree(small_tree, folder / "sounds")
+    unlabelled = [dataclasses.replace(one, label="", path=copies / one.path.relative_to(small_tree))
+                  for one in utterances]
+    manifest.write(folder / "speech.tsv", unlabelled)
+    for name, gender in (("ladies", "F"), ("gentlemen", "M")):
+        manifest.write(folder / f"{name}.tsv", [one for one in utterances if one.gender == gender])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tables, tmp_path_factory):
+    """Both models of these tables, and the configuration they were made with."""
+    place = tmp_path_factory.mktemp("made")
+    config = VoicesRun(out=str(place / "run"), target=str(place / "voices"), preset="tiny", folds="3", device="cpu",
+                       **LICENSES)
+    voices_command.run([str(tables)], config, OVERRIDES)
+    return config, place
+
+
+def test_base_is_the_second_iteration_rounded(made):
+    _, place = made
+    base = model_directory.read(place / "voices" / "base")
+    assert {x.dtype for x in base.state.values() if x.is_floating_point()} == {torch.float16} and not base.head
+    trained = encoder_file.load(place / "run" / "scratch" / "scratch-2" / "encoder").state_dict()
+    assert all(torch.equal(x, trained[name].half()) for name, x in base.state.items())
+    assert Hubert.from_pretrained(place / "voices" / "base").config == small.model()
+    record = files.read_json(place / "voices" / "base" / "record.json")
+    assert list(record["stages"]) == ["mfcc-units", "scratch-1", "scratch-units", "scratch-2"]
+    corpora = {record["stages"][name]["settings"]["corpus"] for name in record["stages"]}
+    assert len(corpora) == 1 and corpora.pop().startswith("24 utterances")
+    assert str(place) not in str(record)            # nothing of the machine
+
+
+def test_recogniser_has_learned_from_both_corpora_and_starts_from_the_base(made):
+    _, place = made
+    recogniser = EmotionModel.from_pretrained(place / "voices" / "recogniser")
+    assert recogniser.frames is not None and recogniser.labels == ["neutral", "happy", "angry", "sad"]
+    record = files.read_json(place / "voices" / "recogniser" / "record.json")["stages"]["frames"]
+    settings = record["settings"]["frames"]
+    assert settings["balance_corpora"] is True and settings["augment"] == "all"
+    assert record["protocol"]["folds"] == "3 groups of speakers (seed 0)"
+    rows = TrainedOn.read(place / "voices" / "recogniser").rows
+    assert {row.id.split("-")[0] for row in rows} == {"ladies", "gentlemen"}
+    assert len({row.speaker for row in rows if row.use == "training"}) == 2     # of 6, in three groups
+    base = Hubert.from_pretrained(place / "voices" / "base")
+    shape = {name: value for name, value in as_dict(base.config).items() if name != "extra"}
+    assert record["protocol"]["base_digest"] == files.digest_of([digest_of_state(base.state_dict()), shape,
+                                                                 base.do_normalize])
+
+
+def test_cards_name_their_licences_and_what_was_heard(made):
+    _, place = made
+    for name, wanted in (("base", "cc-by-4.0"), ("recogniser", "cc-by-nc-sa-4.0")):
+        assert model_card.license_of(place / "voices" / name) == wanted
+    base = " ".join((place / "voices" / "base" / model_card.NAME).read_text().split())
+    assert "6 clusters of MFCC for 4 updates of 8 s, then" in base
+    assert "8 clusters of the states of that model's layer 1, as long" in base
+    assert re.search(r"\| speech-3 \| 8 \| 0\.00 \| 2 \|", base)
+    recogniser = (place / "voices" / "recogniser" / model_card.NAME).read_text()
+    assert recogniser.startswith("---\nlicense: cc-by-nc-sa-4.0\nlibrary_name: framealign\n")
+
+
+def test_the_same_command_makes_nothing_again(made, tables, capsys):
+    config, place = made
+    before = small.digests(place / "voices", "model.safetensors", "README.md", "record.json")
+    voices_command.run([str(tables)], config, OVERRIDES)
+    out = capsys.readouterr().out
+    assert out.count("kept, made in") == 5 and "[frames]" in out
+    assert small.digests(place / "voices", "model.safetensors", "README.md", "record.json") == before
+
+
+@pytest.mark.parametrize("names, message", [
+    (["speech.tsv"], "no table of labelled speech; name one"),
+    (["ladies.tsv", "gentlemen.tsv"], "no table of speech without labels, for the base; name one"),
+    (["ladies.tsv", "speech.tsv", "nowhere.tsv"], "nowhere.tsv: no such file")])
+def test_tables_that_are_lacking_leave_nothing(tables, tmp_path, names, message):
+    config = VoicesRun(out=str(tmp_path / "run"), target=str(tmp_path / "voices"), preset="tiny")
+    with pytest.raises((ValueError, OSError), match=message):
+        voices_command.run([str(tables / name) for name in names], config, OVERRIDES)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_licence_is_a_name():
+    with pytest.raises(ValueError, match="a licence must be a name as Hugging Face's cards have it"):
+        VoicesRun(license="CC BY\nother: true")
