@@ -76,13 +76,15 @@ def run(source: str, target: str, encoder_only: bool, form: str, int8: bool = Fa
     elif form == "torchaudio":
         weights = torchaudio_weights.to_torchaudio(content.state)
         with files.write_atomically(target) as temporary:
-            save_file({name: x.contiguous() for name, x in weights.items()}, temporary)
+            license_name = model_card.license_of(place)
+            save_file({name: x.contiguous() for name, x in weights.items()}, temporary,
+                      {"license": license_name} if license_name else None)
     else:
         state, head = (rounded(content.state), rounded(head)) if half else (content.state, head)
         model_directory.write(target, content.config, state, head, do_normalize=bool(content.do_normalize),
                               labels=content.labels if head else None, preprocessor=content.preprocessor)
-        # The model card, the temperatures, what its weights know:
-        for name, wanted in ((model_card.NAME, head), (calibration.NAME, head), (trained_on.NAME, True)):
+        # The model card, which names the licence; the temperatures; what its weights know:
+        for name, wanted in ((model_card.NAME, True), (calibration.NAME, head), (trained_on.NAME, True)):
             if wanted and (place / name).exists():
                 shutil.copyfile(place / name, Path(target) / name)
     log.say(f"{target}: {'recogniser' if head else 'encoder'} of {place}, {form} format")

@@ -82,7 +82,7 @@ PRESETS = {
                       KMeansConfig(max_frames=100_000, seeding_frames=10_000, seeding_tries=2, seeding_candidates=16,
                                    seeding_passes=0),
                       tapt_layer=3, tapt_clusters=200, align_layer=3, align_clusters=50, scratch_layer=3,
-                      scratch=PretrainConfig(updates=6000, warmup_updates=500, peak_lr=1e-3, freeze_conv=False,
+                      scratch=PretrainConfig(updates=3000, warmup_updates=250, peak_lr=1e-3, freeze_conv=False,
                                              **COMPACT_PRETRAINING)),
     "tiny": Preset(HubertConfig(conv_dim=(16, 32, 32, 64, 64, 64, 64), conv_bias=True, feat_extract_norm="layer",
                                 hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=384,

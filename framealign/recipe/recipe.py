@@ -426,6 +426,9 @@ def protocol_of(recipe: Recipe, selection: str = "") -> dict:
     config, settings = recipe.config, recipe.preset.finetune
     protocol = {"hubert": config.hubert, "base_digest": recipe.base.digest, "preset": config.preset,
                 "pretrain_data": config.pretrain_data, "seed": config.seed}
+    license_name = model_card.license_of(recipe.base.folder) if recipe.base.folder else ""
+    if license_name:                                # of the weights that training starts from
+        protocol["base_license"] = license_name
     if selection:
         protocol |= protocol_of_test(config, recipe.utterances, selection)
         protocol |= {"training_crop_seconds": settings.max_seconds or "none",

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import small
 import torch
+from safetensors import safe_open
 
 from framealign.runtime import files
 from framealign.runtime.settings import as_dict
@@ -18,7 +19,7 @@ from framealign.exchange import encoder_file
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.recipe import model_card
 from framealign.recipe.trained_on import TrainedOn
-from framealign.commands import voices_command
+from framealign.commands import export_command, voices_command
 from framealign.commands.voices_command import VoicesRun
 
 LICENSES = {"base_license": "cc-by-4.0", "license": "cc-by-nc-sa-4.0"}
@@ -90,6 +91,24 @@ def test_cards_name_their_licences_and_what_was_heard(made):
     assert re.search(r"\| speech-3 \| 8 \| 0\.00 \| 2 \|", base)
     recogniser = (place / "voices" / "recogniser" / model_card.NAME).read_text()
     assert recogniser.startswith("---\nlicense: cc-by-nc-sa-4.0\nlibrary_name: framealign\n")
+    assert re.search("base license.* cc-by-4.0", recogniser)                    # of what it started from
+
+
+@pytest.mark.parametrize("form", ["huggingface", "torchaudio"])
+def test_a_licence_goes_with_the_weights(made, tmp_path, form):
+    """Of a whole export and of the encoder alone, whatever the format; without a card there is none to name."""
+    place, out = made[1] / "voices", tmp_path / "out"
+    export_command.run(str(place / "recogniser"), str(out), True, form)
+    if form == "huggingface":
+        assert model_card.license_of(out) == "cc-by-nc-sa-4.0"
+        export_command.run(str(place / "base"), str(tmp_path / "base"), False, form)
+        assert model_card.license_of(tmp_path / "base") == "cc-by-4.0"
+    else:
+        with safe_open(out, "pt") as weights:
+            assert weights.metadata() == {"license": "cc-by-nc-sa-4.0"}
+        export_command.run(str(made[1] / "run" / "scratch" / "scratch-2"), str(tmp_path / "free"), True, form)
+        with safe_open(tmp_path / "free", "pt") as weights:
+            assert weights.metadata() is None
 
 
 def test_the_same_command_makes_nothing_again(made, tables, capsys):

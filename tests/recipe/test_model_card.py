@@ -115,7 +115,7 @@ def test_the_card_goes_with_the_recogniser(finished, tmp_path):
     assert Calibration.read(tmp_path / "out") == Calibration.read(finished / "recogniser") != Calibration()
     assert Recogniser.from_pretrained(tmp_path / "out").labels
     export_command.run(str(finished / "recogniser"), str(tmp_path / "encoder"), True, "huggingface")
-    assert not (tmp_path / "encoder" / "README.md").exists()
+    assert (tmp_path / "encoder" / "README.md").read_text() == text            # its licence is the weights'
     assert not (tmp_path / "encoder" / "calibration.json").exists()
 
 
