@@ -20,6 +20,7 @@ from torch import Tensor
 from framealign.runtime import log
 from framealign.sound import containers, unread
 from framealign.sound.frames import RECEPTIVE_FIELD, SAMPLE_RATE
+from framealign.sound.sound_bytes import SoundBytes, opened, size
 
 LOWEST_RATE, HIGHEST_RATE = 4_000, 1_000_000        # Hz: outside, the header is wrong or the file is no speech
 ZERO_CROSSINGS, ROLL_OFF = 6, 0.99                  # torchaudio's resampling filter: half width, cut-off over Nyquist
@@ -38,7 +39,7 @@ class NothingToHear(ValueError):
     """A file of sound that is in order but holds none, or less than a frame: some corpora are published with such."""
 
 
-def load(path: str | Path, start: int = 0, num_samples: int | None = None) -> Tensor:
+def load(path: str | Path | SoundBytes, start: int = 0, num_samples: int | None = None) -> Tensor:
     """The waveform in a sound file, as it stands there (-1..1, not normalised): (N,) float32 at 16 kHz.
 
     `start` and `num_samples` choose a crop, in samples at 16 kHz; default: all of it, N == length(path). Other rates
@@ -70,7 +71,7 @@ def load(path: str | Path, start: int = 0, num_samples: int | None = None) -> Te
         return waveform[start:start + num_samples]
 
 
-def length(path: str | Path) -> int:
+def length(path: str | Path | SoundBytes) -> int:
     """Samples at 16 kHz that `load` will give, without decoding: ceil(samples x 16,000 / rate).
 
     Of Ogg alone the end is decoded. Raises ValueError, naming the file, where it is missing, empty, no sound, shorter
@@ -128,23 +129,24 @@ class Statistics:
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[soundfile.SoundFile, int, int]]:
+def _opened(path: str | Path | SoundBytes) -> Iterator[tuple[soundfile.SoundFile, int, int]]:
     """Open a sound file: it, its samples per channel, and how many of them, at the end, only decoding can confirm.
 
     Errors of libsndfile, now or while the file is read, become one ValueError.
     """
-    if not os.path.isfile(path):                    # a pipe or device could be read for ever
+    if not isinstance(path, SoundBytes) and not os.path.isfile(path):       # a pipe could be read for ever
         what = "a folder, not a sound file" if os.path.isdir(path) else "no such file"
         raise ValueError(f"{path}: {what}")
-    if os.path.getsize(path) == 0:
+    if size(path) == 0:
         raise ValueError(f"{path}: empty file (0 bytes); copy it again or leave it out")
     if str(path).lower().endswith((".raw", ".pcm")):
         raise ValueError(f"{path}: raw samples without a header say neither rate nor encoding; convert it to WAV")
     try:
-        with open(path, "rb", buffering=0) as raw:
+        with opened(path) as raw:
             whole = containers.whole(raw, path)
-            source = whole.stream or os.fsencode(path)                      # bytes: any name the disk can hold
-            with soundfile.SoundFile(source) as file:
+            raw.seek(0)
+            name = raw if isinstance(path, SoundBytes) else os.fsencode(path)       # bytes: any name a disk can hold
+            with soundfile.SoundFile(whole.stream or name) as file:
                 if file.format == "MP3" and whole.num_samples is None:
                     raise ValueError(f"{path}: MPEG sound whose frames cannot be counted; "
                                      f"convert it: {unread.conversion(path)}")
@@ -158,13 +160,13 @@ def _opened(path: str | Path) -> Iterator[tuple[soundfile.SoundFile, int, int]]:
                          "copy or convert it again, or leave it out") from None
 
 
-def _length(file: soundfile.SoundFile, frames: int, path: str | Path) -> int:
+def _length(file: soundfile.SoundFile, frames: int, path: str | Path | SoundBytes) -> int:
     """Samples at 16 kHz of an opened file of `frames` samples per channel, after a check (see `length`)."""
-    size, rate = os.path.getsize(path), file.samplerate
+    num_bytes, rate = size(path), file.samplerate
     if _CUT.search(file.extra_info):
         raise ValueError(f"{path}: truncated: the end of the sound is missing; copy or convert it again")
-    if frames > size * MAX_SAMPLES_PER_BYTE:
-        raise ValueError(f"{path}: the header claims {frames} samples, more than {size} bytes can hold, "
+    if frames > num_bytes * MAX_SAMPLES_PER_BYTE:
+        raise ValueError(f"{path}: the header claims {frames} samples, more than {num_bytes} bytes can hold, "
                          "or does not know how many there are; convert it again")
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise ValueError(f"{path}: {rate} Hz, must be {LOWEST_RATE} to {HIGHEST_RATE} Hz; convert it to 16000 Hz")
@@ -178,7 +180,7 @@ def _length(file: soundfile.SoundFile, frames: int, path: str | Path) -> int:
     return total
 
 
-def _read(file: soundfile.SoundFile, path: str | Path, num_samples: int, channel: int | None = None
+def _read(file: soundfile.SoundFile, path: str | Path | SoundBytes, num_samples: int, channel: int | None = None
           ) -> tuple[np.ndarray, bool]:
     """Read samples at the file's own rate from where it stands, and whether the channels cancel each other.
 
@@ -207,7 +209,7 @@ def _read(file: soundfile.SoundFile, path: str | Path, num_samples: int, channel
     return np.ascontiguousarray(samples), power_of_mean < CANCELLED * power_of_channels
 
 
-def resample(waveform: Tensor, rate: int, path: str | Path) -> Tensor:
+def resample(waveform: Tensor, rate: int, path: str | Path | SoundBytes) -> Tensor:
     """From any rate to 16 kHz: (n,) float32 -> (ceil(n x 16,000 / rate),). path: what the sound is, for messages.
 
     By torchaudio wherever its filter bank is of a sane size. Raises ValueError where torchaudio does not load.

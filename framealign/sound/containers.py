@@ -20,6 +20,7 @@ import soundfile
 
 from framealign.runtime import log
 from framealign.sound import mpeg
+from framealign.sound.sound_bytes import SoundBytes
 from framealign.sound.unread import conversion, reason
 
 AGAIN = "copy or convert it again"
@@ -81,7 +82,7 @@ class Whole:
     unsure: int = 0
 
 
-def whole(file: BinaryIO, path: str | Path) -> Whole:
+def whole(file: BinaryIO, path: str | Path | SoundBytes) -> Whole:
     """What of a sound file is to be heard. `file` is open, unbuffered, and stays open while the result is in use.
 
     Raises ValueError, naming `path`, where sound is missing, or is there but could not be heard.
@@ -124,7 +125,7 @@ def _after_id3(file: BinaryIO) -> int:
     return place
 
 
-def _truncated(path: str | Path, claim: int, there: int, what: str = "bytes of sound") -> ValueError:
+def _truncated(path: str | Path | SoundBytes, claim: int, there: int, what: str = "bytes of sound") -> ValueError:
     return ValueError(f"{path}: truncated: the header claims {claim} {what}, the file has {there}; {AGAIN}")
 
 
@@ -181,7 +182,7 @@ def _chunks(file: BinaryIO, place: int, layout: Layout) -> Iterator[Chunk]:
         place += -place % layout.align
 
 
-def _chunked(file: BinaryIO, layout: Layout, path: str | Path) -> Whole:
+def _chunked(file: BinaryIO, layout: Layout, path: str | Path | SoundBytes) -> Whole:
     size = _size(file)
     ds64, data = None, None
     for chunk in _chunks(file, layout.first, layout):
@@ -258,7 +259,7 @@ def _is_zero(file: BinaryIO, place: int) -> bool:
     return True
 
 
-def _refuse_more(file: BinaryIO, end: int, size: int, path: str | Path, claim: int) -> None:
+def _refuse_more(file: BinaryIO, end: int, size: int, path: str | Path | SoundBytes, claim: int) -> None:
     """Raise ValueError where so much follows the sound that it may be sound itself."""
     if size - end >= LEAST and not _is_zero(file, end):
         raise ValueError(f"{path}: the header claims {claim} bytes of sound, {size - end} bytes follow that may be "
@@ -267,7 +268,7 @@ def _refuse_more(file: BinaryIO, end: int, size: int, path: str | Path, claim: i
 
 # Headers without chunks
 
-def _au(file: BinaryIO, order: str, path: str | Path) -> Whole:
+def _au(file: BinaryIO, order: str, path: str | Path | SoundBytes) -> Whole:
     offset, claim = struct.unpack(order + "II", _at(file, 4, 8).ljust(8, b"\0"))
     size = _size(file)
     if claim in (0, 0xFFFFFFFF):                    # unknown
@@ -278,7 +279,7 @@ def _au(file: BinaryIO, order: str, path: str | Path) -> Whole:
     return Whole()
 
 
-def _nist(file: BinaryIO, path: str | Path) -> Whole:
+def _nist(file: BinaryIO, path: str | Path | SoundBytes) -> Whole:
     """NIST SPHERE, uncompressed: a header of text, its length in the second line."""
     head = _at(file, 0, 1024).decode("latin-1")
     fields = dict(re.findall(r"^(\w+) -i (\d{1,15})\s*$", head, re.MULTILINE))
@@ -295,7 +296,7 @@ def _nist(file: BinaryIO, path: str | Path) -> Whole:
 
 # Ogg
 
-def _ogg(file: BinaryIO, path: str | Path) -> Whole:
+def _ogg(file: BinaryIO, path: str | Path | SoundBytes) -> Whole:
     """Its pages: one stream, none missing between others, and not more samples than packets can hold."""
     place, size = 0, _size(file)
     last: dict[int, tuple[int, int]] = {}           # stream -> number and granule position of its last page
@@ -328,7 +329,7 @@ def _ogg(file: BinaryIO, path: str | Path) -> Whole:
 
 # FLAC
 
-def _flac(file: BinaryIO, start: int, path: str | Path) -> Whole:
+def _flac(file: BinaryIO, start: int, path: str | Path | SoundBytes) -> Whole:
     """A FLAC whose marker stands at `start`: samples by its header (36 bits, 0: unknown), and by its frames."""
     info = _at(file, start + 8, 34)
     size = _size(file)
@@ -405,7 +406,7 @@ def _crc8(content: bytes) -> int:
 
 # MPEG
 
-def _mpeg(file: BinaryIO, path: str | Path) -> Whole:
+def _mpeg(file: BinaryIO, path: str | Path | SoundBytes) -> Whole:
     """Its frames, all of them; where the first frame's tag gives their number, they are heard as it says.
 
     Otherwise the tag is left out, the frames are put one behind the other, and zeros make the file long enough for

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 from framealign.sound import mpeg
+from framealign.sound.sound_bytes import SoundBytes, opened
 
 # Suffixes of sound and film that libsndfile does not read: in a folder they are named, not passed over.
 SUFFIXES = frozenset((".m4a", ".m4b", ".m4p", ".m4r", ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".3ga", ".aac",
@@ -36,9 +37,9 @@ WAVE_CODECS = {0x50: "MPEG", 0x55: "MP3", 0xFF: "AAC", 0x160: "WMA", 0x161: "WMA
                0x1610: "AAC", 0x2000: "AC-3", 0x2001: "DTS", 0x22: "TrueSpeech", 0x42: "G.723", 0x83: "G.729"}
 
 
-def reason(path: str | Path) -> str:
+def reason(path: str | Path | SoundBytes) -> str:
     """What a file is and what to do with it, for the end of a message; "" where its first bytes do not say."""
-    with open(path, "rb") as file:
+    with opened(path) as file:
         head = file.read(1024)
         tag = mpeg.id3_bytes(head)
         if tag:
@@ -59,7 +60,7 @@ def reason(path: str | Path) -> str:
     return ""
 
 
-def conversion(path: str | Path) -> str:
+def conversion(path: str | Path | SoundBytes) -> str:
     """The command that converts a sound file: ffmpeg -i take.m4a take.wav."""
     name = os.path.basename(str(path))
     stem, suffix = os.path.splitext(name)
