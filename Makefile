@@ -11,6 +11,7 @@ CLUSTERS ?=
 PRESET ?= $(if $(filter tiny,$(HUBERT)),tiny,base)
 SEED ?= 0
 SEEDS ?=
+MODEL ?=
 FLAGS ?=
 
 CHECK = $(if $(wildcard $(VENV)/ready),$(VENV)/bin/python,$(PYTHON))
@@ -18,7 +19,7 @@ input = $(if $(IEMOCAP),--iemocap "$(IEMOCAP)",$(if $(CORPUS),--corpus "$(CORPUS
 session = $(VENV)/bin/python bin/session.py $(input) --hubert "$(or $(HUBERT),$(error give HUBERT=a model directory, tiny or scratch))" \
 	$(if $(CODEBOOK),--codebook "$(CODEBOOK)") --preset $(PRESET)$(if $(METHOD), --method $(METHOD)) --seed $(SEED)$(if $(CLUSTERS), --clusters $(CLUSTERS))$(if $(SEEDS), --seeds $(SEEDS)) --out "$(RUN)" $(FLAGS)
 
-.PHONY: demo test slow-test gpu-test gpu-check inputs session sessions ablation tiny-base voices clean help
+.PHONY: demo listen test slow-test gpu-test gpu-check inputs session sessions ablation tiny-base voices clean help
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -32,6 +33,9 @@ $(VENV)/ready: setup.cfg pyproject.toml
 
 demo: $(VENV)/ready  ## the whole method on a synthetic corpus, minutes on a CPU, or on your own [CORPUS=table HUBERT= S=]; ends with pages to look at
 	$(VENV)/bin/python bin/demo.py $(if $(CORPUS),--corpus "$(CORPUS)" --session $(S)) $(if $(HUBERT),--hubert "$(HUBERT)") $(FLAGS)
+
+listen: $(VENV)/ready  ## a page to speak to: emotion over time in the browser [MODEL=, or the recogniser that comes along]
+	$(VENV)/bin/python bin/listen.py $(if $(MODEL),"$(MODEL)") $(FLAGS)
 
 test: $(VENV)/ready  ## the tests (skips say what they would need)
 	$(VENV)/bin/python -m pytest -m "not slow and not gpu" $(FLAGS)

@@ -12,6 +12,7 @@ from framealign.runtime import terminal
 VERBS = {
     "demo": "the whole method on a synthetic corpus, in minutes on a CPU, with a report to look at",
     "recognise": "the emotion in sound files, by a trained recogniser; also over time",
+    "listen": "a page to speak to: emotion over time while one speaks, or of a sound that is dropped",
     "session": "the whole recipe on one fold or on all, from sound files to a tested recogniser",
     "evaluate": "the table of a run, of several seeds or methods, or the difference of two runs",
     "report": "a run's pages: result, training, units, map, sounds",

@@ -6,29 +6,31 @@ import select
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-component-update", "--disable-background-networking", "--disable-sync", "--disable-dev-shm-usage",
-         "--mute-audio", "--hide-scrollbars", "--remote-debugging-pipe", "--host-resolver-rules=MAP * ~NOTFOUND"]
+         "--mute-audio", "--hide-scrollbars", "--remote-debugging-pipe",
+         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
 
 
 class Browser:
     """One Chromium with one page. `complaints`: what the page wrote to the console, or threw, or failed to load."""
 
-    def __init__(self, profile: Path):
+    def __init__(self, profile: Path, flags: Sequence[str] = ()):
         here_reads, there_writes = os.pipe()
         there_reads, here_writes = os.pipe()
         # Chromium reads commands from descriptor 3 and answers on 4; the shell puts the pipes there.
         command = ["bash", "-c", f'exec "$@" 3<&{there_reads} 4>&{there_writes}', "bash", CHROMIUM, *FLAGS,
-                   f"--user-data-dir={profile}", "about:blank"]
+                   *flags, f"--user-data-dir={profile}", "about:blank"]
         self.process = subprocess.Popen(command, pass_fds=(there_reads, there_writes), stdout=subprocess.DEVNULL,
                                         stderr=subprocess.DEVNULL)
         os.close(there_reads), os.close(there_writes)
         self.reads, self.writes, self.number, self.rest, self.session = here_reads, here_writes, 0, b"", None
         self.complaints: list[str] = []
-        self.loaded = False
+        self.loaded, self.own = False, ("file:", "data:")           # own: how addresses begin that may be asked for
         target = next(x for x in self.send("Target.getTargets")["targetInfos"] if x["type"] == "page")
         self.session = self.send("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -73,18 +75,20 @@ class Browser:
             self.complaints.append(json.dumps(params["args"])[:400])
         elif method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
             self.complaints.append(params["entry"]["text"][:400])
-        elif method == "Network.requestWillBeSent" and params["request"]["url"].split(":")[0] not in ("file", "data"):
+        elif method == "Network.requestWillBeSent" and not params["request"]["url"].startswith(self.own):
             self.complaints.append(f"asks for {params['request']['url'][:200]}")
         return message
 
-    def open(self, path: Path, width: int, height: int = 900, dark: bool = False, media: str = "screen") -> None:
-        """Load a file in a window of that width (CSS pixels)."""
+    def open(self, page: Path | str, width: int, height: int = 900, dark: bool = False, media: str = "screen") -> None:
+        """Load a file, or the page of an address, in a window of that width (CSS pixels)."""
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
                   mobile=width < 600)
         self.send("Emulation.setEmulatedMedia", media=media,
                   features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
         self.loaded, self.complaints = False, []
-        self.send("Page.navigate", url=path.resolve().as_uri())
+        address = page if isinstance(page, str) else page.resolve().as_uri()
+        self.own = ("file:", "data:") if isinstance(page, Path) else (page, "data:", "blob:")
+        self.send("Page.navigate", url=address)
         while not self.loaded:
             self.receive()
         self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")

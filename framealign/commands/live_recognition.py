@@ -5,7 +5,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import asdict
 from types import FrameType
 from typing import BinaryIO
 
@@ -16,6 +15,7 @@ from framealign.corpus.utterance import NONE
 from framealign.emotion.recogniser import Recogniser
 from framealign.emotion.segments import Segment, SegmentsSoFar
 from framealign.emotion.streaming import StreamedFrame, Streaming
+from framealign.report.text_formats import segment_content
 
 FORMATS = ("table", "jsonl")
 
@@ -96,22 +96,25 @@ def terminal_columns() -> int:
     return os.get_terminal_size(sys.stdout.fileno()).columns or 80              # 0: a terminal that does not say
 
 
-def frame_line(frame: StreamedFrame) -> str:
-    """A frame as JSON; posterior in the order of the probabilities' classes."""
+def frame_content(frame: StreamedFrame) -> dict:
+    """A frame for JSON; posterior in the order of the probabilities' classes."""
     content = {"start": round(frame.start, 6), "posterior": [float(f"{share:.5g}") for share in frame.posterior],
                "weight": float(f"{frame.weight:.5g}"), "emotion": frame.emotion, "reason": frame.reason,
                "probabilities": {label: float(f"{share:.5g}") for label, share in frame.probabilities.items()}}
     if frame.kind is not None:
         content["kind"] = speech.KINDS[frame.kind]
-    return json.dumps(content, ensure_ascii=False) + "\n"
+    return content
+
+
+def frame_line(frame: StreamedFrame) -> str:
+    """A frame as JSON."""
+    return json.dumps(frame_content(frame), ensure_ascii=False) + "\n"
 
 
 def segment_line(segment: Segment, as_json: bool, clear: str) -> str:
     """A segment that is certain, as JSON (under "segment") or in words."""
     if as_json:
-        numbers = {name: round(value, 6) if isinstance(value, float) else value
-                   for name, value in asdict(segment).items()}
-        return json.dumps({"segment": numbers}, ensure_ascii=False) + "\n"
+        return json.dumps({"segment": segment_content(segment)}, ensure_ascii=False) + "\n"
     certainty = f"({segment.reason})" if segment.emotion == NONE else f"confidence {segment.confidence:.2f}"
     return f"{segment.start:10.2f} {segment.end:8.2f}  {segment.emotion}  {certainty}{clear}\n"
 

@@ -1,5 +1,5 @@
 """One self-contained HTML file: style and script are inside it, so that it can be sent and opened anywhere."""
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -31,9 +31,12 @@ TEMPLATE = """<!DOCTYPE html>
 """
 
 
-def document(title: str, body: str) -> str:
-    """A whole page around `body` (markup); title is plain text."""
-    return TEMPLATE.format(title=escape(title), body=body, style=resource("page.css"), script=resource("page.js"))
+def document(title: str, body: str, more: Sequence[str] = ()) -> str:
+    """A whole page around `body` (markup); title is plain text. more: names in `web/` of style and script that it needs
+    beside those of every page.
+    """
+    style, script = ("\n".join(resource(f"{name}.{kind}") for name in ("page", *more)) for kind in ("css", "js"))
+    return TEMPLATE.format(title=escape(title), body=body, style=style, script=script)
 
 
 @cache

@@ -50,13 +50,14 @@ def json_content(path: object, result: Result, segments: list[Segment], timeline
                "probabilities": result.probabilities}
     if timeline:
         content |= {"labels": list(result.probabilities), "frames_per_second": result.framing.rate,
-                    "frames_trained": result.frames_trained, "segments": [_rounded(segment) for segment in segments],
+                    "frames_trained": result.frames_trained, "segments": [segment_content(one) for one in segments],
                     "posterior": _significant(result.posterior), "attention": _significant(result.attention),
                     "units": None if result.units is None else result.units.tolist()}
     return content
 
 
-def _rounded(segment: Segment) -> dict:
+def segment_content(segment: Segment) -> dict:
+    """What JSON contains of a segment; seconds to the microsecond."""
     return {name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(segment).items()}
 
 

@@ -214,27 +214,33 @@ def spectrogram(waveform: np.ndarray) -> np.ndarray:
     Windows of 32 ms (Hann) every 8 ms, further apart in a sound too long for IMAGE_COLUMNS of them.
     """
     hop = max(128, math.ceil(len(waveform) / IMAGE_COLUMNS))
-    padded = np.pad(waveform, FFT // 2)
-    starts = np.arange(0, len(waveform), hop)
-    power = []
-    for part in np.array_split(starts, -(-len(starts) // 500)):
-        windows = padded[part[:, None] + np.arange(FFT)] * np.hanning(FFT)      # (part, FFT)
-        power.append(np.abs(np.fft.rfft(windows)) ** 2)
-    power = np.concatenate(power)                                               # (columns, FFT / 2 + 1)
-
-    bins = mel_bins()                                                           # (BANDS,)
-    below = np.minimum(bins.astype(int), FFT // 2 - 1)
-    weight = bins - below
-    interpolated = power[:, below] * (1 - weight) + power[:, below + 1] * weight
-    levels = 10 * np.log10(interpolated + 1e-12).T                              # (BANDS, columns)
+    levels = band_levels(np.pad(waveform, FFT // 2), np.arange(0, len(waveform), hop))
     return np.clip(1 + (levels - levels.max()) / DECIBELS, 0, 1)
 
 
-def mel_bins() -> np.ndarray:
-    """Where the spectrogram's rows lie among the FFT's bins, (BANDS,) float: equal steps in mel from 60 Hz to 8 kHz."""
+def band_levels(waveform: np.ndarray, starts: np.ndarray, rate: int = SAMPLE_RATE) -> np.ndarray:
+    """Level of each mel band in windows of 32 ms (Hann) that begin at samples `starts`, (BANDS, columns) in dB."""
+    size = FFT * rate // SAMPLE_RATE
+    power = []
+    for part in np.array_split(starts, -(-len(starts) // 500)):
+        windows = waveform[part[:, None] + np.arange(size)] * np.hanning(size)  # (part, size)
+        power.append(np.abs(np.fft.rfft(windows)) ** 2)
+    power = np.concatenate(power)                                               # (columns, size / 2 + 1)
+
+    bins = mel_bins(size, rate)                                                 # (BANDS,)
+    below = np.minimum(bins.astype(int), size // 2 - 1)
+    weight = bins - below
+    interpolated = power[:, below] * (1 - weight) + power[:, below + 1] * weight
+    return 10 * np.log10(interpolated + 1e-12).T                                # (BANDS, columns)
+
+
+def mel_bins(size: int = FFT, rate: int = SAMPLE_RATE) -> np.ndarray:
+    """Where the spectrogram's rows lie among the bins of an FFT of `size` samples at `rate`, (BANDS,) float: equal
+    steps in mel from 60 Hz to 8 kHz. Those that lie above all bins are the last one.
+    """
     mel = np.linspace(_mel(60), _mel(SAMPLE_RATE / 2), BANDS)
     hertz = 700 * (10 ** (mel / 2595) - 1)
-    return hertz * FFT / SAMPLE_RATE
+    return np.minimum(hertz * size / rate, size // 2)
 
 
 def _mel(hertz: float) -> float:

@@ -1,7 +1,7 @@
 // The cursor of each time line: it follows the sound, moves where one clicks, drags or types, and says what is there.
 "use strict";
 
-document.querySelectorAll(".timeline").forEach((figure) => {
+function timeline(figure) {
   const data = JSON.parse(figure.querySelector(".frames").textContent);
   const [tracks, cursor, readout, clock, button, audio] =
     [".tracks", ".cursor", ".readout", ".clock", ".play", "audio"].map((name) => figure.querySelector(name));
@@ -70,7 +70,8 @@ document.querySelectorAll(".timeline").forEach((figure) => {
     audio.addEventListener("ended", () => show(data.seconds));
   }
   new ResizeObserver(() => show(now)).observe(lane);
-});
+}
+document.querySelectorAll(".timeline").forEach(timeline);
 
 document.querySelectorAll(".theme").forEach((button) => button.addEventListener("click", () => {
   const root = document.documentElement;
