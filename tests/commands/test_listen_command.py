@@ -215,6 +215,22 @@ def test_what_is_drawn_has_the_colours_of_the_classes(address, window):
 
 
 @needs_browser
+def test_a_page_that_is_left_leaves_no_recording(address, window):
+    """Four may go on at a time, and four begin after it."""
+    window.open(address, 1200)
+    window.run("part('record').click()")
+    wait_for(window, "recording && recording.number")
+    window.open(address, 1200)
+    names = window.run("""(async () => {
+        const names = [];
+        for (let i = 0; i < 4; i++) names.push((await post("begin?rate=48000")).recording);
+        for (const name of names) await post(`forget?recording=${name}`);
+        return names;
+    })()""")
+    assert len(set(names)) == 4 and window.complaints == []
+
+
+@needs_browser
 def test_a_file_that_is_dropped_is_recognised(address, window, model, tmp_path):
     window.open(address, 360)
     drop(window, "my take.wav", wav())

@@ -429,5 +429,7 @@ document.addEventListener("drop", (event) => {
   if (file) recognise(file);
 });
 addEventListener("resize", () => { if (recording) draw(recording); });
-addEventListener("pagehide", () => { if (recording) navigator.sendBeacon(`forget?recording=${recording.name}`); });
+addEventListener("pagehide", () => {                    // a beacon would not say its origin where referrers are off
+  if (recording) fetch(`forget?recording=${recording.name}`, { method: "POST", keepalive: true });
+});
 show();
