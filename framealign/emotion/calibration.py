@@ -19,6 +19,7 @@ MOST = 20.0                                         # the largest temperature; t
 # speakers, and the best temperature of two of them is not that of others: of the values tried, with this one the
 # temperature of all validation speakers but one had hardly more than the least loss on that one (BENCHMARKS.md).
 WEIGHT_OF_ONE = 8
+LEAST_PROBABILITY = 1e-12                           # a smaller one counts as this in `centred`
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,18 @@ def answer(probabilities: dict[str, float], reject: float) -> tuple[str, str]:
         return emotion, ""
     shown = math.floor(1000 * confidence) / 1000    # rounded up it might be what is wanted
     return NONE, f"not sure: {emotion} has {shown:.3f}, less than {reject:.4g}"
+
+
+def centred(probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities (U, C) of sounds of one source, as if logits had the same mean over them for every class.
+
+    A microphone, a room, a language or a voice may shift all logits alike: everyone of a corpus sounds sad. That shift
+    is the mean over the source's sounds, and is taken off; so the sounds should have about as many of each class, and
+    of one sound nothing is left but equal probabilities. Which class is largest does not depend on the temperature.
+    """
+    logits = np.log(np.maximum(probabilities, LEAST_PROBABILITY))               # (U, C), up to a number for each row
+    logits -= logits.mean(1, keepdims=True)
+    return softmax(logits - logits.mean(0))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from framealign.runtime.settings import setting
 from framealign.sound import degradation
 from framealign.corpus import degraded_sound, frame_truth, protocols
 from framealign.corpus.utterance import NEUTRAL, NONE, Utterance
-from framealign.emotion import diarization
+from framealign.emotion import calibration, diarization
 from framealign.emotion.predictions import Predictions
 from framealign.emotion.recogniser import Recogniser, Result
 from framealign.emotion.segments import MIN_SECONDS, check_smoothing
@@ -28,6 +28,7 @@ from framealign.recipe.trained_on import NAME, SELECTION, TRAINING, TrainedOn
 
 MAX_SPEAKERS, MAX_NAMED = 24, 5                     # rows of a table of speakers; names in a note
 NOTHING = np.zeros(0)
+SOURCES = ("speaker", "session", "corpus")          # what --centre may take as one; without a column corpus all are one
 # What is known of the recognisers' training data.
 LISTED = "utterances and speakers"
 NO_SPEAKERS = "utterances; of the speakers not all are known: whether some were in training cannot be told"
@@ -48,6 +49,10 @@ class EvaluationConfig:
         "corpus lacks are errors")
     leave_out: bool = setting(
         False, "of --on: leave out utterances that the recogniser was trained or selected on; else they are refused")
+    centre: str = setting(
+        "", "of --on: speaker, session or corpus: take off what shifts all answers to the sounds of one such source "
+        "alike (microphone, language, voice); it should have about as many of each class. Looks at all of a source's "
+        "sounds, never at labels")
     degrade: str = setting(
         "", "of --on: every sound with noise at an SNR in decibels (white:10, pink:10, babble:10), over a line "
         "(telephone, mu-law) or in a room of that RT60 in seconds (reverb:0.5)")
@@ -58,6 +63,8 @@ class EvaluationConfig:
         if self.degrade:
             degradation.of_text(self.degrade)
         check_smoothing(self.smooth)
+        if self.centre not in ("", *SOURCES):
+            raise ValueError(f"--centre must be {', '.join(SOURCES)}, got {self.centre!r}")
 
 
 @dataclass(frozen=True)
@@ -169,7 +176,8 @@ def test(models: Sequence[Model], corpus: Corpus, config: EvaluationConfig) -> T
     if len(answer) < 2:
         raise ValueError(f"{corpus.path}: shares one class with the recogniser, {answer[0]}; --shared-classes leaves "
                          "nothing to choose from")
-    sides = [Predictions.of(tested, answer, probabilities_of([of_place[i] for i in places], answer))
+    sides = [Predictions.of(tested, answer, centred(probabilities_of([of_place[i] for i in places], answer), tested,
+                                                    config.centre))
              for of_place in answers]
     pairs = [(named[i], models[number].known) for i in places for number in asked[i] if models[number].known]
     familiar = {one.id: one for one, list_of in pairs if one.speaker in list_of.speakers}
@@ -179,6 +187,27 @@ def test(models: Sequence[Model], corpus: Corpus, config: EvaluationConfig) -> T
     reasons = Counter(result.reason for of_place in answers for result in of_place.values() if result.emotion == NONE)
     return Tested(answer, tested, sides, over_time, absent, list(familiar.values()), len(same_names), related,
                   bool(known) or not apart, models, left_out, reasons)
+
+
+def centred(probabilities: np.ndarray, utterances: Sequence[Utterance], source: str) -> np.ndarray:
+    """`calibration.centred` of each source's utterances, (U, C); source: one of SOURCES, or "" for none.
+
+    Raises ValueError for an utterance whose source is not known, and for one that is alone in its source.
+    """
+    if not source:
+        return probabilities
+    names = np.array([getattr(utterance, source) or ("all" if source == "corpus" else "") for utterance in utterances])
+    if "" in names:
+        raise ValueError(f"utterance {utterances[int(np.argmax(names == ''))].id} has no {source}, and --centre "
+                         f"{source} needs it; fill in the manifest's column {source}, or choose another --centre")
+    result = np.empty_like(probabilities)
+    for name in np.unique(names):
+        own = names == name
+        if own.sum() < 2:
+            raise ValueError(f"{source} {name} has one utterance, of which --centre would leave nothing; choose "
+                             "another --centre")
+        result[own] = calibration.centred(probabilities[own])
+    return result
 
 
 def is_related(models: Sequence[Model], corpus: Corpus) -> bool:

@@ -134,3 +134,26 @@ def test_a_rate_that_cannot_be_reached_says_which_can():
     for error in (0, 1, -1, float("nan")):
         with pytest.raises(ValueError, match="between 0 and 1"):
             kept.threshold(error)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_shifts_all_answers_alike_is_taken_off(seed):
+    """Of logits with any shift of classes, and of rows, which say nothing: the same; the mean logits are then equal."""
+    rng = np.random.default_rng(seed)
+    logits = rng.standard_normal((30, 4)) * 3
+    found = calibration.centred(calibration.softmax(logits))
+    shift = rng.standard_normal(4) * 2 + rng.standard_normal((30, 1))
+    shifted = calibration.centred(calibration.softmax(logits + shift))
+    assert np.allclose(shifted, found, atol=1e-9) and np.allclose(found.sum(1), 1)
+    inner = logits - logits.mean(1, keepdims=True)
+    expected = np.exp(inner - inner.mean(0))
+    assert np.allclose(found, expected / expected.sum(1, keepdims=True))
+    logs = np.log(found)
+    assert np.allclose((logs - logs.mean(1, keepdims=True)).mean(0), 0, atol=1e-9)
+    assert np.array_equal(calibration.centred(calibration.softmax(logits / 2)).argmax(1), found.argmax(1))
+
+
+def test_centring_takes_certain_answers():
+    """A probability of 0 is a large, finite logit."""
+    found = calibration.centred(np.array([[1.0, 0.0], [1.0, 0.0], [0.6, 0.4]]))
+    assert np.isfinite(found).all() and found.argmax(1).tolist() == [0, 0, 1]

@@ -245,6 +245,35 @@ def test_what_is_not_known_of_the_training_is_said(noise, trained, tmp_path):
         scores(trained[1], tmp_path / "nameless.tsv"))[0]
 
 
+@pytest.mark.parametrize("source", ["speaker", "session", "corpus"])
+def test_what_a_source_shifts_is_taken_off(noise, source):
+    """Centred by hand, speaker by speaker (session by session, all); without being asked nothing is."""
+    utterances, table, model = noise
+    tested = evaluation.test([Model(model, None)], Corpus(str(table)), EvaluationConfig(centre=source))
+    plain = evaluation.test([Model(model, None)], Corpus(str(table)), EvaluationConfig()).sides[0].probabilities
+    logs = np.log(plain)
+    logs -= logs.mean(1, keepdims=True)
+    groups = [{"speaker": u.speaker, "session": u.session, "corpus": "all"}[source] for u in utterances]
+    for name in {*groups}:
+        own = [i for i, group in enumerate(groups) if group == name]
+        logs[own] -= logs[own].mean(0)
+    expected = np.exp(logs) / np.exp(logs).sum(1, keepdims=True)
+    assert np.allclose(tested.sides[0].probabilities, expected, atol=1e-6)
+    assert not np.allclose(plain, expected, atol=1e-2)
+
+
+def test_a_source_that_cannot_be_centred_is_refused(noise, tmp_path):
+    utterances, table, model = noise
+    manifest.write(tmp_path / "one.tsv", [dataclasses.replace(utterances[0], speaker="alone"), *utterances[1:]])
+    with pytest.raises(ValueError, match="speaker alone has one utterance, of which --centre would leave nothing"):
+        scores(model, tmp_path / "one.tsv", centre="speaker")
+    manifest.write(tmp_path / "none.tsv", [dataclasses.replace(utterances[0], session=""), *utterances[1:]])
+    with pytest.raises(ValueError, match=f"utterance {utterances[0].id} has no session, and --centre session needs it"):
+        scores(model, tmp_path / "none.tsv", centre="session")
+    with pytest.raises(ValueError, match="--centre must be speaker, session, corpus, got 'voice'"):
+        EvaluationConfig(centre="voice")
+
+
 def test_sounds_that_cannot_be_recognised_are_left_out_and_named(noise, tmp_path):
     utterances, table, model = noise
     shutil.copyfile(utterances[0].path, tmp_path / "blank.wav")
