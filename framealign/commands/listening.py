@@ -5,6 +5,7 @@ A recording comes in chunks, one request each; the answer is what became certain
 is in memory alone: that of a recording until it ends, or nothing of it has come for a while.
 """
 import base64
+import contextlib
 import queue
 import secrets
 import threading
@@ -229,6 +230,10 @@ class Listener:
 
     def end(self, request: Request) -> Answer:
         """It has ended: the frames that are left, and the whole."""
+        with self._turn():                          # before the recording is taken: whoever is refused may ask again
+            return self._ended(request)
+
+    def _ended(self, request: Request) -> Answer:
         recording = self._taken(request)
         if recording is None:
             raise Refused(410, "this recording is not known, or nothing of it came for too long")
@@ -256,17 +261,23 @@ class Listener:
         if seconds > self.config.seconds:
             raise ValueError(f"{sound}: {seconds:.1f} s, more than {self.config.seconds:g} s (--seconds); cut a piece "
                              "out of it, or use framealign recognise")
-        return Answer.of({"whole": self.whole(audio.load(sound), sound.name)})
+        with self._turn():
+            return Answer.of({"whole": self.whole(audio.load(sound), sound.name)})
 
     def whole(self, waveform: torch.Tensor, name: str) -> dict:
         """The result of a waveform (N,) at 16 kHz: emotion, probabilities, segments, and the files that can be saved.
         """
+        result = self.recogniser(waveform)
+        return {"name": name, "seconds": result.seconds, "emotion": result.emotion, "reason": result.reason,
+                "probabilities": result.probabilities} | self._texts(waveform, result, name)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Room for one more whole sound. Raises Refused where there is none."""
         if not self.whole_sounds.acquire(blocking=False):
             raise Refused(503, f"{WHOLE_SOUNDS} sounds are being recognised already; try again")
         try:
-            result = self.recogniser(waveform)
-            return {"name": name, "seconds": result.seconds, "emotion": result.emotion, "reason": result.reason,
-                    "probabilities": result.probabilities} | self._texts(waveform, result, name)
+            yield
         finally:
             self.whole_sounds.release()
 

@@ -21,7 +21,6 @@ from framealign.emotion.segments import segments
 from framealign.emotion.streaming import Streaming
 from framealign.report import tracks
 from framealign.report.text_formats import segment_content
-from framealign.commands import listening
 from framealign.commands.live_recognition import frame_content
 from framealign.commands.listening import Listener, Listening, LiveSpectrogram
 from framealign.commands.local_server import Refused, Request
@@ -208,15 +207,19 @@ def test_recordings_end_and_are_forgotten(listener):
 
 
 def test_two_whole_sounds_at_once_are_enough(listener):
-    for _ in range(listening.WHOLE_SOUNDS):
-        assert listener.whole_sounds.acquire(blocking=False)
-    with pytest.raises(Refused, match="try again") as refused:
-        listener.whole(torch.from_numpy(sound(8_000)), "a")
-    assert refused.value.status == 503
-    listener.whole_sounds.release()
-    with pytest.raises(ValueError, match="must be"):
-        listener.whole(torch.from_numpy(sound(100)), "a")
-    assert listener.whole(torch.from_numpy(sound(8_000)), "a")["seconds"] == 0.5           # the place was given back
+    """A third is refused, and may be asked for again: its recording is still there. What fails gives its place back."""
+    name, file = asked(listener, "begin", rate=16_000)["recording"], io.BytesIO()
+    asked(listener, "chunk", sound(8_000).tobytes(), recording=name, number=0)
+    soundfile.write(file, sound(8_000), 16_000, format="WAV")
+    with listener._turn(), listener._turn():
+        for path, body in (("end", b""), ("file", file.getvalue())):
+            with pytest.raises(Refused, match="try again") as refused:
+                asked(listener, path, body, recording=name)
+            assert refused.value.status == 503
+    for _ in range(3):
+        with pytest.raises(Refused, match="not known"):
+            asked(listener, "end", recording="none")
+    assert asked(listener, "end", recording=name)["whole"]["seconds"] == 0.5
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])

@@ -29,7 +29,7 @@ async function post(path, body = null) {
       if (tries < 3) { await new Promise((done) => setTimeout(done, 300)); continue; }
       throw new Error("The server does not answer; was it stopped? Start it again and open the address that it prints.");
     }
-    if (response.status === 503 && tries < 20) { await new Promise((done) => setTimeout(done, 300)); continue; }
+    if (response.status === 503 && tries < 100) { await new Promise((done) => setTimeout(done, 300)); continue; }
     const content = await response.json();
     if (!response.ok) throw new Error(content.error);
     return content;
