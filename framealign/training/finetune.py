@@ -303,8 +303,10 @@ def measure(data: FoldData, chosen: list[int], probabilities: np.ndarray) -> dic
 
 
 def calibrate(model: EmotionModel, data: FoldData, config: FinetuneConfig | FramesConfig | ProbeConfig,
-              run: TrainingRun, frame_labels: list[np.ndarray] | None = None) -> None:
+              run: TrainingRun, frame_labels: list[np.ndarray] | None = None) -> np.ndarray:
     """Fit the model's temperatures on the validation part, and write them into its directory (`Calibration`).
+
+    Returns the logits of the validation part, not calibrated, (U, C).
 
     frame_labels: of each validation utterance (T', C), how much of each class its first T' frames have, all 0 where
     that is unknown; None: that of its utterance, as training has it where there is no classifier of frames.
@@ -326,6 +328,7 @@ def calibrate(model: EmotionModel, data: FoldData, config: FinetuneConfig | Fram
         confidences=tuple(shares.max(-1).tolist()), right=tuple((shares.argmax(-1) == labels).tolist()))
     if distributed.rank() == 0:
         model.calibration.write(run.folder / "recogniser")
+    return logits
 
 
 def test(model: EmotionModel, data: FoldData, config: FinetuneConfig | FramesConfig | ProbeConfig, run: TrainingRun,
@@ -346,14 +349,17 @@ def test(model: EmotionModel, data: FoldData, config: FinetuneConfig | FramesCon
     corpora = {part: by_corpus(getattr(data.split, part)) for part in PARTS}
     if len({name for counts in corpora.values() for name in counts}) > 1:
         results["corpora"] = corpora
-    is_calibrated = bool(data.valid) and config.selection not in OPTIMISTIC
+    is_calibrated, of_valid = bool(data.valid) and config.selection not in OPTIMISTIC, None
     if is_calibrated:
-        calibrate(model, data, config, run, frame_labels)
+        of_valid = calibrate(model, data, config, run, frame_labels)
         results["calibration"] = {"utterances": model.calibration.utterances, "frames": model.calibration.frames,
                                   "fitted_on": model.calibration.fitted_on}
     for part, chosen in (("valid", data.valid), ("test", data.test)):
         if chosen:
-            probabilities = predict(model, data, chosen, config.test_max_seconds, run)
+            if part == "valid" and is_calibrated:
+                probabilities = model.calibration.probabilities(of_valid)
+            else:
+                probabilities = predict(model, data, chosen, config.test_max_seconds, run)
             predictions = Predictions.of([data.utterances[u] for u in chosen], model.labels, probabilities)
             results[part] = predictions.scores()
             if is_calibrated:
