@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from framealign.runtime import distributed, files, log, settings
+from framealign.runtime import allocator, distributed, files, log, settings
 from framealign.runtime.settings import setting
 from framealign.sound import audio
 from framealign.sound.frames import SAMPLE_RATE
@@ -33,11 +33,13 @@ from framealign.emotion import diarization, metrics, planted_truth
 from framealign.emotion.calibration import Calibration
 from framealign.emotion.recogniser import Recogniser
 from framealign.training import frame_training
+from framealign.training.batches import frame_source
+from framealign.training.training_config import TrainingRun
 from framealign.recipe import presets, results, session_config
-from framealign.recipe.recipe import BaseModel, Recipe, base_stages, recorded
+from framealign.recipe.recipe import BaseModel, Recipe, base_stages, load_encoder, recorded
 from framealign.recipe.results import aligned
 from framealign.recipe.session_config import PAPERS, TESTED, SessionConfig
-from framealign.recipe.stages import Redo, Stage, run_stage
+from framealign.recipe.stages import Redo, Stage, nothing_half_made, run_stage
 from framealign.report import fold_page, lesson
 from framealign.commands import command_line
 
@@ -98,9 +100,9 @@ def main(arguments: list[str] | None = None) -> None:
 def run(config: DemoConfig, overrides: dict[str, str]) -> dict:
     """Run the three methods on one fold, measure, draw: the numbers as written to `demo.json`.
 
-    The stage `frames` starts from the base model and waits for no other: a second process trains it, and its bound, and
-    measures what is there. Raises ValueError under torchrun, for a corpus that cannot be joined or held out so, and for
-    a folder with another corpus.
+    What starts from the base model waits for no other stage: a second process trains method finetune, the stage
+    `frames` and its bound, and measures them. Raises ValueError under torchrun, for a corpus that cannot be joined or
+    held out so, and for a folder with another corpus.
     """
     if distributed.world_size() > 1:
         raise ValueError("the demo runs in two processes of its own; start it without torchrun")
@@ -118,24 +120,26 @@ def run(config: DemoConfig, overrides: dict[str, str]) -> dict:
         recipe = Recipe(first, overrides)
     joined = [] if all(map(frame_truth.exists, recipe.utterances)) else joined_utterances(recipe)
 
-    rows: dict[str, dict] = {}
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as second:
+    make_what_both_read(recipe)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), begin_second_process) as second:
         try:
-            for method in PAPERS:
+            finetune = dataclasses.replace(recipe_config(config, PAPERS[0]), frames=True, bound=not joined)
+            beside = second.submit(in_second_process, finetune, overrides, recipe.utterances, recipe.base, joined)
+            rows: dict[str, dict] = {}
+            for method in PAPERS[1:]:
                 log.say(f"== method {method}")
                 recipe = Recipe(recipe_config(config, method), overrides, recipe.utterances, recipe.base)
                 recipe.run()
-                if method == PAPERS[0]:             # the base model is there, and the conv features of all sounds
-                    frames = dataclasses.replace(recipe.config, frames=True, bound=not joined)
-                    beside = second.submit(in_second_process, frames, overrides, recipe.utterances, recipe.base, joined)
-                else:
-                    rows[method] = measured(recipe, TESTED[method], joined)
-            of_second, baselines = beside.result()
+                rows[method] = measured(recipe, TESTED[method], joined)
+                if beside.done():
+                    beside.result()                 # a mistake there ends this one too
+            of_base, baselines = beside.result()
         except BaseException:                       # a mistake, or asked to stop: not when the second is through
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
-    rows = {name: (rows | of_second)[name] for name in (*PAPERS, "frames", "frames-bound") if name in rows | of_second}
+    rows |= of_base
+    rows = {name: rows[name] for name in (*PAPERS, "frames", "frames-bound") if name in rows}
     numbers = {"methods": rows, "utterance_means_ua": baselines, "joined_utterances": len(joined),
                "seconds": round(time.monotonic() - began, 1)}
     files.write_json(root / "demo.json", numbers)
@@ -208,13 +212,31 @@ def joined_utterances(recipe: Recipe) -> list[Utterance]:
     return manifest.read(stage.product("corpus.tsv"))
 
 
+def make_what_both_read(recipe: Recipe) -> None:
+    """The base model, where it is made from scratch, and the conv features of all sounds: what two processes read."""
+    place = recipe.root / "frontend"
+    with nothing_half_made(place):
+        stages = base_stages(recipe)
+        for stage in stages:
+            if stage.make is not None:
+                run_stage(stage, Redo(recipe.root))
+        hubert = load_encoder(stages[-1].model, recipe.config.seed)
+        run = TrainingRun(recipe.root, recipe.device, frontend=place)
+        frame_source(hubert, recipe.utterances, recipe.preset.finetune, run)
+
+
+def begin_second_process() -> None:
+    """It computes as the first one does: `run`, `command_line.ranks`."""
+    torch.set_num_threads(1)
+    allocator.keep_freed_memory()
+
+
 def in_second_process(config: SessionConfig, overrides: dict[str, str], utterances: list[Utterance], base: BaseModel,
                       joined: list[Utterance]) -> tuple[dict[str, dict], dict[str, float]]:
-    """Train the stages `frames` and, with `config.bound`, `frames-bound`: results of method finetune and of these, and
-    the baselines' UA.
+    """Train method finetune, the stage `frames` and, with `config.bound`, `frames-bound`: their results, and the
+    baselines' UA.
     """
-    torch.set_num_threads(1)                        # as in `run`
-    log.say("== beside it, in a second process: which frames")
+    log.say("== beside it, in a second process: method finetune, and which frames")
     recipe = Recipe(config, overrides, utterances, base)
     recipe.run()
     split, = recipe.splits("clean")
