@@ -27,7 +27,7 @@ import itertools
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -38,7 +38,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from framealign.runtime import distributed, files, log, settings
-from framealign.sound.frames import frames_in, num_frames, num_samples_of, valid_frames
+from framealign.sound.frames import frames_in, num_samples_of
 from framealign.corpus import synthetic_corpus
 from framealign.corpus.cropping import Crop, load_checked, padded
 from framealign.hubert import fast
@@ -48,7 +48,6 @@ from framealign.units import kmeans
 from framealign.units.kmeans import KMeansConfig
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.training import optimiser, pretrain
-from framealign.training.training_config import PretrainConfig
 from framealign.recipe import preflight, presets, results, session_config, statistics_baseline
 from framealign.recipe.session_config import SessionConfig
 from framealign.recipe.statistics_baseline import Baseline, Predict
@@ -56,6 +55,37 @@ from framealign.commands import benchmark, session_command, speed_table
 from framealign.commands.benchmark import Contender
 
 T = TypeVar("T")
+
+
+class Samples(nn.Module):
+    """What takes the place of a conv encoder where samples (B, N) are what is wanted."""
+
+    def forward(self, waveform: Tensor, num_samples: Tensor | None = None) -> Tensor:
+        return waveform
+
+
+class OfTransformers(nn.Module):
+    """transformers' encoder in the place of a `Hubert` that trains: what is ours around it stays the same.
+
+    It takes samples to states at once, so that its conv features are the samples. Nothing is masked that is not given,
+    and no block dropped.
+    """
+
+    def __init__(self, model: nn.Module, hubert: Hubert):
+        super().__init__()
+        self.model, self.config, self.num_frames = model, hubert.config, hubert.num_frames
+        model.config.layerdrop = model.config.mask_time_prob = model.config.mask_feature_prob = 0.0
+        model.feature_extractor._freeze_parameters()
+        self.feature_extractor = self.conv_features = Samples()
+
+    def layers(self, waveform: Tensor, num_frames: Tensor | None, is_masked: Tensor | None = None,
+               is_kept: list[bool] | None = None) -> Iterator[Tensor]:
+        """Samples (B, N) of so many frames each, None: all: the last layer's states (B, T, D)."""
+        is_real = None
+        if num_frames is not None:
+            ends = num_samples_of(num_frames.to(waveform.device), self.config.framing)
+            is_real = (torch.arange(waveform.shape[1], device=waveform.device) < ends[:, None]).long()
+        yield self.model(waveform, is_real, is_masked).last_hidden_state
 
 
 class Bench:
@@ -185,16 +215,24 @@ def extract(bench: Bench) -> list[dict]:
 
 
 def pretraining(bench: Bench) -> list[dict]:
-    """One update, --utterances crops of --longest seconds, no block dropped: torchaudio's model and loss, transformers'
-    encoder with that loss and a frozen conv encoder, as the reference has it, and ours.
+    """One update, --utterances crops of --longest seconds, as the preset trains, no block dropped: torchaudio's model
+    and loss, transformers' encoder with that loss and a frozen conv encoder, as the reference has it, transformers'
+    encoder with our head and loop, and ours.
     """
-    number, device = bench.args.utterances, bench.device
-    frames = frames_in(bench.args.longest)
-    waveform = torch.randn(number, num_samples_of(frames), device=device)
+    number, device, framing = bench.args.utterances, bench.device, bench.config.framing
+    settings, config = presets.preset(bench.args.preset).pretrain, replace(bench.config, layerdrop=0.0)
+    frames = frames_in(bench.args.longest, framing)
+    waveform = torch.randn(number, num_samples_of(frames, framing), device=device)
     units = torch.randint(bench.args.clusters, (1, number, frames), device=device)     # of one codebook
     flop = {conv: number * benchmark.training_flop(bench.config, waveform.shape[1], conv)
             for conv in ("kept", "frozen", "trained")}
-    seconds, contenders, size = number * bench.args.longest, [], PretrainConfig().projection_size
+    seconds, contenders, size = number * bench.args.longest, [], settings.projection_size
+
+    def updating(hubert: nn.Module, conv: str, **changes: bool) -> dict:
+        """What a contender needs of our loop around an encoder, with settings changed."""
+        step, _, parts = benchmark.pretraining_step(hubert, replace(settings, **changes), conv, waveform, units,
+                                                    bench.args.clusters, bench.autocast)
+        return {"run": step, "parts": parts, "flop": flop[conv], "audio_seconds": seconds}
 
     def descend(logits: Callable[[], tuple[Tensor, Tensor, Tensor | float]], parameters: list[nn.Parameter]
                 ) -> Callable[[], None]:
@@ -206,7 +244,8 @@ def pretraining(bench: Bench) -> list[dict]:
             with bench.autocast():
                 masked, unmasked, penalty = logits()
             loss = sum(weight * F.cross_entropy(logits.float(), torch.zeros_like(logits[:, 0], dtype=torch.int64),
-                                                reduction="sum") for weight, logits in ((1.0, masked), (0.0, unmasked)))
+                                                reduction="sum")
+                       for weight, logits in ((1.0, masked), (settings.unmasked_weight, unmasked)))
             (loss / len(masked) + 10 * penalty).backward()
             torch.nn.utils.clip_grad_norm_(parameters, 10.0)
             adam.step()
@@ -215,7 +254,7 @@ def pretraining(bench: Bench) -> list[dict]:
     if "torchaudio" in bench.against:
         import torchaudio
         theirs = torchaudio.models.hubert_pretrain_model(
-            **torchaudio_weights.torchaudio_arguments(replace(bench.config, layerdrop=0.0)), mask_prob=0.8,
+            **torchaudio_weights.torchaudio_arguments(config), mask_prob=0.8,
             mask_selection="static", mask_other=0.0, mask_length=10, no_mask_overlap=False, mask_min_space=1,
             mask_channel_prob=0.0, mask_channel_selection="static", mask_channel_other=0.0, mask_channel_length=10,
             no_mask_channel_overlap=False, mask_channel_min_space=1, skip_masked=False, skip_nomask=False,
@@ -229,7 +268,7 @@ def pretraining(bench: Bench) -> list[dict]:
                                                                        size, False, False).to(device)
         encoder.config.layerdrop = 0.0
         encoder.feature_extractor._freeze_parameters()
-        crops, settings = [Crop(0, 0, frames)] * number, PretrainConfig()
+        crops = [Crop(0, 0, frames)] * number
 
         def logits_of_transformers() -> tuple[Tensor, Tensor, float]:
             is_masked = pretrain.draw_mask(crops, settings, 0).to(device)
@@ -238,11 +277,13 @@ def pretraining(bench: Bench) -> list[dict]:
         trained = [p for p in (*encoder.parameters(), *head.parameters()) if p.requires_grad]
         contenders.append(Contender("transformers, the reference's head, conv encoder frozen",
                                     descend(logits_of_transformers, trained), flop["frozen"], seconds, bench.keeps[1]))
+        same = OfTransformers(bench.transformers(train=True), bench.hubert)
+        contenders.append(Contender(speed_table.SAME_LOOP, keeps_memory=bench.keeps[1],
+                                    **updating(same, "frozen", fast_path=False)))
     for conv, compiled in (("trained", False), ("kept", False), ("kept", True))[:3 if bench.args.compile else 2]:
-        step, _ = benchmark.pretraining_step(bench.config, conv, waveform, units, bench.args.clusters, bench.autocast,
-                                             compiled)
         name = f"framealign, conv encoder {conv}" + ", blocks compiled" * compiled
-        contenders.append(Contender(name, step, flop[conv], seconds, bench.keeps[0]))
+        contenders.append(Contender(name, keeps_memory=bench.keeps[0],
+                                    **updating(Hubert(config).to(device), conv, compile_blocks=compiled)))
     return [bench.contest(f"Pretraining step, {number} x {bench.args.longest:g} s, {bench.args.clusters} units",
                           contenders)]
 
@@ -252,10 +293,13 @@ def ranks(bench: Bench) -> list[dict]:
 
     Launched alone, the first of the two: how fast one rank is where no other shares the machine.
     """
-    number, frames = bench.args.utterances, frames_in(bench.args.longest)
-    waveform = torch.randn(number, num_samples_of(frames), device=bench.device)
+    number, framing = bench.args.utterances, bench.config.framing
+    frames = frames_in(bench.args.longest, framing)
+    waveform = torch.randn(number, num_samples_of(frames, framing), device=bench.device)
     units = torch.randint(bench.args.clusters, (1, number, frames), device=bench.device)
-    step, model = benchmark.pretraining_step(bench.config, "kept", waveform, units, bench.args.clusters, bench.autocast)
+    hubert = Hubert(replace(bench.config, layerdrop=0.0)).to(bench.device)
+    step, model, _ = benchmark.pretraining_step(hubert, presets.preset(bench.args.preset).pretrain, "kept", waveform,
+                                                units, bench.args.clusters, bench.autocast)
     flop = number * benchmark.training_flop(bench.config, waveform.shape[1], "kept")
 
     def apart() -> None:
@@ -270,7 +314,9 @@ def ranks(bench: Bench) -> list[dict]:
 
 
 def finetuning(bench: Bench) -> list[dict]:
-    """One update of a mixed batch, crops of at most 6 s: transformers' encoder with the same head, and ours."""
+    """One update of a mixed batch, crops of at most 6 s, no block dropped: transformers' encoder with the same head and
+    loop, and ours.
+    """
     device, waveforms = bench.device, [x[:96_000] for x in bench.waveforms()]
     batch, lengths = padded(waveforms, device)
     labels = torch.arange(len(waveforms), device=device) % 4
@@ -278,43 +324,38 @@ def finetuning(bench: Bench) -> list[dict]:
             for conv in ("kept", "frozen")}
     seconds, contenders = float(lengths.sum()) / 16_000, []
 
-    def step(logits: Callable[[], Tensor], parameters: list[nn.Parameter]) -> Callable[[], None]:
-        adamw = optimiser.adamw(parameters, 1e-4, (0.9, 0.999), 1e-8, 1e-5)
+    def updating(model: EmotionModel, inputs: Tensor, counts: Tensor, fast_path: bool) -> dict:
+        """The update of a recogniser by inputs and their lengths (B,): what a contender needs of it."""
+        model.hubert.feature_extractor.requires_grad_(False)
+        adamw = optimiser.adamw(model.parameters(), 1e-4, (0.9, 0.999), 1e-8, 1e-5)
+        parts = benchmark.Parts(*benchmark.parts_of(model.hubert), model.dropout)
 
-        def stepping() -> None:
+        def step() -> None:
+            parts.begin("rest")
+            model.fast_path = fast_path
             with bench.autocast():
-                prediction = logits()
+                prediction = model(inputs, counts)
             F.cross_entropy(prediction.float(), labels).backward()
+            parts.begin("optimiser")
             optimiser.step(adamw, 1e-4, 10.0)
-        return stepping
+            parts.begin("rest")
+        return {"run": step, "parts": parts, "audio_seconds": seconds}
 
-    model = EmotionModel(Hubert(bench.config), list("abcd"), dropout=0.1).to(device).train()
-    model.hubert.feature_extractor.requires_grad_(False)
+    def recogniser(hubert: nn.Module) -> EmotionModel:
+        return EmotionModel(hubert, list("abcd"), dropout=0.1).to(device).train()
+
     if "transformers" in bench.against:
-        theirs, head = bench.transformers(train=True), EmotionModel(Hubert(bench.config), list("abcd")).to(device)
-        theirs.feature_extractor._freeze_parameters()
-        is_real = (torch.arange(batch.shape[1], device=device) < lengths[:, None]).long()
-        is_valid = valid_frames(bench.hubert.num_frames(lengths), num_frames(batch.shape[1]))
-
-        def their_logits() -> Tensor:
-            states = theirs(batch, attention_mask=is_real).last_hidden_state.float()
-            attention = head.pooling.attention(states, is_valid)
-            return head.classifier(torch.einsum("bt,btd->bd", attention, states))
-        trained = [*theirs.parameters(), *head.pooling.parameters(), *head.classifier.parameters()]
-        contenders.append(Contender("transformers, conv encoder frozen", step(their_logits, trained), flop["frozen"],
-                                    seconds, bench.keeps[1]))
+        theirs = recogniser(OfTransformers(bench.transformers(train=True), bench.hubert))
+        contenders.append(Contender(speed_table.FROZEN, flop=flop["frozen"], keeps_memory=bench.keeps[1],
+                                    **updating(theirs, batch, lengths, False)))
+    ours = recogniser(Hubert(replace(bench.config, layerdrop=0.0)))
     with torch.no_grad():
-        features = [model.hubert.conv_features(x[None])[0] for x in waveforms]
+        features = [ours.hubert.conv_features(x[None])[0] for x in waveforms]
     counts = torch.tensor([len(x) for x in features])
     together = nn.utils.rnn.pad_sequence(features, batch_first=True)
-    trained = [p for p in model.parameters() if p.requires_grad]
-
-    def our_logits(fast_path: bool) -> Tensor:
-        model.fast_path = fast_path
-        return model(together, counts)
     for name, fast_path in (("plain path", False), ("fast path", True)):
-        run = step(functools.partial(our_logits, fast_path), trained)
-        contenders.append(Contender(f"framealign, conv features, {name}", run, flop["kept"], seconds, bench.keeps[0]))
+        contenders.append(Contender(f"framealign, conv features, {name}", flop=flop["kept"],
+                                    keeps_memory=bench.keeps[0], **updating(ours, together, counts, fast_path)))
     return [bench.contest(f"Fine-tuning step, {len(waveforms)} utterances, {seconds:.0f} s", contenders)]
 
 
@@ -336,6 +377,8 @@ def clustering(bench: Bench) -> list[dict]:
             "framealign, from disk, budget a twentieth": lambda: kmeans.fit(on_disk, clusters, budget, bench.device)[2]}
     if "sklearn" in bench.against:
         from sklearn.cluster import MiniBatchKMeans
+        from threadpoolctl import threadpool_limits
+        threadpool_limits(bench.args.threads)       # of scikit-learn's arithmetic
 
         def theirs() -> float:
             model = MiniBatchKMeans(clusters, init="k-means++", max_iter=100, batch_size=10_000, tol=0.0,
@@ -348,7 +391,7 @@ def clustering(bench: Bench) -> list[dict]:
                             bench.keeps[name == "scikit-learn"]) for name, fit in fits.items()]
     records = benchmark.compete(contenders, bench.args.rounds, bench.device, torch.float32, warm_up=False)
     for record in records:
-        record["inertia"] = inertias[record["name"]]
+        record["frames"], record["inertia"] = number, inertias[record["name"]]
         record["difference"] = f"inertia {record['inertia']:.5g}"
     centroids = frames[torch.randperm(number)[:clusters]].clone()
     assignment = Contender("framealign, assignment", lambda: kmeans.assign(frames, centroids),
@@ -452,7 +495,7 @@ FOLD_SETTINGS = ("folds", "folds_seed", "validate_on", "classes", "merge", "allo
                  "allow_shared_speakers", "label_share", "seed")
 # Seconds of audio that pretraining and fine-tuning take in: docs/BENCHMARKS.md, "The limits".
 FIVE_FOLDS = (6 * 20_000 * 350.0, 10 * 40 * 20_160.0)
-QUICK = {"preset": "small", "utterances": 4, "longest": 4.0, "frames": 10_000, "clusters": 100,
+QUICK = {"preset": "small", "utterances": 4, "longest": 4.0, "frames": 5_000, "clusters": 100,
          "against": "transformers,sklearn"}
 CONTESTS = {"forward": forward, "extract": extract, "pretrain": pretraining, "finetune": finetuning,
             "kmeans": clustering, "data": data, "ranks": ranks}
@@ -460,13 +503,13 @@ CONTESTS = {"forward": forward, "extract": extract, "pretrain": pretraining, "fi
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--what", default="forward", choices=[*CONTESTS, "all", "fold", "statistics"],
-                        help="what is timed, or recognition by statistics of utterances")
+    parser.add_argument("--what", nargs="+", default=["forward"], choices=[*CONTESTS, "all", "fold", "statistics"],
+                        help="what is timed, one after the other, or recognition by statistics of utterances")
     parser.add_argument("--quick", action="store_true",
                         help=", ".join(f"--{name} {value}" for name, value in QUICK.items()) + ", unless given")
     parser.add_argument("--table", nargs="+", metavar="FILE",
                         help="measure nothing: print what files of --out and of `make gpu-check` say, a column each; "
-                             "of `-` an empty one")
+                             "of a folder's files in one column; of `-` an empty one")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or mps")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of products (autocast)")
     parser.add_argument("--preset", default="small", help="tiny, compact, small, base or large: the encoder's shape")
@@ -497,35 +540,41 @@ def parse() -> argparse.Namespace:
     if args.quick:
         parser.set_defaults(**QUICK)
         args = parser.parse_args()
-    for name in (*FOLD_SETTINGS, "on", "predictions") if args.what != "statistics" else ():
+    is_of_statistics = args.what == ["statistics"]
+    if "statistics" in args.what and not is_of_statistics:
+        raise ValueError(f"--what statistics goes alone, got --what {' '.join(args.what)}")
+    for name in (*FOLD_SETTINGS, "on", "predictions") if not is_of_statistics else ():
         if getattr(args, name) not in (None, "", []):
-            raise ValueError(f"{settings.flag_of(name)} is of --what statistics, got --what {args.what}")
+            raise ValueError(f"{settings.flag_of(name)} is of --what statistics, got --what {' '.join(args.what)}")
     return args
 
 
 def main() -> None:
     args = parse()
     if args.table:
-        log.say(speed_table.table([speed_table.read(path) for path in args.table if path != "-"]))
+        log.say(speed_table.table(speed_table.columns(args.table)))
         return
     torch.set_num_threads(args.threads)
-    if args.what == "statistics":
-        write(args, "cpu", [statistics(args)])
+    if args.what == ["statistics"]:
+        write(args, "cpu", {"results": [statistics(args)]})
         return
-    bench, measured = Bench(args), []
+    bench, measured, others = Bench(args), [], benchmark.OthersWork()
+    contests = [name for what in args.what for name in (CONTESTS if what == "all" else [what])]
     with distributed.ranks(bench.device):
-        for name in CONTESTS if args.what == "all" else [args.what]:
+        for name in contests:
+            began = time.monotonic()
             for result in (CONTESTS | {"fold": fold})[name](bench):
                 log.say(benchmark.table(result["title"], result["records"]) + result.get("note", ""))
                 measured.append({"what": name} | result)
-        write(args, bench.device.type, measured)
+            log.say(f"[{name}] {time.monotonic() - began:.1f} s\n")
+        write(args, bench.device.type, {"others_cores": others.cores(), "results": measured})
 
 
-def write(args: argparse.Namespace, device: str, measured: list[dict]) -> None:
+def write(args: argparse.Namespace, device: str, measured: dict) -> None:
     """The file of --out, where one is asked for."""
     if args.out and distributed.rank() == 0:
         files.write_json(args.out, {"settings": vars(args) | {"device": device}, "torch": torch.__version__,
-                                    "machine": benchmark.machine(device), "results": measured})
+                                    "machine": benchmark.machine(device), **measured})
 
 
 if __name__ == "__main__":

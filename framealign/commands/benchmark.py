@@ -4,8 +4,10 @@ Machines drift and are shared, so a ratio is formed pair by pair, of runs one ri
 against a matrix product measured in the same rounds. Seconds of the processor stand beside seconds of the clock: on a
 shared machine they are the steadier ones. `bin/bench.py` brings the contenders; the peers among them live there.
 """
+import functools
 import gc
 import json
+import os
 import platform
 import statistics
 import threading
@@ -24,13 +26,13 @@ from framealign.corpus.cropping import Crop, Waveforms
 from framealign.corpus.utterance import Utterance
 from framealign.hubert import objective
 from framealign.hubert.hubert_config import HubertConfig
-from framealign.hubert.model import Hubert
 from framealign.units.frame_store import Extraction, FrameStore
 from framealign.units.units import Units
 from framealign.training import optimiser, pretrain
 from framealign.training.batches import pretraining_micro_batches
 from framealign.training.training_config import PretrainConfig, TrainingRun
 
+PARTS = ("conv encoder", "transformer", "loss", "optimiser", "rest")            # of an update
 MATRIX = (2048, 768, 3072)                          # the product that the machine's rate is measured with: base's FFN
 GIGA = 1e9
 
@@ -67,6 +69,56 @@ class Contender:
     flop: float                                     # useful work of one run
     audio_seconds: float = 0.0
     keeps_memory: bool = True
+    parts: "Parts | None" = None                    # of an update: where its time goes
+
+
+class Parts:
+    """Where the time of an update goes: seconds of each of `PARTS`, after updates that ran inside `with`.
+
+    A part begins with the call of a module: `conv_encoder`, `transformer` (its first one) and `head`, which is given
+    the states. On the way back the transformer's begins when all gradients have passed the head, the conv encoder's, if
+    it trains, when they have passed the transformer. `begin` says what no module shows: "optimiser", "rest". For a CPU:
+    a device would have to be waited for at each mark.
+    """
+
+    def __init__(self, conv_encoder: nn.Module, transformer: nn.Module, head: nn.Module):
+        self.modules = {"conv encoder": conv_encoder, "transformer": transformer, "loss": head}
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.is_on, self.part, self.since = False, "rest", 0.0
+        self.awaited: dict[str, int] = {}           # gradients that have yet to pass a part
+
+    def begin(self, part: str) -> None:
+        """What follows is of this part."""
+        if self.is_on:
+            now = time.process_time()
+            self.seconds[self.part] += now - self.since
+            self.part, self.since = part, now
+
+    def __enter__(self) -> "Parts":
+        self.handles = [module.register_forward_pre_hook(functools.partial(self._called, part))
+                        for part, module in self.modules.items()]
+        self.is_on, self.part, self.since, self.awaited = True, "rest", time.process_time(), {}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.begin("rest")
+        self.is_on = False
+        for handle in self.handles:
+            handle.remove()
+
+    def _called(self, part: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """A module is about to be called: its part begins, and what it is given tells when gradients have passed it."""
+        self.begin(part)
+        before = {"loss": "transformer", "transformer": "conv encoder"}.get(part)
+        if before and inputs[0].requires_grad:
+            self.awaited[part] = self.awaited.get(part, 0) + 1
+            inputs[0].register_hook(functools.partial(self._passed, part, before))
+
+    def _passed(self, part: str, before: str, gradient: Tensor) -> None:
+        """A gradient came out of a part; of several, as of masked and unmasked frames, the last ends it."""
+        self.awaited[part] -= 1
+        if not self.awaited[part]:
+            self.begin(before)
 
 
 def compete(contenders: list[Contender], rounds: int, device: torch.device, dtype: torch.dtype,
@@ -76,7 +128,8 @@ def compete(contenders: list[Contender], rounds: int, device: torch.device, dtyp
     A record: median, least and greatest `seconds` of the clock, `processor_seconds` (median); how many times as fast as
     the first contender, pair by pair, by the clock (`ratio`) and by the processor (`processor_ratio`); `peak_bytes`
     beyond what was held before; `flop_per_second`; `of_matrix_product`, the share of the rate measured
-    meanwhile (on a CPU per second of the processor, so that others' work does not count).
+    meanwhile (on a CPU per second of the processor, so that others' work does not count); seconds of the clock of each
+    of its `runs`; of an update on a CPU the `shares` of its time that `PARTS` take.
     """
     product = matrix_product(device, dtype)
     first = [_run(contender, device, True) for contender in contenders] if warm_up else []
@@ -98,8 +151,20 @@ def compete(contenders: list[Contender], rounds: int, device: torch.device, dtyp
                         "of_matrix_product": contender.flop / statistics.median(clock) / rate
                         if device.type != "cpu" else
                         contender.flop / statistics.median(processor) / per_processor_second,
-                        "matrix_product_flop_per_second": rate})
+                        "matrix_product_flop_per_second": rate, "runs": clock})
+        if contender.parts and device.type == "cpu":
+            records[-1]["shares"] = shares(contender)
     return records
+
+
+def shares(contender: Contender) -> dict[str, float]:
+    """The share of the processor's time that each part of an update takes, of two updates."""
+    allocator.keep_freed_memory(contender.keeps_memory)
+    with contender.parts as parts:
+        for _ in range(2):
+            contender.run()
+    total = sum(parts.seconds.values())
+    return {part: seconds / total for part, seconds in parts.seconds.items()}
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -193,6 +258,29 @@ def matrix_product(device: torch.device, dtype: torch.dtype) -> Callable[[], tup
     return measure
 
 
+class OthersWork:
+    """How many of this machine's cores other programs use, on average since this object was made."""
+
+    def __init__(self):
+        self.began, self.before = time.monotonic(), _used_by_others()
+
+    def cores(self) -> float | None:
+        """None where the system does not say."""
+        if self.before is None:
+            return None
+        return max(0.0, _used_by_others() - self.before) / (time.monotonic() - self.began)
+
+
+def _used_by_others() -> float | None:
+    """Seconds of all cores that others than this process have used so far; None where the system does not say."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    except OSError:
+        return None
+    user, nice, system, _, _, *interrupts_and_stolen = map(int, fields[:8])     # in between: idle and waiting
+    return (user + nice + system + sum(interrupts_and_stolen)) / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+
 def last_rate(journal: Path) -> float:
     """Seconds of audio per second that a training's `log.jsonl` ends with."""
     records = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
@@ -227,31 +315,42 @@ def mixture(frames: int, width: int, components: int = 1500) -> Tensor:
     return means[drawn] + torch.randn(frames, width, generator=generator)
 
 
-def pretraining_step(shape: HubertConfig, conv: str, waveform: Tensor, units: Tensor, clusters: int,
-                     autocast: Callable, compiled: bool = False) -> tuple[Callable[[], None], nn.Module]:
-    """One update of `waveform` (B, N) and `units` (1, B, T), no block dropped, and the model, replicated over ranks.
+def pretraining_step(hubert: nn.Module, settings: PretrainConfig, conv: str, waveform: Tensor, units: Tensor,
+                     clusters: int, autocast: Callable) -> tuple[Callable[[], None], nn.Module, Parts]:
+    """One update of `waveform` (B, N) and `units` (1, B, T), no block dropped: the model, replicated over ranks, too.
 
-    conv: "trained", or "kept" (its output is there before the update begins); compiled: the blocks, by torch.compile.
+    hubert: a `Hubert`, or what has its methods `feature_extractor` and `layers`. conv: "trained", "frozen", or "kept"
+    (frozen, its output is there before the update begins).
     """
-    settings = replace(PretrainConfig(), freeze_conv=conv == "kept", compile_blocks=compiled)
-    hubert, device = Hubert(replace(shape, layerdrop=0.0)).to(waveform.device), waveform.device
+    device = waveform.device
+    settings = replace(settings, freeze_conv=conv != "trained")
     crops = [Crop(0, 0, units.shape[2])] * len(waveform)
     codebook = Units(units[0].flatten().cpu().int(), torch.tensor([0, units[0].numel()]), clusters, {})
     training = pretrain.prepare(hubert, [], [codebook], settings, TrainingRun(Path(), device))
+    parts = Parts(*parts_of(hubert), training.model.heads[0].final_proj)
     model = distributed.replicate(training.model.train(), device)
     lengths = torch.full((len(waveform),), waveform.shape[1])
     with torch.no_grad():
         inputs = hubert.conv_features(waveform) if conv == "kept" else waveform
 
     def step() -> None:
+        parts.begin("rest")
         is_masked = pretrain.draw_mask(crops, settings, 0)
         batch = objective.MicroBatch(inputs, lengths, units, is_masked, *objective.positions_of(is_masked)).to(device)
         with autocast():
-            prediction = model(batch)
-        loss = objective.pretraining_loss(prediction, batch, 0.0, settings.feature_penalty)
+            prediction = model(batch, with_unmasked=settings.unmasked_weight > 0)
+        loss = objective.pretraining_loss(prediction, batch, settings.unmasked_weight, settings.feature_penalty)
         (loss / len(batch.masked)).backward()
+        parts.begin("optimiser")
         optimiser.step(training.optimizer, 1e-5, settings.clip_norm)
-    return step, model
+        parts.begin("rest")
+    return step, model, parts
+
+
+def parts_of(hubert: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The conv encoder of a `Hubert`, or of what stands in its place, and the first module of its transformer."""
+    encoder = getattr(hubert, "model", hubert)
+    return encoder.feature_extractor, encoder.feature_projection.layer_norm
 
 
 def sources(folder: Path, waveforms: list[Tensor], width: int, device: torch.device

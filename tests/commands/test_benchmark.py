@@ -19,8 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from framealign.runtime import allocator
 from framealign.corpus import manifest
 from framealign.corpus.utterance import Utterance
+from framealign.hubert import model_directory
 from framealign.hubert.model import Hubert
+from framealign.hubert.objective import MaskedPrediction, MicroBatch, positions_of
 from framealign.hubert.parameters import shapes
+from framealign.emotion.emotion_model import EmotionModel
 from framealign.recipe import comparison
 from framealign.recipe.presets import PRESETS
 from framealign.commands import benchmark, speed_table
@@ -136,9 +139,9 @@ def test_the_script_times_and_records(what, monkeypatch, capsys, tmp_path):
     assert all(record["name"].startswith("framealign") or what == "ranks" for record in records)
     content = speed_table.read(tmp_path / "bench.json")
     for row in ROWS:                                # of the table of all machines
-        if row.what == what and not row.peer and row.name != speed_table.COMPILED:
-            assert speed_table.cell(row, content), row
-    assert content["machine"] and content["settings"]["device"] == "cpu"
+        if row.what == what and row.name.startswith("framealign") and not row.peer and row.name != speed_table.COMPILED:
+            assert speed_table.cell(row, [content]), row
+    assert content["machine"] and content["settings"]["device"] == "cpu" and content["others_cores"] >= 0
 
 
 @pytest.mark.slow
@@ -148,10 +151,127 @@ def test_the_script_times_the_peers(what, monkeypatch, capsys, tmp_path):
     for name in ("transformers", "sklearn", "torchaudio"):
         pytest.importorskip(name)
     records = bench(what, "transformers,torchaudio,sklearn", monkeypatch, capsys, tmp_path)
-    assert {row.peer for row in ROWS if row.what == what} - {""} <= {record["name"] for record in records}
+    content = speed_table.read(tmp_path / "bench.json")
+    for row in ROWS:
+        if row.what == what and row.name != speed_table.COMPILED:
+            assert speed_table.cell(row, [content]), row
     for record in records:
         if "one by one" in record["name"]:
             assert float(record["difference"].split(",")[0]) <= 2e-5
+
+
+@pytest.mark.parametrize("preset", ["tiny", pytest.param("compact", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("what", ["pretrain", "finetune"])
+def test_the_same_loop_trains_the_encoder_of_transformers(what, preset, monkeypatch, capsys, tmp_path):
+    """Both train; of each the time goes to its parts, none of it to a conv encoder whose output is kept."""
+    pytest.importorskip("transformers")
+    records = {record["name"]: record
+               for record in bench(what, "transformers", monkeypatch, capsys, tmp_path, "--preset", preset)}
+    theirs = records[speed_table.SAME_LOOP if what == "pretrain" else speed_table.FROZEN]["shares"]
+    ours = records[speed_table.KEPT if what == "pretrain" else speed_table.STEP]["shares"]
+    assert list(theirs) == list(ours) == list(benchmark.PARTS)
+    assert sum(theirs.values()) == pytest.approx(1) == sum(ours.values()) and ours["conv encoder"] == 0
+    assert all(theirs.values()) and all(share for part, share in ours.items() if part != "conv encoder")
+    if what == "pretrain":
+        assert all(records[speed_table.TRAINED]["shares"].values())
+
+
+def test_the_encoder_of_transformers_gives_our_outputs_and_gradients():
+    """In the place of ours, with its weights and without dropout, whatever its configuration would mask or drop."""
+    transformers = pytest.importorskip("transformers")
+    script = runpy.run_path(str(small.ROOT / "bin" / "bench.py"), run_name="bench")
+    hubert = Hubert(replace(CONFIG, hidden_dropout=0.0, feat_proj_dropout=0.0, activation_dropout=0.0)).train()
+    hubert.feature_extractor.requires_grad_(False)
+    config = model_directory.config_to_json(hubert.config) | {"mask_time_prob": 0.5, "layerdrop": 0.5}
+    theirs = transformers.HubertModel(transformers.HubertConfig(**config))
+    theirs.load_state_dict(hubert.state_dict())
+    other = script["OfTransformers"](theirs.train(), hubert)
+    waveform, lengths, is_masked = torch.randn(2, 8000), torch.tensor([8000, 6000]), torch.rand(2, 24) < 0.5
+    batch = MicroBatch(waveform, torch.tensor([8000, 8000]), torch.zeros(1, 2, 24, dtype=torch.int64), is_masked,
+                       *positions_of(is_masked))
+
+    def recognised(encoder):
+        model = EmotionModel(encoder, list("abcd"), fast_path=False)
+        torch.nn.init.normal_(model.classifier.weight)
+        return model(waveform, lengths)             # (B, classes)
+
+    def predicted(encoder):
+        return MaskedPrediction(encoder, [7], 8, 0.1)(batch).masked[0]          # (S, K)
+
+    for compute in (recognised, predicted):
+        outputs, gradients = [], []
+        for encoder, parameters in ((hubert, hubert), (other, theirs)):
+            torch.manual_seed(0)
+            outputs.append(compute(encoder))
+            outputs[-1].square().sum().backward()
+            gradients.append({name: p.grad for name, p in parameters.named_parameters() if p.grad is not None})
+            parameters.zero_grad()
+        torch.testing.assert_close(*outputs, rtol=1e-3, atol=1e-4)
+        assert gradients[0].keys() == gradients[1].keys()
+        for name, gradient in gradients[0].items():
+            scale = gradient.abs().max().item()
+            torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-2, atol=1e-3 * scale, msg=name)
+
+
+def test_parts_of_an_update_that_are_known(monkeypatch):
+    """Modules that take 1 and 2 on the way forward, 8 and 16 on the way back, by a clock that they advance."""
+    now = [0.0]
+    monkeypatch.setattr(benchmark.time, "process_time", lambda: now[0])
+
+    class Takes(torch.autograd.Function):
+        @staticmethod
+        def forward(context, x, there, back):
+            now[0] += there
+            context.back = back
+            return x.clone()
+
+        @staticmethod
+        def backward(context, gradient):
+            now[0] += context.back
+            return gradient, None, None
+
+    class Part(torch.nn.Module):
+        def __init__(self, there, back):
+            super().__init__()
+            self.there, self.back = there, back
+
+        def forward(self, x):
+            return Takes.apply(x, self.there, self.back)
+    conv, transformer, head = Part(1, 8), Part(2, 16), Part(2, 16)
+    parts, samples = benchmark.Parts(conv, transformer, head), torch.ones(3, requires_grad=True)
+
+    def update():
+        now[0] += 64                                # batch and mask
+        states = transformer(conv(samples))
+        loss = (head(states[:1]) + head(states[1:])).sum()          # twice, as masked and unmasked frames
+        loss.backward()
+        parts.begin("optimiser")
+        now[0] += 128
+        parts.begin("rest")
+    update()                                        # not timed
+    with parts:
+        update()
+    update()
+    assert parts.seconds == {"conv encoder": 9, "transformer": 18, "loss": 36, "optimiser": 128, "rest": 64}
+
+
+def test_what_others_use_is_the_rest(monkeypatch):
+    """Of a machine's used cores, those that this process does not use; nothing where the system does not say."""
+    seconds = iter([100.0, 101.0])
+    monkeypatch.setattr(benchmark, "_used_by_others", lambda: next(seconds))
+    clock = iter([5.0, 9.0])
+    monkeypatch.setattr(benchmark.time, "monotonic", lambda: next(clock))
+    assert benchmark.OthersWork().cores() == 0.25
+    monkeypatch.undo()
+
+    def absent(self):
+        raise FileNotFoundError
+    began, own = benchmark._used_by_others(), time.process_time()
+    while time.process_time() < own + 0.3:
+        math.sqrt(2.0)
+    assert began is None or 0 <= benchmark._used_by_others() - began < 30
+    monkeypatch.setattr(benchmark.Path, "read_text", absent)
+    assert benchmark.OthersWork().cores() is None
 
 
 @pytest.mark.slow
@@ -170,7 +290,7 @@ def test_the_script_times_a_fold_of_the_recipe(monkeypatch, capsys, tmp_path):
     hours = 6 * 20_000 * 350 / record["pretraining_rate"] / 3600 + 10 * 40 * 5.6 / record["finetuning_rate"]
     assert record["projected_minutes"] == pytest.approx(60 * hours, rel=1e-6)
     content = speed_table.read(tmp_path / "bench.json")
-    assert all(speed_table.cell(row, content) for row in ROWS if row.what == "fold")
+    assert all(speed_table.cell(row, [content]) for row in ROWS if row.what == "fold")
 
 
 def test_quick_is_small_but_for_what_is_given(monkeypatch):
@@ -188,7 +308,10 @@ def test_what_was_measured_is_shown_side_by_side(monkeypatch, capsys, tmp_path):
     bench("finetune", "", monkeypatch, capsys, tmp_path)
     path = tmp_path / "bench.json"
     content = speed_table.read(path)
-    assert run(monkeypatch, capsys, ["--table", path, path]) == (0, speed_table.table([content, content]) + "\n", "")
+    both = speed_table.table([[content], [content]]) + "\n"
+    assert run(monkeypatch, capsys, ["--table", path, path]) == (0, both, "")
+    one = speed_table.table([[content]]) + "\n"
+    assert run(monkeypatch, capsys, ["--table", path.parent]) == (0, one, "") and one != both
     assert run(monkeypatch, capsys, ["--table", "-"]) == (0, speed_table.table([]) + "\n", "")
     status, out, err = run(monkeypatch, capsys, ["--table", path, tmp_path / "none.json"])
     assert (status, out, err) == (2, "", f"error: {tmp_path / 'none.json'}: no such file\n")
@@ -278,6 +401,7 @@ def test_the_regression_is_the_optimum_of_its_objective():
     (["--what", "statistics", "--corpus", "TABLE", "--on", "TABLE"], "24 of its 24 sounds are trained on"),
     (["--what", "statistics", "--corpus", "TABLE", "--on", "TABLE", "--label-share", "0.1"], "leave out --label-share"),
     (["--what", "statistics", "--corpus", "TABLE", "--out", "TABLE/a.json"], "a file, not a folder"),
+    (["--what", "kmeans", "statistics"], "--what statistics goes alone, got --what kmeans statistics"),
     (["--what", "kmeans", "--folds", "5"], "--folds is of --what statistics, got --what kmeans"),
     (["--on", "TABLE"], "--on is of --what statistics, got --what forward")])
 def test_what_statistics_cannot_do_is_said_in_one_line(flags, words, table, monkeypatch, capsys):
