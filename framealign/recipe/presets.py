@@ -78,7 +78,7 @@ PRESETS = {
                       PretrainConfig(updates=1500, warmup_updates=100, peak_lr=5e-4, **COMPACT_PRETRAINING),
                       FinetuneConfig(epochs=24, lr=3e-4, lr_decay=True, head_lr_factor=10.0, batch_size=16,
                                      micro_batch_size=16, max_seconds=0.0, mask_span_frames=5),
-                      FramesConfig(mask_span_frames=5),
+                      FramesConfig(lr=5e-4, epochs=24, mask_span_frames=5),
                       KMeansConfig(max_frames=100_000, seeding_frames=10_000, seeding_tries=2, seeding_candidates=16,
                                    seeding_passes=0),
                       tapt_layer=3, tapt_clusters=200, align_layer=3, align_clusters=50, scratch_layer=3,

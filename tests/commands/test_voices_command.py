@@ -23,7 +23,7 @@ from framealign.commands import export_command, voices_command
 from framealign.commands.voices_command import VoicesRun
 
 LICENSES = {"base_license": "cc-by-4.0", "license": "cc-by-nc-sa-4.0"}
-OVERRIDES = small.SETTINGS | {"frames.epochs": "1"}
+OVERRIDES = small.SETTINGS | {"frames.epochs": "1", "frames.scorer_epochs": "1"}
 
 
 @pytest.fixture(scope="module")
