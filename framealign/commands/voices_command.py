@@ -28,8 +28,8 @@ from framealign.recipe.session_config import VOICES, SessionConfig
 from framealign.recipe.stages import Redo, Stage, run_stage
 from framealign.commands import command_line, export_command
 
-# Of the recogniser, beside the preset's: sound as it is recorded elsewhere (four draws of ten are as they were), no corpus
-# above the others, fewer passes over more utterances.
+# Of the recogniser, beside the preset's: sound as it is recorded elsewhere (four draws of ten are as they were), no
+# corpus above the others, fewer passes over more utterances.
 FOR_ANYONE = {"frames.augment": "all", "frames.augment_share": "0.25", "frames.balance_corpora": "true",
               "frames.scorer_epochs": "2", "frames.epochs": "12"}
 
