@@ -567,7 +567,8 @@ def main() -> None:
                 log.say(benchmark.table(result["title"], result["records"]) + result.get("note", ""))
                 measured.append({"what": name} | result)
             log.say(f"[{name}] {time.monotonic() - began:.1f} s\n")
-        write(args, bench.device.type, {"others_cores": others.cores(), "results": measured})
+        cores = others.cores() if distributed.world_size() == 1 else None       # else of other ranks, too
+        write(args, bench.device.type, {"others_cores": cores, "results": measured})
 
 
 def write(args: argparse.Namespace, device: str, measured: dict) -> None:
