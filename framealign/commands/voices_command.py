@@ -11,7 +11,6 @@ test and one for the temperatures. Both are written as float16, each with `recor
 import dataclasses
 import re
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
