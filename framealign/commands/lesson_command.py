@@ -4,20 +4,23 @@
     bin/lesson.py runs/demo Ses01F_impro01_F000 --session 1
     bin/lesson.py runs/demo a.wav --out lesson.html     # any sound, up to a minute
     bin/lesson.py runs/demo/session1/recogniser a.wav --out lesson.html     # the steps of a recogniser alone
+    bin/lesson.py a.wav --out lesson.html               # those of the recogniser that comes along
 """
 import argparse
 from pathlib import Path
 
 from framealign.runtime import files
+from framealign.emotion.recogniser import installed
 from framealign.report import lesson
 from framealign.commands import command_line
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line (`arguments`, or that of the process) and write the page."""
-    parser = command_line.parser("lesson", __doc__, "models [sound]")
+    parser = command_line.parser("lesson", __doc__, "[models] [sound]")
     parser.add_argument("models", help="folder of a session run with a finished fold of method align, or a "
-                        "recogniser's directory, which shows what needs no run")
+                        "recogniser's directory, which shows what needs no run; a sound file alone: the recogniser "
+                        "that comes along shows it")
     parser.add_argument("sound", nargs="?", default="", help="a sound file or, of a run, the id of an utterance of its "
                         "corpus; default the median one of the test by EDER, or without a truth about frames the best "
                         "recognised")
@@ -27,6 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
                         "the run, of a recogniser lesson.html")
     args = parser.parse_args(arguments)
 
+    if Path(args.models).is_file() and not args.sound:
+        args.models, args.sound = str(installed()), args.models
     check(args)
     if is_recogniser(args.models):
         lesson.write_of_recogniser(args.models, args.sound, args.out or "lesson.html")

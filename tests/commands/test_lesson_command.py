@@ -7,6 +7,7 @@ import recognised_noise
 import soundfile
 
 from framealign.hubert.model import Hubert
+from framealign.emotion import recogniser
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.commands import lesson_command
 
@@ -33,9 +34,22 @@ def test_the_page_is_where_it_was_asked_for(folder, tmp_path, monkeypatch, capsy
         assert "From waveform to emotion: a.wav" in Path(out).read_text()
 
 
+def test_a_sound_alone_is_shown_by_the_recogniser_that_comes_along(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(recogniser, "INSTALLED", folder / "recogniser")
+    pages = [tmp_path / name for name in ("named.html", "alone.html")]
+    lesson_command.main([str(folder / "recogniser"), str(folder / "a.wav"), "--out", str(pages[0])])
+    lesson_command.main([str(folder / "a.wav"), "--out", str(pages[1])])
+    assert pages[0].read_text() == pages[1].read_text()
+    assert f"no recogniser is named: {folder / 'recogniser'} is taken" in capsys.readouterr().err
+    monkeypatch.setattr(recogniser, "INSTALLED", folder / "run")
+    with pytest.raises(ValueError, match="no recogniser is named, and .*run.*has none"):
+        lesson_command.main([str(folder / "a.wav"), "--out", str(tmp_path / "none.html")])
+    assert not (tmp_path / "none.html").exists()
+
+
 @pytest.mark.parametrize("words, message", [
     (["{}/recogniser"], "recogniser is a recogniser's directory: name a sound file, too"),
-    (["{}/a.wav"], r"a\.wav: a file; name a run's folder or a recogniser's directory before the sound"),
+    (["{}/a.wav", "{}/a.wav"], r"a\.wav: a file; name a run's folder or a recogniser's directory before the sound"),
     (["{}/recogniser", "{}/a.wav", "--session", "1"], "--session is of a run, .* is a recogniser's directory"),
     (["{}/recogniser", "{}/c.wav"], r"c\.wav: no such sound file"),
     (["{}/recogniser", "{}/b.wav"], r"b\.wav: "),
