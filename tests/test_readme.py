@@ -153,7 +153,7 @@ def test_the_python_example_runs(folder):
 def test_the_lines_on_recognition_run(folder, capsys):
     """Every line of the page's first block, on a file, a folder and a pattern that are there."""
     lines = blocks_of(RECOGNISE)[0][1].splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 7
     for line in lines:
         assert typed(line) == 0, line
     assert sorted(path.name for path in Path("grids").iterdir()) == ["b.TextGrid", "c.TextGrid"]

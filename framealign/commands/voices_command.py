@@ -9,6 +9,7 @@ the stage `frames`, on degraded sound, corpora and classes drawn equally often, 
 test and one for the temperatures. Both are written as float16, each with `record.json`, a card and its licence.
 """
 import dataclasses
+import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from framealign.commands import command_line, export_command
 # Of the recogniser, beside the preset's: sound as it is recorded elsewhere (four draws of ten are as they were), no
 # corpus above the others, fewer passes over more utterances.
 FOR_ANYONE = {"frames.augment": "all", "frames.augment_share": "0.25", "frames.balance_corpora": "true",
-              "frames.scorer_epochs": "2", "frames.epochs": "12"}
+              "frames.scorer_epochs": "2", "frames.epochs": "8"}
 
 BASE_CARD = """
 # HuBERT of real voices
@@ -168,12 +169,13 @@ def put(config: VoicesRun, name: str, stages: list[Stage], card: str) -> Path:
         half = Path(config.out) / f"half-{name}"
         shutil.rmtree(half, ignore_errors=True)
         export_command.run(str(stages[-1].model), str(half), False, "huggingface", half=True)
-        files.write_text(half / model_card.NAME, card)
-        record = {"command": "bin/voices.py", **dataclasses.asdict(config),
+        settings_of_run = {key: value for key, value in dataclasses.asdict(config).items()
+                           if key not in ("out", "target")}                     # folders of this machine
+        record = {"command": "bin/voices.py", **settings_of_run,
                   "stages": {stage.name: files.read_json(stage.folder / "stage.json") for stage in stages}}
-        del record["target"]                        # a folder of this machine, as `out` is
-        del record["out"]
-        files.write_json(half / "record.json", record)
+        base = json.dumps(str(Path(config.target) / "base"))[1:-1]
+        files.write_json(half / "record.json", json.loads(json.dumps(record).replace(base, "voices")))
+        files.write_text(half / model_card.NAME, card.replace(base, "voices"))
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(half, target)
         shutil.rmtree(half)

@@ -18,6 +18,8 @@ from framealign.hubert.parameters import digest_of_state
 from framealign.exchange import encoder_file
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.recipe import model_card
+from framealign.recipe.presets import preset
+from framealign.recipe.session_config import VOICES
 from framealign.recipe.trained_on import TrainedOn
 from framealign.commands import export_command, voices_command
 from framealign.commands.voices_command import VoicesRun
@@ -61,7 +63,6 @@ def test_base_is_the_second_iteration_rounded(made):
     assert list(record["stages"]) == ["mfcc-units", "scratch-1", "scratch-units", "scratch-2"]
     corpora = {record["stages"][name]["settings"]["corpus"] for name in record["stages"]}
     assert len(corpora) == 1 and corpora.pop().startswith("24 utterances")
-    assert str(place) not in str(record)            # nothing of the machine
 
 
 def test_recogniser_has_learned_from_both_corpora_and_starts_from_the_base(made):
@@ -75,16 +76,18 @@ def test_recogniser_has_learned_from_both_corpora_and_starts_from_the_base(made)
     rows = TrainedOn.read(place / "voices" / "recogniser").rows
     assert {row.id.split("-")[0] for row in rows} == {"ladies", "gentlemen"}
     assert len({row.speaker for row in rows if row.use == "training"}) == 2     # of 6, in three groups
-    base = Hubert.from_pretrained(place / "voices" / "base")
-    shape = {name: value for name, value in as_dict(base.config).items() if name != "extra"}
-    assert record["protocol"]["base_digest"] == files.digest_of([digest_of_state(base.state_dict()), shape,
-                                                                 base.do_normalize])
+    assert record["protocol"]["base_digest"] == digest_of_base(place / "voices" / "base")
 
 
 def test_cards_name_their_licences_and_what_was_heard(made):
     _, place = made
     for name, wanted in (("base", "cc-by-4.0"), ("recogniser", "cc-by-nc-sa-4.0")):
         assert model_card.license_of(place / "voices" / name) == wanted
+    for name in ("base", "recogniser"):             # nothing of the machine
+        assert str(place) not in (place / "voices" / name / "record.json").read_text()
+        assert str(place) not in (place / "voices" / name / model_card.NAME).read_text()
+    record = files.read_json(place / "voices" / "recogniser" / "record.json")
+    assert record["stages"]["frames"]["protocol"]["hubert"] == "voices"
     base = " ".join((place / "voices" / "base" / model_card.NAME).read_text().split())
     assert "6 clusters of MFCC for 4 updates of 8 s, then" in base
     assert "8 clusters of the states of that model's layer 1, as long" in base
@@ -134,3 +137,28 @@ def test_tables_that_are_lacking_leave_nothing(tables, tmp_path, names, message)
 def test_a_licence_is_a_name():
     with pytest.raises(ValueError, match="a licence must be a name as Hugging Face's cards have it"):
         VoicesRun(license="CC BY\nother: true")
+
+
+def digest_of_base(directory) -> str:
+    """What a record calls a base model by."""
+    hubert = Hubert.from_pretrained(directory)
+    shape = {name: value for name, value in as_dict(hubert.config).items() if name != "extra"}
+    return files.digest_of([digest_of_state(hubert.state_dict()), shape, hubert.do_normalize])
+
+
+def test_what_comes_along_is_small_and_belongs_together():
+    """The committed models: of the preset compact, at most 8 MB each, licensed, the recogniser made of the base."""
+    base, recogniser = VOICES / "base", VOICES / "recogniser"
+    for place in (base, recogniser):
+        assert (place / "model.safetensors").stat().st_size < 8e6
+        assert model_directory.read(place).config == preset("compact").model
+    assert model_card.license_of(base) == "cc-by-sa-4.0" and model_card.license_of(recogniser) == "cc-by-nc-sa-4.0"
+    model, record = EmotionModel.from_pretrained(recogniser), files.read_json(recogniser / "record.json")
+    assert model.frames is not None and model.labels == ["neutral", "happy", "angry", "sad"]
+    assert model.calibration.fitted_on.startswith("validation: ")
+    assert record["stages"]["frames"]["protocol"]["base_digest"] == digest_of_base(base)
+    known = TrainedOn.read(recogniser)
+    assert {row.id.split("-")[0].split("_")[0] for row in known.rows} == {"emodb4", "emotiontts", "nemo", "ravdess"}
+    for place in (base, recogniser):                # nothing of the machine that made them
+        assert not re.search(r"/(home|root|tmp|work|Users)/", (place / "record.json").read_text())
+        assert not re.search(r"/(home|root|tmp|work|Users)/", (place / model_card.NAME).read_text())

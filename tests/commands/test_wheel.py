@@ -74,6 +74,8 @@ def test_the_wheel_has_every_file_of_the_package(wheel):
         names = set(archive.namelist())
     assert package_files(small.ROOT) == {name for name in names if name.startswith("framealign/")}
     assert {"framealign/tiny/model.safetensors", "framealign/report/web/page.css"} <= names
+    assert {f"framealign/voices/{model}/{name}" for model in ("base", "recogniser")
+            for name in ("model.safetensors", "config.json", "record.json", "README.md")} <= names
 
 
 def test_an_installed_wheel_recognises(installed, tmp_path):
@@ -88,6 +90,14 @@ def test_an_installed_wheel_recognises(installed, tmp_path):
     name, emotion = done.stdout.split("\t")[:2]
     assert name == "a.wav" and emotion in ("neutral", "happy", "angry", "sad")
     assert "</style>" in (tmp_path / "a.html").read_text(encoding="utf-8")
+
+
+def test_an_installed_wheel_has_a_recogniser_along(installed, tmp_path):
+    """Where none is named it is taken, and says so."""
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
+    done = run(installed / "framealign", "recognise", "a.wav", "--no-gate", folder=tmp_path)
+    assert done.stdout.split("\t")[1] in ("neutral", "happy", "angry", "sad")
+    assert "no recogniser is named: " in done.stderr and "voices/recogniser is taken" in done.stderr
 
 
 def test_an_installed_wheel_has_the_tiny_base_model(installed, tones, tmp_path):
