@@ -38,8 +38,8 @@ BASE_CARD = """
 
 A HuBERT encoder, {parameters:.1f} million parameters, {framing}, pretrained from scratch by
 framealign's own commands (`bin/voices.py`) on speech without labels: masked prediction of {mfcc} clusters of MFCC for
-{updates} updates of {seconds:g} s, then, again from scratch, of {clusters} clusters of the states of that model's layer {layer}, as
-long. Weights are float16. `record.json` says with what settings, on what.
+{updates} updates of {seconds:g} s, then, again from scratch, of {clusters} clusters of the states of that model's
+layer {layer}, as long. Weights are float16. `record.json` says with what settings, on what.
 
 ## Training data
 
