@@ -48,11 +48,16 @@ def model(micro, tmp_path_factory) -> Path:
     return place
 
 
+def heeds_interrupts() -> None:
+    """Also where the tests run in the background: a shell has those ignore Ctrl-C, and what they start, too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(model: Path, *words: str) -> tuple[subprocess.Popen, str]:
     """The command, and the address that it prints."""
     command = [sys.executable, small.ROOT / "bin" / "listen.py", model, "--no-browser", "--device", "cpu", *words]
     process = subprocess.Popen(command, env=small.ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True)
+                               text=True, preexec_fn=heeds_interrupts)
     return process, process.stdout.readline().strip()
 
 
