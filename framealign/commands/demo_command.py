@@ -39,7 +39,7 @@ from framealign.recipe import presets, results, session_config
 from framealign.recipe.recipe import BaseModel, Recipe, base_stages, load_encoder, recorded
 from framealign.recipe.results import aligned
 from framealign.recipe.session_config import PAPERS, TESTED, SessionConfig
-from framealign.recipe.stages import Redo, Stage, nothing_half_made, run_stage
+from framealign.recipe.stages import Redo, Stage, nothing_half_made, run_stage, run_stages
 from framealign.report import fold_page, lesson
 from framealign.commands import command_line
 
@@ -217,9 +217,7 @@ def make_what_both_read(recipe: Recipe) -> None:
     place = recipe.root / "frontend"
     with nothing_half_made(place):
         stages = base_stages(recipe)
-        for stage in stages:
-            if stage.make is not None:
-                run_stage(stage, Redo(recipe.root))
+        run_stages(stages, Redo(recipe.root))
         hubert = load_encoder(stages[-1].model, recipe.config.seed)
         run = TrainingRun(recipe.root, recipe.device, frontend=place)
         frame_source(hubert, recipe.utterances, recipe.preset.finetune, run)
@@ -389,8 +387,7 @@ def make_tiny_base(config: DemoConfig, overrides: dict[str, str]) -> None:
                            out=str(root), seed=config.seed, device=config.device)
     recipe = Recipe(chosen, overrides)
     stages = base_stages(recipe)
-    for stage in stages:
-        run_stage(stage, Redo(root))
+    run_stages(stages, Redo(root))
     source = stages[-1].product("encoder")
     for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
         with files.write_atomically(session_config.TINY / name) as temporary:

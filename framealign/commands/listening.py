@@ -197,7 +197,7 @@ class Listener:
                 "file": Route(self.file, "POST", self.config.megabytes * 1_000_000)}
 
     def warm_up(self) -> None:
-        """Recognise a second of noise in both ways, so that the first who speaks does not wait for what is only slow
+        """Recognise two seconds of noise in both ways, so that the first who speaks does not wait for what is only slow
         once."""
         noise = np.random.default_rng(0).normal(0, 0.01, 2 * 48_000).astype(np.float32)
         for _ in self.recogniser.stream([noise], 48_000, self.streaming):
@@ -221,9 +221,7 @@ class Listener:
 
     def chunk(self, request: Request) -> Answer:
         """Its samples go on: float32, little-endian, mono."""
-        recording = self.recordings.get(request.parameters.get("recording", ""))
-        if recording is None:
-            raise Refused(410, "this recording is not known, or nothing of it came for too long")
+        recording = _known(self.recordings.get(request.parameters.get("recording", "")))
         if len(request.body) % 4:
             raise Refused(400, "samples must be float32")
         return Answer.of(recording.add(_number(request, "number"), np.frombuffer(request.body, "<f4")))
@@ -234,9 +232,7 @@ class Listener:
             return self._ended(request)
 
     def _ended(self, request: Request) -> Answer:
-        recording = self._taken(request)
-        if recording is None:
-            raise Refused(410, "this recording is not known, or nothing of it came for too long")
+        recording = _known(self._taken(request))
         content, samples = recording.end()
         least = self.recogniser.model.hubert.config.framing.receptive_field
         if audio.resampled_length(len(samples), recording.rate) < least:
@@ -303,6 +299,13 @@ class Listener:
         """The recording that a request names; it is not kept any longer."""
         with self.lock:
             return self.recordings.pop(request.parameters.get("recording", ""), None)
+
+
+def _known(recording: Recording | None) -> Recording:
+    """The recording. Raises Refused where there is none."""
+    if recording is None:
+        raise Refused(410, "this recording is not known, or nothing of it came for too long")
+    return recording
 
 
 def _number(request: Request, name: str) -> int:

@@ -25,7 +25,7 @@ from framealign.exchange import encoder_file
 from framealign.recipe import model_card, preflight, presets
 from framealign.recipe.recipe import Recipe, base_stages, frames
 from framealign.recipe.session_config import VOICES, SessionConfig
-from framealign.recipe.stages import Redo, Stage, run_stage
+from framealign.recipe.stages import Redo, Stage, run_stages
 from framealign.commands import command_line, export_command
 
 # Of the recogniser, beside the preset's: sound as it is recorded elsewhere (four draws of ten are as they were), no
@@ -134,8 +134,7 @@ def make_base(config: VoicesRun, overrides: dict[str, str], speech: Path) -> Pat
                            seed=config.seed, device=config.device, precision=config.precision)
     recipe = Recipe(chosen, overrides)
     stages = base_stages(recipe)
-    for stage in stages:
-        run_stage(stage, Redo(config.out))
+    run_stages(stages, Redo(config.out))
     size = recipe.preset
     parameters = sum(x.numel() for x in encoder_file.load(stages[-1].model).parameters())
     card = BASE_CARD.format(parameters=parameters / 1e6, framing=size.model.framing, mfcc=size.scratch_clusters,
@@ -156,8 +155,7 @@ def make_recogniser(config: VoicesRun, overrides: dict[str, str], labelled: Path
     stages = frames(recipe, base)
     if not stages:
         raise ValueError(f"{labelled}: no recogniser of frames can be trained on it, as was said above")
-    for stage in stages:
-        run_stage(stage, Redo(config.out))
+    run_stages(stages, Redo(config.out))
     card = (stages[-1].model / model_card.NAME).read_text(encoding="utf-8")
     return put(config, "recogniser", stages, with_license(card, config.license))
 
@@ -166,7 +164,7 @@ def put(config: VoicesRun, name: str, stages: list[Stage], card: str) -> Path:
     """The last stage's model as float16 in the target, with its card and `record.json`, what stood there replaced."""
     target = Path(config.target) / name
     if distributed.rank() == 0:
-        half = Path(config.out) / f"half-{name}"
+        half = files.temporary_name(target)         # beside it: put there by a rename, or not at all
         shutil.rmtree(half, ignore_errors=True)
         export_command.run(str(stages[-1].model), str(half), False, "huggingface", half=True)
         settings_of_run = {key: value for key, value in dataclasses.asdict(config).items()
@@ -177,8 +175,7 @@ def put(config: VoicesRun, name: str, stages: list[Stage], card: str) -> Path:
         files.write_json(half / "record.json", json.loads(json.dumps(record).replace(base, "voices")))
         files.write_text(half / model_card.NAME, card.replace(base, "voices"))
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(half, target)
-        shutil.rmtree(half)
+        half.rename(target)
     distributed.barrier()
     return target
 

@@ -46,7 +46,7 @@ from framealign.recipe.presets import Preset, preset, with_overrides
 from framealign.recipe.session_config import (FROM_BASE, SHARE, SessionConfig, base_folder, frames_stage, held_out,
                                               honest, labels_known, protocol_of_test, read_utterances, splits_of,
                                               tested_stage)
-from framealign.recipe.stages import Redo, Stage, nothing_half_made, run_stage
+from framealign.recipe.stages import Redo, Stage, nothing_half_made, run_stages
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class BaseModel:
     config: HubertConfig
     digest: str                                     # of weights and configuration
     encoder: str = ""                               # digest of what its states depend on
+    license: str = ""                               # that its card names
 
 
 def read_base(config: SessionConfig, size: Preset) -> BaseModel:
@@ -67,7 +68,7 @@ def read_base(config: SessionConfig, size: Preset) -> BaseModel:
     shape = {name: value for name, value in as_dict(hubert.config).items() if name != "extra"}
     digest = files.digest_of([digest_of_state(hubert.state_dict()), shape, hubert.do_normalize])
     of_encoder = digest_of_encoder(hubert.state_dict(), hubert.config, hubert.do_normalize)
-    return BaseModel(folder, hubert.config, digest, of_encoder)
+    return BaseModel(folder, hubert.config, digest, of_encoder, model_card.license_of(folder))
 
 
 def load_encoder(folder: str | Path, seed: int) -> Hubert:
@@ -156,9 +157,7 @@ class Recipe:
         if redo.name not in ("", "all", *names):
             raise ValueError(f"--redo must be all or one of {', '.join(names)}, got {redo.name}")
         with nothing_half_made(self.root / "frontend", self.shared / "frontend", self.layer_means):
-            for stage in stages:
-                if stage.make is not None:
-                    run_stage(stage, redo)
+            run_stages(stages, redo)
         name = tested_stage(self.config.method, self.config.selection)
         tested = next(stage for stage in stages if stage.name == name)
         if distributed.rank() == 0:
@@ -426,9 +425,8 @@ def protocol_of(recipe: Recipe, selection: str = "") -> dict:
     config, settings = recipe.config, recipe.preset.finetune
     protocol = {"hubert": config.hubert, "base_digest": recipe.base.digest, "preset": config.preset,
                 "pretrain_data": config.pretrain_data, "seed": config.seed}
-    license_name = model_card.license_of(recipe.base.folder) if recipe.base.folder else ""
-    if license_name:                                # of the weights that training starts from
-        protocol["base_license"] = license_name
+    if recipe.base.license:
+        protocol["base_license"] = recipe.base.license
     if selection:
         protocol |= protocol_of_test(config, recipe.utterances, selection)
         protocol |= {"training_crop_seconds": settings.max_seconds or "none",

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -114,6 +114,13 @@ def run_stage(stage: Stage, redo: Redo) -> None:
         begun_path.unlink()
     distributed.barrier()
     log.say(f"[{stage.name}] done in {log.clock(seconds)}")
+
+
+def run_stages(stages: Iterable[Stage], redo: Redo) -> None:
+    """`run_stage` of each that has something to make, in order."""
+    for stage in stages:
+        if stage.make is not None:
+            run_stage(stage, redo)
 
 
 def finished_record(stage: Stage, wanted: dict) -> dict | None:

@@ -9,17 +9,15 @@ import torch
 from safetensors import safe_open
 
 from framealign.runtime import files
-from framealign.runtime.settings import as_dict
 from framealign.corpus import manifest
 from framealign.corpus.importers import iemocap
 from framealign.hubert import model_directory
 from framealign.hubert.model import Hubert
-from framealign.hubert.parameters import digest_of_state
 from framealign.exchange import encoder_file
 from framealign.emotion.emotion_model import EmotionModel
-from framealign.recipe import model_card
+from framealign.recipe import model_card, recipe
 from framealign.recipe.presets import preset
-from framealign.recipe.session_config import VOICES
+from framealign.recipe.session_config import VOICES, SessionConfig
 from framealign.recipe.trained_on import TrainedOn
 from framealign.commands import export_command, voices_command
 from framealign.commands.voices_command import VoicesRun
@@ -141,9 +139,7 @@ def test_a_licence_is_a_name():
 
 def digest_of_base(directory) -> str:
     """What a record calls a base model by."""
-    hubert = Hubert.from_pretrained(directory)
-    shape = {name: value for name, value in as_dict(hubert.config).items() if name != "extra"}
-    return files.digest_of([digest_of_state(hubert.state_dict()), shape, hubert.do_normalize])
+    return recipe.read_base(SessionConfig(corpus="any", hubert=str(directory)), preset("compact")).digest
 
 
 def test_what_comes_along_is_small_and_belongs_together():
