@@ -8,7 +8,7 @@ RUN ?= runs/session
 S ?= 1
 METHOD ?=
 CLUSTERS ?=
-PRESET ?= $(if $(filter tiny,$(HUBERT)),tiny,base)
+PRESET ?= $(if $(filter tiny,$(HUBERT)),tiny,$(if $(filter voices,$(HUBERT)),compact,base))
 SEED ?= 0
 SEEDS ?=
 MODEL ?=
@@ -16,7 +16,7 @@ FLAGS ?=
 
 CHECK = $(if $(wildcard $(VENV)/ready),$(VENV)/bin/python,$(PYTHON))
 input = $(if $(IEMOCAP),--iemocap "$(IEMOCAP)",$(if $(CORPUS),--corpus "$(CORPUS)",$(error give IEMOCAP=folder or CORPUS=table)))
-session = $(VENV)/bin/python bin/session.py $(input) --hubert "$(or $(HUBERT),$(error give HUBERT=a model directory, tiny or scratch))" \
+session = $(VENV)/bin/python bin/session.py $(input) --hubert "$(or $(HUBERT),$(error give HUBERT=a model directory, tiny, voices or scratch))" \
 	$(if $(CODEBOOK),--codebook "$(CODEBOOK)") --preset $(PRESET)$(if $(METHOD), --method $(METHOD)) --seed $(SEED)$(if $(CLUSTERS), --clusters $(CLUSTERS))$(if $(SEEDS), --seeds $(SEEDS)) --out "$(RUN)" $(FLAGS)
 
 .PHONY: demo listen test slow-test gpu-test gpu-check inputs session sessions ablation tiny-base voices clean help

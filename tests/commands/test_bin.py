@@ -694,8 +694,11 @@ def test_other_mistakes(script, table, tree, base, units, tmp_path, monkeypatch,
      r'bin/demo\.py --corpus "c d\.tsv" --session 2 --hubert "/m" --seed 3$'),
     (["session", "CORPUS=c.tsv", "HUBERT=tiny", "CLUSTERS=32,64,128"], 0,
      "--preset tiny --seed 0 --clusters 32,64,128 --out"),
+    (["session", "CORPUS=c.tsv", "HUBERT=voices"], 0, r'--hubert "voices"\s+--preset compact --seed 0'),
+    (["voices", "TABLES=a b.tsv"], 0, r"bin/voices\.py a b\.tsv --out runs/voices *$"),
+    (["voices"], 2, "give TABLES=a folder of manifests, or several tables"),
     (["session", "HUBERT=tiny"], 2, "give IEMOCAP=folder or CORPUS=table"),
-    (["session", "IEMOCAP=/a"], 2, "give HUBERT=a model directory, tiny or scratch"),
+    (["session", "IEMOCAP=/a"], 2, "give HUBERT=a model directory, tiny, voices or scratch"),
 ])
 def test_make_calls_the_scripts(words, status, printed):
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "FLAGS"))}

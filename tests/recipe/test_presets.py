@@ -19,7 +19,7 @@ def test_presets_have_the_sizes_they_promise():
         assert preset(name) is chosen
         for layer in (chosen.tapt_layer, chosen.align_layer, chosen.scratch_layer):
             assert 0 < layer <= chosen.model.num_hidden_layers
-    with pytest.raises(ValueError, match="preset must be one of base, large, small, tiny, got huge"):
+    with pytest.raises(ValueError, match="preset must be one of base, large, small, compact, tiny, got huge"):
         preset("huge")
 
 
