@@ -102,7 +102,7 @@ def test_the_walkthroughs_commands_run(run):
     soundfile.write(run / "a.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
     places = {"runs/demo": run, "runs/demo/session1/recogniser": run / "session1" / "recogniser",
               "a.wav": run / "a.wav", "lesson.html": run / "lesson.html"}
-    assert len(lines) == 5 and {word for line in lines for word in line.split()} >= places.keys()
+    assert len(lines) == 6 and {word for line in lines for word in line.split()} >= places.keys()
     for line in lines:
         called([str(places.get(word, word)) for word in line.split()])
         if "--out" in line:
