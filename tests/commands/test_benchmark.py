@@ -269,7 +269,7 @@ def test_what_others_use_is_the_rest(monkeypatch):
     began, own = benchmark._used_by_others(), time.process_time()
     while time.process_time() < own + 0.3:
         math.sqrt(2.0)
-    assert began is None or 0 <= benchmark._used_by_others() - began < 30
+    assert began is None or -0.2 < benchmark._used_by_others() - began < 30     # the system counts in ticks
     monkeypatch.setattr(benchmark.Path, "read_text", absent)
     assert benchmark.OthersWork().cores() is None
 
