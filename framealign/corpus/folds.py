@@ -111,21 +111,22 @@ def in_two(utterances: Sequence[Utterance]) -> tuple[Utterance, Utterance] | Non
 def speaker_groups(utterances: Sequence[Utterance], num_groups: int, seed: int = 0) -> dict[str, str]:
     """The group, "1" to `num_groups`, of each speaker of labelled utterances: no speaker in two, none empty.
 
-    Groups are as equal as could be found in their number of utterances and in that of each class, deviations taken
-    relative to the mean, so that a rare class counts as much as a frequent one. They depend on the seed and on how many
-    utterances of which class each speaker has, not on their order. Group 1 has the first speaker by name, and so on.
-    Raises ValueError where there are fewer speakers than groups.
+    Groups are as equal as could be found in their number of utterances and in that of each class, of several corpora
+    in that of each class of each: deviations taken relative to the mean, so that a rare class counts as much as a
+    frequent one, and a small corpus as much as a large one. They depend on the seed and on how many utterances of which
+    class each speaker has, not on their order. Group 1 has the first speaker by name, and so on. Raises ValueError
+    where there are fewer speakers than groups.
     """
     labelled = [utterance for utterance in utterances if utterance.label]
     speakers = natural_order({utterance.speaker for utterance in labelled})
     if len(speakers) < num_groups:
         raise ValueError(f"--folds {num_groups} makes {num_groups} groups of speakers, and there are {len(speakers)} "
                          "speakers with labelled utterances; choose fewer groups")
-    classes = sorted({utterance.label for utterance in labelled})
+    kinds = sorted({(utterance.corpus, utterance.label) for utterance in labelled})
     row = {name: i for i, name in enumerate(speakers)}
-    counts = np.zeros((len(speakers), 1 + len(classes)))                        # utterances, then those of each class
+    counts = np.zeros((len(speakers), 1 + len(kinds)))                          # utterances, then those of each kind
     for utterance in labelled:
-        counts[row[utterance.speaker], [0, 1 + classes.index(utterance.label)]] += 1
+        counts[row[utterance.speaker], [0, 1 + kinds.index((utterance.corpus, utterance.label))]] += 1
 
     numbers = balanced(counts, num_groups, seed)                                # (S,)
     names = {number: str(name) for name, number in enumerate(dict.fromkeys(numbers.tolist()), 1)}

@@ -129,6 +129,18 @@ def test_a_rare_class_is_spread():
         assert groups["s4"] != groups["s11"]
 
 
+def test_a_small_corpus_is_spread_beside_a_large_one():
+    """Of 3 speakers of 10 utterances and 30 of 100, each of three groups has one and ten, whichever came first."""
+    large = [Utterance(f"a{s}-{i}", Path(f"/a{s}-{i}.wav"), 400, speaker=f"a{s}", label=CLASSES[i % 4], corpus="large")
+             for s in range(30) for i in range(100)]
+    small = [Utterance(f"b{s}-{i}", Path(f"/b{s}-{i}.wav"), 400, speaker=f"b{s}", label=CLASSES[i % 2], corpus="small")
+             for s in range(3) for i in range(10)]
+    for seed in range(5):
+        folded = in_folds([*large, *small], "3", seed)
+        sizes = Counter((utterance.session, utterance.corpus) for utterance in folded)
+        assert sizes == {(name, corpus): size for name in "123" for corpus, size in (("large", 1000), ("small", 10))}
+
+
 @pytest.mark.parametrize("kind, described, one", [
     ("session", "by session", "session"), ("speakers", "by speaker", "speaker"), ("split", "fixed split", "part"),
     ("corpus", "by corpus", "corpus"), ("12", "12 groups of speakers (seed 3)", "group")])
