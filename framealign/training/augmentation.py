@@ -30,9 +30,9 @@ def drawn(config: AugmentationConfig, utterance: int, train: Sequence[int], *nam
     rt60, speed, level = 0.0, 100, 0.0
     if "reverb" in kinds and chances[2] < config.augment_share:
         rt60 = _between(LEAST_RT60, config.augment_rt60, places[2])
-    if "speed" in kinds:                            # of FinetuneConfig
+    if "speed" in kinds:
         speed = round(100 + 100 * _between(-config.augment_speed, config.augment_speed, places[3]))
-    if "level" in kinds:
+    if "level" in kinds:                            # of FinetuneConfig
         level = _between(-config.augment_level, config.augment_level, places[4])
     voices = ()
     if noise == "babble":

@@ -24,7 +24,7 @@ from framealign.runtime.seeds import derive_seed
 from framealign.runtime.settings import as_dict
 from framealign.sound import audio
 from framealign.sound.degradation import Degradation
-from framealign.sound.frames import Framing
+from framealign.sound.frames import Framing, num_frames, num_samples_of
 from framealign.corpus import frame_truth, joining
 from framealign.corpus.cropping import Waveforms, load_checked, padded
 from framealign.corpus.joining import EMOTIONAL, PATTERNS
@@ -57,8 +57,19 @@ class Medley:
 
     @property
     def num_hops(self) -> int:
-        """Hops of all pieces: as many frames."""
+        """Hops of all pieces: as many frames, but at another speed."""
         return sum(piece.end - piece.first for piece in self.pieces)
+
+    def hop_of_frames(self, framing: Framing) -> np.ndarray:
+        """Of which hop each of the T frames is, (T,) int: in turn; at another speed the one whose centre is nearest."""
+        hops = np.arange(self.num_hops)
+        if self.degradation is None or self.degradation.speed_percent == 100:
+            return hops
+        num_samples = self.degradation.length(num_samples_of(len(hops), framing))
+        middle = framing.receptive_field / 2
+        centres = framing.hop * np.arange(num_frames(num_samples, framing)) + middle        # samples after the change
+        before = centres * self.degradation.speed_percent / 100                             # samples before it
+        return np.clip(np.round((before - middle) / framing.hop).astype(int), 0, len(hops) - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,7 +398,7 @@ def fit(hubert: Hubert, plan: Plan, config: FramesConfig, run: TrainingRun) -> E
     training.model.train()
     for update in steps:
         medleys = plan.draw(update)
-        counts = torch.tensor([medley.num_hops for medley in medleys])          # (B,)
+        counts = torch.tensor([len(medley.hop_of_frames(plan.speech.framing)) for medley in medleys])   # (B,)
         is_masked = draw_mask(counts, config, update)                           # (B, T), the same on every rank
         own, weight = (slice(rank, None, world), 1.0) if rank < len(medleys) else (slice(1), 0.0)   # all reduce
         mine = medleys[own]
@@ -437,9 +448,10 @@ def prepare(hubert: Hubert, plan: Plan, config: FramesConfig, run: TrainingRun) 
 def batch_of(medleys: list[Medley], plan: Plan) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Samples (B, N) and their lengths (B,), soft labels (B, T, C), 0 beyond each end, and classes (B,)."""
     inputs, lengths = padded([plan.speech.waveform(medley.pieces, medley.degradation) for medley in medleys])
-    of_frames = [np.concatenate([plan.labels[piece.utterance][piece.first:piece.end] for piece in medley.pieces])
-                 for medley in medleys]
-    target, _ = padded([torch.from_numpy(rows).float() for rows in of_frames])
+    of_hops = [np.concatenate([plan.labels[piece.utterance][piece.first:piece.end] for piece in medley.pieces])
+               for medley in medleys]
+    target, _ = padded([torch.from_numpy(rows[medley.hop_of_frames(plan.speech.framing)]).float()
+                        for rows, medley in zip(of_hops, medleys)])
     return inputs, lengths, target, torch.tensor([medley.label for medley in medleys])
 
 

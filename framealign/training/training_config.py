@@ -15,8 +15,8 @@ from framealign.corpus.utterance import Utterance
 from framealign.units.frame_store import KEPT_TYPES
 from framealign.emotion.emotion_model import PROJECTION_SIZE
 
-AUGMENTATIONS = (*NOISES, "reverb", *LINES)         # that leave every frame where it is
-CHANGES = ("speed", "level")                        # that whole utterances may have beside them
+AUGMENTATIONS = (*NOISES, "reverb", *LINES, "speed")
+LEVEL = "level"                                     # beside them, where sounds are not all brought to one level
 LEAST_RT60, MOST_RT60 = 0.2, 10.0                   # seconds
 
 
@@ -96,13 +96,14 @@ class AugmentationConfig:
     """How the sound of training is degraded (`augmentation`); by default not at all."""
     kinds: ClassVar[tuple[str, ...]] = AUGMENTATIONS
     augment: str = setting(
-        "", f"degrade the training sound, by any of {', '.join((*AUGMENTATIONS, *CHANGES))}, separated by commas, or "
+        "", f"degrade the training sound, by any of {', '.join((*AUGMENTATIONS, LEVEL))}, separated by commas, or "
         f"{ALL}; sound is then read and computed in every epoch")
     augment_share: float = setting(
         0.5, "share of the draws with noise; likewise of those in a room (reverb), over a line (telephone, mu-law)")
     augment_least_snr: float = setting(0.0, "decibels of speech over noise, at least")
     augment_most_snr: float = setting(20.0, "decibels of speech over noise, at most")
     augment_rt60: float = setting(0.8, "seconds in which a room's sound falls by 60 dB, at most; at least 0.2")
+    augment_speed: float = setting(0.1, "share by which the speed is changed at most: 0.1 is 0.9 to 1.1")
 
     def __post_init__(self):
         named = self.augmentations
@@ -114,6 +115,7 @@ class AugmentationConfig:
                 f"at most augment_most_snr = {self.augment_most_snr}, got {self.augment_least_snr}")
         require(LEAST_RT60 <= self.augment_rt60 <= MOST_RT60,
                 f"augment_rt60 must be in [{LEAST_RT60:g}, {MOST_RT60:g}], got {self.augment_rt60}")
+        require(0 <= self.augment_speed <= 0.5, f"augment_speed must be in [0, 0.5], got {self.augment_speed}")
 
     @property
     def augmentations(self) -> list[str]:
@@ -131,8 +133,7 @@ UNBALANCED_CORPORA = ("balance_corpora draws corpora equally often within each c
 @dataclass(frozen=True)
 class FinetuneConfig(AugmentationConfig):
     """Emotion recognition on top of the encoder (alignment paper, Sec. 2.3); the defaults are the reference's."""
-    kinds: ClassVar[tuple[str, ...]] = (*AUGMENTATIONS, *CHANGES)
-    augment_speed: float = setting(0.1, "share by which the speed is changed at most: 0.1 is 0.9 to 1.1")
+    kinds: ClassVar[tuple[str, ...]] = (*AUGMENTATIONS, LEVEL)
     augment_level: float = setting(
         6.0, "decibels by which the level is changed at most; a model that normalises its input hears none of it")
     seed: int = setting(0, "seed of every random draw")
@@ -184,7 +185,6 @@ class FinetuneConfig(AugmentationConfig):
         require(self.kept_type in KEPT_TYPES,
                  f"kept_type must be one of {', '.join(KEPT_TYPES)}, got {self.kept_type}")
         super().__post_init__()
-        require(0 <= self.augment_speed <= 0.5, f"augment_speed must be in [0, 0.5], got {self.augment_speed}")
         require(0 <= self.augment_level < math.inf, f"augment_level must not be negative, got {self.augment_level}")
         require(self.balanced or not self.balance_corpora, UNBALANCED_CORPORA)
         require(not (self.balanced and self.class_weights), "class_weights with balanced draws would count rare "

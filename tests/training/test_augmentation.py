@@ -75,12 +75,11 @@ def test_words_that_are_none(text, words):
         FinetuneConfig(augment=text)
 
 
-def test_frames_stay_where_they_are():
-    """A classifier of frames has the kinds that change neither speed nor level, which it sets itself."""
-    assert FramesConfig(augment="all").augmentations == [*NOISES, "reverb", *LINES]
+def test_a_classifier_of_frames_sets_the_level_itself():
+    assert FramesConfig(augment="all").augmentations == [*NOISES, "reverb", *LINES, "speed"]
     assert FinetuneConfig(augment="all").augmentations == [*NOISES, "reverb", *LINES, "speed", "level"]
-    with pytest.raises(ValueError, match="augment must be all, or some of .*mu-law, separated by commas, got 'speed'"):
-        FramesConfig(augment="speed")
+    with pytest.raises(ValueError, match="augment must be all, or some of .*speed, separated by commas, got 'level'"):
+        FramesConfig(augment="level")
 
 
 def test_blanks_around_words():

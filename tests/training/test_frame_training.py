@@ -13,6 +13,7 @@ import soundfile
 import stopped
 import torch
 
+from framealign.sound.degradation import Degradation
 from framealign.sound.frames import EVERY_20_MS, Framing, num_frames
 from framealign.corpus import frame_truth
 from framealign.corpus.protocols import Split
@@ -146,7 +147,29 @@ def test_what_is_joined_is_degraded_and_keeps_its_frames(planted, micro, tmp_pat
         voices = [torch.from_numpy(speech.sounds[u].ravel()).float() for u in degraded.degradation.voices]
         expected = degraded.degradation(speech.waveform(plain.pieces), voices)
         inputs, lengths, target, _ = frame_training.batch_of([degraded], plan)
-        assert torch.equal(inputs[0], expected) and len(target[0]) == plain.num_hops == num_frames(int(lengths[0]))
+        assert torch.equal(inputs[0], expected)
+        assert len(target[0]) == len(degraded.hop_of_frames(speech.framing)) == num_frames(int(lengths[0]))
+
+
+@pytest.mark.parametrize("framing", (EVERY_20_MS, Framing(640, 720)))
+@pytest.mark.parametrize("percent", (50, 83, 99, 100, 101, 120, 150))
+def test_at_another_speed_frames_follow_their_sound(framing, percent):
+    """A short pulse in the middle of a drawn hop's frame is, once faster or slower, in a frame of that hop."""
+    rng, changed = np.random.default_rng(percent), Degradation(speed_percent=percent)
+    for num_hops in rng.integers(3, 200, 10).tolist():
+        hop = int(rng.integers(num_hops))
+        middles = framing.hop * np.arange(num_hops) + framing.receptive_field / 2
+        samples = np.arange(framing.hop * (num_hops - 1) + framing.receptive_field)
+        pulse = torch.from_numpy(np.exp(-((samples - middles[hop]) / 40) ** 2)).float()
+        waveform = changed(pulse)
+        hops = Medley([Piece(0, 0, num_hops)], 0, changed).hop_of_frames(framing)
+        assert len(hops) == num_frames(len(waveform), framing) and set(np.diff(hops)) <= {0, 1, 2}
+        middles = framing.hop * np.arange(len(hops)) + framing.receptive_field / 2
+        distances = np.abs(middles - int(waveform.argmax()))
+        if distances.min() <= framing.hop / 2:                                  # else it is in what ends no frame
+            assert abs(hops[distances.argmin()] - hop) <= (percent > 100)       # faster: not every hop has a frame
+        if percent == 100:
+            assert hops.tolist() == list(range(num_hops))
 
 
 def test_an_epoch_has_each_neutral_utterance_and_emotions_equally_often(planted, micro):
