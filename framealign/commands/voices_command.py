@@ -59,8 +59,11 @@ class VoicesRun:
     target: str = setting(str(VOICES), "folder that gets `base` and `recogniser`; default: where they come along")
     preset: str = setting("compact", "size and settings: tiny, compact, small, base or large")
     classes: str = setting(",".join(CLASSES), "the recogniser's, separated by commas; neutral among them")
-    folds: str = setting("10", "groups of speakers, of which one is held out for the test and one for the temperatures")
-    session: str = setting("1", "group that is held out for the test")
+    folds: str = setting("9", "groups of speakers, of which one is held out for the test and one for the temperatures; "
+                         "or corpus: with --session, the one that is held out")
+    session: str = setting("1", "group or corpus that is held out for the test")
+    validate_on: str = setting("session", "who the temperatures are fitted on: session (a whole group or corpus) or "
+                               "speaker (one of it)")
     base_license: str = setting("", "of the card of `base`, e.g. cc-by-sa-4.0: that of the speech")
     license: str = setting("", "of the card of `recogniser`, e.g. cc-by-nc-sa-4.0: that of the labelled corpora")
     seed: int = setting(0, "seed of every random draw")
@@ -149,7 +152,7 @@ def make_recogniser(config: VoicesRun, overrides: dict[str, str], labelled: Path
     """A recogniser with a classifier of frames on top of the base (`recipe.frames`): its directory in the target."""
     chosen = SessionConfig(corpus=str(labelled), hubert=str(Path(config.target) / "base"), preset=config.preset,
                            method="finetune", out=config.out, folds=config.folds, session=config.session,
-                           classes=config.classes, seed=config.seed, device=config.device, precision=config.precision)
+                           validate_on=config.validate_on, classes=config.classes, seed=config.seed, device=config.device, precision=config.precision)
     recipe = Recipe(chosen, FOR_ANYONE | overrides)
     base, = base_stages(recipe)
     stages = frames(recipe, base)

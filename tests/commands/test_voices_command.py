@@ -121,6 +121,22 @@ def test_the_same_command_makes_nothing_again(made, tables, capsys):
     assert small.digests(place / "voices", "model.safetensors", "README.md", "record.json") == before
 
 
+def test_a_corpus_may_be_held_out(made, tables, tmp_path):
+    """One trains but for a speaker, who the temperatures are fitted on; the other is tested. The base is kept."""
+    config, place = made
+    shutil.copytree(place / "run" / "scratch", tmp_path / "run" / "scratch")
+    held_out = dataclasses.replace(config, out=str(tmp_path / "run"), target=str(tmp_path / "voices"), folds="corpus",
+                                   session="ladies", validate_on="speaker")
+    voices_command.run([str(tables)], held_out, OVERRIDES)
+    rows = TrainedOn.read(tmp_path / "voices" / "recogniser").rows
+    speakers = {row.use: {other.speaker for other in rows if other.use == row.use} for row in rows}
+    assert {row.id.split("-")[0] for row in rows} == {"gentlemen"} and len(speakers["training"]) == 2
+    fitted_on = EmotionModel.from_pretrained(tmp_path / "voices" / "recogniser").calibration.fitted_on
+    assert re.fullmatch("validation: [0-9]+ utterances of 1 speakers", fitted_on)
+    assert small.digests(tmp_path / "voices" / "base", "model.safetensors") == \
+        small.digests(place / "voices" / "base", "model.safetensors")
+
+
 @pytest.mark.parametrize("names, message", [
     (["speech.tsv"], "no table of labelled speech; name one"),
     (["ladies.tsv", "gentlemen.tsv"], "no table of speech without labels, for the base; name one"),
