@@ -106,6 +106,16 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1, buttons=1)
 
+    def press(self, key: str) -> None:
+        """Press and release Tab or Enter."""
+        code, text = {"Tab": (9, {}), "Enter": (13, {"text": "\r"})}[key]
+        for kind, typed in (("keyDown", text), ("keyUp", {})):
+            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **typed)
+
+    def download_to(self, folder: Path) -> None:
+        """Where what is saved from now on goes."""
+        self.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+
     def screenshot(self, path: Path, whole: bool = True) -> None:
         """A PNG of the page as it is."""
         options = {}

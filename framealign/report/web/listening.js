@@ -3,6 +3,7 @@ const settings = JSON.parse(document.getElementById("settings").textContent);
 const part = (id) => document.getElementById(id);
 const VIEW = 15;                                        // seconds of a recording that are in view
 const BEHIND = 3;                                       // seconds of sound that wait; from then on it is said
+const START = 10000;                                    // milliseconds in which a browser's sound starts
 const CHUNK_SECONDS = 1;                                // that are sent together, at most, where the server is behind
 let recording = null;                                   // the one that is going on
 let isBusy = false;                                     // something is being recognised
@@ -65,7 +66,7 @@ async function begin() {
     one.recorder.port.onmessage = ({ data }) => take(one, data);
     one.context.createMediaStreamSource(one.microphone).connect(one.recorder);
     one.microphone.getTracks().forEach((track) => track.addEventListener("ended", stop));
-    await one.context.resume();
+    await started(one.context);
     one.name = (await post(`begin?rate=${one.rate}`)).recording;
   } catch (error) {
     release(one);
@@ -82,6 +83,12 @@ async function begin() {
   say("Recording. Press Stop to see the result of the whole.");
   draw(one);
   send(one);
+}
+
+// Until a context runs, and with it the microphone. Firefox starts none where there is nothing to play sound to.
+function started(context) {
+  const message = "This browser's sound does not start. Connect something to play sound to, as headphones, and press Record again; or choose a file.";
+  return Promise.race([context.resume(), new Promise((_, fail) => setTimeout(() => fail(new Error(message)), START))]);
 }
 
 // Samples (n,) from the microphone; null after the last ones.
