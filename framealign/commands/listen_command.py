@@ -8,7 +8,7 @@ The page is served to this computer alone and nothing is stored. Ctrl-C ends it.
 import webbrowser
 
 from framealign.runtime import log, settings
-from framealign.emotion.recogniser import Recogniser, installed
+from framealign.emotion.recogniser import Recogniser
 from framealign.emotion.streaming import Streaming
 from framealign.report import listening_page
 from framealign.commands import command_line
@@ -28,9 +28,9 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
 
     config = settings.from_flags(args, Listening())
-    model = args.model or str(installed())
-    recogniser = Recogniser.from_pretrained(model, config.device, gate=config.gate)
-    listener = Listener(recogniser, model, settings.from_flags(args, Streaming()), config)
+    recogniser = Recogniser.from_pretrained(args.model, config.device, gate=config.gate)
+    name = args.model or "the recogniser that comes along"
+    listener = Listener(recogniser, name, settings.from_flags(args, Streaming()), config)
     server = serve(listener, settings.from_flags(args, Serving()))
     listener.warm_up()
     try:

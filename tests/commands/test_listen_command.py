@@ -152,6 +152,16 @@ def test_a_browser_is_opened_at_the_address(model, monkeypatch, capsys):
     assert opened == [capsys.readouterr().out.splitlines()[0]]
 
 
+def test_without_a_model_the_page_names_the_one_that_comes_along(monkeypatch, capsys):
+    """And no folder of this machine, since what is saved of the page is passed on."""
+    pages = []
+    monkeypatch.setattr("framealign.commands.local_server.LocalServer.serve_forever",
+                        lambda self: pages.append(self.routes[""].answer(None).content.decode()))
+    listen_command.main(["--no-browser", "--device", "cpu"])
+    assert "by the recogniser that comes along." in pages[0] and str(small.ROOT) not in pages[0]
+    assert "no recogniser is named" in "".join(capsys.readouterr())
+
+
 @pytest.mark.parametrize("words, message", [
     (["--port", "70000"], "port must be 0 to 65535"), (["--seconds", "1000"], "above 0 and at most 600"),
     (["--look-ahead", "100"], "look_ahead must be 0 to"), (["--smooth", "-1"], "--smooth must be 0 or more")])
