@@ -67,9 +67,12 @@ def test_recogniser_has_learned_from_both_corpora_and_starts_from_the_base(made)
     _, place = made
     recogniser = EmotionModel.from_pretrained(place / "voices" / "recogniser")
     assert recogniser.frames is not None and recogniser.labels == ["neutral", "happy", "angry", "sad"]
-    record = files.read_json(place / "voices" / "recogniser" / "record.json")["stages"]["frames"]
-    settings = record["settings"]["frames"]
-    assert settings["balance_corpora"] is True and settings["augment"] == "all"
+    stages = files.read_json(place / "voices" / "recogniser" / "record.json")["stages"]
+    assert list(stages) == ["finetune", "frames"] and list(stages["frames"]["upstream"]) == ["finetune"]
+    record = stages["frames"]
+    for name in stages:
+        settings = stages[name]["settings"][name]
+        assert settings["balance_corpora"] is True and settings["augment"] == "all"
     assert record["protocol"]["folds"] == "3 groups of speakers (seed 0)"
     rows = TrainedOn.read(place / "voices" / "recogniser").rows
     assert {row.id.split("-")[0] for row in rows} == {"ladies", "gentlemen"}
@@ -117,7 +120,7 @@ def test_the_same_command_makes_nothing_again(made, tables, capsys):
     before = small.digests(place / "voices", "model.safetensors", "README.md", "record.json")
     voices_command.run([str(tables)], config, OVERRIDES)
     out = capsys.readouterr().out
-    assert out.count("kept, made in") == 5 and "[frames]" in out
+    assert out.count("kept, made in") == 6 and "[frames]" in out
     assert small.digests(place / "voices", "model.safetensors", "README.md", "record.json") == before
 
 
