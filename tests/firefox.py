@@ -163,11 +163,6 @@ class Browser:
             setTimeout(() => done(false), 15000);
         })""")
 
-    def screenshot(self, path: Path) -> None:
-        """A PNG of the whole page as it is."""
-        answer = self.send("browsingContext.captureScreenshot", context=self.context, origin="document")
-        path.write_bytes(base64.b64decode(answer["data"]))
-
 
 def value_of(remote: dict):
     """The Python value of what a script gave, as BiDi describes it; None for what has none (a node, a function)."""

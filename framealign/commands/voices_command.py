@@ -5,8 +5,9 @@
 
 Tables without any label are the speech that the HuBERT `base` is pretrained on, in two iterations, from scratch
 (HuBERT, Sec. II-D, IV-B): units of MFCC, then of its own states. Labelled tables, each a corpus, train `recogniser`:
-the stage `frames`, on degraded sound, corpora and classes drawn equally often, a group of speakers held out for the
-test and one for the temperatures. Both are written as float16, each with `record.json`, a card and its licence.
+fine-tuning, then from that encoder the stage `frames`, both on degraded sound, corpora and classes drawn equally often,
+a group of speakers held out for the test and one for the choice of an epoch and the temperatures. Both are written as
+float16, each with `record.json`, a card and its licence.
 """
 import dataclasses
 import json
@@ -61,11 +62,11 @@ class VoicesRun:
     target: str = setting(str(VOICES), "folder that gets `base` and `recogniser`; default: where they come along")
     preset: str = setting("compact", "size and settings: tiny, compact, small, base or large")
     classes: str = setting(",".join(CLASSES), "the recogniser's, separated by commas; neutral among them")
-    folds: str = setting("9", "groups of speakers, of which one is held out for the test and one for the temperatures; "
-                         "or corpus: with --session, the one that is held out")
+    folds: str = setting("9", "groups of speakers, of which one is held out for the test and one for choosing an epoch "
+                         "and the temperatures; or corpus: with --session, the one that is held out")
     session: str = setting("1", "group or corpus that is held out for the test")
-    validate_on: str = setting("session", "who the temperatures are fitted on: session (a whole group or corpus) or "
-                               "speaker (one of it)")
+    validate_on: str = setting("session", "who an epoch is chosen and the temperatures are fitted on: session (a whole "
+                               "group or corpus) or speaker (one of it)")
     base_license: str = setting("", "of the card of `base`, e.g. cc-by-sa-4.0: that of the speech")
     license: str = setting("", "of the card of `recogniser`, e.g. cc-by-nc-sa-4.0: that of the labelled corpora")
     seed: int = setting(0, "seed of every random draw")
@@ -160,7 +161,7 @@ def make_recogniser(config: VoicesRun, overrides: dict[str, str], labelled: Path
                            device=config.device, precision=config.precision)
     recipe = Recipe(chosen, FOR_ANYONE | overrides)
     base, = base_stages(recipe)
-    fine_tuned = fine_tuning(recipe, "finetune", base, "clean")
+    fine_tuned = fine_tuning(recipe, chosen.method, base, chosen.selection)
     of_frames = frames(recipe, fine_tuned)
     if not of_frames:
         raise ValueError(f"{labelled}: no recogniser of frames can be trained on it, as was said above")
