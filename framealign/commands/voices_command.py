@@ -34,7 +34,7 @@ from framealign.commands import command_line, export_command
 # the time that a pass of the stage `frames` takes.
 OF_BOTH = {"augment": "all", "augment_share": "0.2", "augment_speed": "0.15", "balance_corpora": "true"}
 FOR_ANYONE = {f"{stage}.{name}": value for stage in ("finetune", "frames") for name, value in OF_BOTH.items()} | {
-    "finetune.epochs": "9", "frames.scorer_epochs": "1", "frames.epochs": "3", "frames.lr": "2e-4"}
+    "finetune.epochs": "9", "frames.scorer_epochs": "0", "frames.epochs": "3", "frames.lr": "2e-4"}
 
 BASE_CARD = """
 # HuBERT of real voices

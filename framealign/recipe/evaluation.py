@@ -55,7 +55,8 @@ class EvaluationConfig:
         "sounds, never at labels")
     degrade: str = setting(
         "", "of --on: every sound with noise at an SNR in decibels (white:10, pink:10, babble:10), over a line "
-        "(telephone, mu-law) or in a room of that RT60 in seconds (reverb:0.5)")
+        "(telephone, mu-law), in a room of that RT60 in seconds (reverb:0.5) or by another microphone (microphone:6, "
+        "the standard deviation of its octaves in decibels)")
     degrade_seed: int = setting(0, "of --degrade: with the utterance's id, the seed of what is drawn")
     device: str = setting("auto", "of --on: auto, cpu, cuda or mps")
 

@@ -29,9 +29,10 @@ LIMITS = """- It knows only the classes above: laughter, music, silence or anoth
   (`long_sound.py`), which training never used."""
 
 # By what a protocol says of frames: the model's heads, and where its emotion over time comes from.
-ESTIMATED_FRAMES, TRUE_FRAMES = "trained", "trained on their truth"
+ESTIMATED_FRAMES, WHOLE_FRAMES, TRUE_FRAMES = "trained", "trained as their utterances", "trained on their truth"
 FRAME_HEADS = "linear classifier of frames, which also weighs them, linear classifier of utterances"
-HEADS = {"": "attention pooling, linear classifier", ESTIMATED_FRAMES: FRAME_HEADS, TRUE_FRAMES: FRAME_HEADS,
+HEADS = {"": "attention pooling, linear classifier",
+         **dict.fromkeys((ESTIMATED_FRAMES, WHOLE_FRAMES, TRUE_FRAMES), FRAME_HEADS),
          "probe": "frozen; weighted sum of its layers, linear projection, mean over frames, linear classifier"}
 WEIGHING = f"""A linear classifier of single frames (`frames.weight`, `frames.bias`) gives the frame-wise posterior, and
 a frame counts in the emotion of its utterance by 1 - p(neutral) + {LEAST_WEIGHT:g}."""
@@ -43,6 +44,10 @@ alone: no label of a frame was ever seen, in training or in a choice. A scorer l
 utterances, shuffled and brought to one level, each by its utterance's label. Its scores of all training utterances,
 cut into windows among those of others, say which share of an emotion's utterances is emotional, and where. These
 estimated labels of frames, and the true ones of utterances, trained the recogniser on utterances joined with neutral
+ones of their speaker.""",
+    WHOLE_FRAMES: f"""{WEIGHING} It was trained from the labels of utterances
+alone: no label of a frame was ever seen, in training or in a choice. Every frame of an emotional utterance was taken to
+have its emotion, as where actors speak it; where that begins and ends was learned from utterances joined with neutral
 ones of their speaker.""",
     TRUE_FRAMES: f"""{WEIGHING} **It was trained on the true
 emotion of every frame**, which few corpora know: a bound of what can be learned from the labels of utterances."""}
@@ -125,8 +130,8 @@ def confidence_lines(results: dict) -> list[str]:
             "this selection looks at the test session, and left no other utterances to fit a temperature on."
             if results["optimistic"] else "the protocol left no validation utterances to fit a temperature on.")]
     else:
-        labels = {"": "labelled as its utterance", ESTIMATED_FRAMES: "with estimated labels",
-                  TRUE_FRAMES: "with true labels"}[results.get("protocol", {}).get("frames", "")]
+        labels = {ESTIMATED_FRAMES: "with estimated labels", TRUE_FRAMES: "with true labels"}.get(
+            results.get("protocol", {}).get("frames"), "labelled as its utterance")
         lines = [f"Probabilities are calibrated (`{calibration.NAME}`): logits of utterances are divided by "
                  f"{temperatures['utterances']:.3g}, those of frames, {labels}, by {temperatures['frames']:.3g}.",
                  f"Fitted on {temperatures['fitted_on']}, never on the test. No decision changes by it. The attention "

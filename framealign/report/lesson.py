@@ -301,12 +301,16 @@ def read_example(fold: fold_page.Fold, utterance: Utterance, utterances: list[Ut
 
 
 def read_frame_models(fold: fold_page.Fold, utterance: Utterance, utterances: list[Utterance]) -> FrameModels | None:
-    """What the stage `frames` left, and company of the utterance, drawn; None without that stage or such company.
+    """What the stage `frames` left, and company of the utterance, drawn; None without that stage, its scorer or such
+    company.
 
-    Raises ValueError where the stage left no scorer.
+    Raises ValueError where the stage lost its scorer.
     """
     folder = fold.frames
     if folder is None:
+        return None
+    config = FramesConfig(**files.read_json(folder / "stage.json")["settings"]["frames"])
+    if config.scorer_epochs == 0:
         return None
     newest, spreads = checkpoint.newest(folder / "scorer"), folder / "scorer" / "spreads.json"
     if newest is None or not spreads.exists():
@@ -328,8 +332,7 @@ def read_frame_models(fold: fold_page.Fold, utterance: Utterance, utterances: li
     is_known = all(frame_truth.exists(one) and all(class_of(emotion, scorer.labels)
                                                    for *_, emotion in frame_truth.stretches(one))
                    for one in speech.utterances)
-    return FrameModels(config=FramesConfig(**files.read_json(folder / "stage.json")["settings"]["frames"]),
-                       scorer=scorer,
+    return FrameModels(config=config, scorer=scorer,
                        spreads={name: Spread(**numbers) for name, numbers in files.read_json(spreads).items()},
                        speech=speech, planted=planted_shares(utterances, scorer.labels) if is_known else {})
 

@@ -1,4 +1,4 @@
-"""Sound as it is outside the studio: noise at a ratio, a telephone line, a room, another speed, another level.
+"""Sound as it is outside the studio: noise at a ratio, a telephone line, a room, another microphone, speed and level.
 
 Each function takes a waveform (N,) float32 at 16 kHz, as a sound file holds it, and gives one. What is random comes
 from a generator. `Degradation` names one draw of all of them, for training (`training/augmentation.py`); `of_text`
@@ -21,6 +21,8 @@ BABBLE_VOICES = 5                                   # other utterances that are 
 LOWEST_PINK = 50.0                                  # Hz: below, where speech has nothing, it would take half its power
 BAND = (200.0, 300.0, 3400.0, 3600.0)               # Hz: a telephone passes 300 to 3400, and nothing outside
 LINE_RATE = 8_000                                   # Hz
+OCTAVES = (62.5, 125.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0, 8000.0)           # Hz: what a microphone colours
+MOST_COLOUR = 20.0                                  # decibels: more is no microphone
 MU = 255                                            # of mu-law (ITU-T G.711): 8 bits a sample
 TAIL_ENERGY = 2.0                                   # of a second of RT60, over that of the direct sound: 0.8 m away in
                                                     # a room of 100 m3 (critical distance 0.057 sqrt(V / RT60))
@@ -102,6 +104,18 @@ def reverberate(waveform: Tensor, response: Tensor) -> Tensor:
     return torch.fft.irfft(product, size)[:len(waveform)]
 
 
+def colour(waveform: Tensor, decibels: Tensor) -> Tensor:
+    """As another microphone hears it: each of OCTAVES louder by so many `decibels` (8,), what lies between them by what
+    lies between those, linear in the logarithm of the frequency; below the lowest as there. (N,) -> (N,), no delay.
+    """
+    num_samples = _rounded_up(len(waveform) + BLOCK)                            # what rings at the end meets zeros
+    spectrum = torch.fft.rfft(waveform, num_samples)
+    octave = torch.log2(_frequencies(spectrum).clamp(min=OCTAVES[0]) / OCTAVES[0])          # (K,) above the lowest
+    below = octave.long().clamp(max=len(OCTAVES) - 2)
+    gain = decibels[below] + (octave - below) * (decibels[below + 1] - decibels[below])
+    return torch.fft.irfft(spectrum * 10 ** (gain / 20), num_samples)[:len(waveform)]
+
+
 def change_speed(waveform: Tensor, percent: int) -> Tensor:
     """So much faster and higher: (N,) -> (ceil(100 N / percent),); resampled, so that both tempo and pitch change."""
     return audio.resample(waveform, SAMPLE_RATE // 100 * percent, "a change of speed")
@@ -130,6 +144,7 @@ class Degradation:
     noise: str = ""                                 # one of NOISES; "": none
     snr_decibels: float = 0.0                       # speech over noise, where there is some
     voices: tuple[int, ...] = ()                    # babble: which utterances of the list that training or test reads
+    colour_decibels: float = 0.0                    # standard deviation of octaves: another microphone
     line: str = ""                                  # one of LINES; "": none
     level_decibels: float = 0.0
 
@@ -145,6 +160,9 @@ class Degradation:
             waveform = reverberate(waveform, room_response(self.rt60_seconds, self._generator("room")))
         if self.noise:
             waveform = add_noise(waveform, self._noise(len(waveform), voices), self.snr_decibels)
+        if self.colour_decibels:
+            drawn = torch.randn(len(OCTAVES), generator=self._generator("microphone"))
+            waveform = colour(waveform, self.colour_decibels * drawn)
         if self.line:
             waveform = telephone(waveform, mu_law=self.line == "mu-law")
         if self.level_decibels:
@@ -162,7 +180,8 @@ class Degradation:
 
 
 def of_text(text: str) -> Degradation:
-    """"pink:10" (a noise of NOISES at 10 dB), "reverb:0.5" (RT60 in seconds), "telephone" or "mu-law".
+    """"pink:10" (a noise of NOISES at 10 dB), "reverb:0.5" (RT60 in seconds), "microphone:6" (deviation of its octaves
+    in decibels), "telephone" or "mu-law".
 
     Raises ValueError for another text.
     """
@@ -174,7 +193,10 @@ def of_text(text: str) -> Degradation:
             return Degradation(noise=kind, snr_decibels=float(number))
         if kind == "reverb" and 0 < float(number) <= 10:
             return Degradation(rt60_seconds=float(number))
+        if kind == "microphone" and 0 < float(number) <= MOST_COLOUR:
+            return Degradation(colour_decibels=float(number))
     except ValueError:                              # no number
         pass
     raise ValueError(f"degrade must be {', '.join(f'{name}:DB' for name in NOISES)} (speech over noise in decibels), "
-                     f"reverb:SECONDS (RT60, up to 10) or {' or '.join(LINES)}, got {text!r}")
+                     f"reverb:SECONDS (RT60, up to 10), microphone:DB (deviation of octaves, up to {MOST_COLOUR:g}) or "
+                     f"{' or '.join(LINES)}, got {text!r}")

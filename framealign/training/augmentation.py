@@ -1,4 +1,4 @@
-"""How each draw of a training utterance is degraded: a room, noise, a telephone line, another speed and level.
+"""How each draw of a training utterance is degraded: room, noise, microphone, telephone line, speed and level.
 
 Every draw has a name, from which all that is random in it follows (`seeds.derive_seed`): the same whatever the number
 of ranks, the split into micro-batches or the interruptions. What is done to the sound is in `sound/degradation.py`.
@@ -16,8 +16,8 @@ def drawn(config: AugmentationConfig, utterance: int, train: Sequence[int], *nam
     """The degradation of an utterance in the draw of this name; None where the configuration has none.
 
     Noise, room and line come each with the probability `augment_share`; of several noises or lines each is as likely.
-    Speed (in whole hundredths) and level always, uniform up to their bounds. train: the training utterances, of which
-    babble takes five others, or fewer where there are no more.
+    Speed (in whole hundredths) and level always, uniform up to their bounds, and a microphone always. train: the
+    training utterances, of which babble takes five others, or fewer where there are no more.
     """
     kinds = config.augmentations
     if not kinds:
@@ -40,7 +40,8 @@ def drawn(config: AugmentationConfig, utterance: int, train: Sequence[int], *nam
         voices = tuple(other for other in some if other != utterance)[:BABBLE_VOICES]
     return Degradation(seed=seed, speed_percent=speed, rt60_seconds=rt60, noise=noise,
                        snr_decibels=_between(config.augment_least_snr, config.augment_most_snr, places[5]),
-                       voices=voices, line=line, level_decibels=level)
+                       voices=voices, colour_decibels=config.augment_colour if "microphone" in kinds else 0.0,
+                       line=line, level_decibels=level)
 
 
 def _one_of(names: list[str], place: float, is_drawn: bool) -> str:

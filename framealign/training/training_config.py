@@ -8,14 +8,14 @@ from typing import ClassVar
 import torch
 
 from framealign.runtime.settings import require, setting
-from framealign.sound.degradation import LINES, NOISES
+from framealign.sound.degradation import LINES, MOST_COLOUR, NOISES
 from framealign.corpus import folds
 from framealign.corpus.protocols import SELECTIONS
 from framealign.corpus.utterance import Utterance
 from framealign.units.frame_store import KEPT_TYPES
 from framealign.emotion.emotion_model import PROJECTION_SIZE
 
-AUGMENTATIONS = (*NOISES, "reverb", *LINES, "speed")
+AUGMENTATIONS = (*NOISES, "reverb", "microphone", *LINES, "speed")
 LEVEL = "level"                                     # beside them, where sounds are not all brought to one level
 LEAST_RT60, MOST_RT60 = 0.2, 10.0                   # seconds
 
@@ -103,6 +103,7 @@ class AugmentationConfig:
     augment_least_snr: float = setting(0.0, "decibels of speech over noise, at least")
     augment_most_snr: float = setting(20.0, "decibels of speech over noise, at most")
     augment_rt60: float = setting(0.8, "seconds in which a room's sound falls by 60 dB, at most; at least 0.2")
+    augment_colour: float = setting(5.0, "decibels by which a microphone's octaves differ: their standard deviation")
     augment_speed: float = setting(0.1, "share by which the speed is changed at most: 0.1 is 0.9 to 1.1")
 
     def __post_init__(self):
@@ -115,6 +116,8 @@ class AugmentationConfig:
                 f"at most augment_most_snr = {self.augment_most_snr}, got {self.augment_least_snr}")
         require(LEAST_RT60 <= self.augment_rt60 <= MOST_RT60,
                 f"augment_rt60 must be in [{LEAST_RT60:g}, {MOST_RT60:g}], got {self.augment_rt60}")
+        require(0 <= self.augment_colour <= MOST_COLOUR,
+                f"augment_colour must be in [0, {MOST_COLOUR:g}], got {self.augment_colour}")
         require(0 <= self.augment_speed <= 0.5, f"augment_speed must be in [0, 0.5], got {self.augment_speed}")
 
     @property
@@ -205,7 +208,8 @@ class FinetuneConfig(AugmentationConfig):
 class FramesConfig(AugmentationConfig):
     """A classifier of frames from utterance labels (`frame_training`); the defaults are those of the preset `tiny`."""
     seed: int = setting(0, "seed of every random draw")
-    scorer_epochs: int = setting(4, "epochs of the scorer, of as many medleys as there are training utterances")
+    scorer_epochs: int = setting(4, "epochs of the scorer, of as many medleys as there are training utterances; "
+                                "0: no scorer, emotional utterances are so throughout, as actors speak them")
     epochs: int = setting(16, "epochs of the recogniser")
     lr: float = setting(1e-3, "learning rate at the first update; linear decay to 0 at the last one")
     head_lr_factor: float = setting(5.0, "the classifiers' learning rate is so many times that of the encoder")
@@ -239,10 +243,10 @@ class FramesConfig(AugmentationConfig):
     keep_checkpoints: int = setting(2, "newest checkpoints that stay on the disk")
 
     def __post_init__(self):
-        for name in ("scorer_epochs", "epochs", "batch_size", "score_passes", "mask_span_frames", "log_every_updates",
+        for name in ("epochs", "batch_size", "score_passes", "mask_span_frames", "log_every_updates",
                      "save_every_updates", "keep_checkpoints"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "weight_decay", "level_decibels", "utterance_weight", "test_max_seconds",
+        for name in ("scorer_epochs", "lr", "weight_decay", "level_decibels", "utterance_weight", "test_max_seconds",
                      "mask_min_spans"):
             require(0 <= getattr(self, name) < math.inf, f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("clip_norm", "head_lr_factor", "sequence_seconds", "window_seconds", "block_seconds",

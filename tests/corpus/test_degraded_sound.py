@@ -9,7 +9,8 @@ from framealign.sound.degradation import BABBLE_VOICES
 from framealign.corpus import degraded_sound
 
 
-@pytest.mark.parametrize("degrade", ("white:10", "pink:0", "babble:5", "telephone", "mu-law", "reverb:0.5"))
+@pytest.mark.parametrize("degrade", ("white:10", "pink:0", "babble:5", "telephone", "mu-law", "reverb:0.5",
+                                     "microphone:6"))
 def test_a_draw_depends_on_the_utterance_and_the_seed_alone(tones, degrade):
     """In any order, beside any others: the same; of another seed another one, where something is drawn."""
     first = list(degraded_sound.sounds(tones[:4], tones, degrade, 0))

@@ -125,6 +125,39 @@ def test_reverberation_is_convolution_and_keeps_the_direct_sound():
     assert degradation.reverberate(click, response)[:123].abs().max() < 1e-5
 
 
+def test_a_microphone_makes_octaves_louder_by_what_is_said():
+    """Tones on the octaves by their own number, between them by the line of two numbers over the logarithm; no delay:
+    the ear of a second transform finds every bin's gain real.
+    """
+    decibels = torch.tensor([3.0, -6.0, 0.0, 9.0, -12.0, 4.0, 1.0, -5.0])
+    for hertz, gain in ((40, 3.0), (62.5, 3.0), (125, -6.0), (1000, -12.0), (4000, 1.0), (1000 * 2 ** 0.5, -4.0),
+                        (500 * 2 ** 0.25, 9 - 21 / 4), (5000, 1 - 6 * math.log2(1.25))):
+        heard = degradation.colour(tone(hertz, 2 * RATE), decibels)[4000:-4000]
+        assert 10 * math.log10(heard.double().square().mean() / 0.125) == pytest.approx(gain, abs=0.1), hertz
+    click = torch.zeros(8001)
+    click[4000] = 1
+    response = degradation.colour(click, decibels).double()
+    assert response.abs().argmax() == 4000
+    torch.testing.assert_close(response[:4000].flip(0), response[4001:], atol=1e-6, rtol=0)     # zero phase
+    assert (response[4000 - 800:4000 + 801].square().sum() / response.square().sum()).item() > 0.999
+    waveform = speech(12_345)
+    torch.testing.assert_close(degradation.colour(waveform, torch.zeros(8)), waveform, atol=1e-6, rtol=0)
+    torch.testing.assert_close(degradation.colour(waveform, torch.full((8,), 6.0)), waveform * 10 ** 0.3, atol=1e-5,
+                               rtol=1e-5)
+
+
+def test_microphones_are_drawn_with_the_deviation_asked_for():
+    """Of 400 draws: what they do to tones has this deviation in decibels, octaves for themselves, and the mean 0."""
+    tones = torch.stack([tone(hertz) for hertz in degradation.OCTAVES[1:6]]).sum(0) / 5
+    gains = []
+    for seed in range(400):
+        heard = np.fft.rfft(Degradation(seed, colour_decibels=4.0)(tones).numpy())
+        gains.append([20 * math.log10(abs(heard[int(hertz)]) / (RATE / 20)) for hertz in degradation.OCTAVES[1:6]])
+    assert np.std(gains, axis=0) == pytest.approx([4.0] * 5, rel=0.15)
+    assert np.abs(np.mean(gains, axis=0)).max() < 0.7
+    assert np.abs(np.corrcoef(gains, rowvar=False) - np.eye(5)).max() < 0.2
+
+
 @pytest.mark.parametrize("percent", (90, 93, 100, 107, 110))
 def test_speed_moves_pitch_and_length(percent):
     condition = Degradation(speed_percent=percent)
@@ -143,12 +176,12 @@ def test_level():
 
 
 def test_the_order_of_what_is_done():
-    """Speed, room, noise, line, level: noise is not reverberated, but passes the line."""
+    """Speed, room, noise, microphone, line, level: noise is not reverberated, but passes microphone and line."""
     waveform = speech(8_000)
-    whole = Degradation(5, 105, 0.4, "white", 3.0, (), "telephone", 2.0)
+    whole = Degradation(5, 105, 0.4, "white", 3.0, (), 4.0, "telephone", 2.0)
     step = Degradation(5, 105)(waveform)
-    for change in ({"rt60_seconds": 0.4}, {"noise": "white", "snr_decibels": 3.0}, {"line": "telephone"},
-                   {"level_decibels": 2.0}):
+    for change in ({"rt60_seconds": 0.4}, {"noise": "white", "snr_decibels": 3.0}, {"colour_decibels": 4.0},
+                   {"line": "telephone"}, {"level_decibels": 2.0}):
         step = Degradation(5, **change)(step)
     assert torch.equal(whole(waveform), step)
 
@@ -159,10 +192,12 @@ def test_texts():
     assert degradation.of_text("telephone") == Degradation(line="telephone")
     assert degradation.of_text("mu-law") == Degradation(line="mu-law")
     assert degradation.of_text("reverb:0.5") == Degradation(rt60_seconds=0.5)
+    assert degradation.of_text("microphone:6") == Degradation(colour_decibels=6.0)
 
 
 @pytest.mark.parametrize("text", ("", "pink", "pink:", "pink:x", "white:nan", "white:inf", "telephone:3", "reverb",
-                                  "reverb:0", "reverb:-1", "reverb:11", "speed:1.1", "brown:3"))
+                                  "reverb:0", "reverb:-1", "reverb:11", "speed:1.1", "brown:3", "microphone",
+                                  "microphone:0", "microphone:21", "microphone:nan"))
 def test_other_texts_are_refused(text):
     with pytest.raises(ValueError, match="degrade must be white:DB, pink:DB") as caught:
         degradation.of_text(text)

@@ -29,7 +29,9 @@ def test_nothing_is_drawn_unless_asked_for():
 
 def test_shares_and_ranges():
     """30 % have noise, room and line each, whichever others they have; of several kinds each is as likely."""
-    drawn = draws(augment="all", augment_share=0.3, augment_least_snr=3.0, augment_most_snr=9.0, augment_rt60=0.6)
+    drawn = draws(augment="all", augment_share=0.3, augment_least_snr=3.0, augment_most_snr=9.0, augment_rt60=0.6,
+                  augment_colour=3.5)
+    assert {d.colour_decibels for d in drawn} == {3.5}
     for has in (lambda d: bool(d.noise), lambda d: bool(d.rt60_seconds), lambda d: bool(d.line)):
         assert np.mean([has(d) for d in drawn]) == pytest.approx(0.3, abs=0.03)
     assert np.mean([bool(d.noise and d.line) for d in drawn]) == pytest.approx(0.09, abs=0.02)
@@ -54,6 +56,7 @@ def test_one_kind_alone_is_as_among_all(kind):
     alone, among = draws(200, augment=kind, augment_share=1.0), draws(200, augment="all", augment_share=1.0)
     plain = Degradation()
     fields = {"reverb": {"rt60_seconds"}, "speed": {"speed_percent"}, "level": {"level_decibels"},
+              "microphone": {"colour_decibels"},
               **dict.fromkeys(LINES, {"line"}), **dict.fromkeys(NOISES, {"noise", "snr_decibels", "voices"})}[kind]
     changed = {name for d in alone for name, value in vars(d).items() if value != getattr(plain, name)}
     assert changed - {"seed", "snr_decibels"} <= fields and fields - {"voices"} <= changed
@@ -76,8 +79,8 @@ def test_words_that_are_none(text, words):
 
 
 def test_a_classifier_of_frames_sets_the_level_itself():
-    assert FramesConfig(augment="all").augmentations == [*NOISES, "reverb", *LINES, "speed"]
-    assert FinetuneConfig(augment="all").augmentations == [*NOISES, "reverb", *LINES, "speed", "level"]
+    assert FramesConfig(augment="all").augmentations == [*NOISES, "reverb", "microphone", *LINES, "speed"]
+    assert FinetuneConfig(augment="all").augmentations == [*NOISES, "reverb", "microphone", *LINES, "speed", "level"]
     with pytest.raises(ValueError, match="augment must be all, or some of .*speed, separated by commas, got 'level'"):
         FramesConfig(augment="level")
 
@@ -87,7 +90,8 @@ def test_blanks_around_words():
 
 
 @pytest.mark.parametrize("changes", ({"augment_share": 1.1}, {"augment_least_snr": 21.0}, {"augment_rt60": 0.1},
-                                     {"augment_speed": 0.6}, {"augment_level": -1.0}, {"augment_most_snr": np.inf}))
+                                     {"augment_speed": 0.6}, {"augment_level": -1.0}, {"augment_most_snr": np.inf},
+                                     {"augment_colour": 21.0}, {"augment_colour": -1.0}))
 def test_strengths_out_of_range_are_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes)).replace("most_snr", "(least|most)_snr")):
         FinetuneConfig(**changes)
@@ -122,7 +126,7 @@ def test_a_crop_has_the_frames_of_the_changed_sound(marked, max_seconds):
 
 def test_a_crop_is_cut_from_the_degraded_whole(marked):
     """Speed, noise of other utterances and all: the same as degrading the whole waveform and cutting it by hand."""
-    degradation = Degradation(5, 93, 0.3, "babble", 6.0, (0, 6), "telephone", -3.0)
+    degradation = Degradation(5, 93, 0.3, "babble", 6.0, (0, 6), 2.0, "telephone", -3.0)
     source = Waveforms(marked, False)
     waveforms = {u: source.batch([Crop(u, 0, num_frames(marked[u].num_samples))])[0][0] for u in (0, 4, 6)}
     whole = degradation(waveforms[4], [waveforms[0], waveforms[6]])
