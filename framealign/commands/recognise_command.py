@@ -6,6 +6,7 @@
     find . -name '*.mp3' | bin/recognise.py runs/demo/session1/recogniser - --format csv > emotions.csv
     bin/recognise.py runs/demo/session1/recogniser talks --format textgrid --out grids      # for Praat
     bin/recognise.py runs/demo/session1/recogniser a.wav --html a.html          # a picture that can be played
+    bin/recognise.py anna bert --centre folder           # folders of one voice each: its answers, less their mean
     bin/recognise.py runs/demo/session1/recogniser talk.wav --turns talk.rttm   # the emotion of each speaker's turn
     arecord -f S16_LE -r 16000 | bin/recognise.py runs/demo/session1/recogniser --stream -      # while one speaks
     ffmpeg -i a.mp4 -f s16le -ac 1 -ar 16000 - | bin/recognise.py runs/demo/session1/recogniser --stream -
@@ -31,7 +32,7 @@ from framealign.sound.frames import SAMPLE_RATE
 from framealign.corpus import frame_truth
 from framealign.exchange import encoder_file, speaker_turns
 from framealign.units.codebook import Codebook
-from framealign.emotion.recogniser import Recogniser, Result, UnitExtractor, installed
+from framealign.emotion.recogniser import Recogniser, Result, UnitExtractor, centred, installed
 from framealign.emotion.segments import MIN_SECONDS, check_smoothing, segments
 from framealign.emotion.streaming import Streaming
 from framealign.emotion.turns import Conversation, recognise_turns
@@ -44,6 +45,7 @@ from framealign.commands import command_line, live_recognition
 SUFFIXES = frozenset((".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au",
                       ".snd", ".caf", ".w64", ".rf64", ".voc", ".sph", ".nist", ".svx", ".iff", ".avr", ".paf", ".pvf",
                       ".sf", ".ircam", ".wve", ".htk", ".xi", ".sd2"))
+SOURCES = ("all", "folder")                         # what --centre takes as one: all sounds, or those of each folder
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,9 @@ class RecogniseRun:
     layer: int = setting(-1, "layer of those states; -1: the layer in the codebook's own record")
     gate: bool = setting(True, "hear where there is no speech (silence, noise, music): there, and where there is none "
                          "at all, the emotion is none")
+    centre: str = setting(
+        "", "all or folder: all sounds, or those of each folder, are of one voice or microphone, and express several "
+        "emotions: take off what shifts all answers alike; best of 8 sounds or more. The emotion over time stays")
     reject: float = setting(0.0, "confidence, 0 to 1, below which the answer is none, e.g. 0.6")
     reject_error: float = setting(
         0.0, "share of wrong answers that is wanted, e.g. 0.1, in place of a confidence; the one that gives it is that "
@@ -130,7 +135,7 @@ def run(model: str, names: list[str], config: RecogniseRun) -> int:
             raise ValueError(f"--format {config.format} holds one sound in a file, {len(sounds)} are named: give a "
                              "folder for them with --out")
 
-    results = recognised_turns if config.turns else recognised
+    results = recognised_turns if config.turns else centred_by_source if config.centre else recognised
     first = form.first(recogniser.labels, config.timeline)
     number, failed, names_in_use, figures, is_read = 0, [], set(), [], True
     for path, result in results(recogniser, sounds, failed, config):
@@ -181,7 +186,7 @@ def run_stream(model: str, names: list[str], config: RecogniseRun, streaming: St
         raise ValueError("--stream recognises standard input: name -, and no other sound")
     if config.format not in live_recognition.FORMATS:
         raise ValueError(f"--stream is written as {' or '.join(live_recognition.FORMATS)}, not as {config.format}")
-    for name in ("turns", "out", "html", "codebook"):
+    for name in ("turns", "out", "html", "codebook", "centre"):
         if getattr(config, name):
             raise ValueError(f"--{name} needs a sound that has ended: leave out --{name} or --stream")
     live_recognition.run(load(model, config), streaming, config.rate, config.smooth, config.format == "jsonl")
@@ -191,6 +196,10 @@ def check(config: RecogniseRun) -> None:
     """Raise ValueError for a format that does not exist, a shortest segment below 0 s, a place that is not writable."""
     if config.format not in FORMATS:
         raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {config.format}")
+    if config.centre not in ("", *SOURCES):
+        raise ValueError(f"--centre must be {' or '.join(SOURCES)}, got {config.centre}")
+    if config.centre and config.turns:
+        raise ValueError("--centre is of whole sounds, --turns gives each turn its emotion: leave out one of them")
     if config.turns and config.format not in TURN_FORMATS:
         raise ValueError(f"--turns is written as {', '.join(TURN_FORMATS)}, not as {config.format}; --html has a "
                          "picture of them")
@@ -339,6 +348,19 @@ def recognised(recogniser: Recogniser, sounds: Iterable[str | ValueError], faile
             fail(failed, result, path)
         else:
             yield path, result
+
+
+def centred_by_source(recogniser: Recogniser, sounds: Iterable[str | ValueError], failed: list[str],
+                      config: RecogniseRun) -> Iterator[tuple[str, Result]]:
+    """As `recognised`, after the last one: each less what the results of its source have in common (`--centre`)."""
+    plain = list(recognised(recogniser, sounds, failed, config))
+    sources: dict[str, list[int]] = {}
+    for i, (path, _) in enumerate(plain):
+        sources.setdefault(os.path.dirname(os.path.abspath(path)) if config.centre == "folder" else "", []).append(i)
+    results: dict[int, Result] = {}
+    for places in sources.values():
+        results |= zip(places, centred([plain[i][1] for i in places], recogniser.reject))
+    yield from ((path, results[i]) for i, (path, _) in enumerate(plain))
 
 
 def recognised_turns(recogniser: Recogniser, sounds: Iterable[str | ValueError], failed: list[str],

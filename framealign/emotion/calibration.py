@@ -124,16 +124,19 @@ def answer(probabilities: dict[str, float], reject: float) -> tuple[str, str]:
     return NONE, f"not sure: {emotion} has {shown:.3f}, less than {reject:.4g}"
 
 
-def centred(probabilities: np.ndarray) -> np.ndarray:
+def centred(probabilities: np.ndarray, unshifted: float = 0.0) -> np.ndarray:
     """Probabilities (U, C) of sounds of one source, as if logits had the same mean over them for every class.
 
     A microphone, a room, a language or a voice may shift all logits alike: everyone of a corpus sounds sad. That shift
     is the mean over the source's sounds, and is taken off; so the sounds should have about as many of each class, and
     of one sound nothing is left but equal probabilities. Which class is largest does not depend on the temperature.
+
+    unshifted: so many sounds without a shift are counted among them: of few sounds less is taken off, as what they have
+    in common may be what they express.
     """
     logits = np.log(np.maximum(probabilities, LEAST_PROBABILITY))               # (U, C), up to a number for each row
     logits -= logits.mean(1, keepdims=True)
-    return softmax(logits - logits.mean(0))
+    return softmax(logits - logits.sum(0) / (len(logits) + unshifted))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

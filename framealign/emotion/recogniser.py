@@ -4,7 +4,7 @@ Sound of up to a minute is recognised whole, longer sound in overlapping windows
 memory for a few copies of their waveform, not for states. Both use the same formula: because the classifier is linear,
 the utterance's logits are the mean of the frames' logits, weighted by the attention.
 """
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from framealign.emotion.emotion_model import EmotionModel, weighted_mean
 from framealign.emotion.streaming import Stream, Streaming
 
 INSTALLED = Path(__file__).parents[1] / "voices" / "recogniser"       # comes along: its README.md says what it can
+UNSHIFTED = 8.0                                     # sounds without a shift that are counted among those of a source
 BATCH_SECONDS = 60.0                                # of one padded batch on a GPU; a CPU takes one sound at a time
 WAITING_BATCHES = 8                                 # of sound that are read before they are sorted by length
 
@@ -65,6 +66,27 @@ def installed() -> Path:
     log.say_once(f"no recogniser is named: {INSTALLED} is taken, which knows acted speech; its README.md says what it "
                  "can and where it fails")
     return INSTALLED
+
+
+def centred(results: Sequence[Result], reject: float = 0.0) -> list[Result]:
+    """Results of sounds of one source, less what shifts all of them alike (`calibration.centred`): a microphone, a
+    language or a voice that the recogniser never heard, which may make every sound seem sad.
+
+    The sounds should express several emotions, none of them most of the time; of few sounds less is taken off. One
+    without speech stays as it is and counts for nothing, and the emotion over time stays in all. reject: as of
+    `Recogniser`. Raises ValueError for results of other classes than the first has.
+    """
+    changed, labels = list(results), list(results[0].probabilities) if results else []
+    if any(list(result.probabilities) != labels for result in results):
+        raise ValueError("results of recognisers with several classes cannot be centred together")
+    spoken = [i for i, result in enumerate(results) if result.kinds is None or not speech.reason(result.kinds)]
+    if spoken:
+        probabilities = np.array([list(results[i].probabilities.values()) for i in spoken])                 # (n, C)
+        for i, shares in zip(spoken, calibration.centred(probabilities, UNSHIFTED).tolist()):
+            by_class = dict(zip(labels, shares))
+            emotion, reason = calibration.answer(by_class, reject)
+            changed[i] = replace(results[i], emotion=emotion, probabilities=by_class, reason=reason)
+    return changed
 
 
 class UnitExtractor:

@@ -229,6 +229,8 @@ def test_a_codebook_of_another_models_states_is_refused(model, mixed, tmp_path, 
 @pytest.mark.parametrize("changes, message", [
     ({"format": "xml"}, "--format must be one of table, json, jsonl, csv, textgrid, rttm, audacity, srt, vtt, svg, "
      "got xml"),
+    ({"centre": "file"}, "--centre must be all or folder, got file"),
+    ({"centre": "all", "turns": "a.rttm"}, "--centre is of whole sounds, --turns gives each turn its emotion"),
     ({"smooth": -1.0}, "--smooth must be 0 or more seconds, got -1.0"),
     ({"format": "textgrid"}, "holds one sound in a file, 2 are named: give a folder for them with --out"),
     ({"codebook": "gone.npy"}, "gone.npy"), ({"codebook": "{}/bare.npy"}, "--layer must say whose states .* got None"),
@@ -406,6 +408,31 @@ def test_answers_that_are_not_sure_are_none(model, calibrated, tmp_path, capsys)
     log._said.clear()
     written(reject_error=0.05)
     assert written(reject_error=0.9).split("\t")[1] == sure.emotion            # none need be rejected
+
+
+@pytest.mark.parametrize("centre", ("all", "folder"))
+def test_what_the_sounds_of_a_source_share_is_taken_off(model, tmp_path, capsys, centre):
+    """Of all, or of each folder: as `centred` of their results one by one, in the order named; others still done."""
+    paths = []
+    for number in range(9):
+        place = tmp_path / ("anna", "bert")[number % 2] / f"{number}.wav"
+        place.parent.mkdir(exist_ok=True)
+        soundfile.write(place, np.random.default_rng(number).standard_normal(9_000) * 0.1, 16_000)
+        paths.append(str(place))
+    (tmp_path / "anna" / "rotten.wav").touch()
+    config = RecogniseRun(device="cpu", gate=False, format="jsonl", timeline=True, centre=centre)
+    names = [*paths[:4], str(tmp_path / "anna" / "rotten.wav"), *paths[4:]]
+    assert recognise_command.run(str(model), names, config) == 1
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    plain = [Recogniser.from_pretrained(model)(path) for path in paths]
+    sources = [range(9)] if centre == "all" else [range(0, 9, 2), range(1, 9, 2)]
+    expected = {i: one for places in sources for i, one in zip(places, recogniser.centred([plain[i] for i in places]))}
+    assert [line["path"] for line in lines] == paths
+    for number, line in enumerate(lines):
+        assert line["emotion"] == expected[number].emotion
+        assert line["probabilities"] == pytest.approx(expected[number].probabilities, abs=1e-4)
+        assert line["probabilities"] != pytest.approx(plain[number].probabilities, abs=1e-3)
+        assert np.allclose(line["posterior"], plain[number].posterior, atol=1e-3)
 
 
 def test_what_cannot_be_rejected_is_one_line(model, calibrated, tmp_path, capsys):

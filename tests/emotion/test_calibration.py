@@ -153,6 +153,18 @@ def test_what_shifts_all_answers_alike_is_taken_off(seed):
     assert np.array_equal(calibration.centred(calibration.softmax(logits / 2)).argmax(1), found.argmax(1))
 
 
+@pytest.mark.parametrize("number", (1, 3, 40))
+def test_of_few_sounds_less_is_taken_off(number):
+    """As if so many sounds with equal probabilities stood among them; of one with 8 a ninth of its logits goes."""
+    rng = np.random.default_rng(number)
+    probabilities = calibration.softmax(rng.standard_normal((number, 4)) * 3)
+    found = calibration.centred(probabilities, 8)
+    expected = calibration.centred(np.concatenate([probabilities, np.full((8, 4), 0.25)]))[:number]
+    assert np.allclose(found, expected)
+    if number == 1:
+        assert np.allclose(found, calibration.softmax(np.log(probabilities) * 8 / 9))
+
+
 def test_centring_takes_certain_answers():
     """A probability of 0 is a large, finite logit."""
     found = calibration.centred(np.array([[1.0, 0.0], [1.0, 0.0], [0.6, 0.4]]))

@@ -19,7 +19,7 @@ from framealign.emotion.calibration import Calibration
 from framealign.emotion.emotion_model import EmotionModel
 from framealign.sound.frames import num_frames
 from framealign.hubert.model import Hubert
-from framealign.emotion.recogniser import Recogniser
+from framealign.emotion.recogniser import Recogniser, Result, centred
 
 LABELS = ["neutral", "happy", "angry", "sad"]
 KEPT = Calibration(utterances=0.6, frames=1.7, fitted_on="validation")
@@ -289,3 +289,27 @@ def test_the_gate_changes_no_number_and_hears_where_there_is_speech(recogniser, 
         if isinstance(waveform, np.ndarray):
             assert (after.kinds == speech.kinds(torch.from_numpy(waveform))).all()
     assert [result.reason for result in gated.batch([voice, noise])] == ["", "no speech: noise"]
+
+
+def result_of(*shares: float, kinds: np.ndarray | None = None) -> Result:
+    names = ("neutral", "happy", "sad")
+    silent = kinds is not None and (kinds != speech.SPEECH).all()
+    return Result("none" if silent else names[int(np.argmax(shares))], dict(zip(names, shares)), np.ones((9, 3)) / 3,
+                  np.ones(9) / 9, reason="no speech: noise" if silent else "", kinds=kinds)
+
+
+def test_results_of_one_source_are_told_apart_by_what_they_do_not_share():
+    """All sound sad; the least sad one no longer does. Silence counts for nothing and keeps its answer."""
+    silent = result_of(0.1, 0.1, 0.8, kinds=np.full(9, 1 - speech.SPEECH))
+    sounds = [result_of(0.1, 0.05, 0.85)] * 10 + [silent] + [result_of(0.2, 0.3, 0.5)] * 10
+    found = centred(sounds)
+    assert [result.emotion for result in found] == ["sad"] * 10 + ["none"] + ["happy"] * 10
+    assert found[10] is silent and found == centred(sounds[:10] + sounds[11:])[:10] + [silent] + found[11:]
+    for before, after in zip(sounds, found):
+        assert after.posterior is before.posterior and sum(after.probabilities.values()) == pytest.approx(1)
+    assert [result.emotion for result in centred(sounds, reject=0.99)] == ["none"] * 21
+    assert centred(sounds, reject=0.99)[0].reason.startswith("not sure: sad has 0.")
+    assert centred([]) == [] and centred([silent]) == [silent]
+    other = dataclasses.replace(silent, probabilities={"neutral": 0.5, "angry": 0.5})
+    with pytest.raises(ValueError, match="several classes cannot be centred together"):
+        centred([silent, other])
