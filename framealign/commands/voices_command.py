@@ -5,9 +5,9 @@
 
 Tables without any label are the speech that the HuBERT `base` is pretrained on, in two iterations, from scratch
 (HuBERT, Sec. II-D, IV-B): units of MFCC, then of its own states. Labelled tables, each a corpus, train `recogniser`:
-fine-tuning, then from that encoder the stage `frames`, both on degraded sound, corpora and classes drawn equally often,
-a group of speakers held out for the test and one for the choice of an epoch and the temperatures. Both are written as
-float16, each with `record.json`, a card and its licence.
+the base is fine-tuned on degraded sound, corpora and classes drawn equally often, a group of speakers held out for the
+test and one for the choice of an epoch and the temperatures; over time it says what it hears in windows. Both are
+written as float16, each with `record.json`, a card and its licence.
 """
 import dataclasses
 import json
@@ -24,17 +24,16 @@ from framealign.corpus import manifest, several_corpora
 from framealign.corpus.utterance import CLASSES, Utterance, corpus_description, natural_order
 from framealign.exchange import encoder_file
 from framealign.recipe import model_card, preflight, presets
-from framealign.recipe.recipe import Recipe, base_stages, fine_tuning, frames
+from framealign.recipe.recipe import Recipe, base_stages, fine_tuning
 from framealign.recipe.session_config import VOICES, SessionConfig
 from framealign.recipe.stages import Redo, Stage, run_stages
 from framealign.commands import command_line, export_command
 
 # Of the recogniser, beside the preset's: sound as it is recorded elsewhere (half of the draws have no noise, room or
-# line), voices that are higher or lower, no corpus above the others; most passes in fine-tuning, which takes a third of
-# the time that a pass of the stage `frames` takes.
-OF_BOTH = {"augment": "all", "augment_share": "0.2", "augment_speed": "0.15", "balance_corpora": "true"}
-FOR_ANYONE = {f"{stage}.{name}": value for stage in ("finetune", "frames") for name, value in OF_BOTH.items()} | {
-    "finetune.epochs": "9", "frames.scorer_epochs": "0", "frames.epochs": "3", "frames.lr": "2e-4"}
+# line), by other microphones, voices that are higher or lower, no corpus above the others; the emotion over time in
+# windows (a classifier of frames does not learn so many voices: docs/BENCHMARKS.md, "Real voices").
+FOR_ANYONE = {"finetune.augment": "all", "finetune.augment_share": "0.2", "finetune.augment_speed": "0.15",
+              "finetune.balance_corpora": "true", "finetune.epochs": "9", "finetune.window_seconds": "1.6"}
 
 BASE_CARD = """
 # HuBERT of real voices
@@ -152,20 +151,14 @@ def make_base(config: VoicesRun, overrides: dict[str, str], speech: Path) -> Pat
 
 
 def make_recogniser(config: VoicesRun, overrides: dict[str, str], labelled: Path) -> Path:
-    """A recogniser with a classifier of frames (`recipe.frames`) that starts from the base, once fine-tuned: its
-    directory in the target.
-    """
+    """A recogniser that starts from the base (`recipe.fine_tuning`): its directory in the target."""
     chosen = SessionConfig(corpus=str(labelled), hubert=str(Path(config.target) / "base"), preset=config.preset,
                            method="finetune", out=config.out, folds=config.folds, session=config.session,
                            validate_on=config.validate_on, classes=config.classes, seed=config.seed,
                            device=config.device, precision=config.precision)
     recipe = Recipe(chosen, FOR_ANYONE | overrides)
     base, = base_stages(recipe)
-    fine_tuned = fine_tuning(recipe, chosen.method, base, chosen.selection)
-    of_frames = frames(recipe, fine_tuned)
-    if not of_frames:
-        raise ValueError(f"{labelled}: no recogniser of frames can be trained on it, as was said above")
-    stages = [fine_tuned, *of_frames]
+    stages = [fine_tuning(recipe, chosen.method, base, chosen.selection)]
     run_stages(stages, Redo(config.out))
     card = (stages[-1].model / model_card.NAME).read_text(encoding="utf-8")
     return put(config, "recogniser", stages, with_license(card, config.license))

@@ -4,6 +4,7 @@ Because the classifier is linear in the pooled state, applied to single frames i
 weights are read frame by frame, and the attention says how much each frame counted. `finetune.py` trains it.
 """
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,7 +20,9 @@ from framealign.hubert.parameters import check
 from framealign.emotion.calibration import Calibration
 
 
+WINDOW_SECONDS = "window_seconds"                   # of config.json; transformers keeps what it does not know
 LEAST_WEIGHT = 0.1                                  # of a frame that is neutral for certain
+LONGEST_WINDOW = 60.0                               # seconds
 PROJECTION_SIZE = 256                               # of the frozen probe, as in SUPERB
 
 
@@ -95,6 +98,10 @@ class EmotionModel(nn.Module):
     mean of what a linear projection to `projection_size` numbers gives of the weighted sum of all layers' states
     (`layer_weights`, `projector.`), as the frozen probe of SUPERB and transformers' HubertForSequenceClassification.
 
+    `window_seconds`: above 0 the emotion over time is that of whole windows of so many seconds (`window_logits`), else
+    that of single frames. An encoder that was trained on utterances carries what is elsewhere in a sound into every
+    frame; it cannot do so with what is outside the window. Kept in config.json; no part of training.
+
     `calibration`: what logits are divided by where probabilities are given; no part of training.
 
     `fast_path`: states come from the encoder's fast path (`hubert/fast.py`), which computes no padding, else from the
@@ -102,10 +109,11 @@ class EmotionModel(nn.Module):
     """
 
     def __init__(self, hubert: Hubert, labels: list[str], pooling: str = "attention", dropout: float = 0.0,
-                 fast_path: bool = True, projection_size: int = PROJECTION_SIZE):
+                 fast_path: bool = True, projection_size: int = PROJECTION_SIZE, window_seconds: float = 0.0):
         super().__init__()
         check_class_names(labels, "classes")
         self.hubert, self.labels, self.fast_path = hubert, list(labels), fast_path
+        self.window_seconds = window_seconds
         self.calibration = Calibration()
         size = hubert.config.hidden_size
         self.layer_weights, self.projector = None, None
@@ -127,9 +135,7 @@ class EmotionModel(nn.Module):
         (B, T, C) computed before; lengths (B,): samples or frames of each, best on the CPU: the fast path reads them
         there. is_masked (B, T) bool: frames replaced by the mask embedding.
         """
-        features, num_frames = inputs, lengths
-        if inputs.ndim == 2:
-            features, num_frames = self.hubert.conv_features(inputs, lengths), self.hubert.num_frames(lengths)
+        features, num_frames = self.conv_features(inputs, lengths)
         if self.fast_path:
             states = fast.output(self.hubert, features, num_frames.tolist(), is_masked, read=self.read)
         else:
@@ -155,8 +161,40 @@ class EmotionModel(nn.Module):
         return self.classifier(self.dropout(weighted_mean(states, attention)))
 
     def frame_logits(self, inputs: Tensor, lengths: Tensor) -> Tensor:
-        """Class logits of each frame, (B, T, classes), not calibrated."""
+        """Class logits of each frame, (B, T, classes), not calibrated: of its own, or of the windows around it."""
+        if self.window_seconds:
+            return self.window_logits(*self.conv_features(inputs, lengths))
         return self.of_frames(self.states(inputs, lengths)[0])
+
+    def window_logits(self, features: Tensor, num_frames: Tensor) -> Tensor:
+        """Class logits of what is heard in windows, each as if it were the whole sound: (B, T, classes).
+
+        Windows of `window_seconds` begin every half of that, the first and the last with the sound; a shorter sound is
+        one window. A frame has the logits of the two whose middles are before and after it, in between by its place.
+        features (B, T, C), num_frames (B,): as `conv_features` gives them.
+        """
+        (B, T), half = features.shape[:2], max(1, round(self.window_seconds * self.hubert.config.framing.rate / 2))
+        num_frames, device = num_frames.cpu(), features.device
+        middles = half * (torch.arange(T // half + 2) + 1)                      # (W,) frames; none ends after a sound:
+        middles = torch.minimum(middles, (num_frames[:, None] - half).clamp(min=half))          # (B, W)
+        places = (middles - half)[..., None] + torch.arange(2 * half)           # (B, W, 2 half)
+        windows = features[torch.arange(B)[:, None, None], places.clamp(max=T - 1).to(device)]  # (B, W, 2 half, C)
+        lengths = num_frames.clamp(max=2 * half)[:, None].expand(middles.shape)
+        logits = self(windows.flatten(0, 1), lengths.flatten()).unflatten(0, middles.shape)     # (B, W, classes)
+
+        frames = torch.arange(T)
+        after = (frames // half).clamp(max=middles.shape[1] - 1)                # (T,) windows
+        before = (after - 1).clamp(min=0)
+        between = (frames - middles[:, before]) / (middles[:, after] - middles[:, before]).clamp(min=1)
+        share = between.clamp(0, 1)[..., None].to(logits)                       # (B, T, 1)
+        return logits[:, before] + share * (logits[:, after] - logits[:, before])
+
+    def conv_features(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Conv features (B, T, C) and frames (B,) of what `states` takes: computed of samples, given ones as they are.
+        """
+        if inputs.ndim == 2:
+            return self.hubert.conv_features(inputs, lengths), self.hubert.num_frames(lengths)
+        return inputs, lengths
 
     @torch.inference_mode()
     def over_time(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,23 +203,33 @@ class EmotionModel(nn.Module):
         Probabilities and posterior are calibrated. The attention is not: it belongs to the trained weights, and if the
         temperature of frames changed it, utterances would have other results than those that were calibrated.
         """
-        return self.read_out(*self.states(inputs, lengths))
+        return self.read_out(inputs, lengths)
 
-    def by_frame(self, layers: Iterable[Tensor], used: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the frames that are used of one sound's states (1, T, D) of layers 0, 1 ...: what the softmax that weighs
-        frames is taken of (t,), logits of whole utterances (t, classes) and of single frames (t, classes), on the CPU.
-
-        The classifier is linear: an utterance's logits are the weighted mean of its frames' logits.
-        """
-        states = self.read(layers)[0, used].float()                             # (t, D)
-        return tuple(x.cpu() for x in (self.weighing.score(states), self.classifier(states), self.of_frames(states)))
-
-    def read_out(self, states: Tensor, is_valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What `over_time` gives, from what `states` gives: (B, classes), (B, T) and (B, T, classes)."""
+    def read_out(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `over_time` gives, with gradients where they are wanted: a program that is exported computes it."""
+        features, num_frames = self.conv_features(inputs, lengths)
+        states, is_valid = self.states(features, num_frames)
         attention = self.weighing.attention(states, is_valid)
         pooled = weighted_mean(states, attention)                               # (B, D)
         probabilities = (self.classifier(pooled) / self.calibration.utterances).softmax(-1)
-        return probabilities, attention, (self.of_frames(states) / self.calibration.frames).softmax(-1)
+        of_frames = self.window_logits(features, num_frames) if self.window_seconds else self.of_frames(states)
+        return probabilities, attention, (of_frames / self.calibration.frames).softmax(-1)
+
+    def by_frame(self, features: Tensor, used: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the frames that are used of one sound's conv features (1, T, C): what the softmax that weighs frames is
+        taken of (t,), logits of whole utterances (t, classes), logits over time (t, classes), on the CPU.
+
+        The classifier is linear: an utterance's logits are the weighted mean of its frames' logits.
+        """
+        states = self.read(self.hubert.layers(features))[0, used].float()       # (t, D)
+        if self.window_seconds:
+            half = max(1, round(self.window_seconds * self.hubert.config.framing.rate / 2))
+            first = half * max(0, used.start // half - 1)                       # the windows of what is used alone
+            near = features[:, first:used.stop + 2 * half]
+            of_frames = self.window_logits(near, torch.tensor([near.shape[1]]))[0, used.start - first:used.stop - first]
+        else:
+            of_frames = self.of_frames(states)
+        return tuple(x.cpu() for x in (self.weighing.score(states), self.classifier(states), of_frames))
 
     @property
     def weighing(self) -> nn.Module:
@@ -199,7 +247,11 @@ class EmotionModel(nn.Module):
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the recogniser's directory."""
-        model_directory.write(directory, self.hubert.config, self.hubert.state_dict(), head=self.head(),
+        extra = {name: value for name, value in self.hubert.config.extra.items() if name != WINDOW_SECONDS}
+        if self.window_seconds:
+            extra[WINDOW_SECONDS] = self.window_seconds
+        model_directory.write(directory, replace(self.hubert.config, extra=extra), self.hubert.state_dict(),
+                              head=self.head(),
                           do_normalize=self.hubert.do_normalize, labels=self.labels)
         self.calibration.write(directory)
 
@@ -219,8 +271,12 @@ class EmotionModel(nn.Module):
             pooling = "frames"
             if NEUTRAL not in content.labels:
                 raise ValueError(f"{directory}: has a classifier of frames, but no class {NEUTRAL}")
+        seconds = content.config.extra.get(WINDOW_SECONDS, 0.0)
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= LONGEST_WINDOW:
+            raise ValueError(f"{directory}: {WINDOW_SECONDS} in config.json must be 0 to {LONGEST_WINDOW:g} s, is "
+                             f"{str(seconds)[:60]}")
         model = cls(Hubert(content.config, content.do_normalize), content.labels, pooling,
-                    projection_size=content.head["classifier.weight"].shape[1])
+                    projection_size=content.head["classifier.weight"].shape[1], window_seconds=float(seconds))
         model.hubert.load(content.state, str(directory))
         check(content.head, {name: tuple(x.shape) for name, x in model.head().items()}, str(directory))
         model.load_state_dict(content.head, strict=False)     # `check` was the strict part

@@ -37,7 +37,7 @@ class ExportedRecogniser(nn.Module):
         waveform = waveform.masked_fill(~is_sound, 0.0)
         if self.model.hubert.do_normalize:
             waveform = normalised(waveform, is_sound, num_samples)
-        return self.model.read_out(*self.model.states(waveform, num_samples))
+        return self.model.read_out(waveform, num_samples)
 
 
 def normalised(waveform: Tensor, is_sound: Tensor, num_samples: Tensor) -> Tensor:
@@ -65,7 +65,8 @@ def description(model: EmotionModel, license_name: str) -> dict:
     framing = model.hubert.config.framing
     return {"labels": model.labels, "sample_rate": SAMPLE_RATE, "hop_samples": framing.hop,
             "least_samples": framing.receptive_field, "least_batch_samples": num_samples_of(2, framing),
-            "frames_trained": model.frames is not None, "calibrated_on": model.calibration.fitted_on,
+            "frames_trained": model.frames is not None, "window_seconds": model.window_seconds,
+            "calibrated_on": model.calibration.fitted_on,
             "temperature_utterances": model.calibration.utterances, "temperature_frames": model.calibration.frames,
             "license": license_name}
 

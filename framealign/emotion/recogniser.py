@@ -46,6 +46,7 @@ class Result:
     seconds: float = 0.0                            # of sound
     framing: Framing = EVERY_20_MS                  # of the recogniser's encoder
     frames_trained: bool = False                    # the posterior is that of a classifier trained on frames
+    window_seconds: float = 0.0                     # of the windows that it is of; 0: it is of single frames
     reason: str = ""                                # in words, why the emotion is NONE; the numbers are as computed
     kinds: np.ndarray | None = None                 # (T,) of `speech.KINDS`: where there is speech; None: not asked
 
@@ -230,8 +231,8 @@ class Recogniser:
 
     def _by_windows(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `EmotionModel.over_time` for one long preprocessed waveform (N,); softmax over frames in float64."""
-        windows = [self.model.by_frame(layers, used)
-                   for used, layers in long_sound.layers(self.model.hubert, waveform, self.device)]
+        windows = [self.model.by_frame(features, used)
+                   for used, features in long_sound.features(self.model.hubert, waveform, self.device)]
         scores, logits, frame_logits = (torch.cat(parts) for parts in zip(*windows))
         attention = scores.double().softmax(0)                                  # (T,)
         pooled = weighted_mean(logits.double()[None], attention[None])[0]       # (classes,)
@@ -243,7 +244,8 @@ class Recogniser:
         by_class = dict(zip(self.labels, probabilities.tolist()))
         emotion, reason = calibration.answer(by_class, self.reject)
         return Result(emotion, by_class, posterior.numpy(), attention.numpy(), reason=reason,
-                      framing=self.model.hubert.config.framing, frames_trained=self.model.frames is not None)
+                      framing=self.model.hubert.config.framing, frames_trained=self.model.frames is not None,
+                      window_seconds=self.model.window_seconds)
 
     def _preprocessed(self, waveform: Tensor) -> Tensor:
         return audio.preprocess(waveform, self.model.hubert.do_normalize)

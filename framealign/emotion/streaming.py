@@ -138,8 +138,7 @@ class Stream:
         """The used frames of a window that ends where the known conv features end."""
         temperatures, labels = self.model.calibration, self.model.labels
         self.features = self.features[len(self.features) - (window.stop - window.start):]       # (t, C)
-        layers = self.model.hubert.layers(self.features[None])
-        scores, logits, frame_logits = self.model.by_frame(layers, window.used)
+        scores, logits, frame_logits = self.model.by_frame(self.features[None], window.used)
         posterior = (frame_logits / temperatures.frames).softmax(1).numpy()     # (t', classes)
         weights = scores.double().exp().numpy()                                 # (t',)
         weights_so_far = self.weights + weights.cumsum()

@@ -29,10 +29,9 @@ LIMITS = """- It knows only the classes above: laughter, music, silence or anoth
   (`long_sound.py`), which training never used."""
 
 # By what a protocol says of frames: the model's heads, and where its emotion over time comes from.
-ESTIMATED_FRAMES, WHOLE_FRAMES, TRUE_FRAMES = "trained", "trained as their utterances", "trained on their truth"
+ESTIMATED_FRAMES, TRUE_FRAMES = "trained", "trained on their truth"
 FRAME_HEADS = "linear classifier of frames, which also weighs them, linear classifier of utterances"
-HEADS = {"": "attention pooling, linear classifier",
-         **dict.fromkeys((ESTIMATED_FRAMES, WHOLE_FRAMES, TRUE_FRAMES), FRAME_HEADS),
+HEADS = {"": "attention pooling, linear classifier", ESTIMATED_FRAMES: FRAME_HEADS, TRUE_FRAMES: FRAME_HEADS,
          "probe": "frozen; weighted sum of its layers, linear projection, mean over frames, linear classifier"}
 WEIGHING = f"""A linear classifier of single frames (`frames.weight`, `frames.bias`) gives the frame-wise posterior, and
 a frame counts in the emotion of its utterance by 1 - p(neutral) + {LEAST_WEIGHT:g}."""
@@ -45,12 +44,12 @@ utterances, shuffled and brought to one level, each by its utterance's label. It
 cut into windows among those of others, say which share of an emotion's utterances is emotional, and where. These
 estimated labels of frames, and the true ones of utterances, trained the recogniser on utterances joined with neutral
 ones of their speaker.""",
-    WHOLE_FRAMES: f"""{WEIGHING} It was trained from the labels of utterances
-alone: no label of a frame was ever seen, in training or in a choice. Every frame of an emotional utterance was taken to
-have its emotion, as where actors speak it; where that begins and ends was learned from utterances joined with neutral
-ones of their speaker.""",
     TRUE_FRAMES: f"""{WEIGHING} **It was trained on the true
 emotion of every frame**, which few corpora know: a bound of what can be learned from the labels of utterances."""}
+
+WINDOWS = """The posterior over time is what the recogniser says of windows of {0:g} s, each heard for itself; one
+begins every half of that, and frames between the middles of two have what lies between what both say. It learned from
+whole utterances: of a window that holds two emotions it says one, or something between them."""
 
 
 def write(directory: Path, results: dict, splits: list[Split]) -> None:
@@ -84,7 +83,8 @@ def text(results: dict, splits: list[Split]) -> str:
     if speakers_of(one.train for one in splits) & speakers_of(one.test for one in splits):
         lines += [f"**Optimistic**: {SHARED_SPEAKERS}.", ""]
     lines += ["## Confidence", "", *confidence_lines(results), ""]
-    lines += ["## Emotion over time", "", FRAMES_BY[frames], "", *over_time_lines(results)]
+    of_time = WINDOWS.format(results["window_seconds"]) if "window_seconds" in results else FRAMES_BY[frames]
+    lines += ["## Emotion over time", "", of_time, "", *over_time_lines(results)]
     lines += ["## Protocol", "", *protocol_lines(results), ""]
     lines += ["## Training data", "", *data_lines(results, splits), ""]
     lines += ["## Intended use", "", USE, ""]
@@ -130,8 +130,8 @@ def confidence_lines(results: dict) -> list[str]:
             "this selection looks at the test session, and left no other utterances to fit a temperature on."
             if results["optimistic"] else "the protocol left no validation utterances to fit a temperature on.")]
     else:
-        labels = {ESTIMATED_FRAMES: "with estimated labels", TRUE_FRAMES: "with true labels"}.get(
-            results.get("protocol", {}).get("frames"), "labelled as its utterance")
+        labels = {"": "labelled as its utterance", ESTIMATED_FRAMES: "with estimated labels",
+                  TRUE_FRAMES: "with true labels"}[results.get("protocol", {}).get("frames", "")]
         lines = [f"Probabilities are calibrated (`{calibration.NAME}`): logits of utterances are divided by "
                  f"{temperatures['utterances']:.3g}, those of frames, {labels}, by {temperatures['frames']:.3g}.",
                  f"Fitted on {temperatures['fitted_on']}, never on the test. No decision changes by it. The attention "

@@ -399,8 +399,7 @@ def frame_stage(recipe: Recipe, start: Stage, splits: list[Split], on_truth: boo
     known = split                                   # what the recogniser knows the labels of
     if method not in ("finetune", "tapt"):          # it starts from units of a recogniser that was selected on these
         known = dataclasses.replace(split, valid=recipe.splits(honest(recipe.config.selection))[0].valid)
-    estimated = model_card.ESTIMATED_FRAMES if config.scorer_epochs else model_card.WHOLE_FRAMES
-    protocol["frames"] = model_card.TRUE_FRAMES if on_truth else estimated
+    protocol["frames"] = model_card.TRUE_FRAMES if on_truth else model_card.ESTIMATED_FRAMES
 
     def make(folder: Path) -> None:
         run = TrainingRun(folder, recipe.device, recipe.config.precision)

@@ -98,8 +98,7 @@ def layer_shares(shares: Sequence[float]) -> str:
 
 def frame_training(scorer: Sequence[dict], records: Sequence[dict], num_classes: int, settings: dict,
                    spreads: Mapping[str, Mapping[str, float]]) -> str:
-    """Curves of a classifier of frames: the scorer's loss and what its scores say, where there is one, and the
-    recogniser's loss.
+    """Curves of a classifier of frames: the scorer's loss, what its scores say, and the recogniser's loss.
 
     settings: of `FramesConfig`; spreads: `frame_labels.Spread` of each emotion.
     """
@@ -108,16 +107,14 @@ def frame_training(scorer: Sequence[dict], records: Sequence[dict], num_classes:
     of_scorer, of_recogniser = curve(scorer, "loss", "scorer"), curve(records, "loss", "recogniser")
     loss = Axes(references=[(both, "chance")], low=0.0)
     shares = [(name, f"{100 * of_emotion['coverage']:.0f} %") for name, of_emotion in spreads.items()]
-    of_labels = [
+    return grid([
         card("Loss of the scorer, nats per frame", curves([of_scorer], Axes(references=[(chance, "chance")], low=0.0)),
              f"Short stretches of different utterances, each by its utterance's label. Normal: falls from chance "
              f"(ln {num_classes} = {chance:.2f}) and stays well above 0: parts of an emotional utterance are neutral. "
              f"{first_to_last(of_scorer)}"),
         card("Emotional share of emotional utterances", facts(shares),
              "How much of the time of each emotion's utterances is emotional, as estimated from the scorer's scores of "
-             f"frames. Above {100 * settings['whole_coverage']:.0f} % the whole utterance is taken.")]
-    return grid([
-        *(of_labels if scorer else []),
+             f"frames. Above {100 * settings['whole_coverage']:.0f} % the whole utterance is taken."),
         card("Loss of the recogniser, nats", curves([of_recogniser], loss),
              f"Cross-entropy of a frame with its soft label and {weight:g} x that of the utterance. Normal: falls from "
              f"chance ({both:.2f}), steeply at first. {first_to_last(of_recogniser)}"),

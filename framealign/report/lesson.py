@@ -301,16 +301,12 @@ def read_example(fold: fold_page.Fold, utterance: Utterance, utterances: list[Ut
 
 
 def read_frame_models(fold: fold_page.Fold, utterance: Utterance, utterances: list[Utterance]) -> FrameModels | None:
-    """What the stage `frames` left, and company of the utterance, drawn; None without that stage, its scorer or such
-    company.
+    """What the stage `frames` left, and company of the utterance, drawn; None without that stage or such company.
 
-    Raises ValueError where the stage lost its scorer.
+    Raises ValueError where the stage left no scorer.
     """
     folder = fold.frames
     if folder is None:
-        return None
-    config = FramesConfig(**files.read_json(folder / "stage.json")["settings"]["frames"])
-    if config.scorer_epochs == 0:
         return None
     newest, spreads = checkpoint.newest(folder / "scorer"), folder / "scorer" / "spreads.json"
     if newest is None or not spreads.exists():
@@ -332,7 +328,8 @@ def read_frame_models(fold: fold_page.Fold, utterance: Utterance, utterances: li
     is_known = all(frame_truth.exists(one) and all(class_of(emotion, scorer.labels)
                                                    for *_, emotion in frame_truth.stretches(one))
                    for one in speech.utterances)
-    return FrameModels(config=config, scorer=scorer,
+    return FrameModels(config=FramesConfig(**files.read_json(folder / "stage.json")["settings"]["frames"]),
+                       scorer=scorer,
                        spreads={name: Spread(**numbers) for name, numbers in files.read_json(spreads).items()},
                        speech=speech, planted=planted_shares(utterances, scorer.labels) if is_known else {})
 
@@ -482,6 +479,8 @@ def recognition_steps(example: Example) -> Iterator[Step]:
     over_time = "applied to single frames the posterior", "It was trained on whole utterances, and"
     if model.frames is not None:
         over_time = "and a second one, of frames, the posterior", "That one was trained on frames:"
+    if model.window_seconds:
+        over_time = f"to windows of {model.window_seconds:g} s the posterior", "Each is heard for itself:"
     yield Step("Emotion, once and over time", "alignment paper, Sec. 2.3", "emotion_model.py: EmotionModel.over_time",
                f"The classifier is linear: applied to the pooled state it gives the utterance's emotion ({shares}), "
                f"{over_time[0]} ({T}, {len(model.labels)}). {over_time[1]} {100 * repeated:.0f} % of the frames repeat "

@@ -64,8 +64,9 @@ def live(recogniser: Recogniser) -> str:
                     class_="track axis")]
     content = [element("p", "", class_="verdict", id="verdict"), element("div", rows, class_="tracks"),
                tracks.legend(recogniser.labels)]
-    if recogniser.model.frames is None:
-        content.append(element("p", tracks.WITHOUT_FRAMES, class_="note"))
+    note = tracks.posterior_note(recogniser.model.frames is not None, recogniser.model.window_seconds)
+    if note:
+        content.append(element("p", note, class_="note"))
     return element("figure", content, class_="card wide", id="live", hidden="")
 
 

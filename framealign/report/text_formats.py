@@ -50,7 +50,8 @@ def json_content(path: object, result: Result, segments: list[Segment], timeline
                "probabilities": result.probabilities}
     if timeline:
         content |= {"labels": list(result.probabilities), "frames_per_second": result.framing.rate,
-                    "frames_trained": result.frames_trained, "segments": [segment_content(one) for one in segments],
+                    "frames_trained": result.frames_trained, "window_seconds": result.window_seconds,
+                    "segments": [segment_content(one) for one in segments],
                     "posterior": _significant(result.posterior), "attention": _significant(result.attention),
                     "units": None if result.units is None else result.units.tolist()}
     return content

@@ -90,8 +90,9 @@ def picture(waveform: np.ndarray, result: Result, annotation: Annotation = Annot
                      aria_valuenow="0")
     content = [heading(result, annotation), player(waveform, seconds), slider,
                element("p", "", class_="readout", aria_live="off"), tracks.legend(list(colour_of))]
-    if not result.frames_trained:
-        content.append(element("p", tracks.WITHOUT_FRAMES, class_="note"))
+    note = tracks.posterior_note(result.frames_trained, result.window_seconds)
+    if note:
+        content.append(element("p", note, class_="note"))
     content.append(numbers(result, units, seconds, truth))
     return element("figure", content, class_="timeline card wide")
 

@@ -57,8 +57,9 @@ def picture(waveform: np.ndarray, result: Result, segments: Sequence[Segment], a
     entries, bottom = legend(colour_of, top + 210)
     shapes += [*axis(seconds, top + 164), *entries]
     height = bottom + 18
-    if not result.frames_trained:
-        shapes.append(text(16, height, tracks.WITHOUT_FRAMES, class_="hint"))
+    note = tracks.posterior_note(result.frames_trained, result.window_seconds)
+    if note:
+        shapes.append(text(16, height, note, class_="hint"))
         height += 14
     background = rect(0.5, 0.5, WIDTH - 1, height - 1, class_="back", rx=10)
 

@@ -25,6 +25,14 @@ GAP = ""                                            # the emotion of what is no 
 MAX_RUNS = 1500                                     # of emotions in a strip; of more, as many columns are drawn
 WITHOUT_FRAMES = ("This recogniser learned from whole utterances: read over time, it mostly repeats their emotion. "
                   "The stage frames trains one that knows when.")
+BY_WINDOWS = "Over time this recogniser says what it hears in the {seconds:g} s around each frame."
+
+
+def posterior_note(frames_trained: bool, window_seconds: float) -> str:
+    """What must be said of a posterior over time; "" of one by a classifier that was trained on frames."""
+    if window_seconds:
+        return BY_WINDOWS.format(seconds=window_seconds)
+    return "" if frames_trained else WITHOUT_FRAMES
 
 
 def track(name: str, content: str, height: int, hint: str = "") -> str:

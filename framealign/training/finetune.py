@@ -157,7 +157,8 @@ def finetune(hubert: Hubert, utterances: Sequence[Utterance], split: Split, clas
 def prepare(hubert: Hubert, split: Split, classes: list[str], config: FinetuneConfig, run: TrainingRun) -> Finetuning:
     """Model and optimiser of a fine-tuning at its beginning, and the record of what is begun."""
     torch.manual_seed(derive_seed(config.seed, "head"))
-    model = EmotionModel(hubert, classes, config.pooling, config.dropout, config.fast_path).to(run.device)
+    model = EmotionModel(hubert, classes, config.pooling, config.dropout, config.fast_path,
+                         window_seconds=config.window_seconds).to(run.device)
     hubert.feature_extractor.requires_grad_(not config.freeze_conv)
     hubert.masked_spec_embed.requires_grad_(config.mask_start_fraction > 0)
     optimizer = optimiser.adamw([*hubert.parameters(), *model.pooling.parameters()], config.lr, (0.9, 0.999), 1e-8,
@@ -341,7 +342,8 @@ def test(model: EmotionModel, data: FoldData, config: FinetuneConfig | FramesCon
 
     Where it is known of test utterances when they are emotional, the first rank's results have the scores of the
     emotion over time (`diarization.scores`), of whole sounds, as "over_time". Of several corpora they have the number
-    of utterances that each part has of each, as "corpora".
+    of utterances that each part has of each, as "corpora". Where the emotion over time is that of windows they have
+    "window_seconds".
     """
     results = {"split": data.split.name, "selection": config.selection, "selected_epoch": selected_epoch,
                "classes": model.labels, "seed": config.seed, "test_max_seconds": config.test_max_seconds,
@@ -349,6 +351,8 @@ def test(model: EmotionModel, data: FoldData, config: FinetuneConfig | FramesCon
     corpora = {part: by_corpus(getattr(data.split, part)) for part in PARTS}
     if len({name for counts in corpora.values() for name in counts}) > 1:
         results["corpora"] = corpora
+    if model.window_seconds:
+        results["window_seconds"] = model.window_seconds
     is_calibrated, of_valid = bool(data.valid) and config.selection not in OPTIMISTIC, None
     if is_calibrated:
         of_valid = calibrate(model, data, config, run, frame_labels)

@@ -8,9 +8,6 @@ label. Four steps undo that; none of them sees a truth about frames:
 3. `frame_labels.spreads` and `soft_labels`: how much of each emotion's utterances is emotional, and which frames;
 4. `train_recogniser`: a fresh encoder, frames by those labels, utterances by their own, on joined utterances.
 
-Where actors speak an emotion from beginning to end, steps 1 to 3 can be left out (`scorer_epochs` 0): the neutral
-utterances that an emotional one is joined with tell where it begins and ends.
-
 Every stretch is brought to one level: the quiet part of a loud utterance would give itself away.
 """
 import math
@@ -165,8 +162,6 @@ def train_frames(load: Callable[[], Hubert], utterances: Sequence[Utterance], sp
                      for part in (split.train, split.valid))
     if on_truth:
         labels, of_valid = true_labels(speech), true_labels(valid)
-    elif config.scorer_epochs == 0:
-        labels, of_valid = labels_of_utterances(speech), labels_of_utterances(valid)
     else:
         labels, of_valid = estimated_labels(hubert, speech, valid, config, run)
     model = train_recogniser(load(), speech, labels, config, run)
@@ -213,11 +208,6 @@ def block_frames(config: FramesConfig, framing: Framing) -> int:
     return max(1, round(config.block_seconds * framing.rate))
 
 
-def labels_of_utterances(speech: Speech) -> list[np.ndarray]:
-    """1 for the class of its utterance, of each frame: (T, C) of each utterance."""
-    return [np.eye(len(speech.classes))[np.full(speech.size(u), label)] for u, label in enumerate(speech.labels)]
-
-
 def true_labels(speech: Speech) -> list[np.ndarray]:
     """In place of steps 1 to 3, where the truth is known: 1 for the class that a frame has, (T, C) of each utterance.
 
@@ -243,6 +233,7 @@ def train_scorer(hubert: Hubert, speech: Speech, config: FramesConfig, run: Trai
 
     Speakers are equally likely; with `balance_corpora` corpora are, and in each its speakers.
     """
+    labels = [np.eye(len(speech.classes))[np.full(speech.size(u), label)] for u, label in enumerate(speech.labels)]
     speakers = [name for name, of_class in speech.of_speaker.items() if set(of_class) > {speech.neutral}]
     likely = None                                   # all alike
     if config.balance_corpora:
@@ -255,7 +246,7 @@ def train_scorer(hubert: Hubert, speech: Speech, config: FramesConfig, run: Trai
                 for _ in range(config.batch_size)]
 
     updates = config.scorer_epochs * math.ceil(len(speech.labels) / config.batch_size)
-    plan = Plan(speech=speech, labels=labels_of_utterances(speech), draw=draw, updates=updates, utterance_weight=0.0)
+    plan = Plan(speech=speech, labels=labels, draw=draw, updates=updates, utterance_weight=0.0)
     return fit(hubert, plan, replace(config, mask_start_fraction=0.0), run)     # a span may hide a whole stretch
 
 

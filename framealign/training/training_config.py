@@ -13,7 +13,7 @@ from framealign.corpus import folds
 from framealign.corpus.protocols import SELECTIONS
 from framealign.corpus.utterance import Utterance
 from framealign.units.frame_store import KEPT_TYPES
-from framealign.emotion.emotion_model import PROJECTION_SIZE
+from framealign.emotion.emotion_model import LONGEST_WINDOW, PROJECTION_SIZE
 
 AUGMENTATIONS = (*NOISES, "reverb", "microphone", *LINES, "speed")
 LEVEL = "level"                                     # beside them, where sounds are not all brought to one level
@@ -150,6 +150,8 @@ class FinetuneConfig(AugmentationConfig):
     micro_batch_size: int = setting(64, "utterances per forward pass")
     clip_norm: float = setting(10.0, "largest norm of the gradient; a larger one is scaled down to it")
     pooling: str = setting("attention", "attention or mean")
+    window_seconds: float = setting(
+        0.0, "the emotion over time is what is recognised in windows of so many seconds; 0: in single frames")
     selection: str = setting("clean", "protocol: clean, last, speaker, reference or best-test")
     max_seconds: float = setting(6.0, "seconds of a training utterance that are used; 0: whole utterances")
     test_max_seconds: float = setting(
@@ -182,6 +184,8 @@ class FinetuneConfig(AugmentationConfig):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("lr", "weight_decay", "max_seconds", "test_max_seconds", "mask_min_spans"):
             require(0 <= getattr(self, name) < math.inf, f"{name} must not be negative, got {getattr(self, name)}")
+        require(0 <= self.window_seconds <= LONGEST_WINDOW,
+                f"window_seconds must be in [0, {LONGEST_WINDOW:g}], got {self.window_seconds}")
         require(0 < self.clip_norm < math.inf, f"clip_norm must be above 0, got {self.clip_norm}")
         require(0 <= self.mask_start_fraction <= 1,
                  f"mask_start_fraction must be in [0, 1], got {self.mask_start_fraction}")
@@ -208,8 +212,7 @@ class FinetuneConfig(AugmentationConfig):
 class FramesConfig(AugmentationConfig):
     """A classifier of frames from utterance labels (`frame_training`); the defaults are those of the preset `tiny`."""
     seed: int = setting(0, "seed of every random draw")
-    scorer_epochs: int = setting(4, "epochs of the scorer, of as many medleys as there are training utterances; "
-                                "0: no scorer, emotional utterances are so throughout, as actors speak them")
+    scorer_epochs: int = setting(4, "epochs of the scorer, of as many medleys as there are training utterances")
     epochs: int = setting(16, "epochs of the recogniser")
     lr: float = setting(1e-3, "learning rate at the first update; linear decay to 0 at the last one")
     head_lr_factor: float = setting(5.0, "the classifiers' learning rate is so many times that of the encoder")
@@ -243,10 +246,10 @@ class FramesConfig(AugmentationConfig):
     keep_checkpoints: int = setting(2, "newest checkpoints that stay on the disk")
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "score_passes", "mask_span_frames", "log_every_updates",
+        for name in ("scorer_epochs", "epochs", "batch_size", "score_passes", "mask_span_frames", "log_every_updates",
                      "save_every_updates", "keep_checkpoints"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("scorer_epochs", "lr", "weight_decay", "level_decibels", "utterance_weight", "test_max_seconds",
+        for name in ("lr", "weight_decay", "level_decibels", "utterance_weight", "test_max_seconds",
                      "mask_min_spans"):
             require(0 <= getattr(self, name) < math.inf, f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("clip_norm", "head_lr_factor", "sequence_seconds", "window_seconds", "block_seconds",

@@ -23,7 +23,7 @@ from framealign.commands import export_command, voices_command
 from framealign.commands.voices_command import VoicesRun
 
 LICENSES = {"base_license": "cc-by-4.0", "license": "cc-by-nc-sa-4.0"}
-OVERRIDES = small.SETTINGS | {"frames.epochs": "1", "frames.scorer_epochs": "1"}
+OVERRIDES = small.SETTINGS
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +66,12 @@ def test_base_is_the_second_iteration_rounded(made):
 def test_recogniser_has_learned_from_both_corpora_and_starts_from_the_base(made):
     _, place = made
     recogniser = EmotionModel.from_pretrained(place / "voices" / "recogniser")
-    assert recogniser.frames is not None and recogniser.labels == ["neutral", "happy", "angry", "sad"]
+    assert recogniser.window_seconds == 1.6 and recogniser.labels == ["neutral", "happy", "angry", "sad"]
     stages = files.read_json(place / "voices" / "recogniser" / "record.json")["stages"]
-    assert list(stages) == ["finetune", "frames"] and list(stages["frames"]["upstream"]) == ["finetune"]
-    record = stages["frames"]
-    for name in stages:
-        settings = stages[name]["settings"][name]
-        assert settings["balance_corpora"] is True and settings["augment"] == "all"
+    assert list(stages) == ["finetune"] and list(stages["finetune"]["upstream"]) == ["base"]
+    record = stages["finetune"]
+    settings = record["settings"]["finetune"]
+    assert settings["balance_corpora"] is True and settings["augment"] == "all" and settings["window_seconds"] == 1.6
     assert record["protocol"]["folds"] == "3 groups of speakers (seed 0)"
     rows = TrainedOn.read(place / "voices" / "recogniser").rows
     assert {row.id.split("-")[0] for row in rows} == {"ladies", "gentlemen"}
@@ -88,7 +87,7 @@ def test_cards_name_their_licences_and_what_was_heard(made):
         assert str(place) not in (place / "voices" / name / "record.json").read_text()
         assert str(place) not in (place / "voices" / name / model_card.NAME).read_text()
     record = files.read_json(place / "voices" / "recogniser" / "record.json")
-    assert record["stages"]["frames"]["protocol"]["hubert"] == "voices"
+    assert record["stages"]["finetune"]["protocol"]["hubert"] == "voices"
     base = " ".join((place / "voices" / "base" / model_card.NAME).read_text().split())
     assert "6 clusters of MFCC for 4 updates of 8 s, then" in base
     assert "8 clusters of the states of that model's layer 1, as long" in base
@@ -96,6 +95,7 @@ def test_cards_name_their_licences_and_what_was_heard(made):
     recogniser = (place / "voices" / "recogniser" / model_card.NAME).read_text()
     assert recogniser.startswith("---\nlicense: cc-by-nc-sa-4.0\nlibrary_name: framealign\n")
     assert re.search("base license.* cc-by-4.0", recogniser)                    # of what it started from
+    assert "what the recogniser says of windows of 1.6 s, each heard for itself" in recogniser
 
 
 @pytest.mark.parametrize("form", ["huggingface", "torchaudio"])
@@ -120,7 +120,7 @@ def test_the_same_command_makes_nothing_again(made, tables, capsys):
     before = small.digests(place / "voices", "model.safetensors", "README.md", "record.json")
     voices_command.run([str(tables)], config, OVERRIDES)
     out = capsys.readouterr().out
-    assert out.count("kept, made in") == 6 and "[frames]" in out
+    assert out.count("kept, made in") == 5 and "[finetune]" in out
     assert small.digests(place / "voices", "model.safetensors", "README.md", "record.json") == before
 
 
@@ -169,9 +169,9 @@ def test_what_comes_along_is_small_and_belongs_together():
         assert model_directory.read(place).config == preset("compact").model
     assert model_card.license_of(base) == "cc-by-sa-4.0" and model_card.license_of(recogniser) == "cc-by-nc-sa-4.0"
     model, record = EmotionModel.from_pretrained(recogniser), files.read_json(recogniser / "record.json")
-    assert model.frames is not None and model.labels == ["neutral", "happy", "angry", "sad"]
+    assert model.window_seconds == 1.6 and model.labels == ["neutral", "happy", "angry", "sad"]
     assert model.calibration.fitted_on.startswith("validation: ")
-    assert record["stages"]["frames"]["protocol"]["base_digest"] == digest_of_base(base)
+    assert record["stages"]["finetune"]["protocol"]["base_digest"] == digest_of_base(base)
     known = TrainedOn.read(recogniser)
     assert {row.id.split("-")[0].split("_")[0] for row in known.rows} == {"emodb4", "emotiontts", "nemo", "ravdess"}
     for place in (base, recogniser):                # nothing of the machine that made them

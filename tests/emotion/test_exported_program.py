@@ -32,18 +32,19 @@ for folder in map(Path, sys.argv[1:]):
     torch.save([program(*batch) for batch in batches], folder / "answers.pt")
     print(*map(json.loads(extra["labels.json"]).get, ("labels", "frames_trained", "calibrated_on")))
 """
-# norm of the conv encoder: whether a waveform is normalised, pooling, what else differs from the smallest encoder (each
-# convolution takes a while to be traced; this one has a frame every 40 ms)
-VARIANTS = {"group": (True, "frames", {}),
-            "layer": (False, "layers", {"conv_dim": (8,) * 3, "conv_kernel": (10, 8, 16), "conv_stride": (5, 8, 16)})}
+# norm of the conv encoder: whether a waveform is normalised, pooling, seconds of windows, what else differs from the
+# smallest encoder (each convolution takes a while to be traced; this one has a frame every 40 ms)
+VARIANTS = {"group": (True, "frames", 0.0, {}),
+            "layer": (False, "layers", 0.3, {"conv_dim": (8,) * 3, "conv_kernel": (10, 8, 16),
+                                             "conv_stride": (5, 8, 16)})}
 
 
 def recogniser_and_batches(micro, norm: str, folder: Path) -> list[list[torch.Tensor]]:
     """A recogniser with its program, and batches of 1 to 5 sounds of 25 ms to 2 s, padded: the sounds of each batch."""
     torch.manual_seed(1)
-    do_normalize, pooling, changes = VARIANTS[norm]
+    do_normalize, pooling, window_seconds, changes = VARIANTS[norm]
     config = dataclasses.replace(micro, feat_extract_norm=norm, **changes)
-    model = EmotionModel(Hubert(config, do_normalize), LABELS, pooling)
+    model = EmotionModel(Hubert(config, do_normalize), LABELS, pooling, window_seconds=window_seconds)
     of_head = [x for name, x in model.named_parameters() if not name.startswith("hubert.")]
     for parameter in [*model.hubert.encoder.parameters(), *of_head]:
         torch.nn.init.normal_(parameter, std=0.4)
@@ -72,7 +73,7 @@ def answered(micro, tmp_path_factory) -> dict[str, tuple[Path, list[list[torch.T
                           cwd=folder / "elsewhere", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"{LABELS} {pooling == 'frames'} validation of a few"
-                                        for _, pooling, _ in VARIANTS.values()]
+                                        for _, pooling, *_ in VARIANTS.values()]
     return {norm: (folder / norm, sounds[norm]) for norm in VARIANTS}
 
 

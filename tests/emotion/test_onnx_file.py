@@ -20,21 +20,22 @@ from framealign.hubert.model import Hubert
 
 LABELS = ["neutral", "happy", "angry", "sad"]
 SHORT = {"conv_dim": (16,) * 3, "conv_kernel": (10, 8, 16), "conv_stride": (5, 8, 16)}     # a frame every 40 ms
-# By what differs: the encoder, whether a waveform is normalised, pooling, whether weights are rounded.
-VARIANTS = {"group norm": (random_models.NARROW, True, "frames", False),
-            "rounded, layer norm": (random_models.NARROW_PRE, False, "attention", True),
-            "layer norm": (random_models.NARROW_PRE, False, "mean", False),
-            "batch norm": (random_models.BATCH_NORM, True, "attention", False),
-            "rounded, group norm": (random_models.NARROW, True, "layers", True)}
+# By what differs: the encoder, whether a waveform is normalised, pooling, seconds of windows, whether weights are
+# rounded.
+VARIANTS = {"group norm": (random_models.NARROW, True, "frames", 0.0, False),
+            "rounded, layer norm": (random_models.NARROW_PRE, False, "attention", 0.4, True),
+            "layer norm": (random_models.NARROW_PRE, False, "mean", 0.0, False),
+            "batch norm": (random_models.BATCH_NORM, True, "attention", 0.0, False),
+            "rounded, group norm": (random_models.NARROW, True, "layers", 0.0, True)}
 ALWAYS = ("group norm", "rounded, layer norm")      # an export takes seconds: the others are slow tests
 
 
 def written(folder: Path, variant: str) -> Recogniser:
     """A recogniser of random weights in `folder / "recogniser"`."""
-    config, do_normalize, pooling, _ = VARIANTS[variant]
+    config, do_normalize, pooling, window_seconds, _ = VARIANTS[variant]
     hubert = random_models.make(dataclasses.replace(config, **SHORT))
     hubert.do_normalize = do_normalize
-    model = EmotionModel(hubert, LABELS, pooling)
+    model = EmotionModel(hubert, LABELS, pooling, window_seconds=window_seconds)
     for name, parameter in model.named_parameters():
         if not name.startswith("hubert."):
             nn.init.normal_(parameter, std=0.4)
@@ -102,8 +103,8 @@ def test_the_file_says_what_it_is_and_not_where_it_was_made(exported):
     assert metadata.pop("license") == "cc-by-4.0" and metadata.pop("calibrated_on") == "validation of a few"
     assert {name: json.loads(content) for name, content in metadata.items()} == {
         "labels": LABELS, "sample_rate": 16_000, "hop_samples": 640, "least_samples": 645, "least_batch_samples": 1285,
-        "frames_trained": recogniser.model.frames is not None, "temperature_utterances": 0.6,
-        "temperature_frames": 1.7}
+        "frames_trained": recogniser.model.frames is not None, "window_seconds": recogniser.model.window_seconds,
+        "temperature_utterances": 0.6, "temperature_frames": 1.7}
     content = path.read_bytes()
     assert str(Path(onnx_file.__file__).parents[2]).encode() not in content and b"onnx_file.py" not in content
 

@@ -1,5 +1,6 @@
 """A trained recogniser on new sound: files and waveforms, one or many, over time; and what is no speech."""
 import dataclasses
+import json
 from pathlib import Path
 
 import no_speech
@@ -33,7 +34,8 @@ def recogniser(request, micro) -> Recogniser:
 
 def made(config, pooling: str = "attention", do_normalize: bool = True) -> Recogniser:
     torch.manual_seed(1)
-    model = EmotionModel(Hubert(config, do_normalize), LABELS, pooling)
+    windows = {"pooling": "attention", "window_seconds": 0.5} if pooling == "windows" else {"pooling": pooling}
+    model = EmotionModel(Hubert(config, do_normalize), LABELS, **windows)
     of_head = [x for name, x in model.named_parameters() if not name.startswith("hubert.")]
     for parameter in [*model.hubert.encoder.parameters(), *of_head]:
         torch.nn.init.normal_(parameter, std=0.4)
@@ -236,8 +238,8 @@ def test_more_than_a_minute_goes_through_windows(micro, monkeypatch, pooling):
     recogniser, asked = made(micro, pooling), []
     draw = torch.Generator().manual_seed(3)
     waveform = torch.randn(984_123, generator=draw) * torch.linspace(0.1, 1, 984_123)
-    layers = long_sound.layers
-    monkeypatch.setattr(long_sound, "layers", lambda *args: asked.append(1) or layers(*args))
+    layers, features = long_sound.layers, long_sound.features
+    monkeypatch.setattr(long_sound, "features", lambda *args: asked.append(1) or features(*args))
     result, T = recogniser(waveform), num_frames(984_123)
     assert asked and result.posterior.shape == (T, 4) and result.attention.shape == (T,)
     np.testing.assert_allclose(result.posterior.sum(1), 1, atol=1e-5)
@@ -255,6 +257,64 @@ def test_more_than_a_minute_goes_through_windows(micro, monkeypatch, pooling):
         logits = recogniser.model.classifier(found).double().numpy()
     pooled = np.exp(result.attention.astype(np.float64) @ logits / 0.6)
     np.testing.assert_allclose(list(result.probabilities.values()), pooled / pooled.sum(), atol=1e-5)
+
+
+@pytest.mark.parametrize("seconds, samples", ((0.5, 400), (0.5, 9_000), (0.5, 61_234), (0.04, 20_000), (3.0, 61_234)))
+def test_over_time_it_says_what_it_hears_in_windows(micro, tmp_path, seconds, samples):
+    """Windows of conv features recognised alone, one every half of their length and one with the end; numpy's line
+    between their middles. Alone, in a padded batch, out of a directory: the same. The whole has what it had.
+    """
+    recogniser = made(micro, "windows")
+    recogniser.model.window_seconds = seconds
+    recogniser.model.save_pretrained(tmp_path)
+    again = Recogniser.from_pretrained(tmp_path)
+    assert again.model.window_seconds == seconds and again.model.frames is None
+    waveform = 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(samples))
+    result = recogniser(waveform)
+    assert result.window_seconds == seconds and not result.frames_trained
+
+    model, half = recogniser.model, max(1, round(25 * seconds))                 # frames
+    with torch.inference_mode():
+        features = model.hubert.conv_features(recogniser._preprocessed(waveform)[None])     # (1, T, C)
+        T = features.shape[1]
+        starts = sorted({*range(0, max(0, T - 2 * half), half), max(0, T - 2 * half)})
+        logits = np.concatenate([model(part, torch.tensor([part.shape[1]])).numpy() for part in
+                                 (features[:, start:start + 2 * half] for start in starts)])
+    middles = np.array(starts) + half
+    of_frames = np.stack([np.interp(np.arange(T), middles, of_class) for of_class in logits.T], 1) / 1.7
+    expected = np.exp(of_frames - of_frames.max(1, keepdims=True))
+    np.testing.assert_allclose(result.posterior, expected / expected.sum(1, keepdims=True), atol=2e-5)
+    for other in (again(waveform), again.batch([waveform, torch.randn(70_000)])[0]):
+        np.testing.assert_allclose(other.posterior, result.posterior, atol=2e-5)
+    model.window_seconds = 0.0
+    of_single = recogniser(waveform)
+    np.testing.assert_array_equal(of_single.attention, result.attention)
+    assert of_single.probabilities == result.probabilities
+
+
+def test_windows_within_more_than_a_minute(micro):
+    """Those of a cut, which begin elsewhere, say the same as those of the whole but for where each begins."""
+    recogniser = made(micro, "windows")
+    waveform = torch.randn(970_000, generator=torch.Generator().manual_seed(3))
+    result = recogniser(waveform)
+    features = list(long_sound.features(recogniser.model.hubert, recogniser._preprocessed(waveform),
+                                        torch.device("cpu")))
+    assert len(features) == 2
+    with torch.inference_mode():
+        expected = torch.cat([recogniser.model.window_logits(x, torch.tensor([x.shape[1]]))[0, used]
+                              for used, x in features])
+    np.testing.assert_allclose(result.posterior[:200], (expected / 1.7).softmax(1)[:200], atol=2e-5)
+    assert result.posterior.shape == expected.shape
+
+
+@pytest.mark.parametrize("seconds", (-1, 61, True, "1.6", None))
+def test_windows_that_are_none_are_refused(micro, tmp_path, seconds):
+    made(micro).model.save_pretrained(tmp_path)
+    assert "window_seconds" not in json.loads((tmp_path / "config.json").read_text())
+    content = json.loads((tmp_path / "config.json").read_text()) | {"window_seconds": seconds}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="window_seconds in config.json must be 0 to 60 s, is"):
+        Recogniser.from_pretrained(tmp_path)
 
 
 def test_an_answer_below_the_wanted_confidence_is_none(recogniser, tones):

@@ -26,7 +26,8 @@ NEAR = Streaming(left_context=0.3, look_ahead=0.2, step=0.1, warm_up=0.4)
 def made(config: HubertConfig, pooling: str = "attention", do_normalize: bool = True, **of_recogniser) -> Recogniser:
     """Random weights, large enough that frames differ, norms too, and two temperatures."""
     torch.manual_seed(1)
-    model = EmotionModel(Hubert(config, do_normalize), LABELS, pooling)
+    windows = {"pooling": "attention", "window_seconds": 0.4} if pooling == "windows" else {"pooling": pooling}
+    model = EmotionModel(Hubert(config, do_normalize), LABELS, **windows)
     of_head = [x for name, x in model.named_parameters() if not name.startswith("hubert.")]
     for parameter in [*model.hubert.encoder.parameters(), *of_head]:
         nn.init.normal_(parameter, std=0.4)
@@ -49,7 +50,7 @@ def posterior(frames: list[StreamedFrame]) -> np.ndarray:
     return np.stack([frame.posterior for frame in frames])
 
 
-@pytest.mark.parametrize("pooling", ("attention", "mean", "frames", "layers"))
+@pytest.mark.parametrize("pooling", ("attention", "mean", "frames", "layers", "windows"))
 @pytest.mark.parametrize("norm, do_normalize", [("group", False), ("group", True), ("layer", False), ("layer", True)])
 def test_where_all_is_seen_a_stream_is_the_whole_sound(micro, pooling, norm, do_normalize):
     """Posterior, attention as weights over their sum, and after the last frame the emotion; with raw sums far off 0."""
@@ -114,6 +115,25 @@ def test_a_frame_is_that_of_its_window(micro, do_normalize):
         pooled = (weights[:t + 1] @ logits[:t + 1]) / weights[:t + 1].sum() / 0.6
         np.testing.assert_allclose(list(frames[t].probabilities.values()), pooled.softmax(0), atol=1e-4)
         assert frames[t].emotion == LABELS[int(pooled.argmax())]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("left", (0.1, 0.3, 2.0))
+def test_windows_of_a_stream_are_those_within_what_is_heard(micro, left):
+    """Of conv features that no statistics change: in every step what `window_logits` says of all that is held."""
+    recogniser = made(dataclasses.replace(micro, feat_extract_norm="layer"), "windows", do_normalize=False)
+    model, waveform = recogniser.model, torch.from_numpy(sound(60_000))
+    features = model.hubert.conv_features(waveform[None])                       # (1, T, C)
+    T, context, look_ahead, step, warm_up = features.shape[1], round(50 * left), 10, 5, 20          # frames
+    expected, first, stop = [], 0, warm_up
+    while first < T:
+        last = T if stop > T else stop - look_ahead
+        start = max(0, first - context)
+        heard = features[:, start:min(stop, T)]
+        expected.append(model.window_logits(heard, torch.tensor([heard.shape[1]]))[0, first - start:last - start])
+        first, stop = last, stop + step
+    frames = list(recogniser.stream([waveform], 16_000, dataclasses.replace(NEAR, left_context=left)))
+    np.testing.assert_allclose(posterior(frames), (torch.cat(expected) / 1.7).softmax(1), atol=2e-5)
 
 
 @pytest.mark.parametrize("config", (NEAR, Streaming(), Streaming(left_context=0, look_ahead=0, step=0.02, warm_up=0)))

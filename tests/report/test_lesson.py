@@ -83,21 +83,6 @@ def test_without_the_stage_the_lesson_is_that_of_the_papers(run, tmp_path):
     assert "Not shown" not in (run / "session1" / "lesson.html").read_text(encoding="utf-8")
 
 
-def test_without_a_scorer_its_steps_are_left_out(small_tree, small_base, tmp_path):
-    recipe.run_sessions(small.config(small_tree, small_base, tmp_path / "run", frames=True),
-                        small.SETTINGS | {"frames.scorer_epochs": "0"})
-    assert not (tmp_path / "run" / "session1" / "frames" / "scorer").exists()
-    drawn = figures(tmp_path / "run")
-    assert "Which frames" in drawn and not set(OF_FRAMES[:4]) & set(drawn)
-    words = (tmp_path / "run" / "session1" / "lesson.html").read_text(encoding="utf-8")
-    assert "Not shown: Shuffled stretches, Scores in other company" in words
-    card = (tmp_path / "run" / "session1" / "frames" / "recogniser" / "README.md").read_text(encoding="utf-8")
-    assert "taken to\nhave its emotion, as where actors speak it" in card and "A scorer" not in card
-    path, = fold_page.write_all(tmp_path / "run", results.collect(tmp_path / "run", "align"), "1", "cpu")
-    page = path.read_text(encoding="utf-8")
-    assert "Loss of the recogniser, nats" in page and "Loss of the scorer" not in page
-
-
 @pytest.mark.parametrize("lost", ("spreads.json", "checkpoints"))
 def test_what_the_scorer_left_must_be_there(run, tmp_path, lost):
     copy = shutil.copytree(run, tmp_path / "run", symlinks=True)

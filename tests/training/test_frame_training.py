@@ -347,28 +347,6 @@ def test_several_ranks_do_as_one(planted, micro, tmp_path, world, changes):
             assert mine["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
-def test_without_a_scorer_a_frame_has_the_emotion_of_its_utterance(planted, micro, tmp_path):
-    """Of every joined utterance: neutral within the neutral ones, the one emotion in the others; nothing in between."""
-    pieces, batch_of = Counter(), frame_training.batch_of
-
-    def look(medleys, plan):
-        inputs, lengths, target, classes = batch_of(medleys, plan)
-        for medley, rows in zip(medleys, target):
-            start = 0
-            for piece in medley.pieces:
-                end, label = start + piece.end - piece.first, plan.speech.labels[piece.utterance]
-                assert rows[start:end].argmax(-1).unique().tolist() == [label]
-                pieces[label] += 1
-                start = end
-            assert set(rows.unique().tolist()) <= {0.0, 1.0} and rows.sum() == start
-        return inputs, lengths, target, classes
-
-    with mock.patch.object(frame_training, "batch_of", look):
-        train(micro, planted, tmp_path, scorer_epochs=0)
-    assert set(pieces) == {0, 1, 2} and not (tmp_path / "scorer").exists()
-    assert {line["update"] for line in log_of(tmp_path)} == {3, 6, 9, 12}
-
-
 @pytest.mark.parametrize("fraction", (0.0, 0.08))
 def test_spans_are_masked_for_the_recogniser_alone(planted, micro, tmp_path, fraction):
     """Of the scorer's stretches none; of joined utterances as many as `span_mask` draws, none beyond their ends."""
