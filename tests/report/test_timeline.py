@@ -96,11 +96,13 @@ def test_what_is_not_known_is_not_drawn():
     assert drawn(root, "truth") == [(0, 1, colours(LABELS)[0])]                 # neutral throughout
 
 
-@pytest.mark.parametrize("frames_trained", [False, True])
-def test_a_recogniser_that_learned_no_frames_says_so(frames_trained):
-    result = dataclasses.replace(recognised(30), frames_trained=frames_trained)
+@pytest.mark.parametrize("frames_trained, window_seconds, note", [
+    (False, 0.0, tracks.WITHOUT_FRAMES), (True, 0.0, ""),
+    (False, 1.6, "Over time this recogniser says what it hears in the 1.6 s around each frame.")])
+def test_a_recogniser_says_where_its_posterior_is_from(frames_trained, window_seconds, note):
+    result = dataclasses.replace(recognised(30), frames_trained=frames_trained, window_seconds=window_seconds)
     root = markup.read(timeline.picture(noise(30), result))
-    assert (tracks.WITHOUT_FRAMES in [note.text for note in root.all("p", "note")]) == (not frames_trained)
+    assert [one.text for one in root.all("p", "note")] == [note] * bool(note)
 
 
 @pytest.mark.parametrize("num_classes", [2, 8, 30])

@@ -130,10 +130,14 @@ def test_any_number_of_classes_fits(num_classes):
     assert (" more)" in verdict) == (num_classes > timeline_svg.MAX_SHARES)
 
 
-@pytest.mark.parametrize("frames_trained", [False, True])
-def test_a_recogniser_that_learned_no_frames_says_so(frames_trained):
-    root = drawn(40, result=dataclasses.replace(recognised(40), frames_trained=frames_trained))
-    assert (tracks.WITHOUT_FRAMES in texts(root)) == (not frames_trained)
+@pytest.mark.parametrize("frames_trained, window_seconds, note", [
+    (False, 0.0, tracks.WITHOUT_FRAMES), (True, 0.0, ""),
+    (False, 1.6, "Over time this recogniser says what it hears in the 1.6 s around each frame.")])
+def test_a_recogniser_says_where_its_posterior_is_from(frames_trained, window_seconds, note):
+    root = drawn(40, result=dataclasses.replace(recognised(40), frames_trained=frames_trained,
+                                                window_seconds=window_seconds))
+    hints = [one.text for one in root.iter(f"{SVG}text") if one.attrib["class"] == "hint"]
+    assert [one for one in hints if "recogniser" in one] == [note] * bool(note)
 
 
 def test_a_sound_of_very_many_segments_says_how_many():
