@@ -151,7 +151,7 @@ class FinetuneConfig(AugmentationConfig):
     clip_norm: float = setting(10.0, "largest norm of the gradient; a larger one is scaled down to it")
     pooling: str = setting("attention", "attention or mean")
     window_seconds: float = setting(
-        0.0, "the emotion over time is what is recognised in windows of so many seconds; 0: in single frames")
+        0.0, "seconds of windows in which the emotion over time is recognised, each for itself; 0: in single frames")
     selection: str = setting("clean", "protocol: clean, last, speaker, reference or best-test")
     max_seconds: float = setting(6.0, "seconds of a training utterance that are used; 0: whole utterances")
     test_max_seconds: float = setting(

@@ -31,7 +31,7 @@ UNITS = {
     "layer": "^layer", "fraction": "^share of", "tolerance": "^share of", "lr": "learning rate", "decay": "per update",
     "beta[12]": "per update", "clip_norm": "norm", "dropout": "^probability", "weight": "^weight", "penalty": "^weight",
     "factor": "times", "temperature": "divided by", "eps": "added to", "share": "^share of", "snr": "^decibels",
-    "rt60": "^seconds", "speed": "^share by", "level": "^decibels", "smoothing": "share of",
+    "rt60": "^seconds", "speed": "^share by", "colour": "^decibels", "level": "^decibels", "smoothing": "share of",
     "reject": "^confidence, 0 to 1", "error": "^share of", "rate": "^samples a second"}
 BAD = {
     HubertConfig: {
@@ -56,7 +56,8 @@ BAD = {
                                       "keep_checkpoints")},
         **{name: [-1e-9, math.nan, math.inf] for name in ("lr", "weight_decay", "max_seconds", "test_max_seconds")},
         "mask_min_spans": [-1], "clip_norm": [0, math.inf], "mask_start_fraction": [-0.01, 1.01],
-        "pooling": ["max", ""], "selection": ["dirty"], "dropout": [1, -0.5]},
+        "pooling": ["max", ""], "selection": ["dirty"], "dropout": [1, -0.5], "window_seconds": [-0.1, 61, math.nan],
+        "augment_colour": [-1, 21, math.nan]},
     KMeansConfig: {
         **{name: [0, -1] for name in ("seeding_frames", "seeding_tries", "seeding_candidates", "max_frames",
                                       "batch_frames")},
