@@ -173,17 +173,19 @@ class EmotionModel(nn.Module):
         one window. A frame has the logits of the two whose middles are before and after it, in between by its place.
         features (B, T, C), num_frames (B,): as `conv_features` gives them.
         """
-        (B, T), half = features.shape[:2], max(1, round(self.window_seconds * self.hubert.config.framing.rate / 2))
+        (B, T), half = features.shape[:2], self.half_window
         num_frames, device = num_frames.cpu(), features.device
-        middles = half * (torch.arange(T // half + 2) + 1)                      # (W,) frames; none ends after a sound:
+        W = torch.sym_max(2, (T - 1) // half)       # as many as the longest needs; two for an exported program
+        middles = half * (torch.arange(W) + 1)                                  # (W,) frames; none ends after a sound:
         middles = torch.minimum(middles, (num_frames[:, None] - half).clamp(min=half))          # (B, W)
         places = (middles - half)[..., None] + torch.arange(2 * half)           # (B, W, 2 half)
-        windows = features[torch.arange(B)[:, None, None], places.clamp(max=T - 1).to(device)]  # (B, W, 2 half, C)
+        sounds = torch.arange(B, device=device)[:, None, None]
+        windows = features[sounds, places.clamp(max=T - 1).to(device)]          # (B, W, 2 half, C)
         lengths = num_frames.clamp(max=2 * half)[:, None].expand(middles.shape)
         logits = self(windows.flatten(0, 1), lengths.flatten()).unflatten(0, middles.shape)     # (B, W, classes)
 
         frames = torch.arange(T)
-        after = (frames // half).clamp(max=middles.shape[1] - 1)                # (T,) windows
+        after = (frames // half).clamp(max=W - 1)                               # (T,) windows
         before = (after - 1).clamp(min=0)
         between = (frames - middles[:, before]) / (middles[:, after] - middles[:, before]).clamp(min=1)
         share = between.clamp(0, 1)[..., None].to(logits)                       # (B, T, 1)
@@ -223,13 +225,18 @@ class EmotionModel(nn.Module):
         """
         states = self.read(self.hubert.layers(features))[0, used].float()       # (t, D)
         if self.window_seconds:
-            half = max(1, round(self.window_seconds * self.hubert.config.framing.rate / 2))
+            half = self.half_window
             first = half * max(0, used.start // half - 1)                       # the windows of what is used alone
             near = features[:, first:used.stop + 2 * half]
             of_frames = self.window_logits(near, torch.tensor([near.shape[1]]))[0, used.start - first:used.stop - first]
         else:
             of_frames = self.of_frames(states)
         return tuple(x.cpu() for x in (self.weighing.score(states), self.classifier(states), of_frames))
+
+    @property
+    def half_window(self) -> int:
+        """Frames from the beginning of one window of `window_seconds` to that of the next."""
+        return max(1, round(self.window_seconds * self.hubert.config.framing.rate / 2))
 
     @property
     def weighing(self) -> nn.Module:
@@ -251,8 +258,7 @@ class EmotionModel(nn.Module):
         if self.window_seconds:
             extra[WINDOW_SECONDS] = self.window_seconds
         model_directory.write(directory, replace(self.hubert.config, extra=extra), self.hubert.state_dict(),
-                              head=self.head(),
-                          do_normalize=self.hubert.do_normalize, labels=self.labels)
+                              head=self.head(), do_normalize=self.hubert.do_normalize, labels=self.labels)
         self.calibration.write(directory)
 
     @classmethod

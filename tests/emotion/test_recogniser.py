@@ -293,7 +293,7 @@ def test_over_time_it_says_what_it_hears_in_windows(micro, tmp_path, seconds, sa
 
 
 def test_windows_within_more_than_a_minute(micro):
-    """Those of a cut, which begin elsewhere, say the same as those of the whole but for where each begins."""
+    """Of every frame what `window_logits` says of the whole cut that it is used of."""
     recogniser = made(micro, "windows")
     waveform = torch.randn(970_000, generator=torch.Generator().manual_seed(3))
     result = recogniser(waveform)
@@ -303,8 +303,7 @@ def test_windows_within_more_than_a_minute(micro):
     with torch.inference_mode():
         expected = torch.cat([recogniser.model.window_logits(x, torch.tensor([x.shape[1]]))[0, used]
                               for used, x in features])
-    np.testing.assert_allclose(result.posterior[:200], (expected / 1.7).softmax(1)[:200], atol=2e-5)
-    assert result.posterior.shape == expected.shape
+    np.testing.assert_allclose(result.posterior, (expected / 1.7).softmax(1), atol=2e-5)
 
 
 @pytest.mark.parametrize("seconds", (-1, 61, True, "1.6", None))
