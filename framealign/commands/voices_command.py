@@ -60,7 +60,7 @@ class VoicesRun:
     out: str = setting("runs/voices", "folder of all stages")
     target: str = setting(str(VOICES), "folder that gets `base` and `recogniser`; default: where they come along")
     preset: str = setting("compact", "size and settings: tiny, compact, small, base or large")
-    classes: str = setting(",".join(CLASSES), "the recogniser's, separated by commas; neutral among them")
+    classes: str = setting(",".join(CLASSES), "the recogniser's, separated by commas")
     folds: str = setting("9", "groups of speakers, of which one is held out for the test and one for choosing an epoch "
                          "and the temperatures; or corpus: with --session, the one that is held out")
     session: str = setting("1", "group or corpus that is held out for the test")

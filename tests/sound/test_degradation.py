@@ -127,7 +127,7 @@ def test_reverberation_is_convolution_and_keeps_the_direct_sound():
 
 def test_a_microphone_makes_octaves_louder_by_what_is_said():
     """Tones on the octaves by their own number, between them by the line of two numbers over the logarithm; no delay:
-    the ear of a second transform finds every bin's gain real.
+    what becomes of a click is the same before it and after it.
     """
     decibels = torch.tensor([3.0, -6.0, 0.0, 9.0, -12.0, 4.0, 1.0, -5.0])
     for hertz, gain in ((40, 3.0), (62.5, 3.0), (125, -6.0), (1000, -12.0), (4000, 1.0), (1000 * 2 ** 0.5, -4.0),
